@@ -1,0 +1,17 @@
+"""Contrastive losses as pure functions of tensors: this layer imports torch only and knows no model and no Trainer."""
+
+from hf_unlearn.losses.functional import info_nce, l1_norm, masked_mean, negative_alignment
+from hf_unlearn.losses.partition import log_partition
+from hf_unlearn.losses.terms import ContrastiveTerms, CrossModalTerms, QueueTerms, TwoViewTerms
+
+__all__ = [
+    "ContrastiveTerms",
+    "CrossModalTerms",
+    "QueueTerms",
+    "TwoViewTerms",
+    "info_nce",
+    "l1_norm",
+    "log_partition",
+    "masked_mean",
+    "negative_alignment",
+]

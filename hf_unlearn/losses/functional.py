@@ -1,0 +1,46 @@
+"""The loss terms of the paper as pure functions of `ContrastiveTerms` (arXiv 2406.03603, Eqs. 1-5)."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from hf_unlearn.losses.distributed import all_reduce_sum, world_size
+from hf_unlearn.losses.terms import ContrastiveTerms
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of `values [n]` over the samples in `mask [n]` of all ranks; zero with zero gradient when there is none.
+
+    On each rank the result is `world_size` times its share, so that the mean over ranks is the global mean.
+    """
+    weight = mask.to(values.dtype)
+    count = all_reduce_sum(weight.sum())
+    return (values * weight).sum() * world_size() / count.clamp(min=1)
+
+
+def info_nce(terms: ContrastiveTerms, mask: Tensor) -> Tensor:
+    """InfoNCE, Eq. 1, of the samples in `mask [n]`: mean of log-partition minus positive alignment.
+
+    Candidates are the whole batch, masked or not: with unlearn samples in the batch this is Eq. 3, whose negatives
+    come from all of train. The partition sums over candidates where the equation averages; they differ by a constant.
+    """
+    return masked_mean(terms.log_partition - terms.positive_alignment, mask)
+
+
+def negative_alignment(terms: ContrastiveTerms, mask: Tensor) -> Tensor:
+    """Mean of `s(x_i, y_j)` over all ordered pairs i != j of samples in `mask [n]` of all ranks, Eq. 5's first term.
+
+    `sum_{i != j} <x_i, y_j> = <sum_i x_i, sum_j y_j> - sum_i <x_i, y_i>`, so no matrix is built and the cost is linear.
+    Fewer than two samples have no negative pair: zero with zero gradient.
+    """
+    weight = mask.to(terms.x.dtype)
+    count = all_reduce_sum(weight.sum())
+    x, y = terms.x * weight[:, None], terms.y * weight[:, None]
+    total = (x * all_reduce_sum(y.sum(0))).sum() - (x * y).sum()
+    return terms.scale * total * world_size() / (count * (count - 1)).clamp(min=1)
+
+
+def l1_norm(parameters: Iterable[Tensor]) -> Tensor:
+    """Sum of absolute values over parameters."""
+    return torch.stack([parameter.abs().sum() for parameter in parameters]).sum()

@@ -1,0 +1,107 @@
+"""The three quantities every contrastive model yields and every method is built on."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hf_unlearn.losses.distributed import all_gather, rank, world_size
+from hf_unlearn.losses.partition import log_partition
+
+
+@dataclass(frozen=True)
+class ContrastiveTerms(ABC):
+    """Alignments and log-partition of a batch of pairs `(x_i, y_i)` with `s(x, y) = scale * cos(x, y)`.
+
+    A model family says through its subclass which candidates it contrasts with; a method reads `positive_alignment`,
+    `log_partition` and the functions in `hf_unlearn.losses.functional`, and so never builds the similarity matrix.
+    Across processes, candidates are gathered with gradient and each rank computes the rows of its own samples.
+
+    Args:
+        x: `[n, d]` first halves (image, first view, query); normalised here, in float32.
+        y: `[n, d]` second halves (text, second view, momentum key).
+        scale: scalar inverse temperature; the only place where a temperature is applied.
+    """
+
+    x: Tensor
+    y: Tensor
+    scale: Tensor
+
+    def __post_init__(self) -> None:
+        if self.x.shape != self.y.shape:
+            raise ValueError(f"both halves must have one shape, got {tuple(self.x.shape)} and {tuple(self.y.shape)}")
+        object.__setattr__(self, "x", F.normalize(self.x.float(), dim=-1))
+        object.__setattr__(self, "y", F.normalize(self.y.float(), dim=-1))
+        object.__setattr__(self, "scale", self.scale.float())
+
+    @cached_property
+    def cosine(self) -> Tensor:
+        """`[n]` raw cosine of each pair, without temperature."""
+        return (self.x * self.y).sum(-1)
+
+    @property
+    def positive_alignment(self) -> Tensor:
+        """`[n]` `s(x_i, y_i)`."""
+        return self.scale * self.cosine
+
+    @cached_property
+    @abstractmethod
+    def log_partition(self) -> Tensor:
+        """`[n]` `log sum_y exp s(x_i, y)` over every candidate, averaged over the directions a model contrasts in."""
+
+    def repair(self, permutation: Tensor) -> "ContrastiveTerms":
+        """The same batch with sample i's second half taken from sample `permutation[i]` (`[n]` int64)."""
+        return replace(self, y=self.y[permutation])
+
+    def _own_columns(self) -> Tensor:
+        """`[n]` where this rank's samples stand in a gathered batch."""
+        n = len(self.x)
+        return torch.arange(n, device=self.x.device) + rank() * n
+
+
+@dataclass(frozen=True)
+class CrossModalTerms(ContrastiveTerms):
+    """CLIP-like dual encoders: image to every text and text to every image of the batch."""
+
+    @cached_property
+    def log_partition(self) -> Tensor:
+        """`[n]` mean of the image-to-text and the text-to-image log-partition."""
+        if world_size() == 1:
+            to_text, to_image = log_partition(self.x, self.y, self.scale, both=True)
+        else:
+            to_text, _ = log_partition(self.x, all_gather(self.y), self.scale)
+            to_image, _ = log_partition(self.y, all_gather(self.x), self.scale)
+        return (to_text + to_image) / 2
+
+
+@dataclass(frozen=True)
+class TwoViewTerms(ContrastiveTerms):
+    """SimCLR (NT-Xent): every view against all other views of the batch, itself left out."""
+
+    @cached_property
+    def log_partition(self) -> Tensor:
+        """`[n]` mean over the two views of a sample."""
+        candidates = torch.cat([all_gather(self.x), all_gather(self.y)])
+        itself = torch.cat([self._own_columns(), self._own_columns() + len(candidates) // 2])
+        rows, _ = log_partition(torch.cat([self.x, self.y]), candidates, self.scale, masked=itself)
+        return rows.view(2, -1).mean(0)
+
+
+@dataclass(frozen=True)
+class QueueTerms(ContrastiveTerms):
+    """MoCo: every query against its own key and a queue of earlier keys; gradient through the query only.
+
+    Args:
+        queue: `[K, d]` unit-norm keys, the same on every rank.
+    """
+
+    queue: Tensor
+
+    @cached_property
+    def log_partition(self) -> Tensor:
+        """`[n]` over the own key and the queue."""
+        rows, _ = log_partition(self.x, self.queue.float(), self.scale)
+        return torch.logaddexp(rows, self.positive_alignment)

@@ -1,0 +1,114 @@
+"""From a batch to `ContrastiveTerms`: the one function a model family implements.
+
+A new family registers how its outputs become terms; every method then works on it:
+
+    @terms_from_outputs.register
+    def _(model: MyModel, outputs) -> ContrastiveTerms: ...
+"""
+
+from collections.abc import Mapping
+from functools import singledispatch
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from hf_unlearn.errors import UserError
+from hf_unlearn.losses import ContrastiveTerms, CrossModalTerms
+
+# CLIP clamps its learned inverse temperature here (Radford et al. 2021, section 2.5).
+MAX_LOGIT_SCALE = 100.0
+
+ModelInputs = Mapping[str, Tensor]
+
+
+def is_dual_encoder(model: nn.Module) -> bool:
+    """Whether a model embeds images and texts into one space, as CLIP, SigLIP and their kin do."""
+    return hasattr(model, "get_image_features") and hasattr(model, "get_text_features")
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model itself, without data-parallel or compile wrappers."""
+    while hasattr(model, "module") or hasattr(model, "_orig_mod"):
+        model = getattr(model, "module", None) or model._orig_mod  # type: ignore[assignment]
+    return model
+
+
+def logit_scale(model: nn.Module) -> Tensor:
+    """Scalar inverse temperature of a dual encoder, with gradient, clamped as CLIP clamps it."""
+    if hasattr(model, "logit_scale"):
+        scale = model.logit_scale
+        if hasattr(scale, "full_tensor"):  # sharded by FSDP
+            scale = scale.full_tensor()  # type: ignore[operator]
+        return scale.float().exp().clamp(max=MAX_LOGIT_SCALE).squeeze()  # type: ignore[operator,union-attr]
+    if hasattr(model, "temperature"):  # ALIGN
+        return 1 / model.temperature.float().squeeze()  # type: ignore[operator,union-attr]
+    raise UserError(
+        f"{type(model).__name__} has neither logit_scale nor temperature; register it in terms_from_outputs"
+    )
+
+
+@singledispatch
+def terms_from_outputs(model: nn.Module, outputs: Any) -> ContrastiveTerms:
+    """`ContrastiveTerms` of one forward pass; the default serves every dual encoder of the Hugging Face kind.
+
+    SigLIP's sigmoid bias cancels in a log-partition, so it too is trained here with InfoNCE at its own temperature.
+
+    Raises:
+        UserError: for a model of an unknown family.
+    """
+    if not is_dual_encoder(model):
+        raise UserError(
+            f"{type(model).__name__} is no contrastive encoder this library knows; it needs get_image_features and "
+            "get_text_features, or a function registered in hf_unlearn.models.terms_from_outputs"
+        )
+    return CrossModalTerms(outputs.image_embeds, outputs.text_embeds, logit_scale(model))
+
+
+def contrastive_terms(model: nn.Module, inputs: ModelInputs, chunk_size: int | None = None) -> ContrastiveTerms:
+    """Run a (wrapped) model on a batch and return its `ContrastiveTerms`.
+
+    Args:
+        model: any registered family, possibly wrapped for data-parallel training.
+        inputs: what the model's forward takes, batch first.
+        chunk_size: if set, embed this many samples at a time and compute their activations again in the backward
+            pass: exact gradients of a batch beyond memory (gradient caching, arXiv 2101.06983).
+
+    Raises:
+        UserError: for an unknown family, or chunks with a model whose batch norm would see the chunk, not the batch.
+    """
+    family = unwrap(model)
+    size = len(next(iter(inputs.values())))
+    if chunk_size is None or size <= chunk_size:
+        return terms_from_outputs(family, model(**inputs))
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in family.modules()):
+        raise UserError(
+            f"forward_chunk_size cannot be exact for {type(family).__name__}: its batch norm would normalise each "
+            "chunk instead of the batch; leave it unset"
+        )
+    chunks = zip(*(value.split(chunk_size) for value in inputs.values()), strict=True)
+    outputs = [
+        checkpoint(
+            lambda *values: _embeds(model(**dict(zip(inputs, values, strict=True)))), *chunk, use_reentrant=False
+        )
+        for chunk in chunks
+    ]
+    names = ("image_embeds", "text_embeds")
+    return terms_from_outputs(family, SimpleNamespace(**dict(zip(names, map(torch.cat, zip(*outputs, strict=True))))))
+
+
+def _embeds(outputs: Any) -> tuple[Tensor, Tensor]:
+    return outputs.image_embeds, outputs.text_embeds
+
+
+def embed_images(model: PreTrainedModel, pixel_values: Tensor) -> Tensor:
+    """`[n, d]` image embeddings of `pixel_values [n, 3, H, W]`: projected for dual encoders, backbone for SimCLR and MoCo."""
+    return model.get_image_features(pixel_values=pixel_values).pooler_output  # type: ignore[operator]
+
+
+def embed_texts(model: PreTrainedModel, **text_inputs: Tensor) -> Tensor:
+    """`[n, d]` text embeddings of tokenised captions."""
+    return model.get_text_features(**text_inputs).pooler_output  # type: ignore[operator]
