@@ -1,0 +1,161 @@
+"""Random views of image batches: one kornia call per batch, an independent draw per image and view."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as transforms
+
+from hf_unlearn.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """How a view is drawn: random resized crop, flip, colour jitter, grayscale, blur, normalisation (in this order).
+
+    Args:
+        size: side of a view in pixels.
+        crop_scale: range of the cropped area as a share of the image; the aspect ratio is within 3/4 and 4/3.
+        flip: probability of a horizontal flip.
+        jitter: strength of the jitter in brightness, contrast, saturation and hue.
+        jitter_probability: probability of the colour jitter.
+        grayscale: probability of losing the colour.
+        blur: probability of a Gaussian blur (sigma .1 to 2 pixels, kernel a tenth of the side).
+        mean: per-channel mean subtracted from pixel values in [0, 1].
+        std: per-channel standard deviation they are then divided by.
+
+    Source: the defaults are the paper's CIFAR views (Sec. 5.1), i.e. SimCLR's (arXiv 2002.05709, App. A) at half strength.
+    """
+
+    size: int = 32
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    flip: float = 0.5
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
+    jitter_probability: float = 0.8
+    grayscale: float = 0.2
+    blur: float = 0.0
+    mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465)
+    std: tuple[float, float, float] = (0.2023, 0.1994, 0.2010)
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise UserError(f"A view needs a side of at least one pixel, not {self.size}: set ViewConfig.size.")
+        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise UserError(f"crop_scale {self.crop_scale} must be two rising shares of the image's area within (0, 1].")
+        for name in ("flip", "jitter_probability", "grayscale", "blur"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} is a probability, so {getattr(self, name)} must be within [0, 1].")
+
+    def matching(self, image_processor: Any) -> ViewConfig:
+        """The same views with the size and normalisation of a Hugging Face image processor.
+
+        Args:
+            image_processor: processor saved beside a model; its `size` is {"height", "width"} or {"shortest_edge"}.
+
+        Returns:
+            A copy whose `size`, `mean` and `std` are the processor's.
+        """
+        size = image_processor.size
+        side = size["height"] if "height" in size else size["shortest_edge"]
+        return replace(
+            self, size=side, mean=tuple(image_processor.image_mean), std=tuple(image_processor.image_std)
+        )
+
+
+VIEW_PRESETS = {
+    "cifar": ViewConfig(),
+    "imagenet": ViewConfig(size=224, blur=0.5, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+    "light": ViewConfig(
+        crop_scale=(0.5, 1.0), jitter=(0.2, 0.2, 0.2, 0.05), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+    ),
+}
+"""Views by name: the paper's for CIFAR, SimCLR's for 224 pixels, gentle ones for the few small pictures shipped along."""
+
+
+class BatchedViews:
+    """Draw random views of a whole batch at once, on the batch's device.
+
+    The draws follow torchvision's `RandomResizedCrop`, `RandomHorizontalFlip`, `ColorJitter`, `RandomGrayscale` and
+    `GaussianBlur`, with two deviations: the four jitter steps share one random order per call (their strengths differ
+    per view), and a crop is resized without antialiasing (crops of small pictures are enlarged, where it has no effect).
+
+    Args:
+        config: what a view is.
+    """
+
+    def __init__(self, config: ViewConfig) -> None:
+        from kornia import augmentation  # half a second, paid only by those who draw views
+
+        self.config = config
+        steps: Iterable[tuple[bool, Any]] = (
+            (
+                True,
+                augmentation.RandomResizedCrop(
+                    (config.size, config.size), scale=config.crop_scale, align_corners=False, cropping_mode="slice"
+                ),
+            ),
+            (config.flip > 0, augmentation.RandomHorizontalFlip(p=config.flip)),
+            (config.jitter_probability > 0, augmentation.ColorJitter(*config.jitter, p=config.jitter_probability)),
+            (config.grayscale > 0, augmentation.RandomGrayscale(p=config.grayscale)),
+            (
+                config.blur > 0,
+                augmentation.RandomGaussianBlur((config.size // 10 | 1,) * 2, sigma=(0.1, 2.0), p=config.blur),
+            ),
+        )
+        self._augment = nn.Sequential(*(step for wanted, step in steps if wanted))
+
+    def __call__(self, images: Tensor, *, seed: int, views: int = 2) -> Tensor:
+        """Draw `views` independent views of every image.
+
+        Args:
+            images: `[n, 3, H, W]`, uint8, on any device.
+            seed: decides every draw; the global random state is neither read nor changed.
+            views: number of views per image, k.
+
+        Returns:
+            `[n, k, 3, size, size]`, float32, normalised, on the device of `images`.
+
+        Raises:
+            UserError: if `images` is not a uint8 batch of RGB pictures.
+        """
+        flat = _unit_range(images).repeat_interleave(views, dim=0)
+        # The parameters are drawn on the CPU whatever the device, so the accelerators' states need no saving.
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            flat = self._augment(flat) if len(flat) else flat.new_empty(0, 3, self.config.size, self.config.size)
+        return self._normalise(flat).unflatten(0, (len(images), views))
+
+    def plain(self, images: Tensor) -> Tensor:
+        """Resize and normalise without augmentation, as the image processor saved beside the model does.
+
+        Args:
+            images: `[n, 3, H, W]`, uint8, on any device.
+
+        Returns:
+            `[n, 3, size, size]`, float32, normalised.
+
+        Raises:
+            UserError: if `images` is not a uint8 batch of RGB pictures.
+        """
+        side = self.config.size
+        resized = images if images.shape[-2:] == (side, side) else transforms.resize(images, [side, side])
+        return self._normalise(_unit_range(resized))
+
+    def _normalise(self, pixels: Tensor) -> Tensor:
+        mean, std = (pixels.new_tensor(values).view(3, 1, 1) for values in (self.config.mean, self.config.std))
+        return (pixels - mean) / std
+
+
+def _unit_range(images: Tensor) -> Tensor:
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise UserError(
+            f"Views are drawn from uint8 RGB batches [n, 3, H, W], not from {images.dtype} {tuple(images.shape)}: "
+            "convert the pictures to RGB and stack them at one size first."
+        )
+    return images.float() / 255

@@ -1,0 +1,146 @@
+"""The MoCo family: a query encoder, its momentum copy and a queue of keys."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel, initialization
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import ModelOutput
+
+from .configuration_moco import MoCoConfig
+from .view_encoder import AllGather, ViewEncoder, pretrained_backbone, world_size
+
+
+@dataclass
+class MoCoOutput(ModelOutput):
+    """Unit-norm float32 queries and gradient-free keys `[n, d]`, and the queue `[K, d]` they are contrasted with."""
+
+    x_embeds: Tensor | None = None
+    y_embeds: Tensor | None = None
+    queue: Tensor | None = None
+
+
+class MoCoModel(PreTrainedModel):
+    """Query encoder, key encoder and queue of MoCo; only the query encoder has gradients.
+
+    Args:
+        config: what to build; weights are random until loaded.
+
+    Source: He et al., "Momentum Contrast for Unsupervised Visual Representation Learning", arXiv 1911.05722, and its
+    version 2, arXiv 2003.04297. Deviation: the queue is saved with the weights, so training goes on where it stopped.
+    """
+
+    config: MoCoConfig
+    config_class = MoCoConfig
+    base_model_prefix = "moco"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    queue: Tensor
+    queue_pointer: Tensor
+
+    def __init__(self, config: MoCoConfig) -> None:
+        super().__init__(config)
+        self.query_encoder = ViewEncoder(config, config.batch_norm_splits)
+        self.key_encoder = ViewEncoder(config, config.batch_norm_splits).requires_grad_(False)
+        self.register_buffer("queue", torch.empty(config.queue_size, config.projection_dim))
+        self.register_buffer("queue_pointer", torch.empty((), dtype=torch.long))
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self:  # comes last, after both encoders
+            for key, query in zip(self.key_encoder.parameters(), self.query_encoder.parameters(), strict=True):
+                initialization.copy_(key, query)
+            initialization.normal_(self.queue)
+            initialization.copy_(self.queue, F.normalize(self.queue, dim=-1))
+            initialization.zeros_(self.queue_pointer)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load as every transformers model does, and keep the key encoder free of gradients."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # a pair with output_loading_info
+        model.key_encoder.requires_grad_(False)  # loading replaces the parameters
+        return loaded
+
+    @classmethod
+    def from_vision_pretrained(cls, name: str, **settings: Any) -> "MoCoModel":
+        """Start both encoders from a pretrained vision model, with a fresh projection head.
+
+        Args:
+            name: Hub id or folder of the vision model.
+            settings: fields of `MoCoConfig`.
+
+        Returns:
+            A model whose config names the backbone's architecture, so that reloading it fetches nothing.
+        """
+        backbone = pretrained_backbone(name)
+        model = cls(MoCoConfig(backbone_config=backbone.config, **settings))
+        for encoder in (model.query_encoder, model.key_encoder):
+            encoder.backbone.load_state_dict(backbone.state_dict())
+        return model
+
+    def get_image_features(self, pixel_values: Tensor) -> BaseModelOutputWithPooling:
+        """Backbone features of the query encoder, before the projection head.
+
+        Args:
+            pixel_values: `[n, 3, H, W]`, normalised.
+
+        Returns:
+            An output whose `pooler_output` is `[n, D]`, not normalised.
+        """
+        return BaseModelOutputWithPooling(pooler_output=self.query_encoder.features(pixel_values))
+
+    def get_projected_features(self, pixel_values: Tensor) -> Tensor:
+        """Queries `[n, d]`, not normalised, of `[n, 3, H, W]` normalised pixels."""
+        return self.query_encoder(pixel_values)
+
+    @torch.no_grad()
+    def get_key_features(self, pixel_values: Tensor) -> Tensor:
+        """Keys `[n, d]`, not normalised and without gradient, of `[n, 3, H, W]` normalised pixels; nothing is enqueued."""
+        if not (self.training and self.config.batch_norm_splits):
+            return self.key_encoder(pixel_values)
+        # Shuffled, so that a key's batch statistics come from other pictures than its query's.
+        order = torch.randperm(len(pixel_values), device=pixel_values.device)
+        return self.key_encoder(pixel_values[order])[order.argsort()]
+
+    def forward(self, pixel_values: Tensor) -> MoCoOutput:
+        """Embed the first views as queries and the second as keys; in training, first move the key encoder, then enqueue.
+
+        key encoder <- momentum * key encoder + (1 - momentum) * query encoder, at every forward pass in training mode. In
+        evaluation mode no state changes.
+
+        Args:
+            pixel_values: `[n, 2, 3, H, W]`, normalised; n is the same on all processes, whose keys are all enqueued.
+
+        Returns:
+            Queries, keys and the queue as it was before this batch.
+        """
+        queries = F.normalize(self.query_encoder(pixel_values[:, 0]).float(), dim=-1)
+        if self.training:
+            self._update_key_encoder()
+        keys = F.normalize(self.get_key_features(pixel_values[:, 1]).float(), dim=-1)
+        queue = self.queue.clone()  # the loss keeps it for its backward pass
+        if self.training:
+            self._enqueue(keys)
+        return MoCoOutput(x_embeds=queries, y_embeds=keys, queue=queue)
+
+    @torch.no_grad()
+    def _update_key_encoder(self) -> None:
+        keys, queries = (list(encoder.parameters()) for encoder in (self.key_encoder, self.query_encoder))
+        torch._foreach_lerp_(keys, queries, 1 - self.config.momentum)
+
+    @torch.no_grad()
+    def _enqueue(self, keys: Tensor) -> None:
+        if world_size() > 1:
+            keys = AllGather.apply(keys).flatten(0, 1)  # so that the queues stay equal
+        size = self.config.queue_size
+        newest = keys[-size:].to(self.queue.dtype)
+        # The pointer stays on its device: reading it on the host would stall an accelerator at every step.
+        slots = (self.queue_pointer + torch.arange(len(newest), device=keys.device)) % size
+        self.queue.index_copy_(0, slots, newest)
+        self.queue_pointer.add_(len(newest)).remainder_(size)

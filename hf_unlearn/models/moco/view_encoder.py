@@ -1,0 +1,226 @@
+"""Backbone, projection head and batch norms of a view encoder, the same file in every family's folder.
+
+A folder travels to the Hub as remote code and may import its own files only, so the file is repeated, not shared; a test
+keeps the copies identical.
+"""
+
+import math
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, ResNetConfig
+
+RESNETS: dict[str, dict[str, Any]] = {
+    "resnet18": {"layer_type": "basic", "depths": [2, 2, 2, 2], "expansion": 1},
+    "resnet50": {"layer_type": "bottleneck", "depths": [3, 4, 6, 3], "expansion": 4},
+}
+
+
+class ViewEncoderConfig(PreTrainedConfig):
+    """What the families share: which backbone, which projection head, which batch norm.
+
+    Args:
+        backbone: "resnet18" or "resnet50"; None when `backbone_config` names another vision model.
+        stem: "cifar" (3x3, stride 1, no pooling) or "imagenet" (7x7, stride 2, max-pool), for the ResNets.
+        width: channels of the ResNet's first stage; 64 is standard, 16 or 32 suit a CPU.
+        backbone_config: config of any vision model of transformers with a pooled output, instead of a ResNet.
+        image_size: side of a view in pixels.
+        projection_dim: d, the dimension of the embeddings.
+        projection_batch_norm: whether a batch norm follows the head's first layer.
+        sync_batch_norm: take batch statistics over all processes, so that their number does not change the result.
+
+    Raises:
+        ValueError: if a choice is unknown.
+    """
+
+    backbone: Literal["resnet18", "resnet50"] | None = "resnet18"
+    stem: Literal["cifar", "imagenet"] | None = "cifar"
+    width: int | None = 64
+    backbone_config: dict[str, Any] | PreTrainedConfig | None = None
+    image_size: int = 32
+    projection_dim: int = 128
+    projection_batch_norm: bool = True
+    sync_batch_norm: bool = True
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if isinstance(self.backbone_config, dict):
+            self.backbone_config = AutoConfig.for_model(**self.backbone_config)
+        if self.backbone_config is not None:
+            self.backbone = self.stem = self.width = None
+        elif self.backbone not in RESNETS or self.stem not in ("cifar", "imagenet") or not self.width:
+            raise ValueError(
+                f"No backbone is called {self.backbone!r} with stem {self.stem!r} and width {self.width}: choose resnet18 "
+                "or resnet50, cifar or imagenet and a positive width, or pass the backbone_config of a vision model."
+            )
+        super().__post_init__(**kwargs)
+
+    @property
+    def vision_config(self) -> PreTrainedConfig:
+        """Config of the backbone as a transformers model."""
+        if isinstance(self.backbone_config, PreTrainedConfig):
+            return self.backbone_config
+        resnet = RESNETS[self.backbone]
+        return ResNetConfig(
+            embedding_size=self.width,
+            hidden_sizes=[self.width * resnet["expansion"] * 2**stage for stage in range(4)],
+            layer_type=resnet["layer_type"],
+            depths=resnet["depths"],
+        )
+
+
+class ViewEncoder(nn.Module):
+    """Backbone and two-layer projection head.
+
+    Args:
+        config: what to build; weights are random.
+        batch_norm_splits: parts of a batch that are normalised on their own, 0 for none (see `SplitBatchNorm`).
+    """
+
+    def __init__(self, config: ViewEncoderConfig, batch_norm_splits: int = 0) -> None:
+        super().__init__()
+        vision_config = config.vision_config
+        self.backbone = AutoModel.from_config(vision_config)
+        if config.stem == "cifar":
+            self.backbone.embedder = nn.Sequential(
+                nn.Conv2d(3, config.width, kernel_size=3, padding=1, bias=False), nn.BatchNorm2d(config.width), nn.ReLU()
+            )
+        features = getattr(vision_config, "hidden_sizes", None) or [vision_config.hidden_size]
+        self.projector = nn.Sequential(
+            nn.Linear(features[-1], features[-1], bias=not config.projection_batch_norm),
+            nn.BatchNorm2d(features[-1]) if config.projection_batch_norm else nn.Identity(),
+            nn.ReLU(),
+            nn.Linear(features[-1], config.projection_dim),
+        )
+        if batch_norm_splits:
+            _replace_batch_norms(self, SplitBatchNorm, splits=batch_norm_splits)
+        else:
+            _replace_batch_norms(self, CrossRankBatchNorm, sync=config.sync_batch_norm)
+
+    def features(self, pixel_values: Tensor) -> Tensor:
+        """Pooled backbone features `[n, D]` of `[n, 3, H, W]` normalised pixels."""
+        return self.backbone(pixel_values).pooler_output.flatten(1)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Projections `[n, d]` of `[n, 3, H, W]` normalised pixels."""
+        return self.projector(self.features(pixel_values))
+
+
+class CrossRankBatchNorm(nn.BatchNorm2d):
+    """Batch norm of `[n, C]` or `[n, C, H, W]` whose statistics cover the batches of all processes.
+
+    mean = sum_r n_r mean_r / N and var = sum_r n_r (var_r + (mean_r - mean)^2) / N, with gradient through both, so training
+    on R processes equals training on one with the joined batch. Runs on any device, unlike `nn.SyncBatchNorm`.
+
+    Args:
+        channels: C.
+        sync: whether to communicate at all; without it, and with one process, this is PyTorch's batch norm.
+    """
+
+    def __init__(self, channels: int, sync: bool = True) -> None:
+        super().__init__(channels)
+        self.sync = sync
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Accept any number of dimensions, for projection heads as well as feature maps."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise `[n, C, ...]` over everything but the channels."""
+        if not (self.training and self.sync and world_size() > 1):
+            return super().forward(input)
+        values = input.float()
+        var, mean = torch.var_mean(values, [0, *range(2, values.ndim)], correction=0)
+        count = mean.new_full((1,), values.numel() / values.shape[1])
+        means, variances, counts = AllGather.apply(torch.cat([mean, var, count])).split([len(mean), len(var), 1], dim=1)
+        total = counts.sum()
+        mean = (counts * means).sum(0) / total
+        var = (counts * (variances + (means - mean) ** 2)).sum(0) / total
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * total / (total - 1), self.momentum)
+        channels = (1, -1) + (1,) * (values.ndim - 2)
+        scale = self.weight * torch.rsqrt(var + self.eps)
+        return ((values - mean.view(channels)) * scale.view(channels) + self.bias.view(channels)).to(input.dtype)
+
+
+class SplitBatchNorm(CrossRankBatchNorm):
+    """Batch norm that treats every `splits`-th sample as a batch of its own, as if the batch lay on `splits` devices.
+
+    The running statistics are the mean over the parts. A batch that `splits` does not divide is parted into their greatest
+    common divisor.
+
+    Args:
+        channels: C.
+        splits: number of parts.
+
+    Source: MoCo (arXiv 1911.05722, Sec. 3.3, shuffling BN), simulated on one device.
+    """
+
+    def __init__(self, channels: int, splits: int) -> None:
+        super().__init__(channels, sync=False)
+        self.splits = splits
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise `[n, C, ...]` part by part."""
+        splits = math.gcd(len(input), self.splits)
+        if not self.training or splits == 1:
+            return super().forward(input)
+        folded = input.reshape(len(input) // splits, splits * self.num_features, *input.shape[2:])
+        mean, var, weight, bias = (
+            tensor.repeat(splits) for tensor in (self.running_mean, self.running_var, self.weight, self.bias)
+        )
+        output = F.batch_norm(folded, mean, var, weight, bias, True, self.momentum, self.eps)
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.copy_(mean.view(splits, -1).mean(0))
+            self.running_var.copy_(var.view(splits, -1).mean(0))
+        return output.reshape(input.shape)
+
+
+class AllGather(torch.autograd.Function):
+    """Stack a tensor over processes: `[...]` to `[R, ...]`; every process's gradient flows back to where the part came from."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        """Gather, with equal shapes on all processes."""
+        parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """Sum the gradient over processes and keep this one's part."""
+        gradient = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient[dist.get_rank()]
+
+
+def world_size() -> int:
+    """Number of processes, 1 outside `torch.distributed`."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def pretrained_backbone(name: str) -> PreTrainedModel:
+    """Load a vision model with its weights.
+
+    Args:
+        name: Hub id or folder.
+
+    Raises:
+        ValueError: if the model is no single vision encoder.
+    """
+    backbone = AutoModel.from_pretrained(name)
+    if hasattr(backbone.config, "vision_config"):
+        raise ValueError(f"{name} is an image-text model: save its vision_model on its own and pass that folder.")
+    return backbone
+
+
+def _replace_batch_norms(module: nn.Module, batch_norm: type[nn.BatchNorm2d], **options: Any) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+            setattr(module, name, batch_norm(child.num_features, **options))
+        else:
+            _replace_batch_norms(child, batch_norm, **options)
