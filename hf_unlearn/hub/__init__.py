@@ -1,0 +1,1 @@
+"""Model cards, publishing, and verification of what was published."""

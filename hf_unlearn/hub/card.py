@@ -1,0 +1,258 @@
+"""The model card: a pure function of `unlearning.json` and `audit.json`, so that anybody can check it against them."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hf_unlearn.hub.contents import CARD_NAME, published_names
+from hf_unlearn.hub.manifest import AUDIT_NAME, MANIFEST_NAME, AuditRecord, Results, UnlearningManifest
+from hf_unlearn.hub.method_descriptions import PAPER_CITATION, describe_method
+from hf_unlearn.hub.metric_labels import in_display_order, metric_label, short_name
+from hf_unlearn.hub.provenance import file_sha256
+from hf_unlearn.hub.records import from_json, write_atomically
+
+RESULTS_NAME = "results.json"
+TEMPLATE = Path(__file__).parent / "templates" / "card.md.j2"
+
+LIBRARY_CITATION = """\
+@software{hf_unlearn,
+  title   = {hf\\_unlearn: machine unlearning for contrastive encoders},
+  version = {%s},
+  license = {Apache-2.0}
+}"""
+
+PIPELINE_TAGS = {"image-text": "zero-shot-image-classification", "views": "image-feature-extraction"}
+
+CAPTIONS = {
+    "am_before": "Alignment matrix of unlearn samples before unlearning",
+    "am_after": "Alignment matrix of the same samples after unlearning",
+    "agm": "Alignment gap matrix: before minus after. Its diagonal is each sample's forgetting score",
+}
+
+_NONE = "–"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def write_card(run_dir: str | Path) -> Path:
+    """Write `README.md` into the folder of a finished run, from the JSON files there.
+
+    The comparison across methods in `../results.json`, where there is one, is copied into `audit.json` first, and the
+    hashes of the files beside the weights into `unlearning.json`: the card then depends on these two alone.
+
+    Args:
+        run_dir: A run's folder, holding `unlearning.json`, and `audit.json` unless it was never evaluated.
+
+    Returns:
+        The path of the card.
+
+    Raises:
+        UserError: A JSON file is missing or not valid.
+    """
+    folder = Path(run_dir)
+    manifest = UnlearningManifest.load(folder)
+    audit = AuditRecord.load(folder) if (folder / AUDIT_NAME).is_file() else None
+    results = folder.resolve().parent / RESULTS_NAME
+    if audit is not None and results.is_file():
+        rows = from_json(Results, results.read_text(encoding="utf-8"), RESULTS_NAME).rows
+        audit = replace(audit, comparison=rows)
+        audit.save(folder)
+    manifest = replace(manifest, files=hash_files(folder))
+    manifest.save(folder)
+    return write_atomically(folder / CARD_NAME, render_card(manifest, audit))
+
+
+def hash_files(folder: str | Path) -> dict[str, str]:
+    """Hash the published files that nothing else vouches for: not the weights, the card, nor the manifest itself."""
+    names = [name for name in published_names(folder) if name not in (CARD_NAME, MANIFEST_NAME)]
+    return {name: file_sha256(Path(folder) / name) for name in names if not name.endswith(".safetensors")}
+
+
+def render_card(manifest: UnlearningManifest, audit: AuditRecord | None) -> str:
+    """Render the model card.
+
+    Args:
+        manifest: The content of `unlearning.json`.
+        audit: The content of `audit.json`; without it the card says that nothing was evaluated.
+
+    Returns:
+        Markdown with a metadata block, as the Hub reads it.
+    """
+    from huggingface_hub import ModelCard
+
+    method = describe_method(manifest.method)
+    card = ModelCard.from_template(
+        card_metadata(manifest, audit),
+        template_path=str(TEMPLATE),
+        manifest=manifest,
+        audit=audit,
+        method=method,
+        title=card_title(manifest),
+        base=_base_name(manifest),
+        repo=manifest.repo_id or "path/to/this/folder",
+        facts=_table(("Item", "Value"), _facts(manifest)),
+        hyper_parameters=_table(("Hyper-parameter", "Value"), sorted(manifest.hyper_parameters.items())),
+        circumstances=_table(("Circumstance", "Value"), _circumstances(manifest)),
+        history=_history_table(manifest),
+        metrics=_metrics_table(audit) if audit else "",
+        comparison=_comparison_table(audit) if audit else "",
+        avg_gap=_number(audit.avg_gap) if audit else _NONE,
+        gap_names="; ".join(short_name(key) for key in audit.gap_keys) if audit else "",
+        pictures=[(name, _caption(name)) for name in _pictures(manifest)],
+        library_citation=LIBRARY_CITATION % manifest.library_version,
+        citations=[text for text in dict.fromkeys((method.citation, PAPER_CITATION)) if text],
+    )
+    return re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n"
+
+
+def card_title(manifest: UnlearningManifest) -> str:
+    """Name the model: its Hub id once published, else its base model and its method."""
+    return manifest.repo_id or f"{_base_name(manifest).split('/')[-1]}-{manifest.method.replace('_', '-')}"
+
+
+def card_metadata(manifest: UnlearningManifest, audit: AuditRecord | None) -> Any:
+    """Build the metadata block (`huggingface_hub.ModelCardData`), every metric as an entry of its `model-index`."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    family = audit.family if audit else None
+    dataset = hub_identifier(manifest.dataset.name, manifest.dataset.revision)
+    task = PIPELINE_TAGS.get(family or "", "feature-extraction")
+    evaluation = [
+        EvalResult(
+            task_type=task,
+            dataset_type=dataset,
+            dataset_name=manifest.dataset.name,
+            dataset_revision=manifest.dataset.revision,
+            metric_type=key,
+            metric_name=metric_label(key).name,
+            metric_value=value,
+        )
+        for key, value in (audit.metrics if audit else {}).items()
+        if value is not None
+    ]
+    return ModelCardData(
+        base_model=hub_identifier(manifest.base_model.name_or_path, manifest.base_model.revision),
+        base_model_relation="finetune",
+        library_name="transformers",
+        pipeline_tag=task,
+        datasets=[dataset],
+        license=manifest.base_model.license,
+        license_name=manifest.base_model.license_name,
+        license_link=manifest.base_model.license_link,
+        tags=["unlearning", "machine-unlearning", manifest.method, "hf-unlearn"],
+        model_name=card_title(manifest),
+        eval_results=evaluation or None,
+    )
+
+
+def hub_identifier(name: str, revision: str | None) -> str:
+    """Turn a name into what metadata may hold: a Hub id as it is, and a local name as `local/<name>`.
+
+    A local folder called like somebody's repository on the Hub must not be linked to it.
+    """
+    on_hub = _HUB_ID.fullmatch(name) and ("/" in name or _COMMIT.fullmatch(revision or ""))
+    return name if on_hub else "local/" + re.sub(r"[^\w.-]+", "-", name).strip("-.")
+
+
+def _base_name(manifest: UnlearningManifest) -> str:
+    return manifest.base_model.name_or_path
+
+
+def _facts(manifest: UnlearningManifest) -> list[tuple[str, str]]:
+    request, base, data = manifest.request, manifest.base_model, manifest.dataset
+    splits = ", ".join(f"{name} {count:,}" for name, count in manifest.splits.items())
+    return [
+        ("Samples asked to be removed", f"{request.count:,} ({request.kind})"),
+        ("Request, SHA-256", f"`{request.sha256}` ({'salted' if request.salted else 'not salted'})"),
+        ("Data", f"{_code(data.name)}, revision {_code(data.revision)}"),
+        ("Data, SHA-256 over all rows", _code(data.sha256)),
+        ("Rows", splits),
+        ("Base model", f"{_code(base.name_or_path)}, " + (f"revision `{base.revision}`" if base.revision else "local")),
+        ("Base weights, SHA-256", _code(base.sha256)),
+        ("These weights, SHA-256", _code(manifest.weights_sha256)),
+    ]
+
+
+def _circumstances(manifest: UnlearningManifest) -> list[tuple[str, str]]:
+    seconds = manifest.run_time_seconds
+    return [
+        ("Preset", str(manifest.preset or _NONE)),
+        ("Seed", str(_NONE if manifest.seed is None else manifest.seed)),
+        ("Seed of the split", str(_NONE if manifest.split_seed is None else manifest.split_seed)),
+        ("Time", _NONE if seconds is None else f"{seconds:,.1f} s"),
+        ("Hardware", manifest.hardware or _NONE),
+        ("Date", manifest.created),
+        ("Versions", ", ".join(f"{name} {number}" for name, number in manifest.versions.items()) or _NONE),
+    ]
+
+
+def _history_table(manifest: UnlearningManifest) -> str:
+    rows = [
+        (str(number), entry.created, entry.method, f"{entry.request.count:,}", _code(entry.request.sha256))
+        for number, entry in enumerate((*manifest.history, manifest.as_history_entry()), start=1)
+    ]
+    return _table(("Run", "Date", "Method", "Samples", "Request, SHA-256"), rows)
+
+
+def _metrics_table(audit: AuditRecord) -> str:
+    columns = [audit.before or {}, audit.metrics, audit.retrain or {}]
+    rows = []
+    for key in in_display_order(audit.metrics):
+        label = metric_label(key)
+        name = f"{label.name}{f' ({label.unit})' if label.unit else ''}"
+        after, exact = audit.metrics[key], columns[2].get(key)
+        gap = _number(abs(after - exact)) if after is not None and exact is not None else _NONE
+        cells = [_with_deviation(key, values) for values in columns]
+        rows.append((f"**{name}**" if key in audit.gap_keys else name, *cells, gap))
+    return _table(("Metric", "Before", "This model", "Retrain", "Gap to Retrain"), rows, numbers=4)
+
+
+def _comparison_table(audit: AuditRecord) -> str:
+    rows = []
+    for row in audit.comparison:
+        cells = []
+        for key in audit.gap_keys:
+            gap = row.gap.get(key)
+            cells.append(_number(row.metrics.get(key)) + (f" ({_number(gap)})" if gap is not None else ""))
+        name = "Before" if row.method == "before" else describe_method(row.method).name
+        rows.append((name, *cells, _number(row.avg_gap), _number(row.metrics.get("run_time_minutes"))))
+    header = ("Method", *(short_name(key) for key in audit.gap_keys), "Avg. gap", "Minutes")
+    return _table(header, rows, numbers=len(header) - 1)
+
+
+def _pictures(manifest: UnlearningManifest) -> list[str]:
+    """List the pictures: the matrices in the order before, after, gap, then the others by name."""
+    names = sorted(name for name in manifest.files if name.startswith("assets/"))
+    matrices = [f"assets/{stem}.png" for stem in CAPTIONS]
+    return [name for name in matrices if name in names] + [name for name in names if name not in matrices]
+
+
+def _caption(name: str) -> str:
+    return CAPTIONS.get(Path(name).stem) or Path(name).stem.replace("_", " ").capitalize()
+
+
+def _with_deviation(key: str, values: dict[str, float | None]) -> str:
+    deviation = values.get(f"{key}_std")
+    return _number(values.get(key)) + (f" ± {_number(deviation)}" if deviation is not None else "")
+
+
+def _number(value: float | None) -> str:
+    return _NONE if value is None else f"{value:.2f}"
+
+
+def _code(value: str | None) -> str:
+    return f"`{value}`" if value else _NONE
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[Any]], numbers: int = 0) -> str:
+    """Lay out a markdown table; its last `numbers` columns are aligned to the right."""
+    rule = ["---"] * (len(header) - numbers) + ["---:"] * numbers
+    lines = [header, rule, *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    """Keep a value inside its cell: one line, its pipes escaped."""
+    return re.sub(r"\s+", " ", str(value)).replace("|", r"\|")

@@ -1,0 +1,67 @@
+"""How a card names the metrics of `audit.json`, and in which order and unit it shows them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class MetricLabel:
+    """A metric as a reader sees it: its name and its unit."""
+
+    name: str
+    unit: str = "%"
+
+
+METRIC_LABELS = {
+    "cosine_retain": MetricLabel("Matched cosine, retain", "×100"),
+    "cosine_unlearn": MetricLabel("Matched cosine, unlearn", "×100"),
+    "cosine_test": MetricLabel("Matched cosine, test (never trained on)", "×100"),
+    "emia": MetricLabel("EMIA efficacy: unlearn taken for never trained on, from the encoder"),
+    "emia_auc": MetricLabel("EMIA attack, AUC"),
+    "emia_tpr_at_1_fpr": MetricLabel("EMIA attack, true positives at 1% false positives"),
+    "retain_accuracy": MetricLabel("RA: linear probe accuracy, retain"),
+    "test_accuracy": MetricLabel("TA: linear probe accuracy, test"),
+    "unlearn_accuracy": MetricLabel("UA: linear probe accuracy, unlearn"),
+    "cmia": MetricLabel("CMIA efficacy: unlearn taken for never trained on, from the probe's confidence"),
+    "cmia_auc": MetricLabel("CMIA attack, AUC"),
+    "cmia_tpr_at_1_fpr": MetricLabel("CMIA attack, true positives at 1% false positives"),
+    "forgetting_score": MetricLabel("Forgetting score, unlearn", "×100"),
+    "negative_alignment": MetricLabel("Negative alignment: gap between different unlearn samples", "×100"),
+    "recall_at_1_image_to_text": MetricLabel("Recall at 1, image to text"),
+    "recall_at_5_image_to_text": MetricLabel("Recall at 5, image to text"),
+    "recall_at_1_text_to_image": MetricLabel("Recall at 1, text to image"),
+    "recall_at_5_text_to_image": MetricLabel("Recall at 5, text to image"),
+    "run_time_minutes": MetricLabel("Run time", "minutes"),
+}
+
+_SHORT_NAMES = {
+    "cosine_retain": "Cosine, retain",
+    "cosine_unlearn": "Cosine, unlearn",
+    "emia": "EMIA",
+    "retain_accuracy": "RA",
+    "test_accuracy": "TA",
+    "unlearn_accuracy": "UA",
+    "cmia": "CMIA",
+}
+
+
+def metric_label(key: str) -> MetricLabel:
+    """Look up a metric of `audit.json`; one that is not in the table is named after its key."""
+    return METRIC_LABELS.get(key) or MetricLabel(key.replace("_", " ").capitalize(), "")
+
+
+def short_name(key: str) -> str:
+    """Name a metric in the header of a wide table."""
+    return _SHORT_NAMES.get(key) or metric_label(key).name
+
+
+def in_display_order(keys: Iterable[str]) -> list[str]:
+    """Order metrics for display, leaving out the standard deviations, which are shown beside their means."""
+    keys = list(keys)
+    known = [key for key in METRIC_LABELS if key in keys]
+    return known + [key for key in keys if key not in METRIC_LABELS and not is_deviation(key, keys)]
+
+
+def is_deviation(key: str, keys: Iterable[str]) -> bool:
+    """Say whether `key` is the standard deviation of another metric among `keys`."""
+    return key.endswith("_std") and key.removesuffix("_std") in keys
