@@ -51,7 +51,7 @@ class ImageRow:
 
     Args:
         image: name shown to the owner.
-        sha256: hash of the image's bytes; rows that share it are one image (exact copies, or one with several captions).
+        sha256: hash of the image's bytes; rows that share it are one image (copies, or one with several captions).
         arm: the group the image belongs to.
         before: alignment (mean cosine over its views or captions) under the model before, in [-1, 1].
         after: the same under the model after, with the same views.
