@@ -1,19 +1,22 @@
 """The model card: a pure function of `unlearning.json` and `audit.json`, so that anybody can check it against them."""
 
 import re
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hf_unlearn.errors import UserError
 from hf_unlearn.hub.contents import CARD_NAME, published_names
 from hf_unlearn.hub.manifest import AUDIT_NAME, MANIFEST_NAME, AuditRecord, Results, UnlearningManifest
 from hf_unlearn.hub.method_descriptions import PAPER_CITATION, describe_method
 from hf_unlearn.hub.metric_labels import in_display_order, metric_label, short_name
-from hf_unlearn.hub.provenance import file_sha256
+from hf_unlearn.hub.provenance import file_sha256, has_weights
 from hf_unlearn.hub.records import from_json, write_atomically
 
 RESULTS_NAME = "results.json"
+_KEPT = (CARD_NAME, MANIFEST_NAME, AUDIT_NAME)
 TEMPLATE = Path(__file__).parent / "templates" / "card.md.j2"
 
 LIBRARY_CITATION = """\
@@ -40,7 +43,8 @@ def write_card(run_dir: str | Path) -> Path:
     """Write `README.md` into the folder of a finished run, from the JSON files there.
 
     The comparison across methods in `../results.json`, where there is one, is copied into `audit.json` first, and the
-    hashes of the files beside the weights into `unlearning.json`: the card then depends on these two alone.
+    hashes of the files beside the weights into `unlearning.json`: the card then depends on these two alone. A folder
+    without weights, such as one in `model_cards/`, keeps the hashes from when it had them.
 
     Args:
         run_dir: A run's folder, holding `unlearning.json`, and `audit.json` unless it was never evaluated.
@@ -59,9 +63,35 @@ def write_card(run_dir: str | Path) -> Path:
         rows = from_json(Results, results.read_text(encoding="utf-8"), RESULTS_NAME).rows
         audit = replace(audit, comparison=rows)
         audit.save(folder)
-    manifest = replace(manifest, files=hash_files(folder))
-    manifest.save(folder)
+    if has_weights(folder):
+        manifest = replace(manifest, files=hash_files(folder))
+        manifest.save(folder)
     return write_atomically(folder / CARD_NAME, render_card(manifest, audit))
+
+
+def keep_card(run_dir: str | Path, destination: str | Path) -> Path:
+    """Copy a run's card, its records and its pictures, without the weights, as `model_cards/` keeps them.
+
+    Args:
+        run_dir: The folder of a finished run, with its card.
+        destination: The folder to create or to bring up to date.
+
+    Returns:
+        The destination.
+
+    Raises:
+        UserError: The run holds no card.
+    """
+    folder, destination = Path(run_dir), Path(destination)
+    names = [name for name in published_names(folder) if name in _KEPT or name.startswith("assets/")]
+    if CARD_NAME not in names:
+        raise UserError(f"{folder.name} holds no model card; write it with `hf-unlearn card {folder.name}`.")
+    (destination / "assets").mkdir(parents=True, exist_ok=True)
+    for picture in (destination / "assets").glob("*.png"):
+        picture.unlink()
+    for name in names:
+        shutil.copyfile(folder / name, destination / name)
+    return destination
 
 
 def hash_files(folder: str | Path) -> dict[str, str]:

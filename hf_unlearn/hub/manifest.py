@@ -1,5 +1,6 @@
 """What a finished run says about itself: `unlearning.json` and `audit.json` as frozen dataclasses."""
 
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -147,9 +148,15 @@ class Matrices:
     """The alignment matrices that the heatmaps show, `[n, n]`, and the labels of their axes."""
 
     labels: tuple[str, ...] = ()
+    shows_pictures: bool = False  # whether the heatmaps draw the samples on their axes
     am_before: tuple[tuple[float | None, ...], ...] = ()
     am_after: tuple[tuple[float | None, ...], ...] = ()
     agm: tuple[tuple[float | None, ...], ...] = ()
+
+    @property
+    def shows_samples(self) -> bool:
+        """Whether the axes tell which samples these are, by picture or by anything but a number."""
+        return self.shows_pictures or not all(re.fullmatch(r"(sample )?#?\d+", label) for label in self.labels)
 
 
 @dataclass(frozen=True)
@@ -164,6 +171,7 @@ class AuditRecord:
     avg_gap: float | None = None
     per_sample: dict[str, tuple[float | None, ...]] = field(default_factory=dict)  # in the unlearn split's order
     matrices: Matrices | None = None
+    weights_sha256: str | None = None  # of the model that was measured
     comparison: tuple[ComparisonRow, ...] = ()  # the other methods of the same run, from results.json
     kind: str = "white-box"
     schema: int = SCHEMA

@@ -31,6 +31,11 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def has_weights(folder: str | Path) -> bool:
+    """Say whether a folder holds safetensors weights."""
+    return any((Path(folder) / name).is_file() for name in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME))
+
+
 def weight_files(folder: str | Path) -> list[Path]:
     """List a checkpoint's weight files: `model.safetensors`, or every shard its index names.
 

@@ -1,0 +1,50 @@
+"""`hf-unlearn publish`: send a finished run to the Hub, or say what would be sent."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def publish(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    repo: Annotated[str, typer.Option(help="Repository on the Hub, as owner/name.")],
+    private: Annotated[
+        bool | None, typer.Option("--private/--public", help="Visibility of a repository that is created now.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch to commit to; created if there is none.")] = None,
+    create_pr: Annotated[
+        bool, typer.Option("--create-pr", help="Open a pull request, for instance against the base model's repository.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Send nothing; list what would be sent.")] = False,
+    show_samples: Annotated[
+        bool, typer.Option("--show-samples", help="Publish heatmaps although they show the requested samples.")
+    ] = False,
+    token: Annotated[str | None, typer.Option(help="Token with write access; default: the one logged in with.")] = None,
+) -> None:
+    """Publish a run to the Hub in one commit: weights, processor, records, pictures and card, checked first."""
+    from hf_unlearn.hub.publishing import publish_run
+
+    result = publish_run(
+        run,
+        repo,
+        private=private,
+        revision=revision,
+        create_pr=create_pr,
+        dry_run=dry_run,
+        show_samples=show_samples,
+        token=token,
+    )
+    width = max(len(file.name) for file in result.files)
+    print(f"{'Sent' if result.sent else 'Would send'} to {result.repo_id}:")
+    for file in result.files:
+        print(f"  {file.name:{width}}  {file.size:>13,} bytes")
+    print(f"  {'total':{width}}  {sum(file.size for file in result.files):>13,} bytes")
+    if result.removed is None:
+        print("What the repository holds now could not be looked up, so what would be removed is not listed.")
+    for name in result.removed or ():
+        print(f"{'Removed' if result.sent else 'Would remove'} from the repository: {name}")
+    if result.kept_back:
+        print(f"Never sent: {', '.join(result.kept_back)}")
+    if result.sent:
+        print(result.pull_request or result.commit_url)

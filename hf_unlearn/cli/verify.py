@@ -1,0 +1,39 @@
+"""`hf-unlearn verify`: check a published model against its own records."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def verify(
+    target: Annotated[str, typer.Argument(help="Repository on the Hub, or a folder.")],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
+    base: Annotated[Path | None, typer.Option(help="Folder of the base model, to check its hash too.")] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option(help="A picture of yours, to be looked for in the request; repeatable.")
+    ] = None,
+    caption: Annotated[
+        list[str] | None, typer.Option(help="Its captions, for a model trained on pairs; repeatable, for one --image.")
+    ] = None,
+    salt: Annotated[str | None, typer.Option(help="The request's salt, from the model's owner.")] = None,
+    token: Annotated[str | None, typer.Option(help="Token that can read a private repository.")] = None,
+) -> None:
+    """Recompute what can be, and list each statement as holds, does not hold, or cannot be checked here."""
+    from collections import Counter
+
+    from hf_unlearn.errors import UserError
+    from hf_unlearn.hub.verification import OwnedSample, Verdict, verify_repo
+
+    images, captions = image or [], caption or []
+    if captions and len(images) != 1:
+        raise UserError(f"--caption belongs to a single --image, but {len(images)} are given; verify them one by one.")
+    samples = [OwnedSample(path, tuple(captions)) for path in images]
+    report = verify_repo(target, revision=revision, base=base, salt=salt, samples=samples, token=token)
+    width = max(len(verdict) for verdict in Verdict)
+    for line in report.lines:
+        print(f"{line.verdict:{width}}  {line.subject}" + (f": {line.detail}" if line.detail else ""))
+    counts = Counter(line.verdict for line in report.lines)
+    print("\n" + "; ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict))
+    if not report.ok:
+        raise typer.Exit(1)

@@ -1,0 +1,234 @@
+"""Publish a finished run to the Hub: exactly the files on the list, checked first, in one commit."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hf_unlearn.errors import UserError
+from hf_unlearn.hub.card import render_card
+from hf_unlearn.hub.contents import CARD_NAME, is_published, published_names
+from hf_unlearn.hub.manifest import AUDIT_NAME, MANIFEST_NAME, AuditRecord, UnlearningManifest
+from hf_unlearn.hub.method_descriptions import describe_method
+from hf_unlearn.hub.screening import Content, screen
+from hf_unlearn.hub.verification import verify_folder
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+logger = logging.getLogger(__name__)
+
+# Other forms of weights, which would still load as the model from before unlearning.
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".tflite")
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """A file to be sent: its path in the repository, and its size in bytes."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True)
+class PublishResult:
+    """What publishing did, or would do.
+
+    `removed` are files of the repository that a reader could mistake for this model's: older weights and pictures. It
+    is None where a dry run could not reach the Hub. `kept_back` are files of the run's folder that are never sent.
+    """
+
+    repo_id: str
+    revision: str | None
+    files: tuple[PlannedFile, ...]
+    removed: tuple[str, ...] | None
+    kept_back: tuple[str, ...]
+    commit_url: str | None = None
+    commit: str | None = None
+    pull_request: str | None = None
+
+    @property
+    def sent(self) -> bool:
+        """Whether anything was sent: False after a dry run."""
+        return self.commit is not None
+
+
+def publish_run(
+    run_dir: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    dry_run: bool = False,
+    show_samples: bool = False,
+    token: str | None = None,
+    commit_message: str | None = None,
+) -> PublishResult:
+    """Publish a run's folder as one commit, having checked everything before anything is sent.
+
+    The folder itself is not written to. Weights of other forms and pictures that the repository holds and the run does
+    not are deleted in the same commit: left there, they could be loaded or read as this model's.
+
+    Args:
+        run_dir: The folder of a finished run, with its card.
+        repo_id: The repository, `owner/name`; without an owner, the token's own.
+        private: Whether a repository that is created now is private.
+        revision: The branch to commit to; created from `main` if there is none.
+        create_pr: Open a pull request against the repository, which must exist, such as the base model's.
+        dry_run: Only say what would be sent.
+        show_samples: Publish heatmaps although they show the requested samples by picture or caption.
+        token: A token with write access; by default the one logged in with.
+        commit_message: The commit's first line.
+
+    Returns:
+        The files with their sizes, and where they went.
+
+    Raises:
+        UserError: The run is incomplete, its records do not match, something private would be published, the Hub
+            refuses, or the connection broke; the repository is then as it was or complete, and publishing again
+            finishes.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+    folder = Path(run_dir)
+    if not folder.is_dir():
+        raise UserError(f"{run_dir} is no folder; name the folder of a finished run.")
+    api = HfApi(token=token)
+    repo_id = _full_name(api, repo_id)
+    contents, manifest = _contents(folder, repo_id, show_samples)
+    screen(contents, token=token, public_names=_public_names(repo_id, manifest))
+    result = PublishResult(
+        repo_id=repo_id,
+        revision=revision,
+        files=tuple(PlannedFile(name, _size(content)) for name, content in contents.items()),
+        removed=None,
+        kept_back=tuple(sorted(path.name for path in folder.iterdir() if not _sends(path.name, contents))),
+    )
+    if dry_run:
+        return replace(result, removed=_superseded_if_reachable(api, result))
+    with _explained_failures(repo_id):
+        if not create_pr:
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            if revision is not None:
+                api.create_branch(repo_id, branch=revision, exist_ok=True)
+        head, superseded = _superseded(api, result)
+        operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
+        commit = api.create_commit(
+            repo_id,
+            [*(CommitOperationDelete(name) for name in superseded), *operations],
+            commit_message=commit_message or f"Unlearned with {describe_method(manifest.method).name}",
+            revision=revision,
+            create_pr=create_pr,
+            parent_commit=head,
+        )
+    logger.info("Published %d files to %s", len(contents), commit.commit_url)
+    return replace(
+        result, removed=superseded, commit_url=commit.commit_url, commit=commit.oid, pull_request=commit.pr_url
+    )
+
+
+def _contents(folder: Path, repo_id: str, show_samples: bool) -> tuple[dict[str, Content], UnlearningManifest]:
+    """Gather what to send, the manifest and the card naming the repository, after checking that all of it agrees."""
+    manifest = UnlearningManifest.load(folder)
+    audit = AuditRecord.load(folder) if (folder / AUDIT_NAME).is_file() else None
+    names = published_names(folder)
+    if CARD_NAME not in names or not manifest.files:
+        raise UserError(f"{folder.name} holds no model card; write it with `hf-unlearn card {folder.name}`.")
+    if "config.json" not in names:
+        raise UserError(f"{folder.name} holds no config.json; save the model with save_pretrained.")
+    if problems := [f"{line.subject}: {line.detail}" for line in verify_folder(folder, manifest) if line.fails]:
+        raise UserError(
+            f"Nothing was published, since {folder.name} does not agree with its own records: {'; '.join(problems)}. "
+            f"If the files are as you want them, run `hf-unlearn card {folder.name}` again."
+        )
+    if audit and audit.matrices and audit.matrices.shows_samples and not show_samples:
+        raise UserError(
+            "The heatmaps show requested samples by picture or caption; draw them with numbers instead, or publish "
+            "with --show-samples if these samples may be seen by everybody."
+        )
+    manifest = replace(manifest, repo_id=repo_id)
+    contents: dict[str, Content] = {name: folder / name for name in names}
+    contents[MANIFEST_NAME] = manifest.to_json().encode()
+    contents[CARD_NAME] = render_card(manifest, audit).encode()
+    return contents, manifest
+
+
+def _full_name(api: "HfApi", repo_id: str) -> str:
+    """Complete a bare name with the owner of the token, as the Trainer does."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise UserError(f"{repo_id!r} is no repository name; give it as owner/name.") from error
+    if "/" in repo_id:
+        return repo_id
+    with _explained_failures(repo_id):
+        return f"{api.whoami()['name']}/{repo_id}"
+
+
+def _superseded(api: "HfApi", result: PublishResult) -> tuple[str | None, tuple[str, ...]]:
+    """Find the head of the target, and the files on it that must not stay beside the new ones."""
+    info = api.model_info(result.repo_id, revision=result.revision)
+    new = {file.name for file in result.files}
+    names = (sibling.rfilename for sibling in info.siblings or ())
+    return info.sha, tuple(sorted(name for name in names if name not in new and _could_mislead(name)))
+
+
+def _superseded_if_reachable(api: "HfApi", result: PublishResult) -> tuple[str, ...] | None:
+    from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        return _superseded(api, result)[1]
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        return ()
+    except (HTTPError, OSError) as error:
+        logger.warning("The Hub could not be asked what %s holds now: %s", result.repo_id, type(error).__name__)
+        return None
+
+
+def _could_mislead(name: str) -> bool:
+    """Say whether a file left from before would pass for the new model's weights or pictures."""
+    if "/" not in name:
+        return name.endswith((*_WEIGHTS, ".index.json"))
+    return name.startswith("assets/") and is_published(name)
+
+
+def _sends(name: str, contents: dict[str, Content]) -> bool:
+    return any(sent == name or sent.startswith(f"{name}/") for sent in contents)
+
+
+def _public_names(repo_id: str, manifest: UnlearningManifest) -> tuple[str, ...]:
+    return (repo_id, manifest.base_model.name_or_path, manifest.dataset.name)
+
+
+def _size(content: Content) -> int:
+    return content.stat().st_size if isinstance(content, Path) else len(content)
+
+
+@contextmanager
+def _explained_failures(repo_id: str) -> Iterator[None]:
+    """Turn the client's errors into one sentence that says what state the repository is in and what to do."""
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+
+    try:
+        yield
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        remedies = {
+            401: "log in with `hf auth login` or give a token with write access",
+            403: "give a token with write access to it",
+            404: "create it first, or publish without --create-pr",
+            412: "somebody committed meanwhile; publish again",
+        }
+        remedy = remedies.get(status, "publish again later")
+        raise UserError(f"The Hub refused to publish to {repo_id} (HTTP {status}): {remedy}.") from error
+    except (HTTPError, OSError, RuntimeError) as error:  # RuntimeError: how the client reports a failed LFS upload
+        raise UserError(
+            f"The connection broke while publishing to {repo_id} ({type(error).__name__}): the repository is as it "
+            "was or complete, never half; publish again to finish."
+        ) from error

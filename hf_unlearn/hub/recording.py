@@ -1,0 +1,169 @@
+"""Fill in `unlearning.json`: what a run knows about its base model, its settings and itself."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hf_unlearn import __version__
+from hf_unlearn.errors import UserError
+from hf_unlearn.hub.contents import CARD_NAME
+from hf_unlearn.hub.manifest import (
+    MANIFEST_NAME,
+    BaseModel,
+    DatasetRecord,
+    HistoryEntry,
+    RequestRecord,
+    UnlearningManifest,
+)
+from hf_unlearn.hub.provenance import environment_versions, hardware_summary, weights_sha256
+
+# Of the several hundred fields of TrainingArguments, those that change the weights.
+_TRAINING_FIELDS = (
+    "learning_rate",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "optim",
+    "weight_decay",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "max_grad_norm",
+    "bf16",
+    "fp16",
+)
+_PRIVATE = ("token", "path", "dir", "file", "folder", "cache", "name", "secret", "key", "url")
+
+
+def describe_base_model(name_or_path: str, revision: str | None = None) -> tuple[BaseModel, tuple[HistoryEntry, ...]]:
+    """Identify the model that is unlearned from, and the unlearning runs it already went through.
+
+    A Hub id is pinned to the commit it stands for now; only its weights, card and manifest are looked up, from the
+    cache where they are there. A local folder is named by its last part alone.
+
+    Args:
+        name_or_path: A Hub id, or a local folder.
+        revision: A branch, tag or commit on the Hub.
+
+    Returns:
+        The base model with its hash and licence, and its history, oldest first.
+
+    Raises:
+        UserError: There are no safetensors weights.
+    """
+    if Path(name_or_path).is_dir():
+        folder, name, commit = Path(name_or_path).resolve(), Path(name_or_path).resolve().name, None
+    else:
+        from huggingface_hub import snapshot_download
+
+        wanted = ["model*.safetensors", "model.safetensors.index.json", CARD_NAME, MANIFEST_NAME]
+        folder = Path(snapshot_download(name_or_path, revision=revision, allow_patterns=wanted))
+        name, commit = name_or_path, folder.name
+    base = BaseModel(name, commit, weights_sha256(folder), **_license(folder))
+    if not (folder / MANIFEST_NAME).is_file():
+        return base, ()
+    earlier = UnlearningManifest.load(folder)
+    return base, (*earlier.history, earlier.as_history_entry())
+
+
+def public_hyper_parameters(config: Any) -> dict[str, Any]:
+    """Pick from a `TrainingArguments` dataclass what a card may show: what changes the weights, nothing private.
+
+    These are the fields that the method's own config declares, and the usual ones of the optimiser and schedule.
+    Fields named after tokens, paths or files are left out, and so is every value that is no number, flag or plain word.
+    """
+    from transformers import TrainingArguments
+
+    inherited = {field.name for field in dataclasses.fields(TrainingArguments)}
+    own = [field.name for field in dataclasses.fields(config) if field.name not in inherited]
+    shown = {}
+    for name in (*own, *(name for name in _TRAINING_FIELDS if hasattr(config, name))):
+        value = getattr(config, name)
+        value = getattr(value, "value", value)  # transformers' enumerations
+        if not any(part in name.split("_") for part in _PRIVATE) and _is_plain(value):
+            shown[name] = value
+    return shown
+
+
+def record_run(
+    folder: str | Path,
+    *,
+    method: str,
+    base_model: BaseModel,
+    dataset: DatasetRecord,
+    request: RequestRecord,
+    splits: Mapping[str, int],
+    hyper_parameters: Mapping[str, Any],
+    preset: str | None = None,
+    split_seed: int | None = None,
+    seed: int | None = None,
+    run_time_seconds: float | None = None,
+    notes: Sequence[str] = (),
+    history: Sequence[HistoryEntry] = (),
+) -> UnlearningManifest:
+    """Write `unlearning.json` beside freshly saved weights, hashing them and naming versions, hardware and time.
+
+    Args:
+        folder: Where the model was saved.
+        method: The method's id.
+        base_model: From `describe_base_model`, as is `history`.
+        dataset: The training data.
+        request: What was asked to be removed.
+        splits: Rows in `retain`, `unlearn`, `validation` and `test`.
+        hyper_parameters: From `public_hyper_parameters`.
+        preset: The preset the settings came from, such as `paper`.
+        split_seed: Seed of the split.
+        seed: Seed of the run.
+        run_time_seconds: Wall-clock time of the unlearning itself.
+        notes: Sentences a reader of the card must see.
+        history: Earlier runs on the same model, oldest first.
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        UserError: The folder holds no safetensors weights, or the unlearn split lacks part of the request.
+    """
+    if request.count > splits["unlearn"]:  # it may be smaller: duplicates are moved along
+        raise UserError(f"The request names {request.count} samples, but the unlearn split holds {splits['unlearn']}.")
+    manifest = UnlearningManifest(
+        method=method,
+        base_model=base_model,
+        weights_sha256=weights_sha256(folder),
+        dataset=dataset,
+        request=request,
+        splits=dict(splits),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        library_version=__version__,
+        preset=preset,
+        hyper_parameters=dict(hyper_parameters),
+        split_seed=split_seed,
+        seed=seed,
+        versions=environment_versions(),
+        hardware=hardware_summary(),
+        run_time_seconds=run_time_seconds,
+        notes=tuple(notes),
+        history=tuple(history),
+    )
+    manifest.save(folder)
+    return manifest
+
+
+def _license(folder: Path) -> dict[str, str | None]:
+    """Read the licence from a model's card."""
+    from huggingface_hub import ModelCard
+
+    card = folder / CARD_NAME
+    if not card.is_file():
+        return {}
+    data = ModelCard.load(card, ignore_metadata_errors=True).data
+    return {"license": data.license, "license_name": data.license_name, "license_link": data.license_link}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.replace("_", "").replace("-", "").replace(".", "").isalnum() and len(value) <= 40
+    return value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
