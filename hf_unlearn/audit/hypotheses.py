@@ -203,7 +203,7 @@ class _Bench:
         question = "Is the targeted change below a quarter of the gap before (upper 95% bound)?"
         p_value = test.p_value("less", bound) if gap > 0 else 1.0
         self._add("T2.bound", question, (requested, reference), test, "less", p_value, shift=bound, confidence=0.9)
-        # Image by image FS - a_before / 4, whose mean difference U - C is the targeted change minus a quarter of the gap.
+        # FS - a_before / 4 of each image: its mean difference U - C is the targeted change minus a quarter of the gap.
         rest = {arm: (1 - BOUND_SHARE) * before[arm] - after[arm] for arm in (requested, control)}
         share = self._two(rest[requested], rest[control])
         question = "Is it still below, allowing for the error of the gap itself (against images never in training)?"

@@ -1,8 +1,8 @@
 """Permutation tests whose confidence intervals are found by inverting them.
 
 Every test re-assigns the images to the arms (or flips the sign of their scores), so the image is the unit: never the
-view, never the cell of a matrix. A small number of re-assignments is enumerated; a large one is sampled with the observed
-assignment among the draws, which makes the p-value `(b + 1) / (m + 1)` and valid for every number of draws.
+view, never the cell of a matrix. A small number of re-assignments is enumerated; a large one is sampled with the
+observed assignment among the draws, which makes the p-value `(b + 1) / (m + 1)` and valid for every number of draws.
 
 Values may carry leading batch dimensions (one simulated owner a row), so that simulations run the same code as audits.
 """
