@@ -1,0 +1,195 @@
+"""Pictures: stored bytes to RGB pixels, with every way in which a picture can be bad caught and its row named.
+
+Images are decoded lazily. `load_source` decodes none. `check_images` and the search for duplicates decode each image
+once and keep only what they need of it (nothing, or hashes); `make_splits` does both in a single pass. Training decodes
+again, once, when it encodes the rows.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import struct
+import zlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from PIL import Image as PILImage
+from PIL import ImageOps
+
+from hf_unlearn.data.listing import listed
+from hf_unlearn.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+__all__ = ["MAX_PIXELS", "check_images", "read_image", "stored_images", "to_rgb"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MAX_PIXELS = 1024**3 // 4 // 3  # 89 million; Pillow warns there, too, and raises only at twice as many
+_CHUNK = 256
+# What Pillow raises on damaged files, by format; UnidentifiedImageError is an OSError.
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, struct.error, zlib.error)
+
+
+def to_rgb(image: PILImage.Image) -> PILImage.Image:
+    """Convert a picture of any mode to RGB without losing what it shows.
+
+    Transparent pixels (RGBA, LA, a palette with a transparent colour) are laid on white, 16-bit grey values are scaled
+    to 8 bits where Pillow's own conversion would clip them, and everything else is converted as Pillow does.
+
+    Args:
+        image: Any Pillow image.
+
+    Returns:
+        The image in mode "RGB"; the very same object where it already is RGB and opaque.
+
+    Raises:
+        ValueError: The mode has no defined range (32-bit integers beyond 16 bits, floats).
+
+    Example:
+        >>> to_rgb(PILImage.new("RGBA", (1, 1), (255, 0, 0, 0))).getpixel((0, 0))
+        (255, 255, 255)
+        >>> to_rgb(PILImage.new("I;16", (1, 1), 32896)).getpixel((0, 0))
+        (128, 128, 128)
+    """
+    if image.mode == "F":
+        raise ValueError("floating-point pixels (mode F) have no defined range: save the image with 8 or 16 bits")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return _scale_16_bits(image)
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        return PILImage.alpha_composite(PILImage.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _scale_16_bits(image: PILImage.Image) -> PILImage.Image:
+    values = np.asarray(image).astype(np.int64)
+    if values.size and not (values.min() >= 0 and values.max() <= 65535):
+        raise ValueError("32-bit integer pixels (mode I) exceed 16 bits: save the image with 8 or 16 bits")
+    if isinstance(transparent := image.info.get("transparency"), int):
+        values[values == transparent] = 65535
+    return PILImage.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")  # 65535 = 255 * 257
+
+
+def read_image(stored: Mapping[str, Any]) -> PILImage.Image:
+    """Decode one stored image to upright RGB.
+
+    Args:
+        stored: `{"bytes": ..., "path": ...}`, as `datasets.Image(decode=False)` gives it; bytes win over the path.
+
+    Returns:
+        The RGB image, fully loaded, turned as its EXIF orientation says.
+
+    Raises:
+        UserError: The image is missing, unreadable, truncated, larger than `MAX_PIXELS`, or its EXIF block is broken.
+    """
+    try:
+        with PILImage.open(io.BytesIO(_encoded(stored))) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise UserError(f"it has {image.width} x {image.height} pixels, more than the {MAX_PIXELS:,} allowed")
+            image.load()
+            return to_rgb(ImageOps.exif_transpose(image))
+    except UserError:
+        raise
+    except PILImage.DecompressionBombError as error:
+        raise UserError(f"it has more than the {MAX_PIXELS:,} pixels allowed") from error
+    except _DAMAGE as error:
+        raise UserError(f"it cannot be read ({error})") from error
+
+
+def _encoded(stored: Mapping[str, Any]) -> bytes:
+    if stored["bytes"] is not None:
+        return stored["bytes"]
+    if stored["path"] is None:
+        raise UserError("there is none")
+    return Path(stored["path"]).read_bytes()
+
+
+def stored_images(dataset: Dataset) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield every row's id and its image as stored, undecoded."""
+    from datasets import Image
+
+    rows = dataset.select_columns(["id", "image"]).cast_column("image", Image(decode=False)).with_format(None)
+    for batch in rows.iter(batch_size=_CHUNK):
+        for row_id, stored in zip(batch["id"], batch["image"], strict=True):
+            yield row_id, stored if stored is not None else {"bytes": None, "path": None}
+
+
+def map_images(
+    dataset: Dataset, function: Callable[[PILImage.Image], T], description: str
+) -> Iterator[tuple[str, T | UserError]]:
+    """Decode every image once, on several threads, and yield each row's id with the function's result or the fault."""
+    from datasets.utils import tqdm
+
+    def apply(row: tuple[str, Mapping[str, Any]]) -> tuple[str, T | UserError]:
+        try:
+            return row[0], function(read_image(row[1]))
+        except UserError as error:
+            return row[0], error
+
+    rows = stored_images(dataset)
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        tqdm(total=len(dataset), desc=description, unit=" images", delay=2) as bar,
+    ):
+        while chunk := [row for row, _ in zip(rows, range(_CHUNK), strict=False)]:
+            yield from pool.map(apply, chunk)
+            bar.update(len(chunk))
+
+
+def check_images(dataset: Dataset | DatasetDict, *, skip_bad: bool = False) -> Dataset | DatasetDict:
+    """Decode every image once and refuse, or on request leave out, those that cannot be used.
+
+    Args:
+        dataset: A dataset with the columns `id` and `image`, or a dictionary of such splits.
+        skip_bad: Leave bad rows out, with a warning that lists them. A bad image in the split `unlearn` is an error all
+            the same: what was asked to be removed cannot be skipped.
+
+    Returns:
+        The same dataset, or the one without its bad rows.
+
+    Raises:
+        UserError: An image is bad; every such row is listed with its fault (the first 20 and a count).
+    """
+    from datasets import Dataset, DatasetDict
+
+    splits = DatasetDict({"": dataset}) if isinstance(dataset, Dataset) else dataset
+    faults = {
+        name: [fault for _, fault in map_images(split, lambda _: None, f"Checking images {name}".rstrip())]
+        for name, split in splits.items()
+    }
+    kept = drop_bad_images(splits, faults, skip_bad=skip_bad)
+    return kept[""] if isinstance(dataset, Dataset) else kept
+
+
+def drop_bad_images(splits: DatasetDict, faults: Mapping[str, Sequence[object]], *, skip_bad: bool) -> DatasetDict:
+    """Refuse the rows at whose place in `faults` there is a `UserError`, or leave them out, as `check_images` says."""
+    from datasets import DatasetDict
+
+    bad = {
+        name: {row: fault for row, fault in enumerate(found) if isinstance(fault, UserError)}
+        for name, found in faults.items()
+    }
+    ids = {name: split.select_columns("id") for name, split in splits.items()}
+    described = {name: [f"{ids[name][row]['id']}: {fault}" for row, fault in bad[name].items()] for name in bad}
+    blocking = described.get("unlearn", []) if skip_bad else list(chain.from_iterable(described.values()))
+    if blocking:
+        remedy = "an image to be unlearned is never skipped" if skip_bad else "mend them or pass --skip_bad_images"
+        raise UserError(f"Images of {len(blocking)} rows cannot be used ({remedy}): {listed(blocking)}.")
+    if any(bad.values()):
+        skipped = list(chain.from_iterable(described.values()))
+        logger.warning("Images of %d rows cannot be used and are left out: %s.", len(skipped), listed(skipped))
+    return DatasetDict({name: _without(split, bad.get(name, {})) for name, split in splits.items()})
+
+
+def _without(dataset: Dataset, rows: Collection[int]) -> Dataset:
+    return dataset.select([row for row in range(len(dataset)) if row not in rows]) if rows else dataset
