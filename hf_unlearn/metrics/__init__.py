@@ -3,25 +3,45 @@
 from hf_unlearn.metrics._checks import EmbeddingHealth, check_embeddings, embedding_health
 from hf_unlearn.metrics.agreement import Agreement, agreement
 from hf_unlearn.metrics.alignment import MatchedCosine, matched_cosine
+from hf_unlearn.metrics.attacks import MembershipAttack, roc_auc, tpr_at_fpr
+from hf_unlearn.metrics.cka import Cka, linear_cka
+from hf_unlearn.metrics.cmia import cmia
+from hf_unlearn.metrics.emia import Emia, best_threshold, emia, view_alignment
 from hf_unlearn.metrics.forgetting_score import ForgettingScore, forgetting_score
 from hf_unlearn.metrics.gap import Gap, gap_to_retrain
+from hf_unlearn.metrics.knn_probe import KnnProbe, knn_probe
+from hf_unlearn.metrics.linear_probe import LinearProbe, linear_probe
 from hf_unlearn.metrics.negative_alignment import NegativeAlignment, negative_alignment
 from hf_unlearn.metrics.retrieval import Retrieval, retrieval
 
 __all__ = [
     "Agreement",
+    "Cka",
     "EmbeddingHealth",
+    "Emia",
     "ForgettingScore",
     "Gap",
+    "KnnProbe",
+    "LinearProbe",
     "MatchedCosine",
+    "MembershipAttack",
     "NegativeAlignment",
     "Retrieval",
     "agreement",
+    "best_threshold",
     "check_embeddings",
+    "cmia",
     "embedding_health",
+    "emia",
     "forgetting_score",
     "gap_to_retrain",
+    "knn_probe",
+    "linear_cka",
+    "linear_probe",
     "matched_cosine",
     "negative_alignment",
     "retrieval",
+    "roc_auc",
+    "tpr_at_fpr",
+    "view_alignment",
 ]

@@ -1,0 +1,125 @@
+"""What the membership attacks share: their result, ROC AUC and the true-positive rate at a low false-positive rate."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import rankdata
+
+from hf_unlearn.errors import UserError
+from hf_unlearn.metrics._checks import Array, Scores, check_scores
+
+
+@dataclass(frozen=True)
+class MembershipAttack:
+    """Outcome of a membership attack that was fitted on retain members against test non-members; all in percent.
+
+    The efficacy alone rewards over-forgetting: it is highest when every unlearn sample looks less like a member than
+    unseen data does. `distance` and `auc` show on which side of the non-members the unlearn samples lie.
+
+    Attributes:
+        efficacy: Share of unlearn samples predicted to be non-members (Eqs. 6 and 7).
+        distance: `efficacy` minus the same share of the test samples: below 0 the unlearn samples still look like
+            members, above 0 they look less like members than unseen data (over-forgetting), at 0 like unseen data.
+        auc: Area under the ROC curve of unlearn (as members) against test: 50 when the attack cannot tell them apart,
+            below 50 when over-forgotten.
+        tpr_at_1_fpr: Share of unlearn samples recognised as members where at most 1% of test is mistaken for one.
+        signal_auc: As `auc` for retain against test: whether the attack sees membership at all.
+        signal_tpr_at_1_fpr: As `tpr_at_1_fpr` for retain against test.
+        accuracy: Accuracy of the attack on the members and non-members it was fitted on.
+    """
+
+    efficacy: float
+    distance: float
+    auc: float
+    tpr_at_1_fpr: float
+    signal_auc: float
+    signal_tpr_at_1_fpr: float
+    accuracy: float
+
+
+def roc_auc(positives: Array, negatives: Array) -> float:
+    """Probability that a positive scores above a negative, ties counting one half.
+
+    `AUC = (sum of the positives' midranks - p (p + 1) / 2) / (p q)`
+
+    Args:
+        positives: `[p]` scores.
+        negatives: `[q]` scores.
+
+    Returns:
+        The area under the ROC curve, from 0 to 1.
+
+    Raises:
+        UserError: A side is empty or holds a NaN or an infinity.
+
+    Example:
+        >>> roc_auc([0.9, 0.5], [0.5, 0.1])
+        0.875
+    """
+    members, others = check_scores(positives, "positives"), check_scores(negatives, "negatives")
+    p, q = len(members), len(others)
+    ranks = rankdata(np.concatenate([members, others]))[:p]
+    return float((ranks.sum() - p * (p + 1) / 2) / (p * q))
+
+
+def tpr_at_fpr(positives: Array, negatives: Array, fpr: float = 0.01) -> float:
+    """Largest share of positives at or above a threshold that at most a share `fpr` of the negatives reaches.
+
+    The ROC curve is not interpolated: with fewer than `1 / fpr` negatives none may reach the threshold.
+
+    Args:
+        positives: `[p]` scores.
+        negatives: `[q]` scores.
+        fpr: Allowed false-positive rate, from 0 to 1.
+
+    Returns:
+        The true-positive rate, from 0 to 1.
+
+    Raises:
+        UserError: A side is empty or holds a NaN or an infinity, or `fpr` is no rate.
+
+    Source: Carlini et al., "Membership Inference Attacks From First Principles", arXiv 2112.03570, Section IV.
+
+    Example:
+        >>> tpr_at_fpr([0.9, 0.7, 0.2], [0.8, 0.1], fpr=0.5)
+        1.0
+        >>> round(tpr_at_fpr([0.9, 0.7, 0.2], [0.8, 0.1], fpr=0.01), 3)
+        0.333
+    """
+    if not 0 <= fpr <= 1:
+        raise UserError(f"fpr: a false-positive rate lies from 0 to 1, got {fpr}")
+    members, others = check_scores(positives, "positives"), check_scores(negatives, "negatives")
+    allowed = int(fpr * len(others) + 1e-9)  # .29 * 100 is 28.999999999999996 in floating point
+    if allowed == len(others):
+        return 1.0
+    first_refused = np.sort(others)[::-1][allowed]
+    return float((members > first_refused).mean())
+
+
+def fitting_scores(retain: Scores, test: Scores) -> tuple[Scores, Scores]:
+    """As many members as non-members, the first of each: the split's seeded permutation left them in random order."""
+    size = min(len(retain), len(test))
+    return retain[:size], test[:size]
+
+
+def membership_attack(
+    retain: Scores, unlearn: Scores, test: Scores, is_member: Callable[[Scores], npt.NDArray[np.bool_]]
+) -> MembershipAttack:
+    """Measures a fitted attack whose prediction is `is_member` and whose score is higher for members."""
+    members, non_members = fitting_scores(retain, test)
+    # One call: a support vector machine's prediction costs as much as its fit.
+    said = is_member(np.concatenate([unlearn, test, members]))
+    of_unlearn, of_test, of_members = np.split(said, [len(unlearn), len(unlearn) + len(test)])
+    efficacy = 100 * float((~of_unlearn).mean())
+    right = int(of_members.sum()) + int((~of_test[: len(non_members)]).sum())
+    return MembershipAttack(
+        efficacy=efficacy,
+        distance=efficacy - 100 * float((~of_test).mean()),
+        auc=100 * roc_auc(unlearn, test),
+        tpr_at_1_fpr=100 * tpr_at_fpr(unlearn, test),
+        signal_auc=100 * roc_auc(retain, test),
+        signal_tpr_at_1_fpr=100 * tpr_at_fpr(retain, test),
+        accuracy=100 * right / (2 * len(members)),
+    )

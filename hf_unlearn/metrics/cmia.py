@@ -1,0 +1,57 @@
+"""CMIA: classifier membership inference from the confidence of encoder and probe (Eq. 6 of arXiv 2406.03603)."""
+
+import numpy as np
+
+from hf_unlearn.errors import UserError
+from hf_unlearn.metrics._checks import Array, Scores, check_scores
+from hf_unlearn.metrics.attacks import MembershipAttack, fitting_scores, membership_attack
+
+
+def cmia(retain: Array, unlearn: Array, test: Array) -> MembershipAttack:
+    """Confidence-based attack on encoder and linear probe: how many unlearn samples look like non-members.
+
+    `CMIA-efficacy = #{unlearn samples predicted non-member} / |D_unlearn|`, predicted by a support vector classifier
+    (C = 3, RBF kernel, gamma "auto") of the true-class confidence, fitted on as many retain members as test non-members
+    (the first of each; pass them in random order). AUC and TPR rank samples by the confidence itself.
+
+    The classifier is libsvm's, to its own tolerance: another solver of the same problem moves its boundary and with it
+    the efficacy. 10,000 members against 10,000 non-members take about 20 s on one core.
+
+    Args:
+        retain: `[r]` probe's probability of the true class, in [0, 1], of retain samples; fitted on the first `t`.
+        unlearn: `[u]` the same for the unlearn samples.
+        test: `[t]` the same for unseen samples.
+
+    Returns:
+        Efficacy, two-sided distance from test, AUC and TPR at 1% FPR, in percent.
+
+    Raises:
+        UserError: A set is empty or a confidence is not in [0, 1].
+
+    Source: arXiv 2406.03603, Eq. 6 and Appendix A.3; Song and Mittal, "Systematic Evaluation of Privacy Risks of
+    Machine Learning Models", arXiv 2003.10595.
+
+    Example:
+        >>> result = cmia(retain=[0.9, 0.95, 0.99], unlearn=[0.97, 0.1], test=[0.1, 0.2, 0.3])
+        >>> result.efficacy, result.signal_auc
+        (50.0, 100.0)
+    """
+    from sklearn.svm import SVC  # a second to import, which the other metrics do without
+
+    kept, forgotten, unseen = (
+        _confidence(values, name) for name, values in (("retain", retain), ("unlearn", unlearn), ("test", test))
+    )
+    members, non_members = fitting_scores(kept, unseen)
+    attack = SVC(C=3, kernel="rbf", gamma="auto").fit(
+        np.concatenate([members, non_members])[:, None], np.repeat([True, False], len(members))
+    )
+    return membership_attack(kept, forgotten, unseen, lambda scores: attack.predict(scores[:, None]))
+
+
+def _confidence(values: Array, name: str) -> Scores:
+    scores = check_scores(values, f"confidence of {name}")
+    outside = (scores < 0) | (scores > 1)
+    if outside.any():
+        first = int(np.argmax(outside))
+        raise UserError(f"confidence of {name}: sample {first} is {scores[first]}; a probability lies in [0, 1]")
+    return scores

@@ -1,0 +1,130 @@
+"""Linear probe: what a linear classifier reads off the frozen encoder (RA, TA and UA of arXiv 2406.03603)."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hf_unlearn.errors import UserError
+from hf_unlearn.metrics._checks import Array, Scores, as_features, check_labels, to_numpy
+
+Labelled = tuple[Array, Array]
+"""Features `[n, d]` and their classes `[n]`, from 0."""
+
+
+@dataclass(frozen=True, eq=False)
+class LinearProbe:
+    """Accuracies in percent, and what the membership attack on the probe needs.
+
+    Attributes:
+        retain_accuracy: RA.
+        unlearn_accuracy: UA.
+        test_accuracy: TA.
+        retain_confidence: `[r]` probability of the true class, in the order of the samples.
+        unlearn_confidence: `[u]` the same for unlearn.
+        test_confidence: `[t]` the same for test.
+    """
+
+    retain_accuracy: float
+    unlearn_accuracy: float
+    test_accuracy: float
+    retain_confidence: Scores = field(repr=False)
+    unlearn_confidence: Scores = field(repr=False)
+    test_confidence: Scores = field(repr=False)
+
+
+def linear_probe(
+    retain: Labelled,
+    unlearn: Labelled,
+    test: Labelled,
+    augmented: Callable[[int], Array] | None = None,
+    seed: int = 0,
+    epochs: int = 100,
+    batch_size: int = 512,
+    learning_rate: float = 1.0,
+    momentum: float = 0.9,
+) -> LinearProbe:
+    """Trains a linear classifier on retain and evaluates it on retain, unlearn and test.
+
+    Minimises the cross-entropy by SGD with a learning rate that falls along a cosine to 0 over the epochs. The weights
+    start at zero; the seed decides the order of the samples and nothing else is random. Two protocols:
+
+    - paper: `augmented` encodes freshly augmented retain images for every epoch;
+    - fast: without it, the features of `retain` are trained on in every epoch, so the encoder sees each image once. In
+      between lies `augmented=lambda epoch: views[:, epoch % k]` on k cached views, which encodes k times instead of
+      `epochs` times.
+
+    Args:
+        retain: `([r, d], [r])` backbone features of the images as they are, not normalised, and classes.
+        unlearn: `([u, d], [u])` the same for unlearn.
+        test: `([t, d], [t])` the same for test.
+        augmented: From the epoch (0, 1, ...) to features `[r, d]` of augmented retain images, in the order of `retain`.
+        seed: Decides the order of the samples.
+        epochs: Passes over retain.
+        batch_size: Samples a step; the last batch of an epoch may be smaller.
+        learning_rate: Initial learning rate.
+        momentum: Of SGD; no weight decay.
+
+    Returns:
+        RA, UA, TA and the true-class probabilities that `cmia` attacks.
+
+    Raises:
+        UserError: A label is missing, a feature is NaN or infinite, or `augmented` returns another shape than `retain`.
+
+    Source: arXiv 2406.03603, Section 3.3 (downstream-level metrics) and Appendix A.2 (the SGD settings).
+
+    Example:
+        >>> features, labels = [[2.0, 0.1], [1.5, -0.3], [-1.8, 0.2], [-2.1, 0.0]], [0, 0, 1, 1]
+        >>> probe = linear_probe((features, labels), ([[1.0, 0.0]], [0]), ([[1.0, 0.0], [-1.0, 0.0]], [0, 0]))
+        >>> probe.retain_accuracy, probe.unlearn_accuracy, probe.test_accuracy
+        (100.0, 100.0, 50.0)
+    """
+    sets = [_checked(given, name) for given, name in ((retain, "retain"), (unlearn, "unlearn"), (test, "test"))]
+    classes = 1 + max(int(labels.max()) for _, labels in sets)
+    features, labels = sets[0]
+    weight = features.new_zeros(classes, features.shape[1], requires_grad=True)
+    bias = features.new_zeros(classes, requires_grad=True)
+    optimizer = torch.optim.SGD([weight, bias], lr=learning_rate, momentum=momentum)
+    generator = torch.Generator().manual_seed(seed)
+    for epoch in range(epochs):
+        optimizer.param_groups[0]["lr"] = learning_rate * (1 + math.cos(math.pi * epoch / epochs)) / 2
+        seen = features if augmented is None else _augmented(augmented, epoch, features)
+        for batch in torch.randperm(len(seen), generator=generator).to(seen.device).split(batch_size):
+            optimizer.zero_grad()
+            F.cross_entropy(F.linear(seen[batch], weight, bias), labels[batch]).backward()
+            optimizer.step()
+    (ra, kept), (ua, forgotten), (ta, unseen) = (_evaluate(*given, weight, bias) for given in sets)
+    return LinearProbe(ra, ua, ta, kept, forgotten, unseen)
+
+
+def _checked(given: Labelled, name: str) -> tuple[Tensor, Tensor]:
+    features = as_features(given[0], f"features of {name}").float()
+    _check_finite(features, f"features of {name}")
+    return features, check_labels(given[1], len(features), f"labels of {name}").to(features.device)
+
+
+def _augmented(augmented: Callable[[int], Array], epoch: int, like: Tensor) -> Tensor:
+    features = as_features(augmented(epoch), f"augmented features of epoch {epoch}").to(like)
+    if features.shape != like.shape:
+        raise UserError(
+            f"augmented features of epoch {epoch}: expected the shape of retain's, {list(like.shape)}, "
+            f"got {list(features.shape)}"
+        )
+    _check_finite(features, f"augmented features of epoch {epoch}")
+    return features
+
+
+def _check_finite(features: Tensor, name: str) -> None:
+    broken = ~features.isfinite().all(1)
+    if broken.any():
+        raise UserError(f"{name}: sample {int(broken.nonzero()[0, 0])} is NaN or infinite; the encoder has diverged")
+
+
+@torch.no_grad()
+def _evaluate(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> tuple[float, Scores]:
+    logits = F.linear(features, weight, bias)
+    accuracy = 100 * float((logits.argmax(1) == labels).double().mean())
+    return accuracy, to_numpy(logits.softmax(1).gather(1, labels[:, None])[:, 0])
