@@ -40,6 +40,10 @@ SHARE_LEVEL = 0.01
 """Level of `T2.share`: it alone keeps false accusations of an exactly retrained model at 1%, even where nothing had
 been memorised and T1 passed by luck."""
 
+_ORDER = (
+    *("T0", "T1", "T2", "T2.bound", "T2.share", "T3", "T3.equivalence"),
+    *("T4.T2", "T4.T3", "T4.T3.equivalence"),
+)
 _BINS = 40
 _WORDS = {
     Arm.REQUESTED: "requested images",
@@ -95,9 +99,8 @@ def measure(arms: Arms, *, level: float, permutations: int, seed: int) -> Measur
     margin = bench.before_and_after(reference, held_back=False)
     if held_back == "all":
         bench.before_and_after(reference, held_back=True)
-    return Measurements(
-        bench.tests, bench.effects, _detectable(arms, reference, level), reference, margin, noise, held_back
-    )
+    tests = {name: bench.tests[name] for name in _ORDER if name in bench.tests}
+    return Measurements(tests, bench.effects, _detectable(arms, reference, level), reference, margin, noise, held_back)
 
 
 def choose_reference(arms: Arms, level: float) -> Arm | None:

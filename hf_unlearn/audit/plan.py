@@ -1,8 +1,8 @@
 """The randomised request: which half of the owner's images to ask for, drawn and committed before anyone acts.
 
-An owner who lets chance pick the requested half makes the audit's main test exact whatever the model: had the request been
-ignored, the other half would have moved alike. The plan is committed by its SHA-256; publish or deposit that hash (or the
-file) when the request is sent, and the audit later checks that its arms are the ones committed to.
+An owner who lets chance pick the requested half makes the audit's main test exact whatever the model: had the request
+been ignored, the other half would have moved alike. The plan is committed by its SHA-256; publish or deposit that hash
+(or the file) when the request is sent, and the audit later checks that its arms are the ones committed to.
 """
 
 from __future__ import annotations
@@ -109,11 +109,11 @@ def read_plan(path: Path) -> AuditPlan:
         committed = data["sha256"]
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"'{path}' cannot be read as an audit plan ({error}); give the plan.json that was written."
+            f"'{path}' is no readable audit plan ({error}); give the plan.json that was written."
         ) from error
     if committed != plan.sha256:
         raise UserError(
-            f"'{path}' does not match its own hash {committed}; it was edited after it was committed, so restore the original."
+            f"'{path}' does not match its own hash {committed}: it was edited after it was committed; restore it."
         )
     return plan
 
@@ -133,12 +133,10 @@ def check_plan(plan: AuditPlan, arms: Mapping[Arm, Mapping[str, str]]) -> None:
         missing = sorted(name for name, value in planned.items() if value not in set(given.values()))
         added = sorted(name for name, value in given.items() if value not in set(planned.values()))
         if missing or added:
-            faults = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has unplanned {', '.join(added)}"] * bool(
-                added
-            )
+            lacks, holds = ", ".join(missing) or "none", ", ".join(added) or "none"
             raise UserError(
-                f"The arm '{arm.value}' is not the one the plan {plan.sha256[:12]} committed to: it {' and '.join(faults)}; "
-                "audit exactly the planned images."
+                f"The arm '{arm.value}' is not the one that plan {plan.sha256[:12]} committed to (missing: {lacks}; "
+                f"unplanned: {holds}); audit exactly the planned images."
             )
     everyone = {*plan.requested.values(), *plan.still_trained.values()}
     if stray := sorted(name for name, value in arms.get(Arm.NEVER_TRAINED, {}).items() if value in everyone):

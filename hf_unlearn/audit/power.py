@@ -15,6 +15,11 @@ from statsmodels.stats.power import TTestIndPower, TTestPower
 from hf_unlearn.audit.results import MinimumDetectableEffect
 
 POWER = 0.8
+_EFFECTS = {
+    "T1": "a gap before",
+    "T2": "a targeted change",
+    "forgetting_score": "a mean forgetting score",
+}
 _CURVE_POINTS = 41
 _CURVE_REACH = 2.0  # the curve ends at twice the minimum detectable effect
 
@@ -102,16 +107,26 @@ def minimum_detectable_effect(
     effects = np.linspace(0, _CURVE_REACH * standardised, _CURVE_POINTS) if cosine is not None else np.zeros(0)
     curve = zip((effects * (std or 0)).tolist(), power(effects, n, m, level).tolist(), strict=True)
     return MinimumDetectableEffect(
-        test, sizes, standardised, cosine, std, level, POWER, tuple(curve), _words(sizes, standardised, cosine, level)
+        test,
+        sizes,
+        standardised,
+        cosine,
+        std,
+        level,
+        POWER,
+        tuple(curve),
+        _words(test, sizes, standardised, cosine, level),
     )
 
 
-def _words(sizes: tuple[int, ...], standardised: float, cosine: float | None, level: float) -> str:
+def _words(test: str, sizes: tuple[int, ...], standardised: float, cosine: float | None, level: float) -> str:
     images = " and ".join(str(size) for size in sizes) + (" image" if sizes == (1,) else " images")
+    what = _EFFECTS.get(test, "an effect")
     if not isfinite(standardised):
         return (
             f"The minimum detectable effect is not defined: with {images} no effect, however large, could reach "
             f"p ≤ {level:g}."
         )
-    scale = f"an effect of {cosine:.3f} in cosine" if cosine is not None else "an effect"
-    return f"With {images} this finds {scale} ({standardised:.2f} standard deviations) in {POWER:.0%} of audits."
+    deviations = f"{standardised:.2f} standard deviations"
+    size = deviations if cosine is None else f"{cosine:.3f} in cosine ({deviations})"
+    return f"With {images}, {what} of {size} is found in {POWER:.0%} of audits."

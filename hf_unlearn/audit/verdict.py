@@ -1,7 +1,7 @@
 """The audit's main entry: from the per-image table to a verdict in plain words.
 
-The rules err on the side of silence: a result that is not significant never accuses, a significant one credits only what
-it shows, and the best verdict needs every test to agree.
+The rules err on the side of silence: a result that is not significant never accuses, a significant one credits only
+what it shows, and the best verdict needs every test to agree.
 """
 
 from __future__ import annotations

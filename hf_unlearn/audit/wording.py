@@ -5,7 +5,7 @@ No sentence claims more than the tests show; three words that would are banned b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
 
 from hf_unlearn.audit.arms import Arms
@@ -13,8 +13,8 @@ from hf_unlearn.audit.hypotheses import MARGIN_SHARE, Measurements
 from hf_unlearn.audit.results import Arm, Effect, TestResult, Verdict
 
 FOOTER = (
-    "At most this is consistent with removal. No black-box test can establish it: the same weights can arise from other "
-    "data (Thudi et al., arXiv 2110.11891), and a model owner who knows the requested images could fake a local change."
+    "At most this is consistent with removal. No black-box test can establish it: the same weights can arise from "
+    "other data (Thudi et al., arXiv 2110.11891), and a model owner who knows the requested images could fake a local change."
 )
 _ARMS = {Arm.STILL_TRAINED: "your images still in training", Arm.NEVER_TRAINED: "images never in training"}
 
@@ -30,8 +30,7 @@ def explain(verdict: Verdict, sensitive: bool, arms: Arms, measured: Measurement
         problems: faults of the measurement.
     """
     if verdict is Verdict.INCONCLUSIVE:
-        seen = measured.minimum_detectable_effects[-1].words
-        return f"{_why_inconclusive(sensitive, arms, measured, problems)} {seen}"
+        return _why_inconclusive(sensitive, arms, measured, problems)
     if verdict is Verdict.NO_MODEL_CHANGE:
         noise = f" beyond the noise of repeating a query ({measured.noise:.2g})" if measured.noise else ""
         return (
@@ -42,12 +41,13 @@ def explain(verdict: Verdict, sensitive: bool, arms: Arms, measured: Measurement
     change = _number(measured.effects[f"difference_in_differences.{measured.reference}"])
     if verdict is Verdict.NO_TARGETED_CHANGE:
         return (
-            f"Before, the requested images stood above images never in training, by "
-            f"{_number(measured.effects['gap_before'])}. The model has changed since, but not where it was asked to: "
-            f"compared with {reference}, the requested images lost {change}, and a loss of a quarter of that gap is ruled "
-            "out. This rests on the images never in training being of the same source as the requested ones."
+            "Before, the requested images stood above images never in training "
+            f"({_number(measured.effects['gap_before'])}). The model has changed since, but not where it was asked to: "
+            f"the requested images did not lose more alignment than {reference} ({change}), and a targeted loss of a "
+            "quarter of that gap is ruled out. This rests on the images never in training being of the same source as "
+            "the requested ones."
         )
-    targeted = f"The requested images lost more alignment than {reference}, by {change}."
+    targeted = f"The requested images lost more alignment than {reference} ({change})."
     if measured.reference is Arm.NEVER_TRAINED:
         targeted += " Without images still in training, a general loss of what was memorised would look the same."
     return f"{targeted} {_level(verdict, sensitive, measured)}"
@@ -65,40 +65,49 @@ def _level(verdict: Verdict, sensitive: bool, measured: Measurements) -> str:
         elif measured.tests["T3.equivalence"].passed:
             why = "on held-back transforms the same could not be shown"
         else:
-            why = f"the difference is {_number(measured.effects['gap_after'])}, too uncertain to call"
+            why = f"too uncertain to call ({_number(measured.effects['gap_after'])})"
         return f"Whether they are now at the level of images never in training is open: {why}."
     if verdict is Verdict.WITHIN_BAND:
         after = _number(measured.effects["gap_after"])
-        return f"They are now at the level of images never in training, within half of the gap before: {after}."
+        return f"They are now at the level of images never in training, within half of the gap before ({after})."
     sign = 1 if verdict is Verdict.RESIDUAL_SIGNAL else -1
     shown = [
         name for name in ("T3", "T4.T3") if (t := measured.tests.get(name)) and t.passed and t.statistic * sign > 0
     ]
     effect = "gap_after" if shown[0] == "T3" else "held_back.gap_after"
     place = "" if shown[0] == "T3" else ", on held-back transforms"
-    where = f"images never in training{place}, by {_number(measured.effects[effect])}"
+    where = f"images never in training{place} ({_number(measured.effects[effect])})"
     if verdict is Verdict.RESIDUAL_SIGNAL:
         return f"They still stand above {where}: a trace of them is left."
     return f"They now stand below {where}: they were pushed so far that they can be told apart again."
 
 
 def _why_inconclusive(sensitive: bool, arms: Arms, measured: Measurements, problems: Sequence[str]) -> str:
-    """The first thing that stood in the way."""
+    """The first thing that stood in the way, and the smallest effect that could have been seen."""
+    detectable = {effect.test: effect.words for effect in measured.minimum_detectable_effects}
     if problems:
-        return f"The measurement cannot be used. {problems[0]}"
+        return f"The measurement cannot be used. {problems[0]} {_last(detectable)}"
     if Arm.STILL_TRAINED not in arms and Arm.NEVER_TRAINED not in arms:
+        score = _number(measured.effects[f"forgetting_score.{Arm.REQUESTED}"])
         return (
-            "Without comparison images nothing tells a change directed at the requested images from a drift of the whole "
-            "model, whatever their forgetting score."
+            f"The forgetting score of the requested images is known ({score}), but without comparison images nothing "
+            f"tells a change directed at them from a drift of the whole model. {_last(detectable)}"
         )
     if measured.reference is None:
-        return "With so few images no difference, however large, could be significant."
-    none_found = "No change directed at the requested images was found, but that does not show there was none: "
+        return f"With so few images no difference, however large, could be significant. {_last(detectable)}"
+    none_found = "No change directed at the requested images was found, but that does not show there was none:"
     if Arm.NEVER_TRAINED not in arms:
-        return f"{none_found}without images never in training it is unknown whether there was anything to see."
-    if not sensitive:
-        return f"{none_found}before, they did not stand above images never in training, so there was nothing to see."
-    return f"{none_found}a quarter of the gap before is not ruled out."
+        why = "without images never in training it is unknown whether there was anything to see."
+    elif not sensitive:
+        why = f"before, they did not stand clearly above images never in training. {detectable['T1']}"
+    else:
+        why = "a quarter of the gap before is not ruled out."
+    return f"{none_found} {why} {_last(detectable)}"
+
+
+def _last(detectable: Mapping[str, str]) -> str:
+    """The effect of the main test stands last."""
+    return list(detectable.values())[-1]
 
 
 def reasons(measured: Measurements) -> tuple[str, ...]:
@@ -116,6 +125,7 @@ def _reason(test: TestResult) -> str:
 
 
 def assumptions(arms: Arms, measured: Measurements, planned: bool) -> tuple[str, ...]:
+    """What must hold for the verdict, a sentence each."""
     found = ["The images are independent of each other; the image is the unit, not its views."]
     if Arm.STILL_TRAINED in arms:
         found.append(
@@ -133,12 +143,13 @@ def assumptions(arms: Arms, measured: Measurements, planned: bool) -> tuple[str,
             "A change that is not directed at the requested images moves members and non-members alike; a general loss "
             "of what was memorised would read as targeted."
         )
-    if "T0" not in measured.tests:
+    if measured.tests and "T0" not in measured.tests:
         found.append("The two models differ: the noise of repeating a query was not measured.")
     return tuple(found)
 
 
 def limits(arms: Arms, measured: Measurements) -> tuple[str, ...]:
+    """What the audit could not see and does not say, a sentence each."""
     found = [effect.words for effect in measured.minimum_detectable_effects]
     if Arm.STILL_TRAINED not in arms and Arm.NEVER_TRAINED not in arms:
         found.append("A forgetting score above zero is no evidence of unlearning: a drift of the model gives one too.")
@@ -148,7 +159,7 @@ def limits(arms: Arms, measured: Measurements) -> tuple[str, ...]:
         )
     if measured.held_back == "some":
         found.append("Only some images were measured on held-back transforms, so T4 was not run.")
-    if measured.held_back == "none":
+    if measured.tests and measured.held_back == "none":
         found.append("No held-back transforms: a change fitted to the very views of this audit would not be noticed.")
     found.append(
         f"Levels count as equal within {MARGIN_SHARE:.0%} of the gap before: a smaller rest can remain. Other images, "
@@ -161,5 +172,5 @@ def _number(effect: Effect) -> str:
     """An estimate with its interval, an open end in words."""
     low, high = effect.interval.low, effect.interval.high
     if not isfinite(low) or not isfinite(high):
-        return f"{effect.estimate:.3f} (too few images for an interval)"
-    return f"{effect.estimate:.3f} ({effect.interval.confidence:.0%} interval {low:.3f} to {high:.3f})"
+        return f"{effect.estimate:.3f}, too few images for an interval"
+    return f"{effect.estimate:.3f}, {effect.interval.confidence:.0%} interval {low:.3f} to {high:.3f}"
