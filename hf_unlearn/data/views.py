@@ -30,7 +30,7 @@ class ViewConfig:
         mean: per-channel mean subtracted from pixel values in [0, 1].
         std: per-channel standard deviation they are then divided by.
 
-    Source: the defaults are the paper's CIFAR views (Sec. 5.1), i.e. SimCLR's (arXiv 2002.05709, App. A) at half strength.
+    Source: the defaults are the paper's views for CIFAR, SimCLR's (arXiv 2002.05709, App. A) at half strength.
     """
 
     size: int = 32
@@ -47,7 +47,9 @@ class ViewConfig:
         if self.size < 1:
             raise UserError(f"A view needs a side of at least one pixel, not {self.size}: set ViewConfig.size.")
         if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise UserError(f"crop_scale {self.crop_scale} must be two rising shares of the image's area within (0, 1].")
+            raise UserError(
+                f"crop_scale {self.crop_scale} must be two rising shares of the image's area within (0, 1]."
+            )
         for name in ("flip", "jitter_probability", "grayscale", "blur"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is a probability, so {getattr(self, name)} must be within [0, 1].")
@@ -63,19 +65,15 @@ class ViewConfig:
         """
         size = image_processor.size
         side = size["height"] if "height" in size else size["shortest_edge"]
-        return replace(
-            self, size=side, mean=tuple(image_processor.image_mean), std=tuple(image_processor.image_std)
-        )
+        return replace(self, size=side, mean=tuple(image_processor.image_mean), std=tuple(image_processor.image_std))
 
 
 VIEW_PRESETS = {
     "cifar": ViewConfig(),
     "imagenet": ViewConfig(size=224, blur=0.5, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
-    "light": ViewConfig(
-        crop_scale=(0.5, 1.0), jitter=(0.2, 0.2, 0.2, 0.05), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
-    ),
+    "light": ViewConfig(crop_scale=(0.5, 1.0), jitter=(0.2, 0.2, 0.2, 0.05), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
 }
-"""Views by name: the paper's for CIFAR, SimCLR's for 224 pixels, gentle ones for the few small pictures shipped along."""
+"""Views by name: the paper's for CIFAR, SimCLR's for 224 pixels, gentle ones for the embedded pictures."""
 
 
 class BatchedViews:
@@ -83,7 +81,7 @@ class BatchedViews:
 
     The draws follow torchvision's `RandomResizedCrop`, `RandomHorizontalFlip`, `ColorJitter`, `RandomGrayscale` and
     `GaussianBlur`, with two deviations: the four jitter steps share one random order per call (their strengths differ
-    per view), and a crop is resized without antialiasing (crops of small pictures are enlarged, where it has no effect).
+    per view), and a crop is resized without antialiasing (crops of small pictures are enlarged, where it is void).
 
     Args:
         config: what a view is.
@@ -110,13 +108,13 @@ class BatchedViews:
         )
         self._augment = nn.Sequential(*(step for wanted, step in steps if wanted))
 
-    def __call__(self, images: Tensor, *, seed: int, views: int = 2) -> Tensor:
-        """Draw `views` independent views of every image.
+    def __call__(self, images: Tensor, *, seed: int, count: int = 2) -> Tensor:
+        """Draw `count` independent views of every image.
 
         Args:
             images: `[n, 3, H, W]`, uint8, on any device.
             seed: decides every draw; the global random state is neither read nor changed.
-            views: number of views per image, k.
+            count: number of views per image, k.
 
         Returns:
             `[n, k, 3, size, size]`, float32, normalised, on the device of `images`.
@@ -124,12 +122,12 @@ class BatchedViews:
         Raises:
             UserError: if `images` is not a uint8 batch of RGB pictures.
         """
-        flat = _unit_range(images).repeat_interleave(views, dim=0)
+        flat = _unit_range(images).repeat_interleave(count, dim=0)
         # The parameters are drawn on the CPU whatever the device, so the accelerators' states need no saving.
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             flat = self._augment(flat) if len(flat) else flat.new_empty(0, 3, self.config.size, self.config.size)
-        return self._normalise(flat).unflatten(0, (len(images), views))
+        return self._normalise(flat).unflatten(0, (len(images), count))
 
     def plain(self, images: Tensor) -> Tensor:
         """Resize and normalise without augmentation, as the image processor saved beside the model does.

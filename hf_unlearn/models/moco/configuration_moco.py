@@ -34,7 +34,7 @@ class MoCoConfig(ViewEncoderConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if not 0 <= self.momentum < 1 or self.queue_size < 1 or self.batch_norm_splits < 0:
             raise ValueError(
-                f"momentum {self.momentum} must be in [0, 1), queue_size {self.queue_size} at least 1 and batch_norm_splits "
-                f"{self.batch_norm_splits} at least 0."
+                f"momentum {self.momentum} must be in [0, 1), queue_size {self.queue_size} at least 1 and "
+                f"batch_norm_splits {self.batch_norm_splits} at least 0."
             )
         super().__post_init__(**kwargs)

@@ -37,7 +37,6 @@ class MoCoModel(PreTrainedModel):
     config_class = MoCoConfig
     base_model_prefix = "moco"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
     queue: Tensor
     queue_pointer: Tensor
 
@@ -101,7 +100,7 @@ class MoCoModel(PreTrainedModel):
 
     @torch.no_grad()
     def get_key_features(self, pixel_values: Tensor) -> Tensor:
-        """Keys `[n, d]`, not normalised and without gradient, of `[n, 3, H, W]` normalised pixels; nothing is enqueued."""
+        """Keys `[n, d]`, not normalised, without gradient and not enqueued, of `[n, 3, H, W]` normalised pixels."""
         if not (self.training and self.config.batch_norm_splits):
             return self.key_encoder(pixel_values)
         # Shuffled, so that a key's batch statistics come from other pictures than its query's.
@@ -109,10 +108,10 @@ class MoCoModel(PreTrainedModel):
         return self.key_encoder(pixel_values[order])[order.argsort()]
 
     def forward(self, pixel_values: Tensor) -> MoCoOutput:
-        """Embed the first views as queries and the second as keys; in training, first move the key encoder, then enqueue.
+        """Embed the first views as queries and the second views as keys.
 
-        key encoder <- momentum * key encoder + (1 - momentum) * query encoder, at every forward pass in training mode. In
-        evaluation mode no state changes.
+        In training mode every pass first moves the key encoder, to momentum * itself + (1 - momentum) * query encoder,
+        and last enqueues its keys. In evaluation mode no state changes.
 
         Args:
             pixel_values: `[n, 2, 3, H, W]`, normalised; n is the same on all processes, whose keys are all enqueued.
@@ -131,7 +130,7 @@ class MoCoModel(PreTrainedModel):
 
     @torch.no_grad()
     def _update_key_encoder(self) -> None:
-        keys, queries = (list(encoder.parameters()) for encoder in (self.key_encoder, self.query_encoder))
+        keys, queries = (tuple(encoder.parameters()) for encoder in (self.key_encoder, self.query_encoder))
         torch._foreach_lerp_(keys, queries, 1 - self.config.momentum)
 
     @torch.no_grad()

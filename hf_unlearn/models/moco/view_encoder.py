@@ -1,11 +1,11 @@
 """Backbone, projection head and batch norms of a view encoder, the same file in every family's folder.
 
-A folder travels to the Hub as remote code and may import its own files only, so the file is repeated, not shared; a test
-keeps the copies identical.
+A folder travels to the Hub as remote code and may import its own files only, so the file is repeated, not shared; a
+test keeps the copies identical.
 """
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -23,9 +23,9 @@ class ViewEncoderConfig(PreTrainedConfig):
     """What the families share: which backbone, which projection head, which batch norm.
 
     Args:
-        backbone: "resnet18" or "resnet50"; None when `backbone_config` names another vision model.
-        stem: "cifar" (3x3, stride 1, no pooling) or "imagenet" (7x7, stride 2, max-pool), for the ResNets.
-        width: channels of the ResNet's first stage; 64 is standard, 16 or 32 suit a CPU.
+        backbone: "resnet18" or "resnet50"; becomes None when `backbone_config` describes another vision model.
+        stem: of the ResNets, "cifar" (3x3, stride 1, no pooling) or "imagenet" (7x7, stride 2, max-pool).
+        width: of the ResNets, channels of the first stage; 64 is standard, 16 or 32 suit a CPU.
         backbone_config: config of any vision model of transformers with a pooled output, instead of a ResNet.
         image_size: side of a view in pixels.
         projection_dim: d, the dimension of the embeddings.
@@ -36,9 +36,9 @@ class ViewEncoderConfig(PreTrainedConfig):
         ValueError: if a choice is unknown.
     """
 
-    backbone: Literal["resnet18", "resnet50"] | None = "resnet18"
-    stem: Literal["cifar", "imagenet"] | None = "cifar"
-    width: int | None = 64
+    backbone: str | None = "resnet18"
+    stem: str = "cifar"
+    width: int = 64
     backbone_config: dict[str, Any] | PreTrainedConfig | None = None
     image_size: int = 32
     projection_dim: int = 128
@@ -49,10 +49,10 @@ class ViewEncoderConfig(PreTrainedConfig):
         if isinstance(self.backbone_config, dict):
             self.backbone_config = AutoConfig.for_model(**self.backbone_config)
         if self.backbone_config is not None:
-            self.backbone = self.stem = self.width = None
-        elif self.backbone not in RESNETS or self.stem not in ("cifar", "imagenet") or not self.width:
+            self.backbone = None
+        elif self.backbone not in RESNETS or self.stem not in ("cifar", "imagenet") or self.width < 1:
             raise ValueError(
-                f"No backbone is called {self.backbone!r} with stem {self.stem!r} and width {self.width}: choose resnet18 "
+                f"No backbone {self.backbone!r} with stem {self.stem!r} and width {self.width} is known: choose resnet18 "
                 "or resnet50, cifar or imagenet and a positive width, or pass the backbone_config of a vision model."
             )
         super().__post_init__(**kwargs)
@@ -62,7 +62,7 @@ class ViewEncoderConfig(PreTrainedConfig):
         """Config of the backbone as a transformers model."""
         if isinstance(self.backbone_config, PreTrainedConfig):
             return self.backbone_config
-        resnet = RESNETS[self.backbone]
+        resnet = RESNETS[str(self.backbone)]
         return ResNetConfig(
             embedding_size=self.width,
             hidden_sizes=[self.width * resnet["expansion"] * 2**stage for stage in range(4)],
@@ -83,10 +83,9 @@ class ViewEncoder(nn.Module):
         super().__init__()
         vision_config = config.vision_config
         self.backbone = AutoModel.from_config(vision_config)
-        if config.stem == "cifar":
-            self.backbone.embedder = nn.Sequential(
-                nn.Conv2d(3, config.width, kernel_size=3, padding=1, bias=False), nn.BatchNorm2d(config.width), nn.ReLU()
-            )
+        if config.backbone and config.stem == "cifar":
+            convolution = nn.Conv2d(3, config.width, kernel_size=3, padding=1, bias=False)
+            self.backbone.embedder = nn.Sequential(convolution, nn.BatchNorm2d(config.width), nn.ReLU())
         features = getattr(vision_config, "hidden_sizes", None) or [vision_config.hidden_size]
         self.projector = nn.Sequential(
             nn.Linear(features[-1], features[-1], bias=not config.projection_batch_norm),
@@ -111,16 +110,23 @@ class ViewEncoder(nn.Module):
 class CrossRankBatchNorm(nn.BatchNorm2d):
     """Batch norm of `[n, C]` or `[n, C, H, W]` whose statistics cover the batches of all processes.
 
-    mean = sum_r n_r mean_r / N and var = sum_r n_r (var_r + (mean_r - mean)^2) / N, with gradient through both, so training
-    on R processes equals training on one with the joined batch. Runs on any device, unlike `nn.SyncBatchNorm`.
+    mean = sum_r n_r mean_r / N and var = sum_r n_r (var_r + (mean_r - mean)^2) / N, with gradient through both, so
+    training on R processes equals training on one with the joined batch. Unlike `nn.SyncBatchNorm` it runs on CPUs too.
 
     Args:
         channels: C.
+        eps: added to the variance.
+        momentum: share of the batch in the running statistics.
         sync: whether to communicate at all; without it, and with one process, this is PyTorch's batch norm.
     """
 
-    def __init__(self, channels: int, sync: bool = True) -> None:
-        super().__init__(channels)
+    running_mean: Tensor  # type: ignore[assignment]
+    running_var: Tensor  # type: ignore[assignment]
+    num_batches_tracked: Tensor  # type: ignore[assignment]
+    momentum: float  # type: ignore[assignment]
+
+    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1, sync: bool = True) -> None:
+        super().__init__(channels, eps, momentum)
         self.sync = sync
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -149,18 +155,20 @@ class CrossRankBatchNorm(nn.BatchNorm2d):
 class SplitBatchNorm(CrossRankBatchNorm):
     """Batch norm that treats every `splits`-th sample as a batch of its own, as if the batch lay on `splits` devices.
 
-    The running statistics are the mean over the parts. A batch that `splits` does not divide is parted into their greatest
+    The running statistics are the mean over the parts. A batch that `splits` does not divide is parted by the greatest
     common divisor.
 
     Args:
         channels: C.
+        eps: added to the variance.
+        momentum: share of the batch in the running statistics.
         splits: number of parts.
 
     Source: MoCo (arXiv 1911.05722, Sec. 3.3, shuffling BN), simulated on one device.
     """
 
-    def __init__(self, channels: int, splits: int) -> None:
-        super().__init__(channels, sync=False)
+    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1, splits: int = 8) -> None:
+        super().__init__(channels, eps, momentum, sync=False)
         self.splits = splits
 
     def forward(self, input: Tensor) -> Tensor:
@@ -181,7 +189,7 @@ class SplitBatchNorm(CrossRankBatchNorm):
 
 
 class AllGather(torch.autograd.Function):
-    """Stack a tensor over processes: `[...]` to `[R, ...]`; every process's gradient flows back to where the part came from."""
+    """Stack a tensor over processes, `[...]` to `[R, ...]`; gradients flow back to the process a part came from."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
@@ -221,6 +229,6 @@ def pretrained_backbone(name: str) -> PreTrainedModel:
 def _replace_batch_norms(module: nn.Module, batch_norm: type[nn.BatchNorm2d], **options: Any) -> None:
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
-            setattr(module, name, batch_norm(child.num_features, **options))
+            setattr(module, name, batch_norm(child.num_features, child.eps, child.momentum, **options))
         else:
             _replace_batch_norms(child, batch_norm, **options)

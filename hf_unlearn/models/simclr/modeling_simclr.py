@@ -34,7 +34,6 @@ class SimCLRModel(PreTrainedModel):
     config_class = SimCLRConfig
     base_model_prefix = "simclr"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
 
     def __init__(self, config: SimCLRConfig) -> None:
         super().__init__(config)
