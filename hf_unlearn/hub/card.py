@@ -29,9 +29,12 @@ LIBRARY_CITATION = """\
 PIPELINE_TAGS = {"image-text": "zero-shot-image-classification", "views": "image-feature-extraction"}
 
 CAPTIONS = {
+    "alignment_matrices": "Alignment matrices of unlearn samples before unlearning (AM before) and after (AM after), "
+    "and the gap between the two (AGM), whose diagonal is each sample's forgetting score",
     "am_before": "Alignment matrix of unlearn samples before unlearning",
     "am_after": "Alignment matrix of the same samples after unlearning",
     "agm": "Alignment gap matrix: before minus after. Its diagonal is each sample's forgetting score",
+    "negative_alignment": "Alignment gap between different unlearn samples: mean and standard deviation",
 }
 
 _NONE = "–"
@@ -253,10 +256,10 @@ def _comparison_table(audit: AuditRecord) -> str:
 
 
 def _pictures(manifest: UnlearningManifest) -> list[str]:
-    """List the pictures: the matrices in the order before, after, gap, then the others by name."""
+    """List the pictures: those with a caption of their own in that order, then the others by name."""
     names = sorted(name for name in manifest.files if name.startswith("assets/"))
-    matrices = [f"assets/{stem}.png" for stem in CAPTIONS]
-    return [name for name in matrices if name in names] + [name for name in names if name not in matrices]
+    captioned = [f"assets/{stem}.png" for stem in CAPTIONS]
+    return [name for name in captioned if name in names] + [name for name in names if name not in captioned]
 
 
 def _caption(name: str) -> str:

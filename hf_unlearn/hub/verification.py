@@ -200,10 +200,8 @@ def _files(folder: Path, recorded: Mapping[str, str]) -> Iterator[Line]:
         elif name not in actual:
             yield Line(name, Verdict.FAILS, "is recorded but missing")
         else:
-            same = actual[name] == manifest.files[name]
-            yield _line(
-                name, same, "SHA-256 as recorded", f"SHA-256 is {actual[name]}, recorded {manifest.files[name]}"
-            )
+            problem = f"SHA-256 is {actual[name]}, recorded {recorded[name]}"
+            yield _line(name, actual[name] == recorded[name], "SHA-256 as recorded", problem)
 
 
 def _manifest_form(manifest: UnlearningManifest) -> Iterator[Line]:
@@ -367,15 +365,26 @@ def _base_weights(manifest: UnlearningManifest, base: str | Path | None) -> Iter
 
 
 def _owned_samples(request: RequestRecord, salt: str | None, samples: Sequence[OwnedSample]) -> Iterator[Line]:
-    from hf_unlearn.data.fingerprint import sample_hash
-
     for sample in samples:
         subject = f"your {sample.image.name}"
         if request.row_hashes is None:
             yield Line(subject, Verdict.UNCHECKED, "the request's row hashes are not published")
             continue
-        found = sample_hash(sample.image, sample.captions, salt) in request.row_hashes
+        found = _sample_hash(sample, salt) in request.row_hashes
         yield _line(subject, found, "is in the request", "is not in the request, or the salt or a caption differs")
+
+
+def _sample_hash(sample: OwnedSample, salt: str | None) -> str:
+    """Hash a sample as the request's rows were hashed."""
+    from datasets import Dataset, Features, Image, List, Value
+
+    from hf_unlearn.data.fingerprint import row_hashes
+
+    features: dict[str, Any] = {"image": Image()}
+    row: dict[str, Any] = {"image": [str(sample.image)]}
+    if sample.captions:
+        features["captions"], row["captions"] = List(Value("string")), [list(sample.captions)]
+    return row_hashes(Dataset.from_dict(row, features=Features(features)), salt=salt)[0]
 
 
 def _agrees(subject: str, recorded: float, expected: float) -> Line:

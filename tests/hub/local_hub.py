@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
@@ -301,7 +301,7 @@ class Handler(BaseHTTPRequestHandler):
             content = blob.content[int(start[1]) :] if start else blob.content
             self.answer(content, 206 if start else 200, headers)
 
-    ROUTES = {
+    ROUTES: ClassVar = {
         r"POST /api/repos/create": create_repo,
         r"GET /api/whoami-v2": who_am_i,
         r"POST /api/validate-yaml": validate_yaml,
