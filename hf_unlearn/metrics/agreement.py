@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
 from hf_unlearn.metrics._checks import Array, Scores, check_same_length, check_scores
+from hf_unlearn.metrics._ranks import midranks
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def agreement(model: Array, retrain: Array, second_retrain: Array | None = None)
     check_same_length(model=ours, retrain=theirs)
     return Agreement(
         pearson=_correlation(ours, theirs),
-        spearman=_correlation(rankdata(ours), rankdata(theirs)),
+        spearman=_correlation(midranks(ours), midranks(theirs)),
         mean_absolute_difference=float(np.abs(ours - theirs).mean()),
         ceiling=None if second_retrain is None else agreement(second_retrain, retrain),
     )

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.metrics._checks import Array, Scores, check_scores
+from hf_unlearn.metrics._ranks import midranks
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def roc_auc(positives: Array, negatives: Array) -> float:
     """
     members, others = check_scores(positives, "positives"), check_scores(negatives, "negatives")
     p, q = len(members), len(others)
-    ranks = rankdata(np.concatenate([members, others]))[:p]
+    ranks = midranks(np.concatenate([members, others]))[:p]
     return float((ranks.sum() - p * (p + 1) / 2) / (p * q))
 
 
