@@ -19,7 +19,7 @@ from hf_unlearn.errors import UserError
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-__all__ = ["check_images", "load_source", "normalise", "to_rgb"]
+__all__ = ["check_images", "load_source", "normalise", "to_rgb", "with_ids"]
 
 _FLAGS = {
     "image": "--image_column",
@@ -153,7 +153,7 @@ def normalise(
     aside = {target: f"source_{target}" for target in wanted if target in present and target not in wanted.values()}
     dataset = dataset.rename_columns({**aside, **{source: target for target, source in wanted.items()}})
     dataset = _with_images(dataset, name)
-    dataset = _with_ids(dataset, wanted.get("id"), name, prefix)
+    dataset = with_ids(dataset, source=wanted.get("id", "id"), name=name, prefix=prefix)
     return _with_caption_lists(dataset, wanted["captions"], name) if "captions" in wanted else dataset
 
 
@@ -173,22 +173,37 @@ def _with_images(dataset: Dataset, name: str) -> Dataset:
     return dataset.cast_column("image", Image())
 
 
-def _with_ids(dataset: Dataset, source: str | None, name: str, prefix: str) -> Dataset:
+def with_ids(dataset: Dataset, *, source: str = "id", name: str = "The dataset", prefix: str = "") -> Dataset:
+    """Give every row a string `id`: the column of that name, or where there is none the prefix and the row's number.
+
+    Args:
+        dataset: Any dataset.
+        source: What the column `id` was called in the dataset, for messages.
+        name: How messages call the dataset.
+        prefix: What precedes row numbers used as ids.
+
+    Returns:
+        The dataset with unique ids.
+
+    Raises:
+        UserError: Ids are neither strings nor integers, missing, or repeated.
+    """
     from datasets import Value
 
-    if source is None:
+    if "id" not in dataset.column_names:
         numbers = pc.cast(pa.array(np.arange(len(dataset))), pa.string())
         return dataset.add_column("id", pc.binary_join_element_wise(prefix, numbers, ""), feature=Value("string"))
     column = arrow_column(dataset, "id")
-    if not (_is_text(column.type) or pa.types.is_integer(column.type)):
+    if not (is_text(column.type) or pa.types.is_integer(column.type)):
         raise UserError(
             f"The id column {source!r} of {name} holds {column.type}, neither strings nor integers (--id_column)."
         )
     ids = pc.cast(column, pa.string())
-    missing = np.flatnonzero(_blank(ids))
+    missing = np.flatnonzero(_blank(ids) | np.asarray(pc.fill_null(pc.match_substring(ids, "\n"), True), dtype=bool))
     if len(missing):
         raise UserError(
-            f"The id column {source!r} of {name} is empty in {len(missing)} rows (--id_column): {listed(missing)}."
+            f"The id column {source!r} of {name} is empty or holds a line break in {len(missing)} rows (--id_column): "
+            f"{listed(missing)}."
         )
     if len(pc.unique(ids)) < len(ids):
         counts = pc.value_counts(ids)
@@ -207,7 +222,7 @@ def _with_caption_lists(dataset: Dataset, source: str, name: str) -> Dataset:
     kind = column.type
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     text = kind.value_type if is_list else kind
-    if not _is_text(text):
+    if not is_text(text):
         raise UserError(
             f"The caption column {source!r} of {name} holds {kind}, neither strings nor lists of strings "
             "(--caption_column)."
@@ -242,7 +257,7 @@ def _encode_labels(splits: DatasetDict, name: str) -> DatasetDict:
     labelled = {split: dataset for split, dataset in splits.items() if "label" in dataset.features}
     columns = {split: arrow_column(dataset, "label") for split, dataset in labelled.items()}
     kinds = {column.type for column in columns.values()}
-    usable = len(kinds) == 1 and all(_is_text(kind) or pa.types.is_integer(kind) for kind in kinds)
+    usable = len(kinds) == 1 and all(is_text(kind) or pa.types.is_integer(kind) for kind in kinds)
     if not usable or any(column.null_count for column in columns.values()):
         raise UserError(
             f"The labels of {name} hold {listed(kinds)}: give strings or integers in all splits, none missing "
@@ -258,7 +273,8 @@ def _encode_labels(splits: DatasetDict, name: str) -> DatasetDict:
     return DatasetDict({**splits, **encoded})
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """Tell whether an Arrow type holds strings."""
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 

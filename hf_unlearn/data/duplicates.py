@@ -1,0 +1,159 @@
+"""Copies of unlearn images in other splits: what they show would stay learned, or leak into the evaluation."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+
+from hf_unlearn.data.images import drop_bad_images, map_images
+from hf_unlearn.data.listing import listed
+from hf_unlearn.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+__all__ = ["ImageHash", "difference_hash", "exact_copies", "hash_image", "near_copies", "resolve_duplicates"]
+
+logger = logging.getLogger(__name__)
+
+NEAR_BITS = 2
+_PAIRS_AT_ONCE = 2**22
+_MOST_PAIRS = 2**34  # half a minute; beyond, near-duplicates are not searched and that is said
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHash:
+    """What is kept of an image: a digest of its exact pixels and 64 bits of what it looks like."""
+
+    pixels: bytes
+    difference: int
+
+
+def hash_image(image: PILImage.Image) -> ImageHash:
+    """Hash an RGB image: SHA-256 of its size and pixels, and its difference hash."""
+    digest = hashlib.sha256(f"{image.width}x{image.height}:".encode())
+    digest.update(image.tobytes())
+    return ImageHash(digest.digest(), difference_hash(image))
+
+
+def difference_hash(image: PILImage.Image) -> int:
+    """Return 64 bits that hardly change with size, compression or brightness.
+
+        bit (r, c) = [g(r, c) < g(r, c + 1)],  g = the image in grey, 8 rows of 9 pixels
+
+    Args:
+        image: Any image that Pillow can turn to grey.
+
+    Returns:
+        The hash; the number of bits in which two hashes differ says how unlike the images are.
+    """
+    grey = np.asarray(image.convert("L").resize((9, 8), PILImage.Resampling.BOX))
+    return int.from_bytes(np.packbits(grey[:, :-1] < grey[:, 1:]).tobytes(), "big")
+
+
+def exact_copies(hashes: Mapping[str, list[ImageHash]]) -> dict[str, dict[int, int]]:
+    """Find the images of other splits that equal an unlearn image pixel by pixel.
+
+    Args:
+        hashes: The hashes of every split's images, `unlearn` among them.
+
+    Returns:
+        For every other split, the rows that are copies, each with the row of `unlearn` it copies.
+    """
+    unlearn = {image.pixels: row for row, image in enumerate(hashes["unlearn"])}
+    return {
+        split: {row: unlearn[image.pixels] for row, image in enumerate(images) if image.pixels in unlearn}
+        for split, images in hashes.items()
+        if split != "unlearn"
+    }
+
+
+def near_copies(hashes: NDArray[np.uint64], unlearn: NDArray[np.uint64], bits: int = NEAR_BITS) -> NDArray[np.bool_]:
+    """Mark the difference hashes that are within `bits` bits of one of an unlearn image.
+
+    Args:
+        hashes: Difference hashes `[n]`.
+        unlearn: Difference hashes of the unlearn images `[m]`.
+        bits: Largest Hamming distance that counts as near.
+
+    Returns:
+        A mark for each of the n hashes; n x m comparisons in constant memory.
+    """
+    near = np.zeros(len(hashes), dtype=bool)
+    step = max(1, _PAIRS_AT_ONCE // max(1, len(unlearn)))
+    for start in range(0, len(hashes) if len(unlearn) else 0, step):
+        distances = np.bitwise_count(hashes[start : start + step, None] ^ unlearn[None, :])
+        near[start : start + step] = distances.min(axis=1) <= bits
+    return near
+
+
+def resolve_duplicates(
+    splits: DatasetDict, *, action: Literal["refuse", "move"] = "refuse", skip_bad_images: bool = False
+) -> DatasetDict:
+    """Decode every image once, refuse bad ones, and refuse or move exact copies of unlearn images; warn of near ones.
+
+    Args:
+        splits: `unlearn` and the other splits, with the columns `id` and `image`.
+        action: `refuse` raises for exact copies, `move` moves them to the end of `unlearn`.
+        skip_bad_images: Leave out bad images of the other splits instead of refusing them.
+
+    Returns:
+        The splits without copies of unlearn images outside `unlearn`.
+
+    Raises:
+        UserError: An image cannot be used, or there are exact copies and they are refused; the ids are listed.
+    """
+    from datasets import DatasetDict, concatenate_datasets
+
+    found = {
+        name: [result for _, result in map_images(split, hash_image, f"Looking for duplicates in {name}")]
+        for name, split in splits.items()
+    }
+    splits = drop_bad_images(splits, found, skip_bad=skip_bad_images)
+    hashes = {name: [result for result in results if isinstance(result, ImageHash)] for name, results in found.items()}
+    copies = exact_copies(hashes)
+    _warn_of_near_copies(hashes, copies)
+    total = sum(map(len, copies.values()))
+    if not total:
+        return splits
+    ids = {name: split.select_columns("id") for name, split in splits.items()}
+    described = listed(
+        f"{ids[name][row]['id']} in {name} = {ids['unlearn'][original]['id']}"
+        for name, rows in copies.items()
+        for row, original in rows.items()
+    )
+    if action == "refuse":
+        raise UserError(
+            f"{total} images of other splits are exact copies of images to be unlearned "
+            f"(--duplicates move to unlearn them along, keep to leave them): {described}."
+        )
+    logger.info("%d exact copies of unlearn images are unlearned along: %s.", total, described)
+    moved = [splits[name].select(list(rows)) for name, rows in copies.items() if rows]
+    kept = {
+        name: splits[name].select([row for row in range(len(splits[name])) if row not in rows])
+        for name, rows in copies.items()
+    }
+    return DatasetDict({**splits, **kept, "unlearn": concatenate_datasets([splits["unlearn"], *moved])})
+
+
+def _warn_of_near_copies(hashes: Mapping[str, list[ImageHash]], copies: Mapping[str, Mapping[int, int]]) -> None:
+    pairs = len(hashes["unlearn"]) * sum(len(hashes[name]) for name in copies)
+    if pairs > _MOST_PAIRS:
+        logger.warning("Near-duplicates are not searched: %.1e pairs of images are too many.", pairs)
+        return
+    looks = {name: np.array([image.difference for image in images], np.uint64) for name, images in hashes.items()}
+    near = {name: near_copies(looks[name], looks["unlearn"]).sum() - len(rows) for name, rows in copies.items()}
+    if any(near.values()):
+        counts = ", ".join(f"{count} in {name}" for name, count in near.items() if count)
+        logger.warning(
+            "Images that nearly equal an unlearn image and stay where they are (difference hashes within %d bits): %s.",
+            NEAR_BITS,
+            counts,
+        )

@@ -1,0 +1,275 @@
+"""Retain, unlearn, validation and test: which row goes where, planned on ids alone before an image is read."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from hf_unlearn.data.duplicates import resolve_duplicates
+from hf_unlearn.data.listing import LIMIT, listed
+from hf_unlearn.data.requests import RemovalRequest, RequestKind, checked_ids, parse_where, read_entries
+from hf_unlearn.data.sources import arrow_column, is_text, with_ids
+from hf_unlearn.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+__all__ = ["make_splits", "paper_split", "plan_request"]
+
+logger = logging.getLogger(__name__)
+
+_HELD_OUT = {"validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
+PAPER_VALIDATION_FRACTION = 0.1
+
+Indices = NDArray[np.int64]
+Ids: TypeAlias = pa.Array | pa.ChunkedArray | Sequence[str] | NDArray[np.str_]
+
+
+def make_splits(
+    data: Dataset | DatasetDict,
+    *,
+    unlearn_fraction: float = 0.1,
+    split_seed: int = 0,
+    unlearn_request: str | os.PathLike[str] | Sequence[str] | None = None,
+    unlearn_where: str | None = None,
+    validation_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    duplicates: Literal["refuse", "move", "keep"] = "refuse",
+    skip_bad_images: bool = False,
+) -> tuple[DatasetDict, RemovalRequest]:
+    """Split a dataset into `retain`, `unlearn`, `validation` and `test`, in that order of the dictionary.
+
+    The rows that can be unlearned are those of a plain dataset, or the split `train` of a dictionary. They are permuted
+    by `numpy.random.RandomState(split_seed)`; held-out splits that the dictionary does not bring are cut off first, so
+    that they always remain and, for a fraction, do not depend on its size:
+
+        permutation = [validation | test | unlearn | retain]
+
+    With a test split of the dataset's own this is the published split, `paper_split`. Rows asked for by id or condition
+    are always unlearned; held-out rows are then drawn from the others. A dictionary that has `retain` and `unlearn`
+    already is used as it is, missing held-out splits being drawn from `retain`.
+
+    Everything is planned, and every error but those of duplicates and bad images raised, before an image is read. Then
+    each image is decoded once, to look for both; `duplicates="keep"` reads none (see `check_images`).
+
+    Args:
+        data: Rows in the library's schema (`load_source`); without a column `id` the row numbers are taken.
+        unlearn_fraction: Fraction of the rows left after the held-out ones, in (0, 1); for want of a request.
+        split_seed: Seed of the permutation.
+        unlearn_request: Ids to be unlearned, or the file that lists them (`read_request`).
+        unlearn_where: Condition on a column, such as "owner=alice" (`parse_where`).
+        validation_fraction: Fraction of the rows drawn for validation, in (0, 1).
+        test_fraction: Fraction of the rows drawn for the test, in (0, 1).
+        duplicates: What to do with exact copies of unlearn images elsewhere: refuse, move them into `unlearn`, or keep.
+        skip_bad_images: Leave out rows whose image cannot be read; never one that is to be unlearned.
+
+    Returns:
+        The four splits, in the order of the permutation, and the request.
+
+    Raises:
+        UserError: A fraction outside (0, 1), an empty split, unknown, repeated or wrongly typed ids, an unknown column
+            or value, an id in both `retain` and `unlearn`, exact duplicates, or a bad image.
+    """
+    from datasets import DatasetDict
+
+    if duplicates not in ("refuse", "move", "keep"):
+        raise UserError(f"--duplicates must be refuse, move or keep, not {duplicates!r}.")
+    if isinstance(split_seed, bool) or not isinstance(split_seed, int) or not 0 <= split_seed < 2**32:
+        raise UserError(f"--split_seed must be an integer from 0 to 2**32 - 1, not {split_seed!r}.")
+    if unlearn_request is not None and unlearn_where is not None:
+        raise UserError("--unlearn_request and --unlearn_where exclude each other: give one of them.")
+    pool, ready, held_out = _training_rows(data)
+    if ready is not None and (unlearn_request is not None or unlearn_where is not None):
+        raise UserError("The dataset has splits retain and unlearn: leave out --unlearn_request and --unlearn_where.")
+    fractions = {"validation": validation_fraction, "test": test_fraction}
+    fractions = {name: fraction for name, fraction in fractions.items() if name not in held_out}
+    for name, fraction in fractions.items():
+        _check_fraction(fraction, f"--{name}_fraction")
+
+    ids = arrow_column(pool, "id")
+    kind: RequestKind
+    if ready is not None:
+        kind, asked = "split", np.empty(0, np.int64)
+        _refuse_shared_ids(ids, arrow_column(ready, "id"))
+    elif unlearn_request is not None:
+        kind, asked = "file", _requested(ids, unlearn_request)
+    elif unlearn_where is not None:
+        kind, asked = "where", _matching(pool, unlearn_where)
+    else:
+        kind, asked = "fraction", np.empty(0, np.int64)
+        _check_fraction(unlearn_fraction, "--unlearn_fraction")
+
+    permutation = np.random.RandomState(split_seed).permutation(len(pool))
+    is_asked = np.zeros(len(pool), dtype=bool)
+    is_asked[asked] = True
+    unlearn, retain = permutation[is_asked[permutation]], permutation[~is_asked[permutation]]
+    *drawn, retain = _cut(retain, list(fractions.values()), least=1)
+    if kind == "fraction":
+        unlearn, retain = _cut(retain, [unlearn_fraction])
+    if ready is not None:
+        retain = np.sort(retain)
+    rows = {"retain": retain, "unlearn": unlearn, **dict(zip(fractions, drawn, strict=True))}
+    sizes = {name: len(part) for name, part in {**rows, **held_out}.items()}
+    _refuse_empty(sizes if ready is None else {**sizes, "unlearn": len(ready)})
+
+    parts = {name: pool.select(part) for name, part in rows.items()}
+    if ready is not None:
+        parts["unlearn"] = ready
+    request = RemovalRequest(
+        kind,
+        ids=tuple(sorted(arrow_column(parts["unlearn"], "id").to_pylist())),
+        fraction=unlearn_fraction if kind == "fraction" else None,
+        where=unlearn_where,
+    )
+    splits = DatasetDict({**parts, **held_out})
+    if duplicates != "keep":
+        splits = resolve_duplicates(splits, action=duplicates, skip_bad_images=skip_bad_images)
+        _refuse_empty({name: len(part) for name, part in splits.items()})
+    return splits, request
+
+
+def paper_split(n: int, unlearn_fraction: float = 0.1, seed: int = 0) -> tuple[Indices, Indices, Indices]:
+    """Return the published split of a training set that has a test set beside it.
+
+        permutation = numpy.random.RandomState(seed).permutation(n) = [validation | unlearn | retain]
+
+    Validation is the first tenth, and the fraction is that of the other nine: 4,500 of 45,000 for CIFAR's 50,000.
+    `make_splits` gives the same split for a dataset with a `train` and a `test`.
+
+    Args:
+        n: Number of training rows.
+        unlearn_fraction: Fraction of the rows left after validation, in (0, 1).
+        seed: Seed of the permutation.
+
+    Returns:
+        The rows of validation, unlearn and retain, in the order of the permutation.
+
+    Source:
+        The reference code of "Alignment Calibration: Machine Unlearning for Contrastive Learning under Auditing".
+
+    Example:
+        >>> [len(rows) for rows in paper_split(50_000)]
+        [5000, 4500, 40500]
+    """
+    validation, rest = _cut(np.random.RandomState(seed).permutation(n), [PAPER_VALIDATION_FRACTION])
+    unlearn, retain = _cut(rest, [unlearn_fraction])
+    return validation, unlearn, retain
+
+
+def plan_request(ids: Ids, requested: Sequence[object], name: str = "The removal request") -> Indices:
+    """Find the rows that a request names, in time and memory linear in both.
+
+    Args:
+        ids: The id of every training row, `[n]`.
+        requested: The ids asked for; integers stand for their decimal digits.
+        name: How the message calls the request.
+
+    Returns:
+        The rows, ascending.
+
+    Raises:
+        UserError: An entry is no id, repeated or unknown, or there is none; all are listed at once.
+
+    Example:
+        >>> plan_request(["a", "b", "c"], ["c", "a"])
+        array([0, 2])
+    """
+    wanted_ids, problems = checked_ids(requested)
+    column = ids if isinstance(ids, (pa.Array, pa.ChunkedArray)) else pa.array(ids, pa.string())
+    wanted = pa.array(list(dict.fromkeys(wanted_ids)), column.type)
+    # Hashing the request, not the data, keeps the table small; the data only streams past it.
+    place = np.asarray(pc.fill_null(pc.index_in(column, value_set=wanted), -1))
+    rows = np.flatnonzero(place >= 0)
+    is_known = np.zeros(len(wanted), dtype=bool)
+    is_known[place[rows]] = True
+    if not is_known.all():
+        unknown = wanted.filter(pa.array(~is_known))
+        shown = listed(unknown.slice(0, LIMIT).to_pylist(), len(unknown))
+        problems.append(f"ids that no training row has ({len(unknown):,}): {shown}")
+    if problems:
+        raise UserError(f"{name} has {'; '.join(problems)}.")
+    return rows
+
+
+def _requested(ids: Ids, request: str | os.PathLike[str] | Sequence[object]) -> Indices:
+    if isinstance(request, (str, os.PathLike)):
+        return plan_request(ids, read_entries(request), f"The removal request {os.fspath(request)}")
+    return plan_request(ids, request)
+
+
+def _matching(dataset: Dataset, condition: str) -> Indices:
+    """Find the rows where a column has one of the values of `column=value,value`, compared as strings."""
+    from datasets import ClassLabel
+
+    name, values = parse_where(condition)
+    if name not in dataset.column_names:
+        raise UserError(
+            f"--unlearn_where {condition!r}: there is no column {name!r}; there are {', '.join(dataset.column_names)}."
+        )
+    column, feature = arrow_column(dataset, name), dataset.features[name]
+    if isinstance(feature, ClassLabel):  # -1 stands for no class
+        column = pa.array(feature.names).take(pc.if_else(pc.less(column, 0), pa.scalar(None, column.type), column))
+    elif not (is_text(column.type) or pa.types.is_integer(column.type) or pa.types.is_boolean(column.type)):
+        raise UserError(
+            f"--unlearn_where {condition!r}: the column {name!r} holds {column.type}, no texts or integers."
+        )
+    texts = pc.cast(column, pa.string())
+    absent = set(values) - set(pc.unique(texts.filter(pc.is_in(texts, value_set=pa.array(values)))).to_pylist())
+    if absent:
+        present = pc.unique(texts).drop_null()
+        raise UserError(
+            f"--unlearn_where {condition!r}: no training row has {listed(sorted(absent))}; "
+            f"there are {listed(present.slice(0, LIMIT).to_pylist(), len(present))}."
+        )
+    return np.flatnonzero(pc.is_in(texts, value_set=pa.array(values)))
+
+
+def _training_rows(data: Dataset | DatasetDict) -> tuple[Dataset, Dataset | None, dict[str, Dataset]]:
+    """Return the rows to be split, the ready unlearn split if there is one, and the held-out splits that are there."""
+    from datasets import Dataset
+
+    if isinstance(data, Dataset):
+        return with_ids(data), None, {}
+    is_ready = "retain" in data and "unlearn" in data
+    if not is_ready and ("train" not in data or "retain" in data or "unlearn" in data):
+        raise UserError(f"The dataset needs a split train, or both retain and unlearn; it has {listed(data)}.")
+    held_out = {name: next((alias for alias in aliases if alias in data), None) for name, aliases in _HELD_OUT.items()}
+    used = {"retain", "unlearn"} if is_ready else {"train"}
+    if unused := set(data) - used - set(held_out.values()):
+        logger.warning("Splits of the dataset that are not used: %s.", listed(sorted(unused)))
+    found = {name: with_ids(data[alias], prefix=f"{alias}/") for name, alias in held_out.items() if alias is not None}
+    if is_ready:
+        return with_ids(data["retain"], prefix="retain/"), with_ids(data["unlearn"], prefix="unlearn/"), found
+    return with_ids(data["train"]), None, found
+
+
+def _cut(rows: Indices, fractions: Sequence[float], least: int = 0) -> list[Indices]:
+    """Cut off fractions of the rows from the front, each at least so many; the last part is what is left."""
+    sizes = [max(least, round(fraction * len(rows))) for fraction in fractions]
+    return np.split(rows, np.cumsum(sizes))
+
+
+def _check_fraction(fraction: float, flag: str) -> None:
+    if not 0 < fraction < 1:
+        raise UserError(f"{flag} must be above 0 and below 1, not {fraction}.")
+
+
+def _refuse_empty(sizes: Mapping[str, int]) -> None:
+    empty = [name for name, size in sizes.items() if size == 0]
+    if empty:
+        counts = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
+        raise UserError(f"No row is left for {listed(empty)} ({counts}): change the request or the fractions.")
+
+
+def _refuse_shared_ids(retain: pa.ChunkedArray, unlearn: pa.ChunkedArray) -> None:
+    shared = retain.filter(pc.is_in(retain, value_set=unlearn.cast(retain.type)))
+    if len(shared):
+        shown = listed(shared.slice(0, LIMIT).to_pylist(), len(shared))
+        raise UserError(f"{len(shared):,} ids are in both splits, retain and unlearn: {shown}.")
