@@ -1,7 +1,10 @@
 """MoCo as a transformers model, known to the Auto classes and travelling with its code."""
 
+import torch
 from transformers import AutoConfig, AutoModel
 
+from hf_unlearn.losses import ContrastiveTerms, QueueTerms
+from hf_unlearn.models.contrastive import terms_from_outputs
 from hf_unlearn.models.moco.configuration_moco import MoCoConfig
 from hf_unlearn.models.moco.modeling_moco import MoCoModel, MoCoOutput
 
@@ -9,5 +12,15 @@ AutoConfig.register(MoCoConfig.model_type, MoCoConfig)
 AutoModel.register(MoCoConfig, MoCoModel)
 MoCoConfig.register_for_auto_class()
 MoCoModel.register_for_auto_class("AutoModel")
+
+
+@terms_from_outputs.register
+def _(model: MoCoModel, outputs: MoCoOutput) -> ContrastiveTerms:
+    assert (
+        outputs.x_embeds is not None and outputs.y_embeds is not None and outputs.queue is not None
+    )  # an output's fields are optional
+    scale = torch.tensor(1 / model.config.temperature, device=outputs.x_embeds.device)
+    return QueueTerms(outputs.x_embeds, outputs.y_embeds, scale, outputs.queue)
+
 
 __all__ = ["MoCoConfig", "MoCoModel", "MoCoOutput"]

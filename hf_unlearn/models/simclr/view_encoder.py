@@ -52,7 +52,7 @@ class ViewEncoderConfig(PreTrainedConfig):
             self.backbone = None
         elif self.backbone not in RESNETS or self.stem not in ("cifar", "imagenet") or self.width < 1:
             raise ValueError(
-                f"No backbone {self.backbone!r} with stem {self.stem!r} and width {self.width} is known: choose resnet18 "
+                f"No backbone {self.backbone!r} has stem {self.stem!r} and width {self.width}: choose resnet18 "
                 "or resnet50, cifar or imagenet and a positive width, or pass the backbone_config of a vision model."
             )
         super().__post_init__(**kwargs)
