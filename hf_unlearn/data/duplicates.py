@@ -112,10 +112,7 @@ def resolve_duplicates(
     """
     from datasets import DatasetDict, concatenate_datasets
 
-    found = {
-        name: [result for _, result in map_images(split, hash_image, f"Looking for duplicates in {name}")]
-        for name, split in splits.items()
-    }
+    found = {name: map_images(split, hash_image, f"Looking for copies in {name}") for name, split in splits.items()}
     splits = drop_bad_images(splits, found, skip_bad=skip_bad_images)
     hashes = {name: [result for result in results if isinstance(result, ImageHash)] for name, results in found.items()}
     copies = exact_copies(hashes)

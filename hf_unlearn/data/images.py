@@ -14,7 +14,7 @@ import struct
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,7 +28,7 @@ from hf_unlearn.errors import UserError
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-__all__ = ["MAX_PIXELS", "check_images", "read_image", "stored_images", "to_rgb"]
+__all__ = ["MAX_PIXELS", "check_images", "encoded_image", "read_image", "stored_rows", "to_rgb"]
 
 logger = logging.getLogger(__name__)
 
@@ -93,57 +93,66 @@ def read_image(stored: Mapping[str, Any]) -> PILImage.Image:
         UserError: The image is missing, unreadable, truncated, larger than `MAX_PIXELS`, or its EXIF block is broken.
     """
     try:
-        with PILImage.open(io.BytesIO(_encoded(stored))) as image:
+        with PILImage.open(io.BytesIO(encoded_image(stored))) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(f"it has {image.width} x {image.height} pixels, more than the {MAX_PIXELS:,} allowed")
             image.load()
             return to_rgb(ImageOps.exif_transpose(image))
     except UserError:
         raise
-    except PILImage.DecompressionBombError as error:
+    except (PILImage.DecompressionBombError, PILImage.DecompressionBombWarning) as error:
         raise UserError(f"it has more than the {MAX_PIXELS:,} pixels allowed") from error
     except _DAMAGE as error:
         raise UserError(f"it cannot be read ({error})") from error
 
 
-def _encoded(stored: Mapping[str, Any]) -> bytes:
+def encoded_image(stored: Mapping[str, Any]) -> bytes:
+    """Return the encoded file of a stored image.
+
+    Raises:
+        UserError: There is no image, or its file cannot be read.
+    """
     if stored["bytes"] is not None:
         return stored["bytes"]
     if stored["path"] is None:
-        raise UserError("there is none")
-    return Path(stored["path"]).read_bytes()
+        raise UserError("there is no image")
+    try:
+        return Path(stored["path"]).read_bytes()
+    except OSError as error:
+        raise UserError(f"its file {stored['path']} cannot be read ({error.strerror})") from error
 
 
-def stored_images(dataset: Dataset) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield every row's id and its image as stored, undecoded."""
+def stored_rows(dataset: Dataset, *columns: str) -> Iterator[dict[str, Any]]:
+    """Yield every row's `image` as stored, undecoded, with the other columns asked for."""
     from datasets import Image
 
-    rows = dataset.select_columns(["id", "image"]).cast_column("image", Image(decode=False)).with_format(None)
+    rows = dataset.select_columns(["image", *columns]).cast_column("image", Image(decode=False)).with_format(None)
     for batch in rows.iter(batch_size=_CHUNK):
-        for row_id, stored in zip(batch["id"], batch["image"], strict=True):
-            yield row_id, stored if stored is not None else {"bytes": None, "path": None}
+        images = [stored or {"bytes": None, "path": None} for stored in batch["image"]]
+        for image, *values in zip(images, *(batch[column] for column in columns), strict=True):
+            yield {"image": image, **dict(zip(columns, values, strict=True))}
 
 
-def map_images(
-    dataset: Dataset, function: Callable[[PILImage.Image], T], description: str
-) -> Iterator[tuple[str, T | UserError]]:
-    """Decode every image once, on several threads, and yield each row's id with the function's result or the fault."""
+def map_images(dataset: Dataset, function: Callable[[PILImage.Image], T], description: str) -> list[T | UserError]:
+    """Decode every image once, on several threads, for the function's results, with the fault where one is bad."""
     from datasets.utils import tqdm
 
-    def apply(row: tuple[str, Mapping[str, Any]]) -> tuple[str, T | UserError]:
+    def apply(row: Mapping[str, Any]) -> T | UserError:
         try:
-            return row[0], function(read_image(row[1]))
+            return function(read_image(row["image"]))
         except UserError as error:
-            return row[0], error
+            return error
 
-    rows = stored_images(dataset)
+    results: list[T | UserError] = []
+    rows = stored_rows(dataset)
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
         tqdm(total=len(dataset), desc=description, unit=" images", delay=2) as bar,
     ):
-        while chunk := [row for row, _ in zip(rows, range(_CHUNK), strict=False)]:
-            yield from pool.map(apply, chunk)
+        while chunk := list(islice(rows, _CHUNK)):  # a pool reads its whole input ahead
+            results += pool.map(apply, chunk)
             bar.update(len(chunk))
+    return results
 
 
 def check_images(dataset: Dataset | DatasetDict, *, skip_bad: bool = False) -> Dataset | DatasetDict:
@@ -164,8 +173,7 @@ def check_images(dataset: Dataset | DatasetDict, *, skip_bad: bool = False) -> D
 
     splits = DatasetDict({"": dataset}) if isinstance(dataset, Dataset) else dataset
     faults = {
-        name: [fault for _, fault in map_images(split, lambda _: None, f"Checking images {name}".rstrip())]
-        for name, split in splits.items()
+        name: map_images(split, lambda _: None, f"Checking images {name}".rstrip()) for name, split in splits.items()
     }
     kept = drop_bad_images(splits, faults, skip_bad=skip_bad)
     return kept[""] if isinstance(dataset, Dataset) else kept

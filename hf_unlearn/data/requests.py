@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from hf_unlearn.data.fingerprint import combine_hashes
 from hf_unlearn.data.listing import listed
 from hf_unlearn.errors import UserError
 
-__all__ = ["RemovalRequest", "ids_sha256", "parse_where", "read_request"]
+__all__ = ["RemovalRequest", "parse_where", "read_request"]
 
 # A first line such as "image_id" is a header; "0017" or "a7f3", taken for one, would be an id that is not removed.
 _ID_HEADER = re.compile(r"([a-z]+[ _-])*[a-z]*ids?", re.IGNORECASE)
@@ -52,20 +52,7 @@ class RemovalRequest:
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of the sorted ids, what `LC_ALL=C sort ids.txt | sha256sum` prints."""
-        return ids_sha256(self.ids)
-
-
-def ids_sha256(ids: Iterable[str]) -> str:
-    """SHA-256 of the sorted ids, one a line, in UTF-8.
-
-    Example:
-        >>> ids_sha256(["b", "a"]) == hashlib.sha256(b"a\\nb\\n").hexdigest()
-        True
-    """
-    digest = hashlib.sha256()
-    for row_id in sorted(ids):  # Python's order of code points is the order of UTF-8 bytes
-        digest.update(f"{row_id}\n".encode())
-    return digest.hexdigest()
+        return combine_hashes(self.ids)
 
 
 def read_request(path: str | os.PathLike[str]) -> list[str]:

@@ -1,0 +1,89 @@
+"""What a dataset was, in one hash: of stored image bytes and captions, whatever the order of rows, split or cache."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hf_unlearn.data.images import encoded_image, stored_rows
+from hf_unlearn.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+__all__ = ["combine_hashes", "dataset_sha256", "row_hashes", "sample_hash"]
+
+
+def sample_hash(image: bytes | Path, captions: Iterable[str] = (), salt: str | None = None) -> str:
+    """Hash one sample, as its owner can do from the image file and the captions alone.
+
+        SHA-256(len salt | salt | len image | image | len caption | caption | ...), captions sorted
+
+    Lengths are 8 bytes, big-endian, of the UTF-8 text. With a secret salt a published hash cannot be found by guessing.
+
+    Args:
+        image: The encoded file as the dataset holds it, or its path.
+        captions: The captions of the image, in any order.
+        salt: Text that whoever compares hashes must know.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    encoded = image.read_bytes() if isinstance(image, Path) else image
+    digest = hashlib.sha256()
+    for part in [(salt or "").encode(), encoded, *(caption.encode() for caption in sorted(captions))]:
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def row_hashes(dataset: Dataset, salt: str | None = None) -> list[str]:
+    """Hash every row's stored image bytes and captions; no image is decoded.
+
+    Args:
+        dataset: Rows in the library's schema.
+        salt: See `sample_hash`.
+
+    Returns:
+        One `sample_hash` a row, in the order of the rows.
+
+    Raises:
+        UserError: A row has no image, or its file cannot be read.
+    """
+    hashes = []
+    columns = [column for column in ("captions", "id") if column in dataset.column_names]
+    for number, row in enumerate(stored_rows(dataset, *columns)):
+        try:
+            hashes.append(sample_hash(encoded_image(row["image"]), row.get("captions", ()), salt))
+        except UserError as error:
+            raise UserError(f"The image of row {row.get('id', number)} cannot be hashed: {error}.") from error
+    return hashes
+
+
+def combine_hashes(hashes: Iterable[str]) -> str:
+    """Return the SHA-256 of the sorted hashes, or ids, one a line in UTF-8: `LC_ALL=C sort FILE | sha256sum`.
+
+    Example:
+        >>> combine_hashes(["b", "a"]) == hashlib.sha256(b"a\\nb\\n").hexdigest()
+        True
+    """
+    digest = hashlib.sha256()
+    for line in sorted(hashes):  # Python's order of code points is the order of UTF-8 bytes
+        digest.update(f"{line}\n".encode())
+    return digest.hexdigest()
+
+
+def dataset_sha256(dataset: Dataset | DatasetDict, salt: str | None = None) -> str:
+    """Hash a dataset, or all splits of a dictionary together, independent of the order of rows and of the splits.
+
+    Args:
+        dataset: Rows in the library's schema.
+        salt: See `sample_hash`.
+
+    Returns:
+        `combine_hashes` of all `row_hashes`: 64 hexadecimal digits.
+    """
+    splits = dataset.values() if isinstance(dataset, dict) else [dataset]
+    return combine_hashes(row for split in splits for row in row_hashes(split, salt))
