@@ -1,1 +1,1 @@
-
+"""Datasets, splits, removal requests and batches."""

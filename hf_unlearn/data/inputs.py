@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_unlearn.data.images import to_rgb
+from hf_unlearn.data.images import read_image, to_rgb
 from hf_unlearn.data.views import BatchedViews, ViewConfig
 from hf_unlearn.errors import UserError
 
@@ -35,7 +35,10 @@ class ContrastiveInputs(ABC):
     def _resize(self, images: list[Any]) -> Tensor:
         """`[n, 3, H, W]` uint8 pictures at the model's size."""
         pixels = self.image_processor(
-            [to_rgb(image) for image in images], do_rescale=False, do_normalize=False, return_tensors="pt"
+            [read_image(image) if isinstance(image, Mapping) else to_rgb(image) for image in images],
+            do_rescale=False,
+            do_normalize=False,
+            return_tensors="pt",
         )["pixel_values"]
         return pixels if pixels.dtype == torch.uint8 else pixels.round().clamp(0, 255).to(torch.uint8)
 
@@ -116,12 +119,12 @@ class ImageViewInputs(ContrastiveInputs):
 
     Args:
         image_processor: the model's image processor; it fixes the size at which pictures are kept.
-        views: what a view is drawn from.
+        views: how a view is drawn; its size and normalisation are taken from the image processor.
     """
 
     def __init__(self, image_processor: Any, views: ViewConfig) -> None:
         super().__init__(image_processor)
-        self.views = BatchedViews(views)
+        self.views = BatchedViews(views.matching(image_processor))
 
     def encode(self, rows: Mapping[str, list[Any]]) -> Encoded:
         """`pixels [n, 3, H, W]` uint8."""
@@ -132,4 +135,4 @@ class ImageViewInputs(ContrastiveInputs):
         pixels = encoded["pixels"]
         if seed is None:
             return {"pixel_values": self.normalise(pixels).unsqueeze(1).expand(-1, 2, -1, -1, -1)}
-        return {"pixel_values": self.views(pixels, count=2, seed=seed)}
+        return {"pixel_values": self.views(pixels, seed=seed)}

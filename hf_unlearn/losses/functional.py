@@ -44,3 +44,22 @@ def negative_alignment(terms: ContrastiveTerms, mask: Tensor) -> Tensor:
 def l1_norm(parameters: Iterable[Tensor]) -> Tensor:
     """Sum of absolute values over parameters."""
     return torch.stack([parameter.abs().sum() for parameter in parameters]).sum()
+
+
+def weighted_info_nce(terms: ContrastiveTerms, weight: Tensor) -> Tensor:
+    """InfoNCE averaged with `weight [n]` over the samples of all ranks: `sum w_i L_i / sum w_i`."""
+    losses = terms.log_partition - terms.positive_alignment
+    return (losses * weight).sum() * world_size() / all_reduce_sum(weight.sum())
+
+
+def derangement(mask: Tensor) -> Tensor:
+    """A random cyclic order of the samples in `mask [n]`: `[n]` int64, each one's successor, the others in place.
+
+    Gives every unlearn sample one random other unlearn sample, without leaving the device; a lone one keeps itself.
+    """
+    n = len(mask)
+    order = (torch.rand(n, device=mask.device) + 2 * (~mask)).argsort()  # members first, in random order
+    place = torch.arange(n, device=mask.device)
+    count = mask.sum()
+    successor = torch.where(place < count, (place + 1) % count.clamp(min=1), place)
+    return torch.empty_like(order).scatter_(0, order, order[successor])

@@ -96,8 +96,8 @@ def contrastive_terms(model: nn.Module, inputs: ModelInputs, chunk_size: int | N
         )
         for chunk in chunks
     ]
-    names = ("image_embeds", "text_embeds")
-    return terms_from_outputs(family, SimpleNamespace(**dict(zip(names, map(torch.cat, zip(*outputs, strict=True))))))
+    image_embeds, text_embeds = map(torch.cat, zip(*outputs, strict=True))
+    return terms_from_outputs(family, SimpleNamespace(image_embeds=image_embeds, text_embeds=text_embeds))
 
 
 def _embeds(outputs: Any) -> tuple[Tensor, Tensor]:
@@ -105,7 +105,7 @@ def _embeds(outputs: Any) -> tuple[Tensor, Tensor]:
 
 
 def embed_images(model: PreTrainedModel, pixel_values: Tensor) -> Tensor:
-    """`[n, d]` image embeddings of `pixel_values [n, 3, H, W]`: projected for dual encoders, backbone for SimCLR and MoCo."""
+    """`[n, d]` embeddings of `pixel_values [n, 3, H, W]`: projected by dual encoders, the backbone's of SimCLR and MoCo."""
     return model.get_image_features(pixel_values=pixel_values).pooler_output  # type: ignore[operator]
 
 

@@ -1,0 +1,39 @@
+"""Fine-Tune: keep training on retain alone and let the rest fade."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from hf_unlearn.losses import info_nce
+from hf_unlearn.methods.trainer import UnlearningConfig, UnlearningTrainer
+
+
+@dataclass
+class FineTuneConfig(UnlearningConfig):
+    """Fine-Tune; defaults: the paper's CLIP setting (8 epochs, learning rate searched in [5e-5, 5e-4])."""
+
+    method: ClassVar[str] = "fine_tune"
+    title: ClassVar[str] = "Fine-Tune"
+
+    num_train_epochs: float = field(default=8, metadata={"help": "Epochs over retain."})
+    learning_rate: float = field(default=5e-4, metadata={"help": "Learning rate."})
+
+
+class FineTuneTrainer(UnlearningTrainer):
+    """Minimises InfoNCE (Eq. 1) on retain from the pre-trained weights: `mean_R [log_partition - positive_alignment]`.
+
+    Golatkar et al. 2020 (arXiv 1911.04933), adapted in section 3.2 of arXiv 2406.03603.
+    """
+
+    uses = ("retain",)
+    config_class = FineTuneConfig
+    args: FineTuneConfig
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Eq. 1 on the retain samples of a batch."""
+        terms, is_unlearn = self.contrast(model, inputs)
+        loss = info_nce(terms, ~is_unlearn)
+        return (loss, terms) if return_outputs else loss

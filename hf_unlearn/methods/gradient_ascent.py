@@ -1,0 +1,40 @@
+"""Gradient Ascent: climb the loss of the unlearn samples."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from hf_unlearn.losses import info_nce
+from hf_unlearn.methods.trainer import UnlearningConfig, UnlearningTrainer
+
+
+@dataclass
+class GradientAscentConfig(UnlearningConfig):
+    """Gradient Ascent; defaults: the paper's CLIP setting (4 epochs, learning rate searched in [5e-6, 5e-4])."""
+
+    method: ClassVar[str] = "gradient_ascent"
+    title: ClassVar[str] = "Grad. Ascent"
+
+    num_train_epochs: float = field(default=4, metadata={"help": "Epochs over unlearn; it diverges if left alone."})
+    learning_rate: float = field(default=5e-5, metadata={"help": "Learning rate."})
+
+
+class GradientAscentTrainer(UnlearningTrainer):
+    """Maximises InfoNCE (Eq. 1) on unlearn: the loss is `- mean_U [log_partition - positive_alignment]`.
+
+    Golatkar et al. 2020 (arXiv 1911.04933) and Thudi et al. 2022 (arXiv 2109.13398), adapted in section 3.2 of
+    arXiv 2406.03603.
+    """
+
+    uses = ("unlearn",)
+    config_class = GradientAscentConfig
+    args: GradientAscentConfig
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Minus Eq. 1 on the unlearn samples of a batch."""
+        terms, is_unlearn = self.contrast(model, inputs)
+        loss = -info_nce(terms, is_unlearn)
+        return (loss, terms) if return_outputs else loss

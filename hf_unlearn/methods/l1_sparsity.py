@@ -1,0 +1,42 @@
+"""l1-Sparsity: Fine-Tune under a pull towards sparse weights."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from hf_unlearn.losses import info_nce, l1_norm
+from hf_unlearn.methods.trainer import UnlearningConfig, UnlearningTrainer
+
+
+@dataclass
+class L1SparsityConfig(UnlearningConfig):
+    """l1-Sparsity; defaults: the paper's CLIP setting (8 epochs, 5e-4, coefficient searched in [1e-9, 1e-4])."""
+
+    method: ClassVar[str] = "l1_sparsity"
+    title: ClassVar[str] = "l1-Sparsity"
+
+    num_train_epochs: float = field(default=8, metadata={"help": "Epochs over retain."})
+    learning_rate: float = field(default=5e-4, metadata={"help": "Learning rate."})
+    l1_lambda: float = field(default=1e-5, metadata={"help": "Coefficient of the l1 norm of all trainable weights."})
+
+
+class L1SparsityTrainer(UnlearningTrainer):
+    """Minimises Eq. 1 on retain plus `lambda * ||w||_1` over every trainable parameter.
+
+    Jia et al. 2023 (arXiv 2304.04934), adapted in section 3.2 of arXiv 2406.03603; the coefficient is constant.
+    """
+
+    uses = ("retain",)
+    config_class = L1SparsityConfig
+    args: L1SparsityConfig
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Eq. 1 on the retain samples of a batch, plus the l1 norm."""
+        terms, is_unlearn = self.contrast(model, inputs)
+        retain = info_nce(terms, ~is_unlearn)
+        norm = l1_norm(parameter for parameter in model.parameters() if parameter.requires_grad)
+        loss = self.report(retain + self.args.l1_lambda * norm, loss_retain=retain, l1_norm=norm)
+        return (loss, terms) if return_outputs else loss

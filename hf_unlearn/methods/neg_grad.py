@@ -1,0 +1,54 @@
+"""NegGrad: descend on retain while climbing on unlearn."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from hf_unlearn.errors import UserError
+from hf_unlearn.losses import info_nce
+from hf_unlearn.methods.trainer import UnlearningConfig, UnlearningTrainer
+
+
+@dataclass
+class NegGradConfig(UnlearningConfig):
+    """NegGrad; defaults: the paper's CLIP setting (8 epochs, learning rate searched in [1e-5, 1e-4])."""
+
+    method: ClassVar[str] = "neg_grad"
+    title: ClassVar[str] = "NegGrad"
+
+    num_train_epochs: float = field(default=8, metadata={"help": "Epochs over retain."})
+    learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate."})
+    preset: str = field(
+        default="paper",
+        metadata={"help": "paper: mean over retain minus mean over unlearn; reference: (sum R - sum U) / batch size."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.preset not in ("paper", "reference"):
+            raise UserError(f"preset={self.preset!r} is unknown; choose paper or reference")
+
+
+class NegGradTrainer(UnlearningTrainer):
+    """Descends Eq. 1 on retain and climbs it on unlearn: `mean_R InfoNCE - mean_U InfoNCE`.
+
+    Kurmanji et al. 2023 (arXiv 2302.09880), adapted in section 3.2 of arXiv 2406.03603. The preset `reference` is the
+    published code's normalisation, `(sum_R - sum_U) / (|R| + |U|)`, which weighs unlearn by its share of the data.
+    """
+
+    config_class = NegGradConfig
+    args: NegGradConfig
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Eq. 1 on retain minus Eq. 1 on unlearn."""
+        terms, is_unlearn = self.contrast(model, inputs)
+        retain, unlearn = info_nce(terms, ~is_unlearn), info_nce(terms, is_unlearn)
+        if self.args.preset == "reference":
+            loss = (retain - self.unlearn_to_retain * unlearn) / (1 + self.unlearn_to_retain)
+        else:
+            loss = retain - unlearn
+        self.report(loss, loss_retain=retain, loss_unlearn=unlearn)
+        return (loss, terms) if return_outputs else loss

@@ -1,0 +1,188 @@
+"""Arguments of a run: command line over YAML over defaults, each value checked by its config's own parser."""
+
+import sys
+from argparse import ArgumentParser
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import yaml
+from transformers import HfArgumentParser
+
+from hf_unlearn.errors import UserError
+from hf_unlearn.methods import METHODS, RetrainConfig, UnlearningConfig
+
+T = TypeVar("T")
+Option = tuple[str, list[str]]  # ("learning_rate", ["5e-4"])
+PRETRAIN = "pretrain"  # the YAML section of the base model's own training
+
+
+@dataclass
+class RunArguments:
+    """What is unlearned from which model, by which methods, and where the results go."""
+
+    dataset_name: str = field(
+        default="openmoji", metadata={"help": "openmoji, a Hub id, an imagefolder, parquet, or a saved dataset."}
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
+    dataset_revision: str | None = field(default=None, metadata={"help": "Revision of a Hub dataset."})
+    image_column: str = field(default="image", metadata={"help": "Column that holds the pictures."})
+    caption_column: str | None = field(default=None, metadata={"help": "Column of captions: strings or lists."})
+    label_column: str | None = field(default=None, metadata={"help": "Column of class labels, for the probes."})
+    id_column: str | None = field(default=None, metadata={"help": "Column of ids; default: row numbers."})
+    num_samples: int | None = field(
+        default=None, metadata={"help": "Use this many rows of a dataset, drawn by split_seed; default: all."}
+    )
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Encoder to unlearn from; default: a small one pre-trained on the dataset."}
+    )
+    model_revision: str | None = field(default=None, metadata={"help": "Revision of a Hub model."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run the code a Hub model brings along."})
+    methods: list[str] = field(default_factory=lambda: list(METHODS), metadata={"help": "Methods to run, in order."})
+    retrain_model: str | None = field(
+        default=None, metadata={"help": "A finished Retrain checkpoint to measure gaps against."}
+    )
+    output_dir: str = field(default="runs/unlearn", metadata={"help": "Folder of the results."})
+    unlearn_fraction: float | None = field(default=None, metadata={"help": "Share of train to unlearn (default .1)."})
+    unlearn_request: str | None = field(default=None, metadata={"help": "File of ids to unlearn: txt, csv or json."})
+    unlearn_where: str | None = field(default=None, metadata={"help": "Rows to unlearn by column: owner=alice."})
+    split_seed: int = field(default=0, metadata={"help": "Seed of the split."})
+    duplicates: str = field(
+        default="refuse", metadata={"help": "Copies of unlearn images elsewhere: refuse, move or keep."}
+    )
+    skip_bad_images: bool = field(default=False, metadata={"help": "Leave out bad pictures, never unlearn ones."})
+    audit_samples: int = field(default=6, metadata={"help": "Unlearn samples shown in the heatmaps."})
+    show_samples: bool = field(
+        default=True, metadata={"help": "Draw pictures and captions of unlearn samples on the heatmaps."}
+    )
+
+    def __post_init__(self) -> None:
+        unknown = [method for method in self.methods if method not in METHODS]
+        if unknown:
+            raise UserError(f"unknown method {', '.join(unknown)}; choose from {', '.join(METHODS)}")
+        chosen = [n for n in ("unlearn_fraction", "unlearn_request", "unlearn_where") if getattr(self, n) is not None]
+        if len(chosen) > 1:
+            raise UserError(f"--{' and --'.join(chosen)} exclude each other; give one")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Parsed arguments: the run's own, one config per method, and the base model's training."""
+
+    arguments: RunArguments
+    methods: dict[str, UnlearningConfig]
+    pretrain: RetrainConfig
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see the field's help in the README or the config's docstring")
+
+
+def parse_run(argv: Sequence[str] | None = None, default_config: str | Path | None = None) -> Run:
+    """Parse a recipe's arguments.
+
+    `--config FILE` names a YAML file with the fields of `RunArguments`, any field of a method's config for all methods,
+    and sections named after a method (or `pretrain`) for one of them. On the command line `--beta 1` reaches every
+    chosen method that has the field and `--alignment_calibration.beta 1` that method alone.
+
+    Args:
+        argv: arguments; default `sys.argv[1:]`.
+        default_config: YAML used when neither `--config` nor `--model_name_or_path` is given.
+
+    Raises:
+        UserError: naming the argument that is unknown, of the wrong type or out of range.
+    """
+    options = _options(sys.argv[1:] if argv is None else argv)
+    configs = [values[0] for name, values in options if name == "config" and values]
+    given = {name for name, _ in options}
+    if not configs and default_config is not None and "model_name_or_path" not in given:
+        configs = [str(default_config)]
+    options = [(name, values) for name, values in options if name != "config"]
+    general, sections = _read_yaml(Path(configs[-1])) if configs else ([], {})
+    own = {f.name for f in fields(RunArguments)}
+    arguments = _parse(RunArguments, [(n, v) for n, v in [*general, *options] if n in own])
+    dotted = [(name, values) for name, values in options if "." in name]
+    shared_yaml = [option for option in general if option[0] not in own]
+    shared = [(name, values) for name, values in options if name not in own and "." not in name]
+    targets: dict[str, type[UnlearningConfig]] = {m: METHODS[m].config_class for m in arguments.methods}
+    targets[PRETRAIN] = RetrainConfig
+    _check_names(shared_yaml + shared, dotted, targets)
+    parsed = {}
+    for target, config_class in targets.items():
+        names = {f.name for f in fields(config_class)}
+        alone = [(name.partition(".")[2], values) for name, values in dotted if name.partition(".")[0] == target]
+        # The base model's own training is set in its section alone: --num_train_epochs means the unlearning's.
+        usable = [*shared_yaml, *sections.get(target, []), *(shared if target != PRETRAIN else []), *alone]
+        folder = Path(arguments.output_dir) / target
+        parsed[target] = _parse(config_class, [*(o for o in usable if o[0] in names), ("output_dir", [str(folder)])])
+    pretrain = parsed.pop(PRETRAIN)
+    assert isinstance(pretrain, RetrainConfig)
+    return Run(arguments, parsed, pretrain)
+
+
+def _options(tokens: Iterable[str]) -> list[Option]:
+    """Group `--name value ...` and `--name=value` tokens."""
+    options: list[Option] = []
+    for token in tokens:
+        if token.startswith("--"):
+            name, equals, value = token[2:].partition("=")
+            options.append((name.replace("-", "_"), [value] if equals else []))
+        elif options:
+            options[-1][1].append(token)
+        else:
+            raise UserError(f"unexpected argument {token!r}; options start with --")
+    return options
+
+
+def _read_yaml(path: Path) -> tuple[list[Option], dict[str, list[Option]]]:
+    """A YAML config as general options and one list of options per section."""
+    if not path.is_file():
+        raise UserError(f"--config {path} does not exist")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"--config {path} is not valid YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"--config {path} must hold a mapping of fields, not {type(content).__name__}")
+    sections = {k: _yaml_options(v) for k, v in content.items() if isinstance(v, dict)}
+    unknown = [name for name in sections if name not in (*METHODS, PRETRAIN)]
+    if unknown:
+        raise UserError(f"--config {path} has a section {unknown[0]!r} that is no method; known: {', '.join(METHODS)}")
+    return _yaml_options({k: v for k, v in content.items() if not isinstance(v, dict)}), sections
+
+
+def _yaml_options(content: dict[str, Any]) -> list[Option]:
+    return [
+        (str(name), [str(item) for item in value] if isinstance(value, list) else [str(value)])
+        for name, value in content.items()
+        if value is not None
+    ]
+
+
+def _check_names(shared: list[Option], dotted: list[Option], targets: dict[str, type[UnlearningConfig]]) -> None:
+    """Every option must reach some config."""
+    known = {f.name for config_class in targets.values() for f in fields(config_class)}
+    known |= {f.name for f in fields(RunArguments)}
+    for name, _ in shared:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            hint = f"; did you mean --{close[0]}?" if close else ""
+            raise UserError(f"unknown option --{name}{hint}")
+    for name, _ in dotted:
+        target, _, field_name = name.partition(".")
+        if target not in targets:
+            raise UserError(f"--{name}: {target!r} is not among the methods of this run ({', '.join(targets)})")
+        if field_name not in {f.name for f in fields(targets[target])}:
+            raise UserError(f"--{name}: {targets[target].__name__} has no field {field_name!r}")
+
+
+def _parse(config_class: type[T], options: list[Option]) -> T:
+    tokens = [token for name, values in options for token in (f"--{name}", *values)]
+    parser: ArgumentParser = _Parser(config_class, allow_abbrev=False)  # type: ignore[arg-type]
+    try:
+        return parser.parse_args_into_dataclasses(tokens, look_for_args_file=False)[0]  # type: ignore[attr-defined]
+    except UserError as error:
+        raise UserError(f"{config_class.__name__}: {error}") from error

@@ -1,0 +1,236 @@
+"""What a model owner measures on a checkpoint: one `Evaluation`, whatever the model family."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hf_unlearn.data.encoded import EncodedSplit
+from hf_unlearn.data.inputs import ContrastiveInputs, Encoded, ImageTextInputs, ImageViewInputs
+from hf_unlearn.losses.distributed import rank, world_size
+from hf_unlearn.metrics.alignment import matched_cosine
+from hf_unlearn.metrics.cmia import cmia
+from hf_unlearn.metrics.emia import emia, view_alignment
+from hf_unlearn.metrics.forgetting_score import forgetting_score
+from hf_unlearn.metrics.linear_probe import linear_probe
+from hf_unlearn.metrics.negative_alignment import negative_alignment
+from hf_unlearn.metrics.retrieval import retrieval
+from hf_unlearn.models.contrastive import embed_images, embed_texts
+
+BATCH = 256
+AUDIT_VIEWS = 10  # views an image, as EMIA takes them
+AUDIT_SEED = 2406  # the same views for every model, whatever the run's seed
+LABEL_COLUMNS = ("label", "category")
+
+Array = npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics of one checkpoint, and what comparisons with other checkpoints need of the unlearn samples.
+
+    Attributes:
+        metrics: flat key to number; cosines and shares in percent.
+        alignment: `[u]` alignment of each unlearn sample (mean over its captions or view pairs).
+        x: `[u, d]` first halves of the unlearn samples (images, or first views).
+        y: `[u, d]` second halves (first captions, or second views).
+    """
+
+    metrics: dict[str, float]
+    alignment: Array = field(repr=False)
+    x: Array = field(repr=False)
+    y: Array = field(repr=False)
+
+    def compared_with(self, before: "Evaluation") -> "Evaluation":
+        """The same evaluation with what needs the model before unlearning: forgetting score and negative alignment."""
+        score = forgetting_score(before.alignment, self.alignment)
+        metrics = {**self.metrics, "forgetting_score": 100 * score.mean, "forgetting_score_std": 100 * score.std}
+        if len(self.x) > 1:
+            negative = negative_alignment(before.x, before.y, self.x, self.y)
+            metrics |= {"negative_alignment": 100 * negative.mean, "negative_alignment_std": 100 * negative.std}
+        return Evaluation(metrics, self.alignment, self.x, self.y)
+
+
+class Evaluator(ABC):
+    """Evaluates any checkpoint of a family on splits that are encoded once.
+
+    Args:
+        splits: `retain`, `unlearn` and `test`, encoded.
+        inputs: how they were encoded.
+    """
+
+    family: ClassVar[str]
+    gap_keys: tuple[str, ...]
+
+    def __init__(self, splits: Mapping[str, EncodedSplit], inputs: ContrastiveInputs) -> None:
+        self.splits, self.inputs = splits, inputs
+
+    @abstractmethod
+    def evaluate(self, model: PreTrainedModel) -> Evaluation:
+        """Measure a checkpoint in evaluation mode, on its own device; each process embeds its share of the rows."""
+
+
+class ImageTextEvaluator(Evaluator):
+    """Table 4's cosines and retrieval for dual encoders."""
+
+    family = "image-text"
+    gap_keys: tuple[str, ...] = ("cosine_retain", "cosine_unlearn")
+    inputs: ImageTextInputs
+
+    def evaluate(self, model: PreTrainedModel) -> Evaluation:
+        """Matched cosines on retain, unlearn and test; R@1 and R@5 on test; all captions of every image."""
+        metrics: dict[str, float] = {}
+        for name in ("retain", "unlearn", "test"):
+            x, y, owner = self._embed(model, self.splits[name])
+            cosine = matched_cosine(x, y, owner)
+            metrics |= {f"cosine_{name}": cosine.mean, f"cosine_{name}_std": cosine.std}
+            if name == "unlearn":
+                captions = np.bincount(owner)
+                alignment = np.bincount(owner, cosine.per_sample) / captions
+                halves = x, y[np.cumsum(captions) - captions]
+        ranks = retrieval(x, y, owner)  # the last split, test
+        for k in (1, 5):
+            metrics[f"recall_at_{k}_image_to_text"] = ranks.image_to_text[k]
+            metrics[f"recall_at_{k}_text_to_image"] = ranks.text_to_image[k]
+        return Evaluation(metrics, alignment, *halves)
+
+    def _embed(self, model: PreTrainedModel, split: EncodedSplit) -> tuple[Array, Array, npt.NDArray[np.int64]]:
+        """Images `[n, d]`, captions `[m, d]` and the index `[m]` of each caption's image."""
+
+        def embed(encoded: Encoded, _: int) -> tuple[Tensor, ...]:
+            counts = encoded["caption_counts"]
+            width = encoded[self.inputs.token_names(encoded)[0]].shape[1]
+            present = torch.arange(width, device=counts.device) < counts[:, None]
+            tokens = {name: encoded[name][present].long() for name in self.inputs.token_names(encoded)}
+            pixels = self.inputs.normalise(encoded["pixels"]).to(model.dtype)
+            return embed_images(model, pixels), embed_texts(model, **tokens), counts
+
+        x, y, counts = embed_split(model, split, embed)
+        return x, y, np.repeat(np.arange(len(counts)), counts.astype(np.int64))
+
+
+class ImageViewEvaluator(Evaluator):
+    """Tables 1 to 3 for SimCLR and MoCo: EMIA, RA, TA, UA, CMIA and what the forgetting score needs.
+
+    Args:
+        splits: `retain`, `unlearn` and `test`, encoded.
+        inputs: how they were encoded, and the views they are attacked with.
+        labels: split to class labels; without it, the probe's metrics are left out.
+        seed: of the linear probe.
+    """
+
+    family = "views"
+    gap_keys: tuple[str, ...] = ("emia", "retain_accuracy", "test_accuracy", "unlearn_accuracy", "cmia")
+    inputs: ImageViewInputs
+
+    def __init__(
+        self,
+        splits: Mapping[str, EncodedSplit],
+        inputs: ContrastiveInputs,
+        labels: Mapping[str, npt.NDArray[np.int64]] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(splits, inputs)
+        self.labels, self.seed = labels, seed
+        if labels is None:
+            self.gap_keys = ("emia",)
+
+    def evaluate(self, model: PreTrainedModel) -> Evaluation:
+        """Attack the encoder with views, and a linear probe on its plain features where there are labels."""
+        members = range(min(len(self.splits["retain"]), len(self.splits["test"])))
+        viewed = {
+            name: self._embed_views(model, self.splits[name], members if name == "retain" else None)
+            for name in ("retain", "unlearn", "test")
+        }
+        alignment = {name: view_alignment(features) for name, features in viewed.items()}
+        attack = emia(alignment["retain"], alignment["unlearn"], alignment["test"])
+        metrics = {
+            "emia": attack.efficacy,
+            "emia_distance": attack.distance,
+            "emia_auc": attack.auc,
+            "emia_tpr_at_1_fpr": attack.tpr_at_1_fpr,
+            "emia_signal_auc": attack.signal_auc,
+        }
+        if self.labels is not None:
+            metrics |= self._probe(model, self.labels)
+        unlearn = viewed["unlearn"]
+        return Evaluation(metrics, alignment["unlearn"], unlearn[:, 0], unlearn[:, 1])
+
+    def _probe(self, model: PreTrainedModel, labels: Mapping[str, npt.NDArray[np.int64]]) -> dict[str, float]:
+        def embed(encoded: Encoded, _: int) -> tuple[Tensor, ...]:
+            return (embed_images(model, self.inputs.normalise(encoded["pixels"]).to(model.dtype)),)
+
+        plain = {name: embed_split(model, self.splits[name], embed)[0] for name in ("retain", "unlearn", "test")}
+        retain, unlearn, test = ((plain[name], labels[name]) for name in plain)
+        probe = linear_probe(retain, unlearn, test, seed=self.seed)
+        attack = cmia(probe.retain_confidence, probe.unlearn_confidence, probe.test_confidence)
+        return {
+            "retain_accuracy": probe.retain_accuracy,
+            "test_accuracy": probe.test_accuracy,
+            "unlearn_accuracy": probe.unlearn_accuracy,
+            "cmia": attack.efficacy,
+            "cmia_distance": attack.distance,
+            "cmia_auc": attack.auc,
+            "cmia_tpr_at_1_fpr": attack.tpr_at_1_fpr,
+        }
+
+    def _embed_views(self, model: PreTrainedModel, split: EncodedSplit, rows: range | None) -> Array:
+        """`[n, views, d]` backbone features of seeded views, the same for every model."""
+
+        def embed(encoded: Encoded, batch: int) -> tuple[Tensor, ...]:
+            views = self.inputs.views(encoded["pixels"], seed=AUDIT_SEED + batch, count=AUDIT_VIEWS)
+            features = embed_images(model, views.flatten(0, 1).to(model.dtype))
+            return (features.unflatten(0, (-1, AUDIT_VIEWS)),)
+
+        return embed_split(model, split, embed, rows, batch_size=BATCH // 4)[0]
+
+
+def class_labels(splits: Mapping[str, Dataset]) -> dict[str, npt.NDArray[np.int64]] | None:
+    """Class labels of each split from its `label` (or OpenMoji's `category`) column; None where there is none."""
+    for column in LABEL_COLUMNS:
+        if all(column in split.column_names for split in splits.values()):
+            return {name: np.asarray(split[column], dtype=np.int64) for name, split in splits.items()}
+    return None
+
+
+@torch.no_grad()
+def embed_split(
+    model: PreTrainedModel,
+    split: EncodedSplit,
+    embed: Callable[[Encoded, int], tuple[Tensor, ...]],
+    rows: range | None = None,
+    batch_size: int = BATCH,
+) -> tuple[Array, ...]:
+    """Embed a split in one pass, whole batches dealt out over processes, and return it whole on every process.
+
+    Args:
+        model: put into evaluation mode, and back into its own afterwards.
+        split: encoded rows.
+        embed: from an encoded batch on the model's device and the batch's number to tensors, batch first.
+        rows: the rows to embed; default all.
+        batch_size: rows a batch.
+
+    Returns:
+        The tensors that `embed` returns, concatenated over batches in the order of the rows, as float32 arrays.
+    """
+    was_training, rows = model.training, range(len(split)) if rows is None else rows
+    model.eval()
+    parts: dict[int, list[Array]] = {}
+    for number in range(rank(), -(-len(rows) // batch_size), world_size()):
+        encoded = split.rows(rows[number * batch_size : (number + 1) * batch_size])
+        outputs = embed({name: value.to(model.device) for name, value in encoded.items()}, number)
+        parts[number] = [output.float().cpu().numpy() for output in outputs]
+    model.train(was_training)
+    if world_size() > 1:
+        gathered: list[dict[int, list[Array]]] = [{} for _ in range(world_size())]
+        dist.all_gather_object(gathered, parts)
+        parts = {number: part for share in gathered for number, part in share.items()}
+    return tuple(np.concatenate(columns) for columns in zip(*(parts[n] for n in sorted(parts)), strict=True))

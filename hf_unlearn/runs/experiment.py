@@ -1,0 +1,225 @@
+"""One base model, one request, any number of methods: train, measure, draw, record."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import PartialState
+from PIL.Image import Image
+from transformers import PreTrainedModel
+
+from hf_unlearn.audit.heatmaps import plot_agm_grid, plot_alignment_matrices, plot_bars
+from hf_unlearn.audit.matrices import alignment_gap_matrix, alignment_matrix
+from hf_unlearn.data.encoded import EncodedSplit
+from hf_unlearn.data.fingerprint import dataset_sha256
+from hf_unlearn.data.images import to_rgb
+from hf_unlearn.errors import UserError
+from hf_unlearn.hub.card import write_card
+from hf_unlearn.hub.manifest import AuditRecord, Matrices, Results
+from hf_unlearn.hub.method_descriptions import describe_method
+from hf_unlearn.hub.provenance import weights_sha256
+from hf_unlearn.hub.recording import describe_base_model, public_hyper_parameters, record_run
+from hf_unlearn.methods import METHODS, RetrainConfig, UnlearningConfig
+from hf_unlearn.methods.trainer import make_inputs
+from hf_unlearn.metrics.gap import gap_to_retrain
+from hf_unlearn.models.contrastive import is_dual_encoder
+from hf_unlearn.models.loading import load_encoder
+from hf_unlearn.runs.arguments import RunArguments
+from hf_unlearn.runs.evaluation import Evaluation, Evaluator, ImageTextEvaluator, ImageViewEvaluator, class_labels
+from hf_unlearn.runs.folders import finished_folder
+from hf_unlearn.runs.pretrain import run_time_seconds, train_from_scratch
+from hf_unlearn.runs.tables import compare, save_results
+from hf_unlearn.runs.task import Task
+
+logger = logging.getLogger(__name__)
+
+RETRAIN = "retrain"
+BEFORE = "before"
+
+
+class Experiment:
+    """Unlearns one request from one base model by several methods, into `output_dir/<method>/`.
+
+    The base model is loaded anew for every method and never written to. The splits are encoded once for all of them.
+
+    Args:
+        task: splits and request.
+        base: the model before unlearning, a local folder or Hub id.
+        arguments: the run's arguments.
+        config: any method's config: how rows are encoded (caption length, views) is one for all methods.
+
+    Raises:
+        UserError: when the model or its processor cannot be loaded, or rows cannot be encoded for it.
+    """
+
+    def __init__(self, task: Task, base: str | Path, arguments: RunArguments, config: UnlearningConfig) -> None:
+        self.task, self.base, self.arguments = task, str(base), arguments
+        self.output_dir = Path(arguments.output_dir)
+        model, self.processor = self._load(self.base, arguments.model_revision)
+        self.base_record, self.history = describe_base_model(self.base, arguments.model_revision)
+        inputs = make_inputs(model, self.processor, config)
+        self.splits = {n: EncodedSplit(split, inputs, config.resident_bytes) for n, split in task.splits.items()}
+        self.evaluator = make_evaluator(model, task, self.splits, inputs)
+        self.evaluations: dict[str, Evaluation] = {BEFORE: self.evaluator.evaluate(_on(model, config))}
+        self.retrain: Evaluation | None = None
+        if arguments.retrain_model is not None:
+            retrained, _ = self._load(arguments.retrain_model, None)
+            self.retrain = self.evaluator.evaluate(_on(retrained, config)).compared_with(self.before)
+
+    @property
+    def before(self) -> Evaluation:
+        """The base model's evaluation."""
+        return self.evaluations[BEFORE]
+
+    def unlearn(self, config: UnlearningConfig) -> Evaluation:
+        """Run the method of a config and leave its checkpoint, records and heatmaps in `output_dir/<method>/`."""
+        model, seconds = self._train(config)
+        evaluation = self.evaluator.evaluate(model).compared_with(self.before)
+        evaluation.metrics["run_time_minutes"] = seconds / 60
+        self.evaluations[config.method] = evaluation
+        if config.method == RETRAIN:
+            self.retrain = evaluation
+        if PartialState().is_main_process:
+            with finished_folder(self.output_dir / config.method) as folder:
+                self._write(folder, model, evaluation, config, seconds)
+        return evaluation
+
+    def finish(self) -> Results:
+        """The comparison across methods; written with its plots, and shown on every card, by the first process."""
+        retrain = self.retrain.metrics if self.retrain is not None else None
+        metrics = {method: evaluation.metrics for method, evaluation in self.evaluations.items()}
+        results = compare(self.evaluator.family, self.evaluator.gap_keys, metrics, retrain)
+        if PartialState().is_main_process:
+            self._write_comparison(results)
+        return results
+
+    def _write_comparison(self, results: Results) -> None:
+        save_results(results, self.output_dir)
+        assets = self.output_dir / "assets"
+        assets.mkdir(exist_ok=True)
+        shown = {m: e for m, e in self.evaluations.items() if m != BEFORE}
+        names = {method: describe_method(method).name for method in shown}
+        gaps = {names[m]: alignment_gap_matrix(self._matrix(self.before), self._matrix(e)) for m, e in shown.items()}
+        plot_agm_grid(gaps, assets / "agm_by_method.png", **self._axes())
+        bars = {
+            names[m]: (e.metrics["negative_alignment"], e.metrics["negative_alignment_std"])
+            for m, e in shown.items()
+            if "negative_alignment" in e.metrics
+        }
+        if bars:
+            plot_bars(bars, assets / "negative_alignment.png", ylabel="negative alignment gap (×100)")
+        for method in shown:
+            self._write_audit(self.output_dir / method, self.evaluations[method])
+            write_card(self.output_dir / method)
+
+    def _load(self, name_or_path: str, revision: str | None) -> tuple[PreTrainedModel, Any]:
+        return load_encoder(name_or_path, revision, self.arguments.trust_remote_code)
+
+    def _train(self, config: UnlearningConfig) -> tuple[PreTrainedModel, float]:
+        """The model a method ends with, and its run time in seconds."""
+        model, _ = self._load(self.base, self.arguments.model_revision)
+        if isinstance(config, RetrainConfig):  # the same Retrain serves every run on the same rows and settings
+            sha256 = dataset_sha256(self.task.splits["retain"])
+            folder = train_from_scratch(lambda: self.splits["retain"], sha256, model, self.processor, config)
+            return _on(load_encoder(str(folder))[0], config), run_time_seconds(folder)
+        trainer = METHODS[config.method](model, config, self.splits, processing_class=self.processor)
+        seconds = trainer.train().metrics["train_runtime"]
+        return trainer.accelerator.unwrap_model(trainer.model), float(seconds)
+
+    def _write(
+        self, folder: Path, model: PreTrainedModel, evaluation: Evaluation, config: UnlearningConfig, seconds: float
+    ) -> None:
+        """A finished run's folder: weights, processor, records and heatmaps."""
+        model.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+        record_run(
+            folder,
+            method=config.method,
+            base_model=self.base_record,
+            dataset=self.task.dataset,
+            request=self.task.request,
+            splits=self.task.sizes,
+            hyper_parameters=public_hyper_parameters(config),
+            preset=getattr(config, "preset", None),
+            split_seed=self.arguments.split_seed,
+            seed=config.seed,
+            run_time_seconds=seconds,
+            history=self.history,
+        )
+        (folder / "assets").mkdir()
+        plot_alignment_matrices(
+            self._matrix(self.before),
+            self._matrix(evaluation),
+            folder / "assets" / "alignment_matrices.png",
+            title=describe_method(config.method).name,
+            **self._axes(),
+        )
+        self._write_audit(folder, evaluation)
+        write_card(folder)
+
+    def _write_audit(self, folder: Path, evaluation: Evaluation) -> None:
+        """`audit.json`: every number and matrix behind the card, with the gap to Retrain where Retrain is known."""
+        am_before, am_after = self._matrix(self.before), self._matrix(evaluation)
+        record = AuditRecord(
+            family=self.evaluator.family,
+            metrics=dict(evaluation.metrics),
+            before=dict(self.before.metrics),
+            gap_keys=self.evaluator.gap_keys,
+            per_sample={"forgetting_score": tuple((self.before.alignment - evaluation.alignment).tolist())},
+            matrices=Matrices(
+                labels=tuple(self._labels()),
+                shows_pictures=self.arguments.show_samples,
+                am_before=_rows(am_before),
+                am_after=_rows(am_after),
+                agm=_rows(alignment_gap_matrix(am_before, am_after)),
+            ),
+            weights_sha256=weights_sha256(folder),
+        )
+        if self.retrain is not None:
+            gap = gap_to_retrain(evaluation.metrics, self.retrain.metrics, self.evaluator.gap_keys)
+            record = replace(record, retrain=dict(self.retrain.metrics), avg_gap=gap.average)
+        record.save(folder)
+
+    @property
+    def _shown(self) -> int:
+        return min(self.arguments.audit_samples, len(self.splits["unlearn"]))
+
+    def _matrix(self, evaluation: Evaluation) -> np.ndarray:
+        """AM over the first unlearn samples, the same ones for every checkpoint."""
+        return alignment_matrix(evaluation.x[: self._shown], evaluation.y[: self._shown])
+
+    def _labels(self) -> list[str]:
+        rows = self.task.splits["unlearn"].select(range(self._shown))
+        if self.arguments.show_samples and "captions" in rows.column_names:
+            return [captions[0] for captions in rows["captions"]]
+        return [f"sample {i + 1}" for i in range(self._shown)]
+
+    def _axes(self) -> dict[str, Any]:
+        """What the heatmaps show on their axes: pictures and captions of the samples, or numbers."""
+        if not self.arguments.show_samples:
+            return {}
+        rows = self.task.splits["unlearn"].select(range(self._shown))
+        images: list[Image] = [to_rgb(image) for image in rows["image"]]
+        return {"images": images, "captions": self._labels() if "captions" in rows.column_names else None}
+
+
+def make_evaluator(model: PreTrainedModel, task: Task, splits: dict[str, EncodedSplit], inputs: Any) -> Evaluator:
+    """The evaluator of a model's family; says so when there are no labels for the probe's metrics."""
+    if is_dual_encoder(model):
+        if "captions" not in task.splits["unlearn"].column_names:
+            raise UserError("an image-text model needs captions; name their column with --caption_column")
+        return ImageTextEvaluator(splits, inputs)
+    labels = class_labels({name: task.splits[name] for name in ("retain", "unlearn", "test")})
+    if labels is None:
+        logger.warning("No label column: the linear probe's metrics (RA, TA, UA, CMIA) are left out.")
+    return ImageViewEvaluator(splits, inputs, labels)
+
+
+def _on(model: PreTrainedModel, config: UnlearningConfig) -> PreTrainedModel:
+    return model.to(config.device)  # type: ignore[arg-type]  # the stub of `to` lacks devices
+
+
+def _rows(matrix: np.ndarray) -> tuple[tuple[float | None, ...], ...]:
+    return tuple(tuple(row) for row in matrix.round(6).tolist())

@@ -1,0 +1,91 @@
+"""Trainings from scratch, cached: the base models of the embedded tasks, and Retrain."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from hf_unlearn.data.encoded import EncodedSplit
+from hf_unlearn.data.openmoji import cache_folder
+from hf_unlearn.hub.recording import public_hyper_parameters
+from hf_unlearn.hub.records import write_atomically
+from hf_unlearn.losses.distributed import world_size
+from hf_unlearn.methods import RetrainConfig, RetrainTrainer
+from hf_unlearn.methods.trainer import make_inputs
+from hf_unlearn.runs.folders import finished_folder
+from hf_unlearn.runs.task import Task
+
+# Raise when a change of the code changes what these trainings give.
+CACHE_FORMAT = 1
+TIME_NAME = "run_time.json"
+
+
+def pretrain(task: Task, model: PreTrainedModel, processor: Any, config: RetrainConfig) -> Path:
+    """Train an architecture on retain and unlearn together, the model people ask to be removed from.
+
+    Args:
+        task: the splits.
+        model: the architecture; its weights are drawn anew.
+        processor: saved beside the weights.
+        config: the training.
+
+    Returns:
+        The folder of the trained model, in the cache.
+    """
+
+    def train_split() -> EncodedSplit:
+        return EncodedSplit(task.train, make_inputs(model, processor, config), config.resident_bytes)
+
+    return train_from_scratch(train_split, task.dataset.sha256, model, processor, config)
+
+
+def train_from_scratch(
+    train: Callable[[], EncodedSplit],
+    data_sha256: str | None,
+    model: PreTrainedModel,
+    processor: Any,
+    config: RetrainConfig,
+) -> Path:
+    """The folder of a model trained from scratch on given rows; trained once per data, architecture and settings.
+
+    Args:
+        train: gives the encoded rows; called only if the cache has no such model.
+        data_sha256: identifies the rows.
+        model: the architecture.
+        processor: saved beside the weights.
+        config: the training.
+    """
+    key = {
+        "format": CACHE_FORMAT,
+        "data": data_sha256,
+        "model": _architecture(model),
+        "training": {**public_hyper_parameters(config), "seed": config.seed, "world_size": world_size()},
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
+    folder = cache_folder() / f"{model.config.model_type}-{digest[:16]}"
+    if (folder / "config.json").is_file():
+        return folder
+    config = deepcopy(config)
+    config.output_dir = str(folder)
+    trainer = RetrainTrainer(model, config, {"retain": train()}, processing_class=processor)
+    seconds = trainer.train().metrics["train_runtime"]
+    if trainer.is_world_process_zero():
+        with finished_folder(folder) as temporary:
+            trainer.model.save_pretrained(temporary)
+            processor.save_pretrained(temporary)
+            write_atomically(temporary / TIME_NAME, json.dumps({"run_time_seconds": seconds}))
+    trainer.accelerator.wait_for_everyone()
+    return folder
+
+
+def run_time_seconds(folder: Path) -> float:
+    """How long a cached training took when it was made."""
+    return float(json.loads((folder / TIME_NAME).read_text(encoding="utf-8"))["run_time_seconds"])
+
+
+def _architecture(model: PreTrainedModel) -> Mapping[str, Any]:
+    return {k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
