@@ -133,6 +133,7 @@ def render_card(manifest: UnlearningManifest, audit: AuditRecord | None) -> str:
         comparison=_comparison_table(audit) if audit else "",
         avg_gap=_number(audit.avg_gap) if audit else _NONE,
         gap_names="; ".join(short_name(key) for key in audit.gap_keys) if audit else "",
+        notes=[_one_line(note) for note in manifest.notes],
         pictures=[(name, _caption(name)) for name in _pictures(manifest)],
         library_citation=LIBRARY_CITATION % manifest.library_version,
         citations=[text for text in dict.fromkeys((method.citation, PAPER_CITATION)) if text],
@@ -268,7 +269,9 @@ def _caption(name: str) -> str:
 
 def _with_deviation(key: str, values: dict[str, float | None]) -> str:
     deviation = values.get(f"{key}_std")
-    return _number(values.get(key)) + (f" ± {_number(deviation)}" if deviation is not None else "")
+    return _number(values.get(key)) + (
+        f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{_number(deviation)}" if deviation is not None else ""
+    )
 
 
 def _number(value: float | None) -> str:
@@ -288,4 +291,8 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[Any]], numbers: int = 
 
 def _cell(value: Any) -> str:
     """Keep a value inside its cell: one line, its pipes escaped."""
-    return re.sub(r"\s+", " ", str(value)).replace("|", r"\|")
+    return _one_line(value).replace("|", r"\|")
+
+
+def _one_line(value: Any) -> str:
+    return " ".join(str(value).splitlines())

@@ -1,5 +1,8 @@
 """Which files of a run's folder are published: those on this list, and nothing else."""
 
+import ast
+import json
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -26,6 +29,7 @@ PUBLISHED = (
     "spiece.model",
     "configuration_*.py",
     "modeling_*.py",
+    "view_encoder.py",  # what SimCLR's and MoCo's code share
 )
 
 
@@ -40,3 +44,24 @@ def published_names(folder: str | Path) -> list[str]:
     candidates = [*folder.iterdir(), *(folder / "assets").glob("*")]
     names = (path.relative_to(folder).as_posix() for path in candidates if path.is_file())
     return sorted(name for name in names if is_published(name))
+
+
+def missing_code(folder: str | Path, names: Sequence[str]) -> list[str]:
+    """List the modules of remote code that loading would need and that are not among the files to publish.
+
+    Args:
+        folder: A checkpoint's folder.
+        names: The files to publish, `config.json` among them.
+
+    Returns:
+        File names: modules that the config refers to, and that published modules import from their own folder.
+    """
+    folder = Path(folder)
+    auto_map = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("auto_map", {})
+    needed = {f"{reference.split('.')[0]}.py" for reference in auto_map.values() if "--" not in reference}
+    for name in names:
+        if name.endswith(".py"):
+            tree = ast.parse((folder / name).read_text(encoding="utf-8"))
+            imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
+            needed |= {f"{node.module}.py" for node in imports}
+    return sorted(needed - set(names))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.card import render_card
-from hf_unlearn.hub.contents import CARD_NAME, is_published, published_names
+from hf_unlearn.hub.contents import CARD_NAME, is_published, missing_code, published_names
 from hf_unlearn.hub.manifest import AUDIT_NAME, MANIFEST_NAME, AuditRecord, UnlearningManifest
 from hf_unlearn.hub.method_descriptions import describe_method
 from hf_unlearn.hub.screening import Content, screen
@@ -139,6 +139,11 @@ def _contents(folder: Path, repo_id: str, show_samples: bool) -> tuple[dict[str,
         raise UserError(f"{folder.name} holds no model card; write it with `hf-unlearn card {folder.name}`.")
     if "config.json" not in names:
         raise UserError(f"{folder.name} holds no config.json; save the model with save_pretrained.")
+    if missing := missing_code(folder, names):
+        raise UserError(
+            f"Loading {folder.name} from the Hub would need {', '.join(missing)}, which is not among the files to "
+            "publish; save the model again with save_pretrained."
+        )
     if problems := [f"{line.subject}: {line.detail}" for line in verify_folder(folder, manifest) if line.fails]:
         raise UserError(
             f"Nothing was published, since {folder.name} does not agree with its own records: {'; '.join(problems)}. "
@@ -213,10 +218,12 @@ def _size(content: Content) -> int:
 @contextmanager
 def _explained_failures(repo_id: str) -> Iterator[None]:
     """Turn the client's errors into one sentence that says what state the repository is in and what to do."""
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError
 
     try:
         yield
+    except LocalTokenNotFoundError as error:
+        raise UserError(f"No token to publish to {repo_id} with; log in with `hf auth login`, or give one.") from error
     except HfHubHTTPError as error:
         status = error.response.status_code
         remedies = {

@@ -365,26 +365,15 @@ def _base_weights(manifest: UnlearningManifest, base: str | Path | None) -> Iter
 
 
 def _owned_samples(request: RequestRecord, salt: str | None, samples: Sequence[OwnedSample]) -> Iterator[Line]:
+    from hf_unlearn.data.fingerprint import sample_hash
+
     for sample in samples:
         subject = f"your {sample.image.name}"
         if request.row_hashes is None:
             yield Line(subject, Verdict.UNCHECKED, "the request's row hashes are not published")
             continue
-        found = _sample_hash(sample, salt) in request.row_hashes
+        found = sample_hash(sample.image, sample.captions, salt) in request.row_hashes
         yield _line(subject, found, "is in the request", "is not in the request, or the salt or a caption differs")
-
-
-def _sample_hash(sample: OwnedSample, salt: str | None) -> str:
-    """Hash a sample as the request's rows were hashed."""
-    from datasets import Dataset, Features, Image, List, Value
-
-    from hf_unlearn.data.fingerprint import row_hashes
-
-    features: dict[str, Any] = {"image": Image()}
-    row: dict[str, Any] = {"image": [str(sample.image)]}
-    if sample.captions:
-        features["captions"], row["captions"] = List(Value("string")), [list(sample.captions)]
-    return row_hashes(Dataset.from_dict(row, features=Features(features)), salt=salt)[0]
 
 
 def _agrees(subject: str, recorded: float, expected: float) -> Line:

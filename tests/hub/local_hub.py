@@ -68,7 +68,9 @@ class LocalHub:
     drop: str | None = None  # close the connection on these requests: preupload, lfs, commit or commit-answer
     hold: threading.Event | None = None  # let a commit wait for this, having told `held`
     held: threading.Event = field(default_factory=threading.Event)
+    committing: threading.Thread = field(default_factory=threading.current_thread)  # that answers the held commit
     requests: list[str] = field(default_factory=list)
+    tokens: set[str] = field(default_factory=set)  # that the requests came with
     url: str = ""
 
     def files(self, repo_id: str, revision: str = "main") -> dict[str, bytes]:
@@ -134,6 +136,8 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path, query = urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)
         self.state.requests.append(f"{verb} {path}")
+        if token := (self.headers.get("Authorization") or "").removeprefix("Bearer "):
+            self.state.tokens.add(token)
         for pattern, action in self.ROUTES.items():
             method, _, expression = pattern.partition(" ")
             if verb in method.split("|") and (match := re.fullmatch(expression, path)):
@@ -238,6 +242,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def commit(self, body: bytes, query: dict, repo_id: str, revision: str) -> None:
         if self.state.hold is not None:
+            self.state.committing = threading.current_thread()
             self.state.held.set()
             self.state.hold.wait()
         if self.state.drop == "commit":

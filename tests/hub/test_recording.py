@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from hub.conftest import describe, perturb
+from hub.finished_run import describe, perturb
 from transformers import TrainingArguments
 
 from hf_unlearn.errors import UserError

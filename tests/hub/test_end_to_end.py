@@ -1,0 +1,86 @@
+"""From a finished run to a stranger's machine: published here, loaded and verified in a process that knows nothing."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from hub.finished_run import SALT
+from hub.local_hub import LocalHub
+
+from hf_unlearn.hub.publishing import publish_run
+from hf_unlearn.hub.verification import verify_repo
+
+STRANGER = """
+import sys, torch
+from huggingface_hub import ModelCard, snapshot_download
+from transformers import AutoModel, AutoProcessor, CLIPModel
+
+repo, base, picture = sys.argv[1:]
+model, clip = AutoModel.from_pretrained(repo), CLIPModel.from_pretrained(repo)
+assert type(model) is CLIPModel
+assert all(torch.equal(a, b) for a, b in zip(model.parameters(), clip.parameters(), strict=True))
+AutoProcessor.from_pretrained(repo)
+card = ModelCard.load(repo)
+assert {r.metric_type for r in card.data.eval_results} >= {"cosine_retain", "cosine_unlearn"}
+print(snapshot_download(repo))
+
+import typer
+from hf_unlearn.cli.verify import verify
+app = typer.Typer()
+app.command()(verify)
+app([repo, "--base", base, "--salt", %r, "--image", picture, "--caption", "a red apple"])
+"""
+
+PUBLISH = """
+import sys
+import threading
+from hf_unlearn.hub.publishing import publish_run
+publish_run(sys.argv[1], "org/clip")
+"""
+
+
+def environment(hub: LocalHub, home: Path) -> dict[str, str]:
+    """The variables of a fresh user whose Hub is the local one."""
+    own = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **own, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+
+def test_a_stranger_loads_and_verifies_what_was_published(
+    finished_run: Path, base: Path, pictures: list[Path], hub: LocalHub, tmp_path: Path
+) -> None:
+    publish_run(finished_run, "org/clip")
+    command = [sys.executable, "-c", STRANGER % SALT, "org/clip", str(base), str(pictures[0])]
+    done = subprocess.run(command, env=environment(hub, tmp_path), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    snapshot = Path(lines[0])
+    assert {p.relative_to(snapshot).as_posix() for p in snapshot.rglob("*") if p.is_file()} == set(
+        hub.files("org/clip")
+    )
+    assert not [line for line in lines if line.startswith("does not hold")]
+    assert [line for line in lines if line.startswith("holds") and " weights: SHA-256 " in line]
+    assert [line for line in lines if line.startswith("holds") and "your a_red_apple.png: is in the request" in line]
+    assert lines[-1].endswith("0 does not hold; 2 cannot be checked here")
+
+
+@pytest.mark.parametrize("arrived", [False, True])
+def test_a_process_killed_while_publishing_leaves_no_half_repository(
+    run: Path, hub: LocalHub, tmp_path: Path, arrived: bool
+) -> None:
+    hub.hold = threading.Event()
+    process = subprocess.Popen([sys.executable, "-c", PUBLISH, str(run)], env=environment(hub, tmp_path))
+    assert hub.held.wait(60)  # the weights are uploaded, the commit is on its way
+    process.kill()
+    process.wait(10)
+    hub.drop = None if arrived else "commit"
+    hub.hold.set()
+    hub.committing.join(10)
+    expected = {"README.md", "model.safetensors"} if arrived else set()
+    assert set(hub.files("org/clip")) & {"README.md", "model.safetensors"} == expected
+    hub.drop, hub.hold = None, None
+    publish_run(run, "org/clip")
+    assert verify_repo("org/clip").ok
+    assert len(hub.log("org/clip")) == 2

@@ -1,0 +1,212 @@
+"""Verification names what was changed, and says plainly what it cannot see."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hub.finished_run import CAPTIONS, SALT
+from hub.local_hub import LocalHub
+
+from hf_unlearn.errors import UserError
+from hf_unlearn.hub import card as card_module
+from hf_unlearn.hub import verification
+from hf_unlearn.hub.card import write_card
+from hf_unlearn.hub.manifest import AuditRecord, UnlearningManifest
+from hf_unlearn.hub.publishing import publish_run
+from hf_unlearn.hub.verification import OwnedSample, Verdict, VerificationReport, verify_repo
+
+
+def subjects(report: VerificationReport) -> list[str]:
+    return [line.subject for line in report.failures]
+
+
+def test_everything_that_can_be_checked_of_a_fresh_run_holds(run: Path, base: Path, pictures: list[Path]) -> None:
+    samples = [OwnedSample(path, (caption,)) for path, caption in zip(pictures, CAPTIONS, strict=True)]
+    report = verify_repo(run, base=base, salt=SALT, samples=samples)
+    assert report.ok, report.failures
+    unchecked = {line.subject for line in report.lines if line.verdict is Verdict.UNCHECKED}
+    assert unchecked == {"data", "training"}
+    assert {"weights", "request", "card tables", "card text", "card metadata", "card pictures", "config.json"} < {
+        line.subject for line in report.lines if line.verdict is Verdict.HOLDS
+    }
+
+
+def change_json(name: str, *keys: str | int, value: object) -> Callable[[Path], None]:
+    def act(run: Path) -> None:
+        data = json.loads((run / name).read_text())
+        place = data
+        for key in keys[:-1]:
+            place = place[key]
+        place[keys[-1]] = value
+        (run / name).write_text(json.dumps(data))
+
+    return act
+
+
+def change_text(name: str, old: str, new: str) -> Callable[[Path], None]:
+    def act(run: Path) -> None:
+        text = (run / name).read_text()
+        assert text.count(old) == 1, (old, text.count(old))
+        (run / name).write_text(text.replace(old, new))
+
+    return act
+
+
+def flip_weight(run: Path) -> None:
+    weights = bytearray((run / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (run / "model.safetensors").write_bytes(weights)
+
+
+def add_picture(run: Path) -> None:
+    shutil.copy(run / "assets" / "alignment_matrices.png", run / "assets" / "nicer.png")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (flip_weight, "weights"),
+        (
+            change_text("README.md", "| 41.00\xa0±\xa09.50 |", "| 35.00\xa0±\xa09.50 |"),
+            "Matched cosine, unlearn (×100), This model",
+        ),
+        (change_text("README.md", "| 41.00 (7.00) |", "| 41.00 (1.00) |"), "Alignment Calibration, Cosine, unlearn"),
+        (change_text("README.md", "unlearn 6, validation", "unlearn 9, validation"), "What was unlearned, Rows, Value"),
+        (change_text("README.md", "**Average gap to Retrain: 5.75**", "**Average gap to Retrain: 0.75**"), "card text"),
+        (change_text("README.md", "  value: 41.0\n".strip(), "value: 35.0"), "card metadata"),
+        (change_text("README.md", "- machine-unlearning\n", ""), "card metadata"),
+        (change_text("README.md", "(assets/alignment_matrices.png)", "(assets/none.png)"), "card pictures"),
+        (change_text("README.md", "| beta | 1.0 |\n", ""), "How, beta, Value"),
+        (change_json("unlearning.json", "request", "row_hashes", 2, value="0" * 64), "request"),
+        (change_json("unlearning.json", "request", "sha256", value="0" * 64), "request"),
+        (change_json("unlearning.json", "request", "count", value=7), "unlearning.json: counts"),
+        (change_json("unlearning.json", "seed", value=4), "How, Seed, Value"),
+        (change_json("unlearning.json", "base_model", "sha256", value="x"), "unlearning.json: hashes"),
+        (change_json("unlearning.json", "versions", "hf-unlearn", value="9"), "unlearning.json: versions"),
+        (change_json("audit.json", "metrics", "cosine_unlearn", value=35.0), "audit.json: average gap"),
+        (change_json("audit.json", "per_sample", "forgetting_score", 0, value=99.0), "audit.json: forgetting score"),
+        (change_json("audit.json", "matrices", "agm", 0, 1, value=0.5), "audit.json: matrices"),
+        (change_json("audit.json", "weights_sha256", value="0" * 64), "audit.json: weights"),
+        (change_json("audit.json", "comparison", 2, "metrics", "cosine_unlearn", value=35.0), "audit.json: comparison"),
+        (change_json("audit.json", "metrics", value="none"), "audit.json"),
+        (change_json("config.json", "projection_dim", value=32), "config.json"),
+        (add_picture, "assets/nicer.png"),
+        (lambda run: (run / "tokenizer.json").unlink(), "tokenizer.json"),
+        (lambda run: (run / "README.md").unlink(), "card"),
+    ],
+)
+def test_what_was_changed_is_named(run: Path, change: Callable[[Path], None], named: str) -> None:
+    change(run)
+    assert any(subject.removeprefix("card: ").endswith(named) for subject in subjects(verify_repo(run)))
+
+
+def test_an_owner_learns_whether_their_sample_is_in_the_request(
+    run: Path, pictures: list[Path], tmp_path: Path
+) -> None:
+    mine = OwnedSample(pictures[0], (CAPTIONS[0],))
+    assert verify_repo(run, salt=SALT, samples=[mine]).ok
+    other = OwnedSample(pictures[0], (CAPTIONS[1],))
+    assert subjects(verify_repo(run, salt=SALT, samples=[other])) == [f"your {pictures[0].name}"]
+    assert subjects(verify_repo(run, salt="a guess", samples=[mine])) == [f"your {pictures[0].name}"]
+    with pytest.raises(UserError, match="--salt"):
+        verify_repo(run, samples=[mine])
+
+
+def test_without_row_hashes_the_request_cannot_be_checked(run: Path, pictures: list[Path]) -> None:
+    manifest = UnlearningManifest.load(run)
+    replace(manifest, request=replace(manifest.request, row_hashes=None)).save(run)
+    write_card(run)
+    report = verify_repo(run, salt=SALT, samples=[OwnedSample(pictures[0], (CAPTIONS[0],))])
+    assert report.ok
+    unchecked = [line.subject for line in report.lines if line.verdict is Verdict.UNCHECKED]
+    assert {"request", f"your {pictures[0].name}"} <= set(unchecked)
+
+
+def test_row_hashes_without_a_salt_are_a_leak(run: Path) -> None:
+    manifest = UnlearningManifest.load(run)
+    replace(manifest, request=replace(manifest.request, salted=False)).save(run)
+    assert "request" in subjects(verify_repo(run))
+
+
+def test_another_base_is_found(run: Path) -> None:
+    assert subjects(verify_repo(run, base=run)) == ["base weights"]
+
+
+def test_a_broken_history_is_found(run: Path) -> None:
+    manifest = UnlearningManifest.load(run)
+    earlier = replace(
+        manifest.as_history_entry(), weights_sha256=manifest.base_model.sha256, created="2020-01-01T00:00:00"
+    )
+    replace(manifest, history=(earlier,)).save(run)
+    write_card(run)
+    assert verify_repo(run).ok
+    replace(manifest, history=(replace(earlier, weights_sha256="0" * 64),)).save(run)
+    write_card(run)
+    assert subjects(verify_repo(run)) == ["history"]
+    replace(manifest, history=(replace(earlier, created="2999-01-01T00:00:00"),)).save(run)
+    write_card(run)
+    assert subjects(verify_repo(run)) == ["history"]
+
+
+def test_a_card_of_another_version_is_compared_figure_by_figure(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = Path(card_module.TEMPLATE).read_text().replace("## Limits", "## What an audit cannot say")
+    newer = run.parent / "newer.md.j2"
+    newer.write_text(template)
+    monkeypatch.setattr(card_module, "TEMPLATE", newer)
+    assert subjects(verify_repo(run)) == ["card text"]
+    monkeypatch.setattr(verification, "__version__", "0.2.0")
+    report = verify_repo(run)
+    assert report.ok
+    assert any(line.subject == "card text" and line.verdict is Verdict.UNCHECKED for line in report.lines)
+    change_text("README.md", "| 41.00\xa0±\xa09.50 |", "| 35.00\xa0±\xa09.50 |")(run)
+    assert len(verify_repo(run).failures) == 1
+
+
+def test_an_unlearned_model_without_an_audit_verifies(run: Path) -> None:
+    (run / "audit.json").unlink()
+    write_card(run)
+    assert verify_repo(run).ok
+
+
+def test_a_repository_is_checked_as_published(run: Path, hub: LocalHub) -> None:
+    publish_run(run, "org/clip")
+    report = verify_repo("org/clip")
+    assert report.ok, report.failures
+    held = {line.subject for line in report.lines if line.verdict is Verdict.HOLDS}
+    assert {"weights", "repository", "other weights", "card tables"} < held
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "named"),
+    [
+        ("model.safetensors", None, None, "weights"),
+        ("README.md", b"| 41.00\xc2\xa0", b"| 35.00\xc2\xa0", "Matched cosine, unlearn (×100), This model"),
+        ("unlearning.json", b'"row_hashes": [\n      "', b'"row_hashes": [\n      "0', "request"),
+    ],
+)
+def test_tampering_in_the_repository_is_named(run: Path, hub: LocalHub, name: str, old, new, named: str) -> None:
+    publish_run(run, "org/clip")
+    content = hub.files("org/clip")[name]
+    changed = content[:-1] + bytes([content[-1] ^ 1]) if old is None else content.replace(old, new)
+    assert changed != content
+    hub.tamper("org/clip", name, changed)
+    assert [subject for subject in subjects(verify_repo("org/clip")) if subject.endswith(named)]
+
+
+def test_a_pickle_added_later_and_a_copy_elsewhere_are_found(run: Path, hub: LocalHub) -> None:
+    publish_run(run, "org/clip")
+    repo = hub.repos["org/clip"]
+    files = dict(repo.commits[repo.refs["main"]])
+    hub.repos["org/copy"] = copy = type(repo)()
+    copy.commit("main", {**files, "pytorch_model.bin": files["README.md"]}, "copied")
+    assert subjects(verify_repo("org/copy")) == ["repository", "other weights"]
+
+
+def test_the_record_of_the_audit_is_tied_to_its_figures(run: Path) -> None:
+    audit = AuditRecord.load(run)
+    replace(audit, metrics={**audit.metrics, "forgetting_score": None}).save(run)
+    write_card(run)
+    assert verify_repo(run).ok  # a metric that was not finite is missing, not wrong
