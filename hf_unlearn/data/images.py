@@ -11,6 +11,7 @@ import io
 import logging
 import os
 import struct
+import warnings
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -97,12 +98,14 @@ def read_image(stored: Mapping[str, Any]) -> PILImage.Image:
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(f"it has {image.width} x {image.height} pixels, more than the {MAX_PIXELS:,} allowed")
             image.load()
+            if exif := image.info.get("exif"):  # opening a JPEG has swallowed the error that an unreadable block raises
+                PILImage.Exif().load(exif)
             return to_rgb(ImageOps.exif_transpose(image))
     except UserError:
         raise
     except (PILImage.DecompressionBombError, PILImage.DecompressionBombWarning) as error:
         raise UserError(f"it has more than the {MAX_PIXELS:,} pixels allowed") from error
-    except _DAMAGE as error:
+    except (*_DAMAGE, UserWarning) as error:  # a warning only where a filter makes it an error, as `map_images` does
         raise UserError(f"it cannot be read ({error})") from error
 
 
@@ -146,9 +149,12 @@ def map_images(dataset: Dataset, function: Callable[[PILImage.Image], T], descri
     results: list[T | UserError] = []
     rows = stored_rows(dataset)
     with (
+        warnings.catch_warnings(),
         ThreadPoolExecutor(os.cpu_count()) as pool,
         tqdm(total=len(dataset), desc=description, unit=" images", delay=2) as bar,
     ):
+        # Pillow only warns of a cut EXIF block and shows the picture as if it had no orientation.
+        warnings.filterwarnings("error", "Corrupt EXIF data", UserWarning)
         while chunk := list(islice(rows, _CHUNK)):  # a pool reads its whole input ahead
             results += pool.map(apply, chunk)
             bar.update(len(chunk))
