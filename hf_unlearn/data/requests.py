@@ -136,7 +136,8 @@ def _csv_entries(text: str, file: Path) -> list[object]:
     if len(header) > 1 and header.count("id") != 1:
         raise UserError(f"The removal request {file} has no column 'id'; its columns: {', '.join(header)}.")
     column = header.index("id") if len(header) > 1 else 0
-    return [row[column].strip() if len(row) == len(header) else ",".join(row) for row in rows[1:]]
+    # A row of another width stays a list, which is no id: its cells cannot be told apart.
+    return [row[column].strip() if len(row) == len(header) else row for row in rows[1:]]
 
 
 def _json_entries(text: str, file: Path) -> list[object]:

@@ -289,4 +289,5 @@ def arrow_column(dataset: Dataset, name: str) -> pa.ChunkedArray:
 
 
 def _replace(dataset: Dataset, name: str, column: pa.ChunkedArray, feature: object) -> Dataset:
-    return dataset.remove_columns(name).add_column(name, column, feature=feature)
+    added = dataset.add_column(f"new_{name}", column, feature=feature)
+    return added.remove_columns(name).rename_column(f"new_{name}", name)
