@@ -36,9 +36,9 @@ BOUND_SHARE = 0.25
 """An accusation needs the targeted change below this share of the gap before."""
 MARGIN_SHARE = 0.5
 """Two levels are equivalent within this share of the gap before."""
-SHARE_LEVEL = 0.01
-"""Level of `T2.share`: it alone keeps false accusations of an exactly retrained model at 1%, even where nothing had
-been memorised and T1 passed by luck."""
+SHARE_LEVEL = 0.005
+"""Level of `T2.share`: it alone keeps false accusations of an exactly retrained model well under 1%, even where nothing
+had been memorised and T1 passed by luck."""
 
 _ORDER = (
     *("T0", "T1", "T2", "T2.bound", "T2.share", "T3", "T3.equivalence"),

@@ -14,7 +14,8 @@ from hf_unlearn.audit.results import Arm, Effect, TestResult, Verdict
 
 FOOTER = (
     "At most this is consistent with removal. No black-box test can establish it: the same weights can arise from "
-    "other data (Thudi et al., arXiv 2110.11891), and a model owner who knows the requested images could fake a local change."
+    "other data (Thudi et al., arXiv 2110.11891), and a model owner who knows the requested images could fake a local "
+    "change."
 )
 _ARMS = {Arm.STILL_TRAINED: "your images still in training", Arm.NEVER_TRAINED: "images never in training"}
 
