@@ -13,28 +13,18 @@ from pathlib import Path
 from accelerate import PartialState
 
 from hf_unlearn.cli.guard import guarded
-from hf_unlearn.models.small_clip import build_small_clip
 from hf_unlearn.runs.arguments import parse_run
-from hf_unlearn.runs.experiment import Experiment
-from hf_unlearn.runs.pretrain import pretrain
+from hf_unlearn.runs.builders import small_clip
+from hf_unlearn.runs.recipe import unlearn_and_compare
 from hf_unlearn.runs.tables import text_table
-from hf_unlearn.runs.task import prepare_task
 
-CONFIGS = Path(__file__).parent / "configs"
+DEFAULT_CONFIG = Path(__file__).parent / "configs" / "clip_openmoji.yaml"
 
 
 def main() -> None:
-    """Prepare the data, the base model and the methods; unlearn by each; show the comparison."""
-    run = parse_run(default_config=CONFIGS / "clip_openmoji.yaml")
-    task = prepare_task(run.arguments)
-    base = run.arguments.model_name_or_path
-    if base is None:
-        model, processor = build_small_clip(caption for captions in task.train["captions"] for caption in captions)
-        base = str(pretrain(task, model, processor, run.pretrain))
-    experiment = Experiment(task, base, run.arguments, next(iter(run.methods.values())))
-    for config in run.methods.values():
-        experiment.unlearn(config)
-    results = experiment.finish()
+    """Unlearn by every chosen method and show the comparison."""
+    run = parse_run(default_config=DEFAULT_CONFIG)
+    results = unlearn_and_compare(run, build=small_clip)
     if PartialState().is_main_process:
         print(f"\n{text_table(results)}\n\nCards, heatmaps and checkpoints: {run.arguments.output_dir}")
 

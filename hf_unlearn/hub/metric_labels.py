@@ -37,6 +37,10 @@ METRIC_LABELS = {
 _SHORT_NAMES = {
     "cosine_retain": "Cosine, retain",
     "cosine_unlearn": "Cosine, unlearn",
+    "cosine_test": "Cosine, test",
+    "forgetting_score": "FS",
+    "negative_alignment": "Neg. alignment gap",
+    "run_time_minutes": "RTE (min)",
     "emia": "EMIA",
     "retain_accuracy": "RA",
     "test_accuracy": "TA",

@@ -16,7 +16,8 @@ from hf_unlearn.methods import METHODS, RetrainConfig, UnlearningConfig
 
 T = TypeVar("T")
 Option = tuple[str, list[str]]  # ("learning_rate", ["5e-4"])
-PRETRAIN = "pretrain"  # the YAML section of the base model's own training
+PRETRAIN = "pretrain"  # the section of the base model's own training
+MODEL = "model"  # the section of the architecture to pre-train
 
 
 @dataclass
@@ -69,11 +70,12 @@ class RunArguments:
 
 @dataclass(frozen=True)
 class Run:
-    """Parsed arguments: the run's own, one config per method, and the base model's training."""
+    """Parsed arguments: the run's own, one config per method, and the base model's training and architecture."""
 
     arguments: RunArguments
     methods: dict[str, UnlearningConfig]
     pretrain: RetrainConfig
+    model: dict[str, Any] = field(default_factory=dict)
 
 
 class _Parser(HfArgumentParser):
@@ -85,7 +87,8 @@ def parse_run(argv: Sequence[str] | None = None, default_config: str | Path | No
     """Parse a recipe's arguments.
 
     `--config FILE` names a YAML file with the fields of `RunArguments`, any field of a method's config for all methods,
-    and sections named after a method (or `pretrain`) for one of them. On the command line `--beta 1` reaches every
+    and sections named after a method for one of them, `pretrain` for the base model's training and `model` for its
+    architecture. On the command line `--beta 1` reaches every
     chosen method that has the field and `--alignment_calibration.beta 1` that method alone.
 
     Args:
@@ -101,7 +104,11 @@ def parse_run(argv: Sequence[str] | None = None, default_config: str | Path | No
     if not configs and default_config is not None and "model_name_or_path" not in given:
         configs = [str(default_config)]
     options = [(name, values) for name, values in options if name != "config"]
-    general, sections = _read_yaml(Path(configs[-1])) if configs else ([], {})
+    general, sections, model = _read_yaml(Path(configs[-1])) if configs else ([], {}, {})
+    model |= {
+        name.partition(".")[2]: yaml.safe_load(" ".join(v)) for name, v in options if name.startswith(f"{MODEL}.")
+    }
+    options = [(name, values) for name, values in options if not name.startswith(f"{MODEL}.")]
     own = {f.name for f in fields(RunArguments)}
     arguments = _parse(RunArguments, [(n, v) for n, v in [*general, *options] if n in own])
     dotted = [(name, values) for name, values in options if "." in name]
@@ -120,7 +127,7 @@ def parse_run(argv: Sequence[str] | None = None, default_config: str | Path | No
         parsed[target] = _parse(config_class, [*(o for o in usable if o[0] in names), ("output_dir", [str(folder)])])
     pretrain = parsed.pop(PRETRAIN)
     assert isinstance(pretrain, RetrainConfig)
-    return Run(arguments, parsed, pretrain)
+    return Run(arguments, parsed, pretrain, model)
 
 
 def _options(tokens: Iterable[str]) -> list[Option]:
@@ -137,8 +144,8 @@ def _options(tokens: Iterable[str]) -> list[Option]:
     return options
 
 
-def _read_yaml(path: Path) -> tuple[list[Option], dict[str, list[Option]]]:
-    """A YAML config as general options and one list of options per section."""
+def _read_yaml(path: Path) -> tuple[list[Option], dict[str, list[Option]], dict[str, Any]]:
+    """A YAML config as general options, one list of options per method, and the model section."""
     if not path.is_file():
         raise UserError(f"--config {path} does not exist")
     try:
@@ -147,11 +154,14 @@ def _read_yaml(path: Path) -> tuple[list[Option], dict[str, list[Option]]]:
         raise UserError(f"--config {path} is not valid YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):
         raise UserError(f"--config {path} must hold a mapping of fields, not {type(content).__name__}")
+    model = content.pop(MODEL, None) or {}
+    if not isinstance(model, dict):
+        raise UserError(f"--config {path}: the section model must be a mapping, not {type(model).__name__}")
     sections = {k: _yaml_options(v) for k, v in content.items() if isinstance(v, dict)}
     unknown = [name for name in sections if name not in (*METHODS, PRETRAIN)]
     if unknown:
         raise UserError(f"--config {path} has a section {unknown[0]!r} that is no method; known: {', '.join(METHODS)}")
-    return _yaml_options({k: v for k, v in content.items() if not isinstance(v, dict)}), sections
+    return _yaml_options({k: v for k, v in content.items() if not isinstance(v, dict)}), sections, model
 
 
 def _yaml_options(content: dict[str, Any]) -> list[Option]:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -16,10 +16,13 @@ from transformers import PreTrainedModel
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.inputs import ContrastiveInputs, Encoded, ImageTextInputs, ImageViewInputs
 from hf_unlearn.losses.distributed import rank, world_size
+from hf_unlearn.metrics.agreement import agreement
 from hf_unlearn.metrics.alignment import matched_cosine
+from hf_unlearn.metrics.cka import linear_cka
 from hf_unlearn.metrics.cmia import cmia
 from hf_unlearn.metrics.emia import emia, view_alignment
 from hf_unlearn.metrics.forgetting_score import forgetting_score
+from hf_unlearn.metrics.knn_probe import knn_probe
 from hf_unlearn.metrics.linear_probe import linear_probe
 from hf_unlearn.metrics.negative_alignment import negative_alignment
 from hf_unlearn.metrics.retrieval import retrieval
@@ -56,7 +59,20 @@ class Evaluation:
         if len(self.x) > 1:
             negative = negative_alignment(before.x, before.y, self.x, self.y)
             metrics |= {"negative_alignment": 100 * negative.mean, "negative_alignment_std": 100 * negative.std}
-        return Evaluation(metrics, self.alignment, self.x, self.y)
+        return replace(self, metrics=metrics)
+
+    def compared_with_retrain(self, retrain: "Evaluation") -> "Evaluation":
+        """The same evaluation with its per-sample agreement with Retrain: means can match with the wrong samples."""
+        agreed = agreement(self.alignment, retrain.alignment)
+        return replace(
+            self,
+            metrics={
+                **self.metrics,
+                "agreement_pearson": agreed.pearson,
+                "agreement_difference": 100 * agreed.mean_absolute_difference,
+                "cka_to_retrain": linear_cka(self.x, retrain.x).similarity,
+            },
+        )
 
 
 class Evaluator(ABC):
@@ -176,6 +192,7 @@ class ImageViewEvaluator(Evaluator):
             "retain_accuracy": probe.retain_accuracy,
             "test_accuracy": probe.test_accuracy,
             "unlearn_accuracy": probe.unlearn_accuracy,
+            "knn_accuracy": knn_probe(*retain, *test).accuracy,
             "cmia": attack.efficacy,
             "cmia_distance": attack.distance,
             "cmia_auc": attack.auc,

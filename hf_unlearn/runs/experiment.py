@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import PartialState
 from PIL.Image import Image
 from transformers import PreTrainedModel
@@ -62,35 +63,51 @@ class Experiment:
         inputs = make_inputs(model, self.processor, config)
         self.splits = {n: EncodedSplit(split, inputs, config.resident_bytes) for n, split in task.splits.items()}
         self.evaluator = make_evaluator(model, task, self.splits, inputs)
-        self.evaluations: dict[str, Evaluation] = {BEFORE: self.evaluator.evaluate(_on(model, config))}
+        self.evaluations: dict[str, Evaluation] = {BEFORE: self.evaluator.evaluate(_on(model, config.device))}
+        self.device = config.device
         self.retrain: Evaluation | None = None
         if arguments.retrain_model is not None:
-            retrained, _ = self._load(arguments.retrain_model, None)
-            self.retrain = self.evaluator.evaluate(_on(retrained, config)).compared_with(self.before)
+            self.retrain = self.evaluate(arguments.retrain_model)
 
     @property
     def before(self) -> Evaluation:
         """The base model's evaluation."""
         return self.evaluations[BEFORE]
 
-    def unlearn(self, config: UnlearningConfig) -> Evaluation:
-        """Run the method of a config and leave its checkpoint, records and heatmaps in `output_dir/<method>/`."""
+    def evaluate(self, name_or_path: str) -> Evaluation:
+        """Evaluate a finished checkpoint, wherever it comes from, as this experiment's own."""
+        model, _ = self._load(name_or_path, None)
+        return self._compared(self.evaluator.evaluate(_on(model, self.device)))
+
+    def measure(self, config: UnlearningConfig) -> tuple[PreTrainedModel, Evaluation]:
+        """Run the method of a config and evaluate what it ends with; writes nothing."""
         model, seconds = self._train(config)
-        evaluation = self.evaluator.evaluate(model).compared_with(self.before)
+        evaluation = self._compared(self.evaluator.evaluate(model))
         evaluation.metrics["run_time_minutes"] = seconds / 60
-        self.evaluations[config.method] = evaluation
         if config.method == RETRAIN:
             self.retrain = evaluation
+        return model, evaluation
+
+    def unlearn(self, config: UnlearningConfig) -> Evaluation:
+        """Run the method of a config and leave its checkpoint, records and heatmaps in `output_dir/<method>/`."""
+        model, evaluation = self.measure(config)
+        self.evaluations[config.method] = evaluation
         if PartialState().is_main_process:
             with finished_folder(self.output_dir / config.method) as folder:
-                self._write(folder, model, evaluation, config, seconds)
+                self._write(folder, model, evaluation, config)
         return evaluation
 
-    def finish(self) -> Results:
-        """The comparison across methods; written with its plots, and shown on every card, by the first process."""
+    def compare(self) -> Results:
+        """The comparison across everything evaluated so far."""
         retrain = self.retrain.metrics if self.retrain is not None else None
         metrics = {method: evaluation.metrics for method, evaluation in self.evaluations.items()}
-        results = compare(self.evaluator.family, self.evaluator.gap_keys, metrics, retrain)
+        if retrain is not None and RETRAIN not in metrics:
+            metrics = {BEFORE: metrics.pop(BEFORE), RETRAIN: retrain, **metrics}
+        return compare(self.evaluator.family, self.evaluator.gap_keys, metrics, retrain)
+
+    def finish(self) -> Results:
+        """The comparison; the first process also writes it, draws its plots and shows it on every card."""
+        results = self.compare()
         if PartialState().is_main_process:
             self._write_comparison(results)
         return results
@@ -114,6 +131,10 @@ class Experiment:
             self._write_audit(self.output_dir / method, self.evaluations[method])
             write_card(self.output_dir / method)
 
+    def _compared(self, evaluation: Evaluation) -> Evaluation:
+        evaluation = evaluation.compared_with(self.before)
+        return evaluation if self.retrain is None else evaluation.compared_with_retrain(self.retrain)
+
     def _load(self, name_or_path: str, revision: str | None) -> tuple[PreTrainedModel, Any]:
         return load_encoder(name_or_path, revision, self.arguments.trust_remote_code)
 
@@ -123,14 +144,12 @@ class Experiment:
         if isinstance(config, RetrainConfig):  # the same Retrain serves every run on the same rows and settings
             sha256 = dataset_sha256(self.task.splits["retain"])
             folder = train_from_scratch(lambda: self.splits["retain"], sha256, model, self.processor, config)
-            return _on(load_encoder(str(folder))[0], config), run_time_seconds(folder)
+            return _on(load_encoder(str(folder))[0], config.device), run_time_seconds(folder)
         trainer = METHODS[config.method](model, config, self.splits, processing_class=self.processor)
         seconds = trainer.train().metrics["train_runtime"]
         return trainer.accelerator.unwrap_model(trainer.model), float(seconds)
 
-    def _write(
-        self, folder: Path, model: PreTrainedModel, evaluation: Evaluation, config: UnlearningConfig, seconds: float
-    ) -> None:
+    def _write(self, folder: Path, model: PreTrainedModel, evaluation: Evaluation, config: UnlearningConfig) -> None:
         """A finished run's folder: weights, processor, records and heatmaps."""
         model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
@@ -145,7 +164,7 @@ class Experiment:
             preset=getattr(config, "preset", None),
             split_seed=self.arguments.split_seed,
             seed=config.seed,
-            run_time_seconds=seconds,
+            run_time_seconds=60 * evaluation.metrics["run_time_minutes"],
             history=self.history,
         )
         (folder / "assets").mkdir()
@@ -217,8 +236,8 @@ def make_evaluator(model: PreTrainedModel, task: Task, splits: dict[str, Encoded
     return ImageViewEvaluator(splits, inputs, labels)
 
 
-def _on(model: PreTrainedModel, config: UnlearningConfig) -> PreTrainedModel:
-    return model.to(config.device)  # type: ignore[arg-type]  # the stub of `to` lacks devices
+def _on(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    return model.to(device)  # type: ignore[arg-type]  # the stub of `to` lacks devices
 
 
 def _rows(matrix: np.ndarray) -> tuple[tuple[float | None, ...], ...]:

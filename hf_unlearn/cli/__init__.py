@@ -1,0 +1,46 @@
+"""`hf-unlearn`: one file a subcommand, and the only place of the library that prints."""
+
+import importlib
+import sys
+
+# Subcommand -> what it does. Each lives in the module of its name; only the one called is imported.
+COMMANDS = {
+    "methods": "List the unlearning methods, their equations and settings.",
+    "evaluate": "Measure a finished checkpoint against its base model and Retrain.",
+    "audit": "Audit two encoders, before and after unlearning, on your own pictures.",
+    "card": "Write a run's model card again from its records, or check one.",
+    "publish": "Publish a finished run to the Hub.",
+    "verify": "Check what a published model says about itself.",
+}
+
+
+def main() -> None:
+    """Entry point of the `hf-unlearn` command."""
+    from hf_unlearn.cli.guard import guarded
+
+    guarded(_dispatch)
+
+
+def _dispatch() -> None:
+    import typer
+
+    app = typer.Typer(
+        name="hf-unlearn",
+        help="Machine unlearning for contrastive encoders. Any command takes --debug for a traceback.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    called = next((word for word in sys.argv[1:] if word in COMMANDS), None)
+    for name, summary in COMMANDS.items():
+        if name != called:
+            app.command(name, help=summary)(lambda: None)
+            continue
+        module = importlib.import_module(f"hf_unlearn.cli.{name}")
+        if hasattr(module, "app"):
+            app.add_typer(module.app, name=name, help=summary)
+        else:
+            app.command(name, help=summary, context_settings=getattr(module, "CONTEXT_SETTINGS", None))(
+                getattr(module, name)
+            )
+    app()

@@ -1,0 +1,5 @@
+"""`python -m hf_unlearn.cli` is `hf-unlearn`."""
+
+from hf_unlearn.cli import main
+
+main()

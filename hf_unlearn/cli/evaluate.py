@@ -1,0 +1,45 @@
+"""`hf-unlearn evaluate`: a finished checkpoint against its base model and Retrain."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hf_unlearn.errors import UserError
+
+# Data options are the recipes' own and parsed as theirs.
+CONTEXT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def evaluate(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="Unlearned checkpoint: local folder or Hub id.")],
+    base: Annotated[str, typer.Option("--base", help="The model before unlearning.")],
+    dataset: Annotated[str, typer.Option("--dataset", help="Dataset, as --dataset_name of the recipes.")],
+    retrain: Annotated[str | None, typer.Option("--retrain", help="A Retrain checkpoint to measure gaps to.")] = None,
+    output_dir: Annotated[
+        Path | None, typer.Option("--output_dir", "--output-dir", help="Also write results.json and results.md here.")
+    ] = None,
+) -> None:
+    """Measure a finished checkpoint on retain, unlearn and test.
+
+    Further options say which rows were unlearned, exactly as for the recipes: --unlearn_request FILE,
+    --unlearn_fraction F, --unlearn_where COLUMN=VALUE, --split_seed S, --image_column, --caption_column,
+    --label_column, --id_column, --views.
+    """
+    from hf_unlearn.runs.arguments import parse_run
+    from hf_unlearn.runs.experiment import Experiment
+    from hf_unlearn.runs.tables import save_results, text_table
+    from hf_unlearn.runs.task import prepare_task
+
+    given = ["--model_name_or_path", base, "--dataset_name", dataset, "--methods", "fine_tune"]
+    run = parse_run([*given, *(["--retrain_model", retrain] if retrain else []), *context.args])
+    if output_dir is not None and output_dir.exists() and not output_dir.is_dir():
+        raise UserError(f"--output_dir {output_dir} is a file; name a folder")
+    experiment = Experiment(prepare_task(run.arguments), base, run.arguments, run.methods["fine_tune"])
+    experiment.evaluations[Path(model).name] = experiment.evaluate(model)
+    results = experiment.compare()
+    if output_dir is not None:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        save_results(results, output_dir)
+    typer.echo(text_table(results))

@@ -1,0 +1,29 @@
+"""`hf-unlearn methods`: what can be chosen, and what it minimises."""
+
+from dataclasses import fields
+from inspect import cleandoc
+from typing import Annotated
+
+import typer
+
+from hf_unlearn.errors import UserError
+
+
+def methods(
+    method: Annotated[str | None, typer.Argument(help="Show this method's settings and their defaults.")] = None,
+) -> None:
+    """List the unlearning methods; with a method's id, its equation and settings."""
+    from hf_unlearn.methods import METHODS, UnlearningConfig
+
+    if method is None:
+        for name, trainer in METHODS.items():
+            typer.echo(f"{name:24}{(trainer.__doc__ or '').strip().splitlines()[0]}")
+        return
+    if method not in METHODS:
+        raise UserError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
+    trainer = METHODS[method]
+    typer.echo(cleandoc(trainer.__doc__ or ""))
+    inherited = {field.name: field.default for field in fields(UnlearningConfig)}
+    for setting in fields(trainer.config_class):
+        if setting.name not in inherited or setting.default != inherited[setting.name]:
+            typer.echo(f"  --{setting.name:24}{setting.default!s:12}{setting.metadata.get('help', '')}")

@@ -1,0 +1,30 @@
+"""What every unlearning recipe does, given how its family's small model is built."""
+
+from hf_unlearn.hub.manifest import Results
+from hf_unlearn.runs.arguments import Run
+from hf_unlearn.runs.builders import Builder
+from hf_unlearn.runs.experiment import Experiment
+from hf_unlearn.runs.pretrain import pretrain
+from hf_unlearn.runs.task import Task, prepare_task
+
+
+def start(run: Run, build: Builder) -> Experiment:
+    """Prepare the data, then the base model: the one the run names, or a small one pre-trained on the data, cached."""
+    task = prepare_task(run.arguments)
+    return Experiment(task, base_model(run, task, build), run.arguments, next(iter(run.methods.values())))
+
+
+def base_model(run: Run, task: Task, build: Builder) -> str:
+    """Path or Hub id of the model to unlearn from."""
+    if run.arguments.model_name_or_path is not None:
+        return run.arguments.model_name_or_path
+    model, processor = build(run, task)
+    return str(pretrain(task, model, processor, run.pretrain))
+
+
+def unlearn_and_compare(run: Run, build: Builder) -> Results:
+    """Unlearn by each method of the run and compare what they end with."""
+    experiment = start(run, build)
+    for config in run.methods.values():
+        experiment.unlearn(config)
+    return experiment.finish()

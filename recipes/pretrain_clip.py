@@ -1,0 +1,30 @@
+"""Pre-train a small CLIP on retain and unlearn together: the base model that `unlearn_clip.py` starts from.
+
+    accelerate launch recipes/pretrain_clip.py [--config FILE] [--pretrain.num_train_epochs N]
+
+The model is kept in the cache, where `unlearn_clip.py` with the same data and settings finds it.
+"""
+
+from pathlib import Path
+
+from accelerate import PartialState
+
+from hf_unlearn.cli.guard import guarded
+from hf_unlearn.runs.arguments import parse_run
+from hf_unlearn.runs.builders import small_clip
+from hf_unlearn.runs.recipe import base_model
+from hf_unlearn.runs.task import prepare_task
+
+DEFAULT_CONFIG = Path(__file__).parent / "configs" / "clip_openmoji.yaml"
+
+
+def main() -> None:
+    """Train from scratch, unless the cache already has this model, and say where it is."""
+    run = parse_run(default_config=DEFAULT_CONFIG)
+    folder = base_model(run, prepare_task(run.arguments), build=small_clip)
+    if PartialState().is_main_process:
+        print(f"Base model: {folder}")
+
+
+if __name__ == "__main__":
+    guarded(main)
