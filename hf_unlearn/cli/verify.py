@@ -10,6 +10,7 @@ def verify(
     target: Annotated[str, typer.Argument(help="Repository on the Hub, or a folder.")],
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
     base: Annotated[Path | None, typer.Option(help="Folder of the base model, to check its hash too.")] = None,
+    request: Annotated[Path | None, typer.Option(help="File with the requested ids, to check their hash.")] = None,
     image: Annotated[
         list[Path] | None, typer.Option(help="A picture of yours, to be looked for in the request; repeatable.")
     ] = None,
@@ -29,7 +30,7 @@ def verify(
     if captions and len(images) != 1:
         raise UserError(f"--caption belongs to a single --image, but {len(images)} are given; verify them one by one.")
     samples = [OwnedSample(path, tuple(captions)) for path in images]
-    report = verify_repo(target, revision=revision, base=base, salt=salt, samples=samples, token=token)
+    report = verify_repo(target, revision=revision, base=base, request=request, salt=salt, samples=samples, token=token)
     width = max(len(verdict) for verdict in Verdict)
     for line in report.lines:
         print(f"{line.verdict:{width}}  {line.subject}" + (f": {line.detail}" if line.detail else ""))

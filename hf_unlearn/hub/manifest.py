@@ -42,9 +42,9 @@ class DatasetRecord:
 class RequestRecord:
     """What was asked to be removed, without saying what it was.
 
-    `sha256` combines the hashes of the requested rows, whatever their order. With a salt those hashes reveal nothing
-    to whoever lacks it, so `row_hashes` may list them; without one they would let anybody test for a known picture,
-    and are left out.
+    Without a salt, `sha256` is that of the sorted ids, one a line: it vouches for the request as a whole. With a salt
+    it combines the salted hashes of the requested rows (`hf_unlearn.data.fingerprint`), which `row_hashes` may then
+    list: whoever knows the salt can look for a sample of their own, and nobody else can guess.
     """
 
     kind: str  # fraction, file, where or split
@@ -169,7 +169,7 @@ class AuditRecord:
     retrain: dict[str, float | None] | None = None
     gap_keys: tuple[str, ...] = ()
     avg_gap: float | None = None
-    per_sample: dict[str, tuple[float | None, ...]] = field(default_factory=dict)  # in the unlearn split's order
+    per_sample: dict[str, tuple[float | None, ...]] = field(default_factory=dict)  # plain cosines, in the split's order
     matrices: Matrices | None = None
     weights_sha256: str | None = None  # of the model that was measured
     comparison: tuple[ComparisonRow, ...] = ()  # the other methods of the same run, from results.json

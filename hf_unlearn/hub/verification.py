@@ -20,7 +20,7 @@ from hf_unlearn.hub.tables import prose, table_cells
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PICTURE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npz", ".h5", ".msgpack")
-_TOLERANCE = 1e-6
+_TOLERANCE = 1e-5  # the matrices are stored with six decimals
 
 
 class Verdict(StrEnum):
@@ -76,6 +76,7 @@ def verify_repo(
     *,
     revision: str | None = None,
     base: str | Path | None = None,
+    request: str | Path | None = None,
     salt: str | None = None,
     samples: Sequence[OwnedSample] = (),
     token: str | None = None,
@@ -86,6 +87,7 @@ def verify_repo(
         repo_or_dir: A Hub id, or a folder.
         revision: A branch, tag or commit on the Hub.
         base: The base model's folder, to check its hash as well.
+        request: The file with the requested ids, to check the hash of an unsalted request.
         salt: The salt of the request, from the model's owner.
         samples: The data owner's own samples, to be looked for in the request; needs `salt`.
         token: A token that can read a private repository.
@@ -107,6 +109,8 @@ def verify_repo(
     if names is not None:
         lines += _repository(str(repo_or_dir), manifest, names)
     lines += _base_weights(manifest, base)
+    if request is not None:
+        lines.append(_requested_ids(manifest.request, request))
     lines += _owned_samples(manifest.request, salt, samples)
     lines.append(Line("data", Verdict.UNCHECKED, "the training data and its SHA-256 are not part of the repository"))
     lines.append(Line("training", Verdict.UNCHECKED, "weights do not show which data they were trained on"))
@@ -239,7 +243,7 @@ def _request(subject: str, request: RequestRecord) -> Line:
     if not _SHA256.fullmatch(request.sha256):
         return Line(subject, Verdict.FAILS, f"its hash is no SHA-256: {request.sha256}")
     if request.row_hashes is None:
-        return Line(subject, Verdict.UNCHECKED, f"SHA-256 {request.sha256}; its row hashes are not published")
+        return Line(subject, Verdict.UNCHECKED, f"SHA-256 {request.sha256} of what only the owners hold")
     if not request.salted:
         return Line(subject, Verdict.FAILS, "its row hashes are published without a salt and can be guessed")
     if len(request.row_hashes) != request.count:
@@ -283,7 +287,7 @@ def _audit(audit: AuditRecord, manifest: UnlearningManifest) -> Iterator[Line]:
     if scores := [score for score in audit.per_sample.get("forgetting_score", ()) if score is not None]:
         mean, recorded = sum(scores) / len(scores), audit.metrics.get("forgetting_score")
         if recorded is not None and len(scores) == len(audit.per_sample["forgetting_score"]):
-            yield _agrees(f"{AUDIT_NAME}: forgetting score", recorded, mean)
+            yield _agrees(f"{AUDIT_NAME}: forgetting score", recorded, 100 * mean)
     if audit.matrices is not None:
         am = audit.matrices
         wrong = [
@@ -362,6 +366,17 @@ def _base_weights(manifest: UnlearningManifest, base: str | Path | None) -> Iter
         return
     actual = weights_sha256(base)
     yield _line("base weights", actual == recorded, f"SHA-256 {actual}", f"SHA-256 is {actual}, recorded {recorded}")
+
+
+def _requested_ids(request: RequestRecord, path: str | Path) -> Line:
+    from hf_unlearn.data.fingerprint import combine_hashes
+    from hf_unlearn.data.requests import read_request
+
+    subject = f"request, {Path(path).name}"
+    if request.salted:
+        return Line(subject, Verdict.UNCHECKED, "the hash is of the salted rows, not of ids; give --salt and --image")
+    actual = combine_hashes(read_request(path))
+    return _line(subject, actual == request.sha256, "these are its ids", f"its ids have SHA-256 {actual}")
 
 
 def _owned_samples(request: RequestRecord, salt: str | None, samples: Sequence[OwnedSample]) -> Iterator[Line]:

@@ -52,8 +52,8 @@ def describe(folder: Path, base: str | Path, requested: Dataset, method: str = "
     am_before, am_after = np.eye(6) * 0.5 + 0.25, np.eye(6) * 0.125 + 0.5
     (folder / "assets").mkdir(exist_ok=True)
     plot_alignment_matrices(am_before, am_after, folder / "assets" / "alignment_matrices.png")
-    scores = tuple(np.linspace(30, 65.5, 6).tolist())
-    extra = {"forgetting_score": float(np.mean(scores)), "forgetting_score_std": 10.0, "run_time_minutes": 0.25}
+    scores = tuple(np.linspace(0.3, 0.655, 6).tolist())
+    extra = {"forgetting_score": 100 * float(np.mean(scores)), "forgetting_score_std": 10.0, "run_time_minutes": 0.25}
     audit = AuditRecord(
         family="image-text",
         metrics={**AFTER, **extra},

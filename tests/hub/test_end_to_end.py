@@ -9,16 +9,24 @@ from pathlib import Path
 import pytest
 from hub.finished_run import SALT
 from hub.local_hub import LocalHub
+from transformers import CLIPImageProcessor
 
+from hf_unlearn.hub.card import write_card
+from hf_unlearn.hub.manifest import AuditRecord, BaseModel, DatasetRecord, RequestRecord
 from hf_unlearn.hub.publishing import publish_run
+from hf_unlearn.hub.recording import record_run
 from hf_unlearn.hub.verification import verify_repo
+from hf_unlearn.models.moco import MoCoConfig, MoCoModel
 
 STRANGER = """
-import sys, torch
+import sys
+sys.modules["hf_unlearn"] = None  # not installed here
+import torch
 from huggingface_hub import ModelCard, snapshot_download
-from transformers import AutoModel, AutoProcessor, CLIPModel
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel, AutoProcessor, CLIPModel
 
-repo, base, picture = sys.argv[1:]
+repo, views, base, picture, salt = sys.argv[1:]
 model, clip = AutoModel.from_pretrained(repo), CLIPModel.from_pretrained(repo)
 assert type(model) is CLIPModel
 assert all(torch.equal(a, b) for a, b in zip(model.parameters(), clip.parameters(), strict=True))
@@ -27,11 +35,16 @@ card = ModelCard.load(repo)
 assert {r.metric_type for r in card.data.eval_results} >= {"cosine_retain", "cosine_unlearn"}
 print(snapshot_download(repo))
 
+encoder = AutoModel.from_pretrained(views, trust_remote_code=True)
+inputs = AutoImageProcessor.from_pretrained(views)(Image.open(picture), return_tensors="pt")
+print(type(encoder).__name__, *encoder.get_image_features(**inputs).pooler_output.shape)
+
+del sys.modules["hf_unlearn"]  # installed now
 import typer
 from hf_unlearn.cli.verify import verify
 app = typer.Typer()
 app.command()(verify)
-app([repo, "--base", base, "--salt", %r, "--image", picture, "--caption", "a red apple"])
+app([repo, "--base", base, "--salt", salt, "--image", picture, "--caption", "a red apple"])
 """
 
 PUBLISH = """
@@ -48,18 +61,38 @@ def environment(hub: LocalHub, home: Path) -> dict[str, str]:
     return {**os.environ, **own, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
+@pytest.fixture
+def moco_run(tmp_path: Path) -> Path:
+    """A finished run of a family whose code is not in transformers."""
+    folder = tmp_path / "moco"
+    MoCoModel(MoCoConfig(width=8, image_size=32, projection_dim=8, queue_size=16)).save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(folder)
+    record_run(
+        folder,
+        method="fine_tune",
+        base_model=BaseModel("moco"),
+        dataset=DatasetRecord("org/pictures"),
+        request=RequestRecord("fraction", 6, "0" * 64),
+        splits={"retain": 60, "unlearn": 6, "validation": 8, "test": 9},
+        hyper_parameters={},
+    )
+    AuditRecord("views", metrics={"emia": 50.0}).save(folder)
+    write_card(folder)
+    return folder
+
+
 def test_a_stranger_loads_and_verifies_what_was_published(
-    finished_run: Path, base: Path, pictures: list[Path], hub: LocalHub, tmp_path: Path
+    finished_run: Path, moco_run: Path, base: Path, pictures: list[Path], hub: LocalHub, tmp_path: Path
 ) -> None:
     publish_run(finished_run, "org/clip")
-    command = [sys.executable, "-c", STRANGER % SALT, "org/clip", str(base), str(pictures[0])]
+    publish_run(moco_run, "org/moco")
+    command = [sys.executable, "-c", STRANGER, "org/clip", "org/moco", str(base), str(pictures[0]), SALT]
     done = subprocess.run(command, env=environment(hub, tmp_path), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
-    lines = done.stdout.splitlines()
-    snapshot = Path(lines[0])
-    assert {p.relative_to(snapshot).as_posix() for p in snapshot.rglob("*") if p.is_file()} == set(
-        hub.files("org/clip")
-    )
+    snapshot, encoder, *lines = done.stdout.splitlines()
+    files = {path.relative_to(snapshot).as_posix() for path in Path(snapshot).rglob("*") if path.is_file()}
+    assert files == set(hub.files("org/clip"))
+    assert encoder == "MoCoModel 1 64"
     assert not [line for line in lines if line.startswith("does not hold")]
     assert [line for line in lines if line.startswith("holds") and " weights: SHA-256 " in line]
     assert [line for line in lines if line.startswith("holds") and "your a_red_apple.png: is in the request" in line]

@@ -1,5 +1,6 @@
 """Verification names what was changed, and says plainly what it cannot see."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -14,9 +15,9 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.hub import card as card_module
 from hf_unlearn.hub import verification
 from hf_unlearn.hub.card import write_card
-from hf_unlearn.hub.manifest import AuditRecord, UnlearningManifest
+from hf_unlearn.hub.manifest import AuditRecord, RequestRecord, UnlearningManifest
 from hf_unlearn.hub.publishing import publish_run
-from hf_unlearn.hub.verification import OwnedSample, Verdict, VerificationReport, verify_repo
+from hf_unlearn.hub.verification import Line, OwnedSample, Verdict, VerificationReport, verify_repo
 
 
 def subjects(report: VerificationReport) -> list[str]:
@@ -123,6 +124,19 @@ def test_without_row_hashes_the_request_cannot_be_checked(run: Path, pictures: l
     assert report.ok
     unchecked = [line.subject for line in report.lines if line.verdict is Verdict.UNCHECKED]
     assert {"request", f"your {pictures[0].name}"} <= set(unchecked)
+
+
+def test_the_ids_of_an_unsalted_request_are_checked(run: Path, tmp_path: Path) -> None:
+    ids = tmp_path / "ids.txt"
+    ids.write_text("0017\n0004\n0023\n")
+    digest = hashlib.sha256(b"0004\n0017\n0023\n").hexdigest()
+    replace(UnlearningManifest.load(run), request=RequestRecord("file", 3, digest)).save(run)
+    write_card(run)
+    report = verify_repo(run, request=ids)
+    assert report.ok
+    assert Line("request, ids.txt", Verdict.HOLDS, "these are its ids") in report.lines
+    ids.write_text("0017\n0004\n0024\n")
+    assert subjects(verify_repo(run, request=ids)) == ["request, ids.txt"]
 
 
 def test_row_hashes_without_a_salt_are_a_leak(run: Path) -> None:
