@@ -198,10 +198,10 @@ def drop_bad_images(splits: DatasetDict, faults: Mapping[str, Sequence[object]],
     blocking = described.get("unlearn", []) if skip_bad else list(chain.from_iterable(described.values()))
     if blocking:
         remedy = "an image to be unlearned is never skipped" if skip_bad else "mend them or pass --skip_bad_images"
-        raise UserError(f"Images of {len(blocking)} rows cannot be used ({remedy}): {listed(blocking)}.")
+        raise UserError(f"Images that cannot be used ({len(blocking)}; {remedy}): {listed(blocking)}.")
     if any(bad.values()):
         skipped = list(chain.from_iterable(described.values()))
-        logger.warning("Images of %d rows cannot be used and are left out: %s.", len(skipped), listed(skipped))
+        logger.warning("Rows left out for images that cannot be used (%d): %s.", len(skipped), listed(skipped))
     return DatasetDict({name: _without(split, bad.get(name, {})) for name, split in splits.items()})
 
 

@@ -194,7 +194,7 @@ def with_ids(dataset: Dataset, *, source: str = "id", name: str = "The dataset",
         numbers = pc.cast(pa.array(np.arange(len(dataset))), pa.string())
         return dataset.add_column("id", pc.binary_join_element_wise(prefix, numbers, ""), feature=Value("string"))
     column = arrow_column(dataset, "id")
-    if not (is_text(column.type) or pa.types.is_integer(column.type)):
+    if not (is_text(column.type) or pa.types.is_integer(column.type) or pa.types.is_null(column.type)):
         raise UserError(
             f"The id column {source!r} of {name} holds {column.type}, neither strings nor integers (--id_column)."
         )
