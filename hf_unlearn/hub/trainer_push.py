@@ -1,15 +1,76 @@
 """`trainer.push_to_hub()` for unlearning: the trained model with its card and records, and nothing of the training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hf_unlearn.errors import UserError
 from hf_unlearn.hub.card import write_card
-from hf_unlearn.hub.manifest import UnlearningManifest
+from hf_unlearn.hub.manifest import BaseModel, DatasetRecord, RequestRecord, UnlearningManifest
 from hf_unlearn.hub.publishing import PublishResult, publish_run
+from hf_unlearn.hub.recording import describe_base_model, public_hyper_parameters, record_run
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from transformers import Trainer
+
+
+def trainer_record(
+    trainer: "Trainer",
+    method: str,
+    splits: Mapping[str, "Dataset"],
+    *,
+    base: str | None = None,
+    revision: str | None = None,
+    dataset: DatasetRecord | None = None,
+    request: RequestRecord | None = None,
+) -> Callable[[Path], UnlearningManifest]:
+    """Describe a trainer that was used on its own, for `push_trainer` to write down.
+
+    Args:
+        trainer: The trainer, after training.
+        method: The method's id.
+        splits: `retain`, `unlearn` and, where there are, `validation` and `test`, in the library's schema.
+        base: What the model was loaded from; by default what the model remembers.
+        revision: The base's revision on the Hub; by default what the model remembers.
+        dataset: The training data; by default unnamed, with the hash of retain and unlearn together.
+        request: What was asked to be removed; by default the ids of the unlearn split.
+
+    Returns:
+        A function that writes `unlearning.json` into the folder it is given.
+
+    Raises:
+        UserError: The base has no safetensors weights, or the unlearn split has no ids and no request was given.
+    """
+    from hf_unlearn.data.fingerprint import combine_hashes, dataset_sha256
+
+    config = getattr(trainer.model, "config", None)
+    base = base or getattr(config, "_name_or_path", None)
+    revision = revision or getattr(config, "_commit_hash", None)
+    base_model, history = describe_base_model(base, revision) if base else (BaseModel("unnamed model"), ())
+    if dataset is None:
+        rows = {name: splits[name] for name in ("retain", "unlearn") if name in splits}
+        dataset = DatasetRecord("unnamed", sha256=dataset_sha256(rows))
+    if request is None:
+        if "id" not in splits["unlearn"].column_names:
+            raise UserError("The unlearn split has no column id to describe the request by; add one, or give request.")
+        ids = splits["unlearn"]["id"]
+        request = RequestRecord("split", len(ids), combine_hashes(ids))
+    logged = [entry["train_runtime"] for entry in trainer.state.log_history if "train_runtime" in entry]
+    return partial(
+        record_run,
+        method=method,
+        base_model=base_model,
+        history=history,
+        dataset=dataset,
+        request=request,
+        splits={name: len(splits.get(name, ())) for name in ("retain", "unlearn", "validation", "test")},
+        hyper_parameters=public_hyper_parameters(trainer.args),
+        preset=getattr(trainer.args, "preset", None),
+        seed=trainer.args.seed,
+        run_time_seconds=logged[-1] if logged else None,
+    )
 
 
 def push_trainer(
@@ -33,7 +94,7 @@ def push_trainer(
     Args:
         trainer: A Trainer; its `hub_model_id`, `hub_private_repo`, `hub_revision` and `hub_token` apply where the
             arguments here are None. Without a `hub_model_id` the repository is called like the output folder.
-        record: Writes `unlearning.json` into the folder it is given, such as `functools.partial(record_run, ...)`.
+        record: Writes `unlearning.json` into the folder it is given: from `trainer_record`.
         private: As for `publish_run`, as are the others.
         revision: A branch.
         create_pr: Open a pull request instead of committing.

@@ -134,7 +134,10 @@ def check_card(folder: str | Path) -> tuple[Line, ...]:
     audit = AuditRecord.load(folder)
     kept = {name: sha256 for name, sha256 in manifest.files.items() if name == AUDIT_NAME or name.startswith("assets/")}
     lines = [*_files(folder, kept), *_audit(audit, manifest), *verify_card(folder, manifest, audit)]
-    return tuple(line for line in lines if line.fails)
+    failures = [line for line in lines if line.fails]
+    if not failures and (folder / CARD_NAME).read_text(encoding="utf-8") != render_card(manifest, audit):
+        failures.append(Line("card", Verdict.FAILS, "this version would write it otherwise; write it again"))
+    return tuple(failures)
 
 
 def verify_folder(folder: Path, manifest: UnlearningManifest) -> Iterator[Line]:

@@ -1,18 +1,21 @@
 """`trainer.push_to_hub()` sends the model, its records and its card, and nothing of the training or its secrets."""
 
-from functools import partial
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset, DatasetDict
 from hub.local_hub import LocalHub
 from transformers import CLIPModel, CLIPProcessor, Trainer, TrainingArguments
 
-from hf_unlearn.hub.manifest import DatasetRecord, RequestRecord, UnlearningManifest
+from hf_unlearn.data.fingerprint import dataset_sha256
+from hf_unlearn.errors import UserError
+from hf_unlearn.hub.manifest import UnlearningManifest
+from hf_unlearn.hub.provenance import weights_sha256
 from hf_unlearn.hub.publishing import PublishResult
-from hf_unlearn.hub.recording import describe_base_model, public_hyper_parameters, record_run
-from hf_unlearn.hub.trainer_push import push_trainer
+from hf_unlearn.hub.trainer_push import push_trainer, trainer_record
 
 SENTINEL = "hf_sentinelSENTINELsentinelSENTINEL99"
 
@@ -20,28 +23,20 @@ SENTINEL = "hf_sentinelSENTINELsentinelSENTINEL99"
 class PushingTrainer(Trainer):
     """A Trainer on `CLIPModel`'s own loss that pushes as the library's trainers do."""
 
-    base: Path
+    splits: DatasetDict
 
     def compute_loss(self, model: Any, inputs: dict, *arguments: Any, **options: Any) -> torch.Tensor:
         return model(**inputs, return_loss=True).loss
 
     def push_to_hub(self, **options: Any) -> PublishResult | None:
-        base_model, history = describe_base_model(str(self.base))
-        record = partial(
-            record_run,
-            method="fine_tune",
-            base_model=base_model,
-            history=history,
-            dataset=DatasetRecord("org/pictures"),
-            request=RequestRecord("fraction", 2, "0" * 64),
-            splits={"retain": 4, "unlearn": 2, "validation": 1, "test": 1},
-            hyper_parameters=public_hyper_parameters(self.args),
-        )
+        record = trainer_record(self, "fine_tune", self.splits)
         return push_trainer(self, record, **options)
 
 
 @pytest.fixture
-def trainer(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: LocalHub) -> PushingTrainer:
+def trainer(
+    base: Path, requested: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: LocalHub
+) -> PushingTrainer:
     for variable in ("HF_TOKEN", "WANDB_API_KEY"):
         monkeypatch.setenv(variable, SENTINEL)
     arguments = TrainingArguments(
@@ -60,11 +55,13 @@ def trainer(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: Lo
     row = {"pixel_values": torch.rand(3, 32, 32), "input_ids": torch.tensor([1, 5, 2]), "attention_mask": torch.ones(3)}
     model, processor = CLIPModel.from_pretrained(base), CLIPProcessor.from_pretrained(base)
     trainer = PushingTrainer(model, arguments, train_dataset=[row] * 4, processing_class=processor)  # type: ignore[arg-type]
-    trainer.base = base
+    trainer.splits = DatasetDict(retain=requested.select(range(4)), unlearn=requested.select((4, 5)))
     return trainer
 
 
-def test_a_trained_model_arrives_without_a_trace_of_the_token(trainer: PushingTrainer, hub: LocalHub) -> None:
+def test_a_trained_model_arrives_without_a_trace_of_the_token(
+    trainer: PushingTrainer, base: Path, requested: Dataset, hub: LocalHub
+) -> None:
     trainer.train()
     output = Path(str(trainer.args.output_dir))
     result = trainer.push_to_hub(token=SENTINEL)
@@ -79,6 +76,11 @@ def test_a_trained_model_arrives_without_a_trace_of_the_token(trainer: PushingTr
     assert hub.repos["org/clip-trained"].private
     manifest = UnlearningManifest.from_json(files["unlearning.json"].decode())
     assert manifest.hyper_parameters["max_steps"] == 2
+    assert manifest.base_model.sha256 == weights_sha256(base) != manifest.weights_sha256
+    assert manifest.request.sha256 == hashlib.sha256(b"a small boat\na tall tree\n").hexdigest()
+    assert manifest.dataset.sha256 == dataset_sha256(requested)
+    assert manifest.splits == {"retain": 4, "unlearn": 2, "validation": 0, "test": 0}
+    assert manifest.run_time_seconds is not None
     assert SENTINEL not in str(manifest)
 
 
@@ -102,3 +104,13 @@ def test_other_processes_only_take_part_in_saving(
     monkeypatch.setattr(trainer, "is_world_process_zero", lambda: False)
     assert trainer.push_to_hub() is None
     assert not hub.repos
+
+
+def test_a_model_from_nowhere_and_a_split_without_ids(trainer: PushingTrainer, hub: LocalHub) -> None:
+    trainer.model.config._name_or_path = ""
+    result = trainer.push_to_hub()
+    assert result is not None
+    assert b"This is `unnamed model`" in hub.files(result.repo_id)["README.md"]
+    trainer.splits = trainer.splits.remove_columns("id")
+    with pytest.raises(UserError, match="no column id"):
+        trainer.push_to_hub()
