@@ -27,8 +27,8 @@ ENUMERATION_LIMIT = 20_000
 STUDENTISE_FROM = 4
 """Smallest arm whose own variance is worth estimating."""
 
-_RELATIVE_FLOOR = 1e-9  # a spread below this share of the values is rounding
-_TIE = 1e-5  # statistics closer than this (in standard errors) count as equal, so rounding never breaks a tie
+_RELATIVE_FLOOR = 1e-8  # a spread below this share of the values is rounding
+_TIE = 1e-7  # statistics closer than this (in standard errors) count as equal, so rounding never breaks a tie
 _BISECTIONS = 40  # from a bracket of 100 spreads to 1e-10 of one
 
 

@@ -1,0 +1,115 @@
+import csv
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from hf_unlearn.audit.plan import AuditPlan, check_plan, draw_plan, read_plan, write_plan
+from hf_unlearn.audit.results import Arm
+from hf_unlearn.errors import UserError
+
+
+def hashes(n: int) -> dict[str, str]:
+    return {f"{i}.png": hashlib.sha256(bytes([i])).hexdigest() for i in range(n)}
+
+
+def test_the_halves_partition_the_images_and_depend_on_the_seed_alone() -> None:
+    images = hashes(9)
+    plan = draw_plan(images, seed=1)
+    assert plan.requested | plan.still_trained == images
+    assert not set(plan.requested) & set(plan.still_trained)
+    assert (len(plan.requested), len(plan.still_trained)) == (5, 4)
+    assert draw_plan(dict(reversed(images.items())), seed=1) == plan
+    assert draw_plan(images, seed=2) != plan
+
+
+def test_every_half_is_equally_likely() -> None:
+    images = hashes(4)
+    counts: dict[frozenset[str], int] = {}
+    for seed in range(3_000):
+        half = frozenset(draw_plan(images, seed).requested)
+        counts[half] = counts.get(half, 0) + 1
+    assert len(counts) == 6
+    assert sum((count - 500) ** 2 / 500 for count in counts.values()) < 15.1  # chi-square with 5 degrees, p = .01
+
+
+def test_copies_of_one_image_stay_together() -> None:
+    images = hashes(6) | {"copy.png": hashes(6)["0.png"]}
+    for seed in range(20):
+        plan = draw_plan(images, seed)
+        assert ("copy.png" in plan.requested) == ("0.png" in plan.requested)
+
+
+def test_one_image_cannot_be_split() -> None:
+    with pytest.raises(UserError, match="at least 2 different images, got 1"):
+        draw_plan({"a.png": "x", "b.png": "x"}, seed=0)
+
+
+def test_files_round_trip(tmp_path: Path) -> None:
+    plan = draw_plan(hashes(8), seed=3)
+    write_plan(plan, tmp_path / "plan")
+    assert read_plan(tmp_path / "plan" / "plan.json") == plan
+    with (tmp_path / "plan" / "request.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["id"]: row["sha256"] for row in rows} == plan.requested
+    with (tmp_path / "plan" / "still_trained.csv").open() as file:
+        assert {row["id"] for row in csv.DictReader(file)} == set(plan.still_trained)
+
+
+def test_the_commitment_is_a_hash_anyone_can_recompute() -> None:
+    plan = draw_plan(hashes(4), seed=3)
+    content = {key: value for key, value in plan.to_dict().items() if key != "sha256"}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    assert plan.sha256 == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_a_committed_plan_is_never_replaced(tmp_path: Path) -> None:
+    write_plan(draw_plan(hashes(4), seed=3), tmp_path)
+    before = (tmp_path / "plan.json").read_bytes()
+    with pytest.raises(UserError, match="never replaced"):
+        write_plan(draw_plan(hashes(4), seed=4), tmp_path)
+    assert (tmp_path / "plan.json").read_bytes() == before
+
+
+def test_an_edited_plan_is_refused(tmp_path: Path) -> None:
+    write_plan(draw_plan(hashes(4), seed=3), tmp_path)
+    path = tmp_path / "plan.json"
+    data = json.loads(path.read_text())
+    name, value = data["requested"].popitem()
+    data["still_trained"][name] = value
+    path.write_text(json.dumps(data))
+    with pytest.raises(UserError, match="edited after it was committed"):
+        read_plan(path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"requested": 3, "still_trained": {}, "seed": 0, "sha256": ""}'])
+def test_a_file_that_is_no_plan_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "plan.json").write_text(content)
+    with pytest.raises(UserError, match="no readable audit plan"):
+        read_plan(tmp_path / "plan.json")
+    with pytest.raises(UserError, match="no readable audit plan"):
+        read_plan(tmp_path / "missing.json")
+
+
+@pytest.fixture
+def plan() -> AuditPlan:
+    return draw_plan(hashes(6), seed=5)
+
+
+def test_renamed_images_still_follow_the_plan(plan: AuditPlan) -> None:
+    renamed = {f"new-{name}": value for name, value in plan.requested.items()}
+    check_plan(plan, {Arm.REQUESTED: renamed, Arm.STILL_TRAINED: plan.still_trained, Arm.NEVER_TRAINED: {"c": "c"}})
+
+
+def test_arms_that_depart_from_the_plan_are_named(plan: AuditPlan) -> None:
+    lost = next(iter(plan.requested))
+    fewer = {name: value for name, value in plan.requested.items() if name != lost}
+    with pytest.raises(UserError, match=f"'requested' .*missing: {lost}; unplanned: none"):
+        check_plan(plan, {Arm.REQUESTED: fewer, Arm.STILL_TRAINED: plan.still_trained})
+    with pytest.raises(UserError, match=f"'still_trained' .*unplanned: {lost}"):
+        more = plan.still_trained | {lost: plan.requested[lost]}
+        check_plan(plan, {Arm.REQUESTED: plan.requested, Arm.STILL_TRAINED: more})
+    with pytest.raises(UserError, match=f"'never_trained' holds images of the plan: {lost}"):
+        controls = {Arm.NEVER_TRAINED: {lost: plan.requested[lost]}}
+        check_plan(plan, {Arm.REQUESTED: plan.requested, Arm.STILL_TRAINED: plan.still_trained, **controls})

@@ -1,0 +1,144 @@
+"""Simulated owners, thousands at a time, judged by the library's own tests and rules.
+
+An image's alignment is `level + image + gap * member + measurement`: images differ (`image_std`, the same before and
+after), training on an image lifts it by `gap`, and the forgetting score of an untouched image has standard deviation
+`score_std`. The paper's figures for exact retraining (mean .025, standard deviation .081 at two views) set the scale.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from math import comb
+
+import numpy as np
+
+from hf_unlearn.audit.hypotheses import BOUND_SHARE, MARGIN_SHARE, SHARE_LEVEL
+from hf_unlearn.audit.results import Arm, ImageRow, Verdict
+from hf_unlearn.audit.statistics import ENUMERATION_LIMIT, TwoSample
+from hf_unlearn.audit.verdict import Findings, decide
+
+PAPER_MEAN, PAPER_STD = 0.025, 0.081
+U, R, C = Arm.REQUESTED, Arm.STILL_TRAINED, Arm.NEVER_TRAINED
+
+
+@dataclass(frozen=True)
+class View:
+    """Alignments `[owners, images]` of each arm, before and after, on one kind of transforms."""
+
+    before: dict[Arm, np.ndarray]
+    after: dict[Arm, np.ndarray]
+
+    def __getitem__(self, owners: slice) -> View:
+        return View(
+            {arm: values[owners] for arm, values in self.before.items()},
+            {arm: values[owners] for arm, values in self.after.items()},
+        )
+
+    def scores(self, arm: Arm) -> np.ndarray:
+        return self.before[arm] - self.after[arm]
+
+
+@dataclass(frozen=True)
+class World:
+    """What happened to the model, the same for every simulated owner.
+
+    Args:
+        sizes: images in each arm.
+        gap: what training adds to an image's alignment.
+        removed: share of the gap taken from the requested images.
+        kept: share of the gap that the other members keep.
+        drift: what every image loses.
+        image_std, score_std: spread between images, and of the forgetting score.
+        content: how much the never-trained images differ in content.
+    """
+
+    sizes: dict[Arm, int]
+    gap: float
+    removed: float = 0.0
+    kept: float = 1.0
+    drift: float = 0.0
+    image_std: float = 0.08
+    score_std: float = PAPER_STD / 2  # ten views halve the spread of two
+    content: float = 0.0
+
+    def view(self, owners: int, rng: np.random.Generator, images: dict[Arm, np.ndarray] | None = None) -> View:
+        before, after = {}, {}
+        for arm, n in self.sizes.items():
+            image = images[arm] if images else rng.normal(0.7, self.image_std, (owners, n))
+            image = image - (self.content if arm is C else 0)
+            kept = {U: 1 - self.removed, R: self.kept, C: 0.0}[arm]
+            first, second = rng.normal(0, self.score_std / np.sqrt(2), (2, owners, n))
+            before[arm] = image + (self.gap if arm is not C else 0) + first
+            after[arm] = image + self.gap * kept - self.drift + second
+        return View(before, after)
+
+
+def findings(view: View, held_back: View | None = None, *, permutations: int = 399) -> list[Findings]:
+    """What `find(measure(...))` gives for each owner, as many owners at once as fit in the processor's cache."""
+    found: list[Findings] = []
+    sizes = [values.shape[-1] for values in view.before.values()]
+    count = comb(sizes[0] + sizes[1], sizes[0])
+    step = max(1, 25_000 // (count if count <= ENUMERATION_LIMIT else permutations))
+    for start in range(0, len(view.before[U]), step):
+        part = slice(start, start + step)
+        found += _findings(view[part], held_back and held_back[part], permutations)
+    return found
+
+
+def _findings(view: View, held_back: View | None, permutations: int, level: float = 0.05) -> list[Findings]:
+    reference = R if R in view.before else C
+    owners = len(view.before[U])
+
+    def two(x: np.ndarray, y: np.ndarray) -> TwoSample:
+        return TwoSample(x, y, permutations=permutations)
+
+    def levels(view: View) -> tuple[np.ndarray, ...]:
+        targeted = two(view.scores(U), view.scores(reference)).p_value("greater") <= level
+        if C not in view.before:
+            return targeted, *[np.zeros(owners, bool)] * 3
+        after = two(view.after[U], view.after[C])
+        margin = MARGIN_SHARE * (view.before[U].mean(-1) - view.before[C].mean(-1))
+        inside = np.maximum(after.p_value("less", margin), after.p_value("greater", -margin)) <= level
+        differs = after.p_value("two-sided") <= level
+        return targeted, differs & (after.estimate > 0), differs & (after.estimate < 0), inside & (margin > 0)
+
+    targeted, residual, overshoot, equivalent = levels(view)
+    sensitive = bounded = np.zeros(owners, bool)
+    if C in view.before:
+        gap = two(view.before[U], view.before[C])
+        sensitive = gap.p_value("greater") <= level
+        bound = two(view.scores(U), view.scores(reference)).p_value("less", BOUND_SHARE * gap.estimate) <= level
+        rest = {arm: (1 - BOUND_SHARE) * view.before[arm] - view.after[arm] for arm in (U, C)}
+        bounded = bound & (gap.estimate > 0) & (two(rest[U], rest[C]).p_value("less") <= SHARE_LEVEL)
+    if held_back is not None:
+        again, higher, lower, inside = levels(held_back)
+        residual, overshoot, equivalent = residual | higher, overshoot | lower, equivalent & again & inside
+    columns = (sensitive, targeted, bounded, residual, overshoot, equivalent)
+    return [Findings(True, False, *map(bool, row)) for row in zip(*columns, strict=True)]
+
+
+def verdict_rates(view: View, held_back: View | None = None, **settings: int) -> Counter[Verdict]:
+    """Share of owners with each verdict."""
+    found = findings(view, held_back, **settings)
+    counts = Counter(decide(one) for one in found)
+    return Counter({verdict: count / len(found) for verdict, count in counts.items()})
+
+
+def table(view: View, owner: int, held_back: View | None = None) -> list[ImageRow]:
+    """The per-image table of one simulated owner."""
+    return [
+        ImageRow(
+            image=f"{arm}-{i}",
+            sha256=f"{arm}-{i}",
+            arm=arm,
+            before=float(view.before[arm][owner, i]),
+            after=float(view.after[arm][owner, i]),
+            held_back_before=float(held_back.before[arm][owner, i]) if held_back else None,
+            held_back_after=float(held_back.after[arm][owner, i]) if held_back else None,
+            change=0.1,
+            noise=0.0,
+        )
+        for arm in view.before
+        for i in range(view.before[arm].shape[1])
+    ]
