@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from PIL import Image, ImageOps
 
 from hf_unlearn.audit.matrices import Matrix, alignment_gap_matrix, diagonal_statistics, square
+from hf_unlearn.data.images import to_rgb
 from hf_unlearn.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ MAX_VALUES = 8  # samples up to which each cell prints its value
 MAX_LABELS = 16  # samples up to which the axes carry thumbnails, captions or numbers
 STRIP = 0.5  # inches, a thumbnail's largest side
 CAPTION_WIDTH = 18  # characters a line; two lines for few samples, one for more
-CAPTION_STRIP = 1.35  # inches kept below a panel for captions written upwards
+CHARACTER = 0.064  # inches, a generous width of one character of a caption
 
 
 def plot_alignment_matrices(
@@ -64,7 +65,7 @@ def plot_alignment_matrices(
         "AM after": square(am_after),
         f"AGM = before {MINUS} after": alignment_gap_matrix(am_before, am_after),
     }
-    return _save(_draw_panels(panels, images, captions, title), path)
+    return save(_draw_panels(panels, images, captions, title), path)
 
 
 def plot_agm_grid(
@@ -94,7 +95,7 @@ def plot_agm_grid(
     """
     if not gaps:
         raise UserError("A grid of alignment gap matrices needs at least one method; got none.")
-    return _save(_draw_panels({name: square(gap) for name, gap in gaps.items()}, images, captions, title), path)
+    return save(_draw_panels({name: square(gap) for name, gap in gaps.items()}, images, captions, title), path)
 
 
 def plot_bars(
@@ -149,7 +150,7 @@ def plot_bars(
     axes.set_ylabel(ylabel, fontsize=9.5)
     if title:
         axes.set_title(title, fontsize=11, color=INK)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def symmetric_limit(matrices: Sequence[Matrix]) -> float:
@@ -179,9 +180,7 @@ def thumbnail(image: Image.Image, side: int = 96) -> Image.Image:
     Returns:
         An RGB picture `side` x `side`.
     """
-    rgba = image.convert("RGBA")
-    opaque = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return ImageOps.fit(opaque, (side, side), Image.Resampling.LANCZOS)
+    return ImageOps.fit(to_rgb(image), (side, side), Image.Resampling.LANCZOS)
 
 
 def short_caption(caption: str, lines: int = 2) -> str:
@@ -224,7 +223,8 @@ def _draw_panels(
     labelled = n <= MAX_LABELS
     strip = min(PANEL / n, STRIP)
     left = strip + 0.36 if labelled else 0.36
-    bottom = ((CAPTION_STRIP if captions else strip) if labelled else 0.04) + 0.34
+    below = (_caption_strip(captions) if captions else strip) if labelled else 0.04
+    bottom = below + 0.34
     top, gap, bar = 0.52, 0.16, 1.05
     heading = 0.36 if title else 0.0
     columns = min(3, len(panels))
@@ -244,7 +244,7 @@ def _draw_panels(
         y = height - heading - row * (top + PANEL + bottom) - top - PANEL
         axes = figure.add_axes((x / width, y / height, PANEL / width, PANEL / height))
         _draw_heatmap(axes, name, matrix, scale)
-        _label_axes(axes, thumbnails, captions, n)
+        _label_axes(axes, thumbnails, captions, n, below)
 
     colour_axes = figure.add_axes(
         (
@@ -293,11 +293,13 @@ def _draw_heatmap(axes: "Axes", name: str, matrix: Matrix, scale: Any) -> None:
             )
 
 
-def _label_axes(axes: "Axes", thumbnails: Sequence[Image.Image] | None, captions: Sequence[str] | None, n: int) -> None:
+def _label_axes(
+    axes: "Axes", thumbnails: Sequence[Image.Image] | None, captions: Sequence[str] | None, n: int, below: float
+) -> None:
     """Put thumbnails, captions or numbers along the axes, and name the axes; many samples get the names alone."""
     rows, columns = ("image", "caption") if captions else ("view 1", "view 2")
     strip = min(PANEL / n, STRIP)
-    beside, below = (strip, CAPTION_STRIP if captions else strip) if n <= MAX_LABELS else (0.0, 0.04)
+    beside = strip if n <= MAX_LABELS else 0.0
     name: dict[str, Any] = {"transform": axes.transAxes, "fontsize": 9, "color": MUTED}
     many = "" if n <= MAX_LABELS else f" ({n} samples)"
     axes.text(0.5, -(below + 0.1) / PANEL, columns + many, ha="center", va="top", **name)
@@ -313,15 +315,24 @@ def _label_axes(axes: "Axes", thumbnails: Sequence[Image.Image] | None, captions
         else:
             axes.text(-edge, 1 - middle, str(index + 1), ha="right", va="center", fontsize=9, **label)
         if captions:
-            text, size = (
-                (short_caption(captions[index]), 8.5) if n <= MAX_VALUES else (short_caption(captions[index], 1), 7.5)
-            )
+            text, size = short_caption(captions[index], _caption_lines(n)), 8.5 if n <= MAX_VALUES else 7.5
             turned: dict[str, Any] = {"rotation": 90, "ha": "center", "va": "top", "multialignment": "right"}
             axes.text(middle, -edge, text, fontsize=size, **turned, **label)
         elif thumbnails:
             _inset(axes, thumbnails[index], top=-edge, middle=middle, side=strip * 0.88 / PANEL)
         else:
             axes.text(middle, -edge, str(index + 1), ha="center", va="top", fontsize=9, **label)
+
+
+def _caption_lines(n: int) -> int:
+    """Lines of a caption that fit under one of n columns."""
+    return 2 if n <= MAX_VALUES else 1
+
+
+def _caption_strip(captions: Sequence[str]) -> float:
+    """Inches that captions written upwards take."""
+    lines = (line for text in captions for line in short_caption(text, _caption_lines(len(captions))).splitlines())
+    return 0.16 + CHARACTER * max(map(len, lines))
 
 
 def _inset(
@@ -352,8 +363,16 @@ def _number(value: float) -> str:
     return digits if value > 0 else MINUS + digits[:3] if value > -1 else MINUS + f"{-value:.1f}"
 
 
-def _save(figure: "Figure", path: str | Path) -> Path:
-    """Write the figure as a PNG and return its path."""
+def save(figure: "Figure", path: str | Path) -> Path:
+    """Write a figure as a PNG.
+
+    Args:
+        figure: What to write.
+        path: Where; missing folders are made.
+
+    Returns:
+        The path written.
+    """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target, format="png")

@@ -1,0 +1,280 @@
+"""Encoders as black boxes: pictures and texts in, embeddings out, whatever stands behind."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+
+from hf_unlearn.audit.embeddings import Array, Embeddings
+from hf_unlearn.audit.images import Picture
+from hf_unlearn.audit.transforms import Transform, Views, draw_views
+from hf_unlearn.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+Features = Literal["projection", "backbone"]
+Backend = Literal["torchvision", "pil"]
+WANTED_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # never pickles, never code
+CHUNK = 16  # pictures whose views are held in memory at once
+
+
+class Encoder(Protocol):
+    """Anything that turns pictures, and perhaps texts, into embeddings."""
+
+    @property
+    def view_side(self) -> int | None:
+        """Side in pixels of the pictures the encoder was made for, where it tells."""
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the same question always gets the same answer, so that asking twice is pointless."""
+
+    def embed_images(self, views: Views, *, repeat: int = 0) -> Array:
+        """Embed pictures `[m, side, side, 3]` as `[m, d]`; `repeat` counts deliberate repetitions of a question."""
+
+    def embed_texts(self, texts: Sequence[str]) -> Array:
+        """Embed texts as `[m, d]`."""
+
+    def describe(self) -> dict[str, Any]:
+        """What the report says about the encoder; never a secret."""
+
+
+class LocalEncoder:
+    """A checkpoint of this library's families or any CLIP-like model, from a folder or the Hub.
+
+    Args:
+        name: A folder written by `save_pretrained`, or a Hub id, optionally `id@revision`.
+        features: For SimCLR and MoCo, `projection` (where alignment is trained) or `backbone` (what users receive).
+        backend: Image processor's backend, `torchvision` or `pil`; they differ, so both encoders must share it.
+        device: Where to compute; the accelerator, if there is one, by default.
+        batch_size: Pictures or texts a forward pass.
+
+    Raises:
+        UserError: When nothing usable is found under the name.
+    """
+
+    deterministic = True
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        features: Features = "projection",
+        backend: Backend = "torchvision",
+        device: str | None = None,
+        batch_size: int = 64,
+    ) -> None:
+        import torch
+        from safetensors import SafetensorError
+        from transformers import AutoImageProcessor, AutoModel
+
+        import hf_unlearn.models.moco
+        import hf_unlearn.models.simclr  # noqa: F401  (registers its family with AutoModel, as MoCo does)
+
+        self.name, self.features, self.backend, self.batch_size = name, features, backend, batch_size
+        self.folder, self.revision = resolve_folder(name)
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            self.model = AutoModel.from_pretrained(self.folder, use_safetensors=True, dtype=torch.float32)
+            self.image_processor = AutoImageProcessor.from_pretrained(self.folder, backend=backend)
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            raise UserError(f"The model '{name}' cannot be loaded: {_first_line(error)}") from error
+        if not hasattr(self.model, "get_image_features"):
+            raise UserError(
+                f"The model '{name}' is a {type(self.model).__name__}, which has no get_image_features; "
+                "give a CLIP-like, SimCLR or MoCo model, an endpoint, or a file of embeddings."
+            )
+        self.model.eval().to(self.device)
+
+    @property
+    def view_side(self) -> int:
+        """Side of the pictures that the image processor produces."""
+        for size in (getattr(self.image_processor, "crop_size", None), self.image_processor.size):
+            if size:
+                return int(size["height"] if "height" in size else size["shortest_edge"])
+        raise UserError(f"The image processor of '{self.name}' names no size; save one with a size.")
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        if not hasattr(self.model, "get_text_features"):
+            raise UserError(f"The model '{self.name}' embeds images alone; leave the captions out.")
+        try:
+            return AutoTokenizer.from_pretrained(self.folder)
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"The model '{self.name}' has no tokenizer: {_first_line(error)}") from error
+
+    def embed_images(self, views: Views, *, repeat: int = 0) -> Array:
+        """Embed pictures `[m, side, side, 3]` as `[m, d]`, through the checkpoint's own image processor."""
+        return self._batched(views, self._image_batch)
+
+    def embed_texts(self, texts: Sequence[str]) -> Array:
+        """Embed texts as `[m, d]`, through the checkpoint's own tokenizer."""
+        return self._batched(texts, self._text_batch)
+
+    def _batched(self, items: Any, embed: Any) -> Array:
+        import torch
+
+        with torch.inference_mode():
+            parts = [embed(items[i : i + self.batch_size]) for i in range(0, len(items), self.batch_size)]
+        return torch.cat([part.float().cpu() for part in parts]).numpy()
+
+    def _image_batch(self, views: Views) -> "Tensor":
+        # Pictures of one size go in as arrays; the processor resizes, crops and normalises as its checkpoint says.
+        inputs = self.image_processor(list(views), input_data_format="channels_last", return_tensors="pt")
+        pixels = inputs["pixel_values"].to(self.device)
+        if self.features == "projection" and hasattr(self.model, "get_projected_features"):
+            return _tensor(self.model.get_projected_features(pixel_values=pixels))
+        return _tensor(self.model.get_image_features(pixel_values=pixels))
+
+    def _text_batch(self, texts: Sequence[str]) -> "Tensor":
+        tokenizer = self._tokenizer
+        length = getattr(getattr(self.model.config, "text_config", None), "max_position_embeddings", None)
+        tokens = tokenizer(
+            list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+        ).to(self.device)
+        return _tensor(self.model.get_text_features(**tokens))
+
+    def describe(self) -> dict[str, Any]:
+        """Name, revision, hash of the weights, architecture, which features, and the processor's settings."""
+        described: dict[str, Any] = {
+            "kind": "checkpoint",
+            "name": self.name if self.revision else Path(self.name).name,
+            "revision": self.revision,
+            "weights_sha256": weights_sha256(self.folder),
+            "architecture": type(self.model).__name__,
+            "processor": type(self.image_processor).__name__,
+            "processor_backend": self.backend,
+            "processor_size": self.view_side,
+        }
+        if hasattr(self.model, "get_projected_features"):
+            described["features"] = self.features
+        return described
+
+
+def measure(
+    encoder: Encoder,
+    pictures: Sequence[Picture],
+    captions: Sequence[Sequence[str]],
+    transform: Transform,
+    held_back: Transform,
+    *,
+    seed: int,
+    count: int,
+) -> Embeddings:
+    """Ask an encoder about every picture: its views, its held-back views, its captions, and one question twice.
+
+    Args:
+        encoder: The encoder.
+        pictures: The pictures, n.
+        captions: Each picture's captions; empty lists for an audit of views alone.
+        transform: The audit's own views.
+        held_back: The family kept back for T4.
+        seed: The audit's seed, the same for both encoders.
+        count: Views a picture, k.
+
+    Returns:
+        Everything the encoder said.
+
+    Raises:
+        UserError: When a picture or the encoder fails.
+    """
+    texts = [text for group in captions for text in group]
+    # Captions first: an encoder that takes none says so before the long part.
+    text_embeddings = encoder.embed_texts(texts) if texts else None
+    images, kept_back, repeats = [], [], []
+    for start in range(0, len(pictures), CHUNK):
+        chunk = pictures[start : start + CHUNK]
+        logger.info("Embedding pictures %d to %d of %d.", start + 1, start + len(chunk), len(pictures))
+        views = draw_views(chunk, transform, seed=seed, count=count)
+        images.append(_embed_views(encoder, views))
+        kept_back.append(_embed_views(encoder, draw_views(chunk, held_back, seed=seed + 1, count=count)))
+        if not encoder.deterministic:
+            repeats.append(encoder.embed_images(views[:, 0], repeat=1))
+    embedded = np.concatenate(images)
+    return Embeddings(
+        images=embedded,
+        texts=text_embeddings,
+        text_owner=np.array([i for i, group in enumerate(captions) for _ in group], dtype=np.int64) if texts else None,
+        held_back=np.concatenate(kept_back),
+        repeats=embedded[:, 0] if encoder.deterministic else np.concatenate(repeats),
+        source={**encoder.describe(), "dimension": int(embedded.shape[-1])},
+    )
+
+
+def _embed_views(encoder: Encoder, views: Views) -> Array:
+    """`[n, k, side, side, 3]` to `[n, k, d]`."""
+    n, count = views.shape[:2]
+    return encoder.embed_images(views.reshape(n * count, *views.shape[2:])).reshape(n, count, -1)
+
+
+def resolve_folder(name: str) -> tuple[Path, str | None]:
+    """Find a checkpoint's folder; a Hub id is fetched without pickles and code.
+
+    Args:
+        name: A folder, or a Hub id, optionally `id@revision`.
+
+    Returns:
+        The folder, and the commit for a Hub id (None for a folder of the user's).
+
+    Raises:
+        UserError: When neither a folder nor a repository goes by that name.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    if Path(name).is_dir():
+        return Path(name), None
+    repository, _, revision = name.partition("@")
+    try:
+        folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=WANTED_FILES))
+    except HFValidationError as error:
+        raise UserError(f"'{name}' is neither a folder nor a Hub id; check the spelling.") from error
+    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise UserError(f"The model '{name}' cannot be fetched: {_first_line(error)}") from error
+    return folder, folder.name
+
+
+def weights_sha256(folder: Path) -> str:
+    """Hash a checkpoint's weights: the file's SHA-256, or of the lines `<name> <sha256>` for shards.
+
+    Args:
+        folder: Where `model.safetensors` or its shards lie.
+
+    Returns:
+        The hash, equal to `weights_sha256` in an unlearned model's `unlearning.json`.
+
+    Raises:
+        UserError: When the folder has no safetensors weights.
+    """
+    single = folder / "model.safetensors"
+    if single.is_file():
+        return _file_sha256(single)
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        raise UserError(f"'{folder.name}' has no safetensors weights; save the model with save_pretrained.")
+    shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    return hashlib.sha256("".join(f"{shard} {_file_sha256(folder / shard)}\n" for shard in shards).encode()).hexdigest()
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _tensor(output: Any) -> "Tensor":
+    """An output object's pooled features, or the tensor itself."""
+    return getattr(output, "pooler_output", output)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,158 @@
+"""Views of the owner's pictures, drawn once and shown to both encoders: the audit's own and a held-back family.
+
+A view is an ordinary uint8 picture, so an encoder behind an API sees exactly what local weights see. Its draw depends
+on the seed and on the picture's bytes alone: adding a picture to an audit changes no other picture's views.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter, ImageOps
+
+from hf_unlearn.audit.images import Picture
+from hf_unlearn.data.views import VIEW_PRESETS, BatchedViews, ViewConfig
+from hf_unlearn.errors import UserError
+
+Views = NDArray[np.uint8]
+
+CAPTION_VIEWS = ViewConfig(crop_scale=(0.8, 1.0), jitter_probability=0.0, grayscale=0.0)
+TRAINING_VIEWS = {"caption": CAPTION_VIEWS, **VIEW_PRESETS}
+
+
+class Transform(Protocol):
+    """A family of random views."""
+
+    def draw(self, image: Image.Image, seed: int, count: int) -> Views:
+        """Draw `count` views `[count, side, side, 3]` of an RGB picture."""
+
+    def describe(self) -> dict[str, Any]:
+        """What the report says about the family."""
+
+
+class TrainingViews:
+    """Views as contrastive training draws them: random crop, flip, colour jitter, grayscale, blur.
+
+    Args:
+        preset: A name in `TRAINING_VIEWS`; `caption` has crops and flips alone, as CLIP's training does.
+        side: Side of a view in pixels.
+
+    Raises:
+        UserError: When the preset is unknown.
+    """
+
+    def __init__(self, preset: str, side: int) -> None:
+        if preset not in TRAINING_VIEWS:
+            raise UserError(f"There are no views called '{preset}'; choose among {', '.join(TRAINING_VIEWS)}.")
+        self.preset, self.side = preset, side
+        # Not normalised: that is the business of each encoder's own processor.
+        self.config = replace(TRAINING_VIEWS[preset], size=side, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+        self._views = BatchedViews(self.config)
+
+    def draw(self, image: Image.Image, seed: int, count: int) -> Views:
+        """Draw `count` views `[count, side, side, 3]` of an RGB picture, first scaled to `side` as for training."""
+        pixels = torch.from_numpy(np.array(fit(image, self.side))).permute(2, 0, 1)[None]
+        drawn = self._views(pixels, seed=seed, count=count)[0]
+        return (drawn.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+
+    def describe(self) -> dict[str, Any]:
+        """Preset and every probability and range."""
+        described = asdict(self.config)
+        return {"family": self.preset, **{name: described[name] for name in described if name not in ("mean", "std")}}
+
+
+class HeldBackViews:
+    """Views of another kind than any training draws here: rotation, shift and scale, blur and noise (T4).
+
+    A model tuned to look right on crops and colour jitter has no such help on these.
+
+    Args:
+        side: Side of a view in pixels.
+    """
+
+    rotation, shift, scale, blur, noise = 15.0, 0.1, (0.8, 1.1), (0.0, 0.03), (0.0, 12.0)
+
+    def __init__(self, side: int) -> None:
+        self.side = side
+
+    def draw(self, image: Image.Image, seed: int, count: int) -> Views:
+        """Draw `count` views `[count, side, side, 3]` of an RGB picture."""
+        generator = np.random.default_rng(seed)
+        square = fit(image, self.side)
+        return np.stack([self._draw_one(square, generator) for _ in range(count)])
+
+    def _draw_one(self, square: Image.Image, generator: np.random.Generator) -> Views:
+        angle = np.deg2rad(generator.uniform(-self.rotation, self.rotation))
+        zoom = generator.uniform(*self.scale)
+        shift = generator.uniform(-self.shift, self.shift, size=2) * self.side
+        # The inverse map of a rotation and scaling about the centre, then a shift.
+        a, b = np.cos(angle) / zoom, np.sin(angle) / zoom
+        centre = (self.side - 1) / 2
+        x = centre - a * (centre + shift[0]) - b * (centre + shift[1])
+        y = centre + b * (centre + shift[0]) - a * (centre + shift[1])
+        corner = square.getpixel((0, 0))
+        turned = square.transform(
+            square.size, Image.Transform.AFFINE, (a, b, x, -b, a, y), Image.Resampling.BILINEAR, fillcolor=corner
+        )
+        blurred = turned.filter(ImageFilter.GaussianBlur(generator.uniform(*self.blur) * self.side))
+        noise = generator.normal(0.0, generator.uniform(*self.noise), size=(self.side, self.side, 3))
+        return np.clip(np.asarray(blurred) + noise, 0, 255).round().astype(np.uint8)
+
+    def describe(self) -> dict[str, Any]:
+        """Every range: degrees, shares of the side, and noise on the 0-255 scale."""
+        return {
+            "family": "held-back",
+            "rotation_degrees": self.rotation,
+            "shift": self.shift,
+            "scale": self.scale,
+            "blur_sigma": self.blur,
+            "noise_sigma": self.noise,
+        }
+
+
+def draw_views(pictures: Sequence[Picture], transform: Transform, *, seed: int, count: int) -> Views:
+    """Draw the views of every picture.
+
+    Args:
+        pictures: The pictures, n.
+        transform: The family of views.
+        seed: The audit's seed; each picture's own seed is derived from it and the picture's bytes.
+        count: Views a picture, k.
+
+    Returns:
+        `[n, k, side, side, 3]`, uint8.
+
+    Raises:
+        UserError: When a picture can no longer be read.
+    """
+    return np.stack([transform.draw(picture.open(), picture_seed(seed, picture), count) for picture in pictures])
+
+
+def picture_seed(seed: int, picture: Picture) -> int:
+    """Derive a picture's seed from the audit's: 48 bits of SHA-256 over both.
+
+    Args:
+        seed: The audit's seed.
+        picture: The picture, known by the hash of its bytes.
+
+    Returns:
+        A non-negative integer.
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed} {picture.sha256}".encode()).digest()[:6])
+
+
+def fit(image: Image.Image, side: int) -> Image.Image:
+    """Scale a picture's shorter side to `side` and crop the middle, as image processors do before training.
+
+    Args:
+        image: An RGB picture.
+        side: Side in pixels.
+
+    Returns:
+        An RGB picture `side` x `side`.
+    """
+    return ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)
