@@ -28,20 +28,20 @@ def test_the_defaults_are_the_papers() -> None:
 
 def test_a_fresh_model_has_equal_encoders_and_a_queue_of_unit_vectors() -> None:
     model = moco(queue_size=20)
-    for key, query in zip(model.key_encoder.parameters(), model.query_encoder.parameters(), strict=True):
+    for key, query in zip(model.key_encoder.parameters(), model.encoder.parameters(), strict=True):
         assert torch.equal(key, query) and not key.requires_grad and query.requires_grad
     torch.testing.assert_close(model.queue.norm(dim=1), torch.ones(20))
     assert model.queue_pointer == 0
 
 
-def test_the_key_encoder_follows_the_query_encoder_before_keys_are_computed() -> None:
+def test_the_key_encoder_follows_the_encoder_before_keys_are_computed() -> None:
     model = moco(momentum=0.9).train()
     with torch.no_grad():
-        for parameter in model.query_encoder.parameters():
+        for parameter in model.encoder.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     expected = copy.deepcopy(model.key_encoder)
     with torch.no_grad():
-        for key, query in zip(expected.parameters(), model.query_encoder.parameters(), strict=True):
+        for key, query in zip(expected.parameters(), model.encoder.parameters(), strict=True):
             key.copy_(0.9 * key + 0.1 * query)
         keys = F.normalize(expected(pixels()[:, 1]), dim=-1)
     outputs = model(pixels())
@@ -68,7 +68,7 @@ def test_only_queries_carry_a_gradient_and_enqueueing_does_not_disturb_it() -> N
     outputs = model(pixels())
     assert outputs.x_embeds.requires_grad and not outputs.y_embeds.requires_grad and not outputs.queue.requires_grad
     (outputs.x_embeds @ outputs.queue.T).logsumexp(dim=1).sum().backward()
-    assert all(parameter.grad is not None for parameter in model.query_encoder.parameters())
+    assert all(parameter.grad is not None for parameter in model.encoder.parameters())
     assert all(parameter.grad is None for parameter in model.key_encoder.parameters())
 
 
@@ -91,7 +91,7 @@ def test_queue_and_pointer_are_saved_and_keys_stay_frozen(tmp_path: Path) -> Non
     assert not info["missing_keys"] and not info["unexpected_keys"]
     assert torch.equal(again.queue, model.queue) and again.queue_pointer == 7
     assert not any(parameter.requires_grad for parameter in again.key_encoder.parameters())
-    assert all(parameter.requires_grad for parameter in again.query_encoder.parameters())
+    assert all(parameter.requires_grad for parameter in again.encoder.parameters())
 
 
 def test_a_checkpoint_without_a_queue_gets_a_fresh_one(tmp_path: Path) -> None:

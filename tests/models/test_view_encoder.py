@@ -96,15 +96,15 @@ def test_embeddings_have_unit_norm_in_float32_whatever_the_models_dtype(model: P
         for embeds in (outputs.x_embeds, outputs.y_embeds):
             assert embeds.dtype == torch.float32 and embeds.shape == (4, 8)
             torch.testing.assert_close(embeds.norm(dim=-1), torch.ones(4))
+        assert all(value.dtype == torch.float32 for value in outputs.to_tuple())
 
 
 def test_features_come_before_the_projection_head(model: PreTrainedModel) -> None:
     views = pixels()[:, 0]
     features = model.get_image_features(views).pooler_output
     assert features.shape == (4, 32)
-    encoder = model.encoder if hasattr(model, "encoder") else model.query_encoder
     projected = model.get_projected_features(views)
-    torch.testing.assert_close(encoder.projector(features), projected)
+    torch.testing.assert_close(model.encoder.projector(features), projected)
     torch.testing.assert_close(F.normalize(projected, dim=-1), model(pixels()).x_embeds)
 
 
@@ -224,7 +224,7 @@ def test_two_processes_compute_what_one_computes(tmp_path: Path) -> None:
     for name, family in FAMILIES.items():
         gradient, buffers = training_result(family, slice(None))
         joined = (ranks[0][1][name][0] + ranks[1][1][name][0]) / 2  # data-parallel training averages gradients
-        torch.testing.assert_close(joined, gradient, atol=1e-5, rtol=1e-3)
+        assert (joined - gradient).norm() < 1e-4 * gradient.norm()
         for rank in ranks:
             torch.testing.assert_close(rank[1][name][1], buffers, atol=1e-5, rtol=1e-4)
 

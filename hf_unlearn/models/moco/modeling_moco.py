@@ -6,12 +6,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel, initialization
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers import initialization
 from transformers.utils import ModelOutput
 
 from .configuration_moco import MoCoConfig
-from .view_encoder import AllGather, ViewEncoder, pretrained_backbone, world_size
+from .view_encoder import AllGather, ViewEncoder, ViewEncoderModel, world_size
 
 
 @dataclass
@@ -23,8 +22,8 @@ class MoCoOutput(ModelOutput):
     queue: Tensor | None = None
 
 
-class MoCoModel(PreTrainedModel):
-    """Query encoder, key encoder and queue of MoCo; only the query encoder has gradients.
+class MoCoModel(ViewEncoderModel):
+    """Encoder of queries, its momentum copy for keys and the queue of MoCo; only queries have gradients.
 
     Args:
         config: what to build; weights are random until loaded.
@@ -36,13 +35,12 @@ class MoCoModel(PreTrainedModel):
     config: MoCoConfig
     config_class = MoCoConfig
     base_model_prefix = "moco"
-    main_input_name = "pixel_values"
     queue: Tensor
     queue_pointer: Tensor
 
     def __init__(self, config: MoCoConfig) -> None:
         super().__init__(config)
-        self.query_encoder = ViewEncoder(config, config.batch_norm_splits)
+        self.encoder = ViewEncoder(config, config.batch_norm_splits)
         self.key_encoder = ViewEncoder(config, config.batch_norm_splits).requires_grad_(False)
         self.register_buffer("queue", torch.empty(config.queue_size, config.projection_dim))
         self.register_buffer("queue_pointer", torch.empty((), dtype=torch.long))
@@ -52,7 +50,7 @@ class MoCoModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if module is self:  # comes last, after both encoders
-            for key, query in zip(self.key_encoder.parameters(), self.query_encoder.parameters(), strict=True):
+            for key, query in zip(self.key_encoder.parameters(), self.encoder.parameters(), strict=True):
                 initialization.copy_(key, query)
             initialization.normal_(self.queue)
             initialization.copy_(self.queue, F.normalize(self.queue, dim=-1))
@@ -67,36 +65,11 @@ class MoCoModel(PreTrainedModel):
         return loaded
 
     @classmethod
-    def from_vision_pretrained(cls, name: str, **settings: Any) -> "MoCoModel":
-        """Start both encoders from a pretrained vision model, with a fresh projection head.
-
-        Args:
-            name: Hub id or folder of the vision model.
-            settings: fields of `MoCoConfig`.
-
-        Returns:
-            A model whose config names the backbone's architecture, so that reloading it fetches nothing.
-        """
-        backbone = pretrained_backbone(name)
-        model = cls(MoCoConfig(backbone_config=backbone.config, **settings))
-        for encoder in (model.query_encoder, model.key_encoder):
-            encoder.backbone.load_state_dict(backbone.state_dict())
+    def from_vision_pretrained(cls, name: str, **settings: Any) -> Any:
+        """Start both encoders from a pretrained vision model, with a fresh projection head."""
+        model = super().from_vision_pretrained(name, **settings)
+        model.key_encoder.load_state_dict(model.encoder.state_dict())
         return model
-
-    def get_image_features(self, pixel_values: Tensor) -> BaseModelOutputWithPooling:
-        """Backbone features of the query encoder, before the projection head.
-
-        Args:
-            pixel_values: `[n, 3, H, W]`, normalised.
-
-        Returns:
-            An output whose `pooler_output` is `[n, D]`, not normalised.
-        """
-        return BaseModelOutputWithPooling(pooler_output=self.query_encoder.features(pixel_values))
-
-    def get_projected_features(self, pixel_values: Tensor) -> Tensor:
-        """Queries `[n, d]`, not normalised, of `[n, 3, H, W]` normalised pixels."""
-        return self.query_encoder(pixel_values)
 
     @torch.no_grad()
     def get_key_features(self, pixel_values: Tensor) -> Tensor:
@@ -119,18 +92,18 @@ class MoCoModel(PreTrainedModel):
         Returns:
             Queries, keys and the queue as it was before this batch.
         """
-        queries = F.normalize(self.query_encoder(pixel_values[:, 0]).float(), dim=-1)
+        queries = F.normalize(self.encoder(pixel_values[:, 0]).float(), dim=-1)
         if self.training:
             self._update_key_encoder()
         keys = F.normalize(self.get_key_features(pixel_values[:, 1]).float(), dim=-1)
-        queue = self.queue.clone()  # the loss keeps it for its backward pass
+        queue = self.queue.to(torch.float32, copy=True)  # the loss keeps it for its backward pass
         if self.training:
             self._enqueue(keys)
         return MoCoOutput(x_embeds=queries, y_embeds=keys, queue=queue)
 
     @torch.no_grad()
     def _update_key_encoder(self) -> None:
-        keys, queries = (tuple(encoder.parameters()) for encoder in (self.key_encoder, self.query_encoder))
+        keys, queries = (tuple(encoder.parameters()) for encoder in (self.key_encoder, self.encoder))
         torch._foreach_lerp_(keys, queries, 1 - self.config.momentum)
 
     @torch.no_grad()

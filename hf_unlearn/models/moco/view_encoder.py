@@ -1,4 +1,4 @@
-"""Backbone, projection head and batch norms of a view encoder, the same file in every family's folder.
+"""Backbone, projection head, batch norms and base class of a view encoder, the same file in every family's folder.
 
 A folder travels to the Hub as remote code and may import its own files only, so the file is repeated, not shared; a
 test keeps the copies identical.
@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, ResNetConfig
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, ResNetConfig, initialization
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 RESNETS: dict[str, dict[str, Any]] = {
     "resnet18": {"layer_type": "basic", "depths": [2, 2, 2, 2], "expansion": 1},
@@ -105,6 +106,61 @@ class ViewEncoder(nn.Module):
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Projections `[n, d]` of `[n, 3, H, W]` normalised pixels."""
         return self.projector(self.features(pixel_values))
+
+
+class ViewEncoderModel(PreTrainedModel):
+    """What the families share: an encoder of pictures, its features and its projections.
+
+    Args:
+        config: what to build; weights are random until loaded.
+    """
+
+    config_class = ViewEncoderConfig
+    main_input_name = "pixel_values"
+    encoder: ViewEncoder
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.Linear):
+            # The default standard deviation of .02 makes projections so short that the biases soon outweigh them.
+            initialization.kaiming_normal_(module.weight, nonlinearity="relu")
+
+    @classmethod
+    def from_vision_pretrained(cls, name: str, **settings: Any) -> Any:
+        """Start from a pretrained vision model, with a fresh projection head.
+
+        Args:
+            name: Hub id or folder of the vision model.
+            settings: fields of the family's config.
+
+        Returns:
+            A model whose config describes the backbone, so that reloading it fetches nothing.
+
+        Raises:
+            ValueError: if the model is no single vision encoder.
+        """
+        backbone = AutoModel.from_pretrained(name)
+        if hasattr(backbone.config, "vision_config"):
+            raise ValueError(f"{name} is an image-text model: save its vision_model on its own and pass that folder.")
+        model = cls(cls.config_class(backbone_config=backbone.config, **settings))
+        model.encoder.backbone.load_state_dict(backbone.state_dict())
+        return model
+
+    def get_image_features(self, pixel_values: Tensor) -> BaseModelOutputWithPooling:
+        """Backbone features, before the projection head.
+
+        Args:
+            pixel_values: `[n, 3, H, W]`, normalised.
+
+        Returns:
+            An output whose `pooler_output` is `[n, D]`, not normalised.
+        """
+        return BaseModelOutputWithPooling(pooler_output=self.encoder.features(pixel_values))
+
+    def get_projected_features(self, pixel_values: Tensor) -> Tensor:
+        """Projections `[n, d]`, not normalised, of `[n, 3, H, W]` normalised pixels."""
+        return self.encoder(pixel_values)
 
 
 class CrossRankBatchNorm(nn.BatchNorm2d):
@@ -209,21 +265,6 @@ class AllGather(torch.autograd.Function):
 def world_size() -> int:
     """Number of processes, 1 outside `torch.distributed`."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def pretrained_backbone(name: str) -> PreTrainedModel:
-    """Load a vision model with its weights.
-
-    Args:
-        name: Hub id or folder.
-
-    Raises:
-        ValueError: if the model is no single vision encoder.
-    """
-    backbone = AutoModel.from_pretrained(name)
-    if hasattr(backbone.config, "vision_config"):
-        raise ValueError(f"{name} is an image-text model: save its vision_model on its own and pass that folder.")
-    return backbone
 
 
 def _replace_batch_norms(module: nn.Module, batch_norm: type[nn.BatchNorm2d], **options: Any) -> None:

@@ -1,16 +1,13 @@
 """The SimCLR family: one encoder, two views."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
 from .configuration_simclr import SimCLRConfig
-from .view_encoder import ViewEncoder, pretrained_backbone
+from .view_encoder import ViewEncoder, ViewEncoderModel
 
 
 @dataclass
@@ -21,7 +18,7 @@ class SimCLROutput(ModelOutput):
     y_embeds: Tensor | None = None
 
 
-class SimCLRModel(PreTrainedModel):
+class SimCLRModel(ViewEncoderModel):
     """Encoder of SimCLR.
 
     Args:
@@ -33,43 +30,11 @@ class SimCLRModel(PreTrainedModel):
     config: SimCLRConfig
     config_class = SimCLRConfig
     base_model_prefix = "simclr"
-    main_input_name = "pixel_values"
 
     def __init__(self, config: SimCLRConfig) -> None:
         super().__init__(config)
         self.encoder = ViewEncoder(config)
         self.post_init()
-
-    @classmethod
-    def from_vision_pretrained(cls, name: str, **settings: Any) -> "SimCLRModel":
-        """Start from a pretrained vision model, with a fresh projection head.
-
-        Args:
-            name: Hub id or folder of the vision model.
-            settings: fields of `SimCLRConfig`.
-
-        Returns:
-            A model whose config names the backbone's architecture, so that reloading it fetches nothing.
-        """
-        backbone = pretrained_backbone(name)
-        model = cls(SimCLRConfig(backbone_config=backbone.config, **settings))
-        model.encoder.backbone.load_state_dict(backbone.state_dict())
-        return model
-
-    def get_image_features(self, pixel_values: Tensor) -> BaseModelOutputWithPooling:
-        """Backbone features, before the projection head.
-
-        Args:
-            pixel_values: `[n, 3, H, W]`, normalised.
-
-        Returns:
-            An output whose `pooler_output` is `[n, D]`, not normalised.
-        """
-        return BaseModelOutputWithPooling(pooler_output=self.encoder.features(pixel_values))
-
-    def get_projected_features(self, pixel_values: Tensor) -> Tensor:
-        """Projections `[n, d]`, not normalised, of `[n, 3, H, W]` normalised pixels."""
-        return self.encoder(pixel_values)
 
     def forward(self, pixel_values: Tensor) -> SimCLROutput:
         """Embed two views of every picture in one pass, so that they share the batch statistics.
