@@ -35,6 +35,6 @@ def verify(
     for line in report.lines:
         print(f"{line.verdict:{width}}  {line.subject}" + (f": {line.detail}" if line.detail else ""))
     counts = Counter(line.verdict for line in report.lines)
-    print("\n" + "; ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict))
+    print("\n" + ", ".join(f"{verdict}: {counts[verdict]}" for verdict in Verdict))
     if not report.ok:
         raise typer.Exit(1)

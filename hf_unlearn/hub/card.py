@@ -200,7 +200,7 @@ def _facts(manifest: UnlearningManifest) -> list[tuple[str, str]]:
     return [
         ("Samples asked to be removed", f"{request.count:,} ({request.kind})"),
         ("Request, SHA-256", f"`{request.sha256}` ({'salted' if request.salted else 'not salted'})"),
-        ("Data", f"{_code(data.name)}, revision {_code(data.revision)}"),
+        ("Data", _code(data.name) + (f", revision `{data.revision}`" if data.revision else "")),
         ("Data, SHA-256 over all rows", _code(data.sha256)),
         ("Rows", splits),
         ("Base model", f"{_code(base.name_or_path)}, " + (f"revision `{base.revision}`" if base.revision else "local")),
@@ -237,7 +237,9 @@ def _metrics_table(audit: AuditRecord) -> str:
         label = metric_label(key)
         name = f"{label.name}{f' ({label.unit})' if label.unit else ''}"
         after, exact = audit.metrics[key], columns[2].get(key)
-        gap = _number(abs(after - exact)) if after is not None and exact is not None else _NONE
+        gap = _NONE
+        if after is not None and exact is not None and key != "run_time_minutes":
+            gap = _number(abs(after - exact))
         cells = [_with_deviation(key, values) for values in columns]
         rows.append((f"**{name}**" if key in audit.gap_keys else name, *cells, gap))
     return _table(("Metric", "Before", "This model", "Retrain", "Gap to Retrain"), rows, numbers=4)

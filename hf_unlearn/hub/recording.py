@@ -5,11 +5,12 @@ import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_unlearn import __version__
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.contents import CARD_NAME
+from hf_unlearn.hub.download import fetch
 from hf_unlearn.hub.manifest import (
     MANIFEST_NAME,
     BaseModel,
@@ -19,6 +20,11 @@ from hf_unlearn.hub.manifest import (
     UnlearningManifest,
 )
 from hf_unlearn.hub.provenance import environment_versions, hardware_summary, weights_sha256
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from hf_unlearn.data.requests import RemovalRequest
 
 # Of the several hundred fields of TrainingArguments, those that change the weights.
 _TRAINING_FIELDS = (
@@ -35,7 +41,21 @@ _TRAINING_FIELDS = (
     "bf16",
     "fp16",
 )
-_PRIVATE = ("token", "path", "dir", "file", "folder", "cache", "name", "secret", "key", "url")
+_LEFT_OUT = {
+    "token",
+    "path",
+    "dir",
+    "file",
+    "folder",
+    "cache",
+    "name",
+    "secret",
+    "key",
+    "url",
+    "bytes",
+    "preset",
+    "salt",
+}
 
 
 def describe_base_model(name_or_path: str, revision: str | None = None) -> tuple[BaseModel, tuple[HistoryEntry, ...]]:
@@ -52,15 +72,13 @@ def describe_base_model(name_or_path: str, revision: str | None = None) -> tuple
         The base model with its hash and licence, and its history, oldest first.
 
     Raises:
-        UserError: There are no safetensors weights.
+        UserError: There is no such model, or it has no safetensors weights.
     """
     if Path(name_or_path).is_dir():
         folder, name, commit = Path(name_or_path).resolve(), Path(name_or_path).resolve().name, None
     else:
-        from huggingface_hub import snapshot_download
-
-        wanted = ["model*.safetensors", "model.safetensors.index.json", CARD_NAME, MANIFEST_NAME]
-        folder = Path(snapshot_download(name_or_path, revision=revision, allow_patterns=wanted))
+        wanted = ("model*.safetensors", "model.safetensors.index.json", CARD_NAME, MANIFEST_NAME)
+        folder = fetch(name_or_path, wanted, revision)
         name, commit = name_or_path, folder.name
     base = BaseModel(name, commit, weights_sha256(folder), **_license(folder))
     if not (folder / MANIFEST_NAME).is_file():
@@ -69,11 +87,36 @@ def describe_base_model(name_or_path: str, revision: str | None = None) -> tuple
     return base, (*earlier.history, earlier.as_history_entry())
 
 
+def describe_request(request: "RemovalRequest", unlearn: "Dataset", salt: str | None = None) -> RequestRecord:
+    """Describe a removal request without saying what it was.
+
+    Args:
+        request: The request.
+        unlearn: The unlearn split, in the library's schema; copies that were moved along are not part of the request.
+        salt: A text for the data owners alone: with it they find their samples among the row hashes.
+
+    Returns:
+        Without a salt, the hash of the ids; with one, the salted hashes of the requested rows, in no telling order.
+
+    Raises:
+        UserError: A requested row cannot be hashed.
+    """
+    if salt is None:
+        return RequestRecord(request.kind, request.count, request.sha256)
+    from hf_unlearn.data.fingerprint import combine_hashes, row_hashes
+
+    ids = set(request.ids)
+    rows = unlearn.select([index for index, name in enumerate(unlearn["id"]) if name in ids])
+    hashes = tuple(sorted(row_hashes(rows, salt)))
+    return RequestRecord(request.kind, len(hashes), combine_hashes(hashes), salted=True, row_hashes=hashes)
+
+
 def public_hyper_parameters(config: Any) -> dict[str, Any]:
     """Pick from a `TrainingArguments` dataclass what a card may show: what changes the weights, nothing private.
 
     These are the fields that the method's own config declares, and the usual ones of the optimiser and schedule.
-    Fields named after tokens, paths or files are left out, and so is every value that is no number, flag or plain word.
+    Fields named after tokens, paths, files or sizes in memory are left out, and so are the preset, which a card shows
+    elsewhere, and every value that is unset or no number, flag or plain word.
     """
     from transformers import TrainingArguments
 
@@ -83,7 +126,7 @@ def public_hyper_parameters(config: Any) -> dict[str, Any]:
     for name in (*own, *(name for name in _TRAINING_FIELDS if hasattr(config, name))):
         value = getattr(config, name)
         value = getattr(value, "value", value)  # transformers' enumerations
-        if not any(part in name.split("_") for part in _PRIVATE) and _is_plain(value):
+        if _LEFT_OUT.isdisjoint(name.split("_")) and _is_plain(value):
             shown[name] = value
     return shown
 
@@ -166,4 +209,4 @@ def _license(folder: Path) -> dict[str, str | None]:
 def _is_plain(value: Any) -> bool:
     if isinstance(value, str):
         return value.replace("_", "").replace("-", "").replace(".", "").isalnum() and len(value) <= 40
-    return value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
+    return isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
@@ -13,6 +13,7 @@ from hf_unlearn import __version__
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.card import card_metadata, hash_files, render_card
 from hf_unlearn.hub.contents import CARD_NAME, PUBLISHED, is_published
+from hf_unlearn.hub.download import fetch
 from hf_unlearn.hub.manifest import AUDIT_NAME, MANIFEST_NAME, AuditRecord, RequestRecord, UnlearningManifest
 from hf_unlearn.hub.provenance import weights_sha256
 from hf_unlearn.hub.tables import prose, table_cells
@@ -96,18 +97,17 @@ def verify_repo(
         One line a statement.
 
     Raises:
-        UserError: There is no `unlearning.json` to check against, or samples were given without a salt.
+        UserError: There is no such model, or it has no `unlearning.json` to check against, or samples were given
+            without a salt.
     """
     if samples and salt is None:
         raise UserError("Looking for your samples in the request needs its salt: give --salt, from the model's owner.")
-    if Path(repo_or_dir).is_dir():
-        folder, names = Path(repo_or_dir), None
-    else:
-        folder, names = _download(str(repo_or_dir), revision, token)
+    local = Path(repo_or_dir).is_dir()
+    folder = Path(repo_or_dir) if local else fetch(str(repo_or_dir), PUBLISHED, revision, token)
     manifest = UnlearningManifest.load(folder)
     lines = list(verify_folder(folder, manifest))
-    if names is not None:
-        lines += _repository(str(repo_or_dir), manifest, names)
+    if not local:
+        lines += _repository(str(repo_or_dir), manifest, folder.name, token)
     lines += _base_weights(manifest, base)
     if request is not None:
         lines.append(_requested_ids(manifest.request, request))
@@ -176,14 +176,6 @@ def verify_card(folder: Path, manifest: UnlearningManifest, audit: AuditRecord |
     pictures = [name for name in _PICTURE.findall(text) if "://" not in name]
     missing = [name for name in pictures if not (folder / name).is_file()]
     yield _line("card pictures", not missing, f"{len(pictures)} in the repository", f"missing: {', '.join(missing)}")
-
-
-def _download(repo_id: str, revision: str | None, token: str | None) -> tuple[Path, list[str]]:
-    from huggingface_hub import HfApi
-
-    api = HfApi(token=token)
-    folder = Path(api.snapshot_download(repo_id, revision=revision, allow_patterns=list(PUBLISHED)))
-    return folder, api.list_repo_files(repo_id, revision=folder.name)
 
 
 def _line(subject: str, holds: bool, detail: str, problem: str) -> Line:
@@ -354,9 +346,18 @@ def _model_index(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {metric["type"]: metric["value"] for result in results for metric in result["metrics"]}
 
 
-def _repository(repo_id: str, manifest: UnlearningManifest, names: Iterable[str]) -> Iterator[Line]:
+def _repository(repo_id: str, manifest: UnlearningManifest, commit: str, token: str | None) -> Iterator[Line]:
+    """Check what the repository holds beside the files that were downloaded."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError
+
     same = manifest.repo_id == repo_id
     yield _line("repository", same, "the one it was published to", f"was published to {manifest.repo_id}")
+    try:
+        names = HfApi(token=token).list_repo_files(repo_id, revision=commit)
+    except (HTTPError, OSError) as error:
+        yield Line("other weights", Verdict.UNCHECKED, f"the Hub cannot be reached ({type(error).__name__})")
+        return
     foreign = sorted(name for name in names if not is_published(name) and name.endswith((*_PICKLES, ".safetensors")))
     yield _line("other weights", not foreign, "neither pickles nor other weights", f"also holds {', '.join(foreign)}")
 

@@ -46,7 +46,7 @@ def test_publish_opens_a_pull_request(run: Path, hub: LocalHub) -> None:
 def test_verify_exits_1_when_something_does_not_hold(run: Path) -> None:
     fine = call("verify", run)
     assert fine.exit_code == 0
-    assert "0 does not hold" in fine.stdout
+    assert "does not hold: 0" in fine.stdout
     (run / "config.json").write_text("{}")
     changed = call("verify", run)
     assert changed.exit_code == 1

@@ -96,7 +96,7 @@ def test_a_stranger_loads_and_verifies_what_was_published(
     assert not [line for line in lines if line.startswith("does not hold")]
     assert [line for line in lines if line.startswith("holds") and " weights: SHA-256 " in line]
     assert [line for line in lines if line.startswith("holds") and "your a_red_apple.png: is in the request" in line]
-    assert lines[-1].endswith("0 does not hold; 2 cannot be checked here")
+    assert lines[-1].endswith("does not hold: 0, cannot be checked here: 2")
 
 
 @pytest.mark.parametrize("arrived", [False, True])

@@ -1,16 +1,22 @@
 """What a run writes about its base model and its settings."""
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from hub.finished_run import describe, perturb
+from datasets import Dataset
+from hub.finished_run import CAPTIONS, SALT, describe, perturb
+from hub.local_hub import LocalHub
 from transformers import TrainingArguments
 
+from hf_unlearn.data.fingerprint import sample_hash
+from hf_unlearn.data.requests import RemovalRequest
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.manifest import BaseModel, DatasetRecord, RequestRecord, UnlearningManifest
 from hf_unlearn.hub.provenance import weights_sha256
-from hf_unlearn.hub.recording import describe_base_model, public_hyper_parameters, record_run
+from hf_unlearn.hub.publishing import publish_run
+from hf_unlearn.hub.recording import describe_base_model, describe_request, public_hyper_parameters, record_run
 
 
 @dataclass
@@ -34,6 +40,14 @@ def test_a_base_that_was_unlearned_before_brings_its_history(finished_run: Path)
     assert history[0].method == "alignment_calibration"
 
 
+def test_a_base_on_the_hub_is_pinned_to_its_commit(run: Path, hub: LocalHub) -> None:
+    publish_run(run, "org/clip")
+    described, history = describe_base_model("org/clip", "main")
+    assert (described.name_or_path, described.revision) == ("org/clip", hub.repos["org/clip"].refs["main"])
+    assert described.sha256 == weights_sha256(run)
+    assert len(history) == 1
+
+
 def test_three_requests_on_one_model_form_a_chain(run: Path, requested, tmp_path: Path) -> None:
     model = run
     for method in ("fine_tune", "neg_grad"):
@@ -48,6 +62,18 @@ def test_three_requests_on_one_model_form_a_chain(run: Path, requested, tmp_path
     assert [entry.method for entry in history] == ["alignment_calibration", "fine_tune"]
     assert history[1].base_sha256 == history[0].weights_sha256
     assert "| 3 | " in (model / "README.md").read_text()
+
+
+def test_a_salted_request_lists_its_rows_and_an_unsalted_one_does_not(requested: Dataset, pictures: list[Path]) -> None:
+    request = RemovalRequest("file", (CAPTIONS[3], CAPTIONS[1]))  # the split also holds copies that were moved along
+    plain = describe_request(request, requested)
+    assert plain == RequestRecord("file", 2, request.sha256)
+    salted = describe_request(request, requested, SALT)
+    expected = {sample_hash(pictures[number], (CAPTIONS[number],), SALT) for number in (1, 3)}
+    assert salted.row_hashes == tuple(sorted(expected))
+    assert salted.count == 2
+    assert salted.sha256 == hashlib.sha256("".join(f"{line}\n" for line in sorted(expected)).encode()).hexdigest()
+    assert describe_request(request, requested, "another").sha256 != salted.sha256
 
 
 def test_only_settings_that_may_be_shown_are_picked(tmp_path: Path) -> None:

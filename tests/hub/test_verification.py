@@ -210,6 +210,42 @@ def test_tampering_in_the_repository_is_named(run: Path, hub: LocalHub, name: st
     assert [subject for subject in subjects(verify_repo("org/clip")) if subject.endswith(named)]
 
 
+@pytest.mark.parametrize(
+    ("target", "revision", "named"),
+    [
+        ("../runs/clip", None, "neither a folder nor a repository name"),
+        ("org/none", None, "nor a repository that you may read"),
+        ("org/clip", "v9", "org/clip has no revision 'v9'"),
+    ],
+)
+def test_what_is_no_model_is_refused(run: Path, hub: LocalHub, target: str, revision: str | None, named: str) -> None:
+    publish_run(run, "org/clip")
+    with pytest.raises(UserError, match=named):
+        verify_repo(target, revision=revision)
+
+
+def test_a_repository_in_the_cache_is_checked_offline(
+    run: Path, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    publish_run(run, "org/clip")
+    assert verify_repo("org/clip").ok
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    report = verify_repo("org/clip")
+    assert report.ok
+    assert "other weights" in [line.subject for line in report.lines if line.verdict is Verdict.UNCHECKED]
+
+
+def test_a_hub_out_of_reach_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match="the Hub cannot be reached"):
+        verify_repo("org/clip")
+
+
 def test_a_pickle_added_later_and_a_copy_elsewhere_are_found(run: Path, hub: LocalHub) -> None:
     publish_run(run, "org/clip")
     repo = hub.repos["org/clip"]
