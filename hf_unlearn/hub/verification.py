@@ -4,64 +4,21 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-from hf_unlearn import __version__
 from hf_unlearn.errors import UserError
-from hf_unlearn.hub.card import card_metadata, hash_files, render_card
+from hf_unlearn.hub.card import hash_files, render_card
+from hf_unlearn.hub.card_check import verify_card
 from hf_unlearn.hub.contents import CARD_NAME, PUBLISHED, is_published
 from hf_unlearn.hub.download import fetch
 from hf_unlearn.hub.manifest import AUDIT_NAME, MANIFEST_NAME, AuditRecord, RequestRecord, UnlearningManifest
 from hf_unlearn.hub.provenance import weights_sha256
-from hf_unlearn.hub.tables import prose, table_cells
+from hf_unlearn.hub.report import Line, Verdict, VerificationReport, judged
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_PICTURE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npz", ".h5", ".msgpack")
 _TOLERANCE = 1e-5  # the matrices are stored with six decimals
-
-
-class Verdict(StrEnum):
-    """What a check found."""
-
-    HOLDS = "holds"
-    FAILS = "does not hold"
-    UNCHECKED = "cannot be checked here"
-
-
-@dataclass(frozen=True)
-class Line:
-    """One checked statement."""
-
-    subject: str
-    verdict: Verdict
-    detail: str = ""
-
-    @property
-    def fails(self) -> bool:
-        """Whether the statement was found to be wrong."""
-        return self.verdict is Verdict.FAILS
-
-
-@dataclass(frozen=True)
-class VerificationReport:
-    """Every statement that was checked, in the order of the checks."""
-
-    target: str
-    lines: tuple[Line, ...]
-
-    @property
-    def failures(self) -> tuple[Line, ...]:
-        """The statements that do not hold."""
-        return tuple(line for line in self.lines if line.fails)
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing that could be checked is wrong."""
-        return not self.failures
 
 
 @dataclass(frozen=True)
@@ -155,40 +112,13 @@ def verify_folder(folder: Path, manifest: UnlearningManifest) -> Iterator[Line]:
     yield from verify_card(folder, manifest, audit)
 
 
-def verify_card(folder: Path, manifest: UnlearningManifest, audit: AuditRecord | None) -> Iterator[Line]:
-    """Check the card in a folder against the records it was generated from."""
-    from huggingface_hub import ModelCard
-
-    path = folder / CARD_NAME
-    if not path.is_file():
-        yield Line("card", Verdict.FAILS, f"there is no {CARD_NAME}")
-        return
-    text = path.read_text(encoding="utf-8")
-    expected = render_card(manifest, audit)
-    yield from _cells(text, expected, manifest)
-    yield _prose(text, expected, manifest)
-    try:
-        metadata = ModelCard(text).data.to_dict()
-    except ValueError as error:
-        yield Line("card metadata", Verdict.FAILS, f"cannot be parsed: {error}")
-    else:
-        yield from _metadata(metadata, card_metadata(manifest, audit).to_dict())
-    pictures = [name for name in _PICTURE.findall(text) if "://" not in name]
-    missing = [name for name in pictures if not (folder / name).is_file()]
-    yield _line("card pictures", not missing, f"{len(pictures)} in the repository", f"missing: {', '.join(missing)}")
-
-
-def _line(subject: str, holds: bool, detail: str, problem: str) -> Line:
-    return Line(subject, Verdict.HOLDS if holds else Verdict.FAILS, detail if holds else problem)
-
-
 def _weights(folder: Path, manifest: UnlearningManifest) -> Line:
     try:
         actual = weights_sha256(folder)
     except UserError as error:
         return Line("weights", Verdict.UNCHECKED, str(error))
     same = actual == manifest.weights_sha256
-    return _line("weights", same, f"SHA-256 {actual}", f"SHA-256 is {actual}, recorded {manifest.weights_sha256}")
+    return judged("weights", same, f"SHA-256 {actual}", f"SHA-256 is {actual}, recorded {manifest.weights_sha256}")
 
 
 def _files(folder: Path, recorded: Mapping[str, str]) -> Iterator[Line]:
@@ -200,7 +130,7 @@ def _files(folder: Path, recorded: Mapping[str, str]) -> Iterator[Line]:
             yield Line(name, Verdict.FAILS, "is recorded but missing")
         else:
             problem = f"SHA-256 is {actual[name]}, recorded {recorded[name]}"
-            yield _line(name, actual[name] == recorded[name], "SHA-256 as recorded", problem)
+            yield judged(name, actual[name] == recorded[name], "SHA-256 as recorded", problem)
 
 
 def _manifest_form(manifest: UnlearningManifest) -> Iterator[Line]:
@@ -210,19 +140,19 @@ def _manifest_form(manifest: UnlearningManifest) -> Iterator[Line]:
         "dataset.sha256": manifest.dataset.sha256,
     }
     malformed = [name for name, value in hashes.items() if value is not None and not _SHA256.fullmatch(value)]
-    yield _line(f"{MANIFEST_NAME}: hashes", not malformed, "well formed", f"not a SHA-256: {', '.join(malformed)}")
+    yield judged(f"{MANIFEST_NAME}: hashes", not malformed, "well formed", f"not a SHA-256: {', '.join(malformed)}")
     yield _request("request", manifest.request)
     for number, entry in enumerate(manifest.history, start=1):
         yield _request(f"request of run {number}", entry.request)
     unlearn, count = manifest.splits.get("unlearn", 0), manifest.request.count
-    yield _line(
+    yield judged(
         f"{MANIFEST_NAME}: counts",
         0 < count <= unlearn and all(rows >= 0 for rows in manifest.splits.values()),
         f"{count} requested, {unlearn} in the unlearn split",
         f"{count} requested, but {unlearn} in the unlearn split",
     )
     recorded = manifest.versions.get("hf-unlearn") or manifest.library_version
-    yield _line(
+    yield judged(
         f"{MANIFEST_NAME}: versions",
         bool(manifest.versions) and recorded == manifest.library_version,
         f"recorded for {len(manifest.versions)} libraries; that the run used them cannot be seen",
@@ -245,7 +175,7 @@ def _request(subject: str, request: RequestRecord) -> Line:
         return Line(subject, Verdict.FAILS, f"{len(request.row_hashes)} row hashes for {request.count} samples")
     combined = combine_hashes(request.row_hashes)
     problem = f"its rows combine to SHA-256 {combined}, recorded {request.sha256}: a row was changed"
-    return _line(subject, combined == request.sha256, f"{request.count} row hashes combine to its SHA-256", problem)
+    return judged(subject, combined == request.sha256, f"{request.count} row hashes combine to its SHA-256", problem)
 
 
 def _history(manifest: UnlearningManifest) -> Iterator[Line]:
@@ -258,7 +188,7 @@ def _history(manifest: UnlearningManifest) -> Iterator[Line]:
             problems.append(f"run {number} did not start from the weights of run {number - 1}")
         if later.created < earlier.created:  # ISO 8601 in UTC sorts as text
             problems.append(f"run {number} is dated before run {number - 1}")
-    yield _line("history", not problems, f"{len(runs)} runs, each from the weights of the last", "; ".join(problems))
+    yield judged("history", not problems, f"{len(runs)} runs, each from the weights of the last", "; ".join(problems))
 
 
 def _readable_audit(folder: Path) -> AuditRecord | Line | None:
@@ -274,7 +204,7 @@ def _audit(audit: AuditRecord, manifest: UnlearningManifest) -> Iterator[Line]:
     """Check that the audit is of these weights, and that its figures follow from each other."""
     if audit.weights_sha256 is not None:
         same = audit.weights_sha256 == manifest.weights_sha256
-        yield _line(f"{AUDIT_NAME}: weights", same, "measured these", f"it measured weights {audit.weights_sha256}")
+        yield judged(f"{AUDIT_NAME}: weights", same, "measured these", f"it measured weights {audit.weights_sha256}")
     if audit.retrain is not None and audit.avg_gap is not None:
         gaps = [_difference(audit.metrics.get(key), audit.retrain.get(key)) for key in audit.gap_keys]
         expected = sum(gaps) / len(gaps) if gaps else math.nan
@@ -291,59 +221,12 @@ def _audit(audit: AuditRecord, manifest: UnlearningManifest) -> Iterator[Line]:
             for j, (before, after, gap) in enumerate(zip(*rows, strict=False))
             if before is not None and after is not None and not _close(gap, before - after)
         ]
-        yield _line(f"{AUDIT_NAME}: matrices", not wrong, "AGM is AM before minus AM after", f"differs at {wrong}")
+        yield judged(f"{AUDIT_NAME}: matrices", not wrong, "AGM is AM before minus AM after", f"differs at {wrong}")
     for row in audit.comparison:
         if row.method == manifest.method:
             keys = [key for key in audit.gap_keys if not _close(row.metrics.get(key), audit.metrics.get(key))]
             problem = f"{', '.join(keys)} of this model differ from its row"
-            yield _line(f"{AUDIT_NAME}: comparison", not keys, "its row for this model has the same figures", problem)
-
-
-def _cells(text: str, expected_text: str, manifest: UnlearningManifest) -> Iterator[Line]:
-    actual, expected = table_cells(text), table_cells(expected_text)
-    foreign = manifest.library_version != __version__
-    wrong = {cell: value for cell, value in expected.items() if cell in actual and actual[cell] != value}
-    missing = [cell for cell in expected if cell not in actual]
-    added = [cell for cell in actual if cell not in expected]
-    for cell, value in wrong.items():
-        yield Line(f"card: {cell}", Verdict.FAILS, f"shows {actual[cell]!r}, the records say {value!r}")
-    for cells, problem in ((missing, "is missing from the card"), (added, "stands in no record")):
-        for cell in cells:
-            verdict = Verdict.UNCHECKED if foreign else Verdict.FAILS
-            detail = (
-                f"the card is of hf_unlearn {manifest.library_version}, this is {__version__}" if foreign else problem
-            )
-            yield Line(f"card: {cell}", verdict, detail)
-    if not wrong and not missing and not added:
-        yield Line("card tables", Verdict.HOLDS, f"{len(expected)} figures as in the records")
-
-
-def _prose(text: str, expected_text: str, manifest: UnlearningManifest) -> Line:
-    if manifest.library_version != __version__:
-        detail = f"the card is of hf_unlearn {manifest.library_version}, this is {__version__}"
-        return Line("card text", Verdict.UNCHECKED, detail)
-    actual, expected = prose(text), prose(expected_text)
-    changed = [line for line in actual if line not in expected] or [line for line in expected if line not in actual]
-    if not changed and actual != expected:
-        changed = ["the order of its lines"]
-    return _line("card text", not changed, "as generated", f"differs at: {changed[0][:120] if changed else ''}")
-
-
-def _metadata(actual: Mapping[str, Any], expected: Mapping[str, Any]) -> Iterator[Line]:
-    keys = [key for key in (*expected, *actual) if key != "model-index" and actual.get(key) != expected.get(key)]
-    wrong = [f"{key} is {actual.get(key)!r}, the records say {expected.get(key)!r}" for key in dict.fromkeys(keys)]
-    measured, recorded = _model_index(actual), _model_index(expected)
-    wrong += [
-        f"metric {key} is {measured.get(key)}, the records say {recorded.get(key)}"
-        for key in dict.fromkeys([*recorded, *measured])
-        if measured.get(key) != recorded.get(key)
-    ]
-    yield _line("card metadata", not wrong, f"{len(recorded)} metrics as in the records", "; ".join(wrong))
-
-
-def _model_index(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    results = [result for model in metadata.get("model-index", ()) for result in model["results"]]
-    return {metric["type"]: metric["value"] for result in results for metric in result["metrics"]}
+            yield judged(f"{AUDIT_NAME}: comparison", not keys, "its row for this model has the same figures", problem)
 
 
 def _repository(repo_id: str, manifest: UnlearningManifest, commit: str, token: str | None) -> Iterator[Line]:
@@ -352,14 +235,14 @@ def _repository(repo_id: str, manifest: UnlearningManifest, commit: str, token: 
     from huggingface_hub.errors import HTTPError
 
     same = manifest.repo_id == repo_id
-    yield _line("repository", same, "the one it was published to", f"was published to {manifest.repo_id}")
+    yield judged("repository", same, "the one it was published to", f"was published to {manifest.repo_id}")
     try:
         names = HfApi(token=token).list_repo_files(repo_id, revision=commit)
     except (HTTPError, OSError) as error:
         yield Line("other weights", Verdict.UNCHECKED, f"the Hub cannot be reached ({type(error).__name__})")
         return
     foreign = sorted(name for name in names if not is_published(name) and name.endswith((*_PICKLES, ".safetensors")))
-    yield _line("other weights", not foreign, "neither pickles nor other weights", f"also holds {', '.join(foreign)}")
+    yield judged("other weights", not foreign, "neither pickles nor other weights", f"also holds {', '.join(foreign)}")
 
 
 def _base_weights(manifest: UnlearningManifest, base: str | Path | None) -> Iterator[Line]:
@@ -369,7 +252,7 @@ def _base_weights(manifest: UnlearningManifest, base: str | Path | None) -> Iter
         yield Line("base weights", Verdict.UNCHECKED, reason)
         return
     actual = weights_sha256(base)
-    yield _line("base weights", actual == recorded, f"SHA-256 {actual}", f"SHA-256 is {actual}, recorded {recorded}")
+    yield judged("base weights", actual == recorded, f"SHA-256 {actual}", f"SHA-256 is {actual}, recorded {recorded}")
 
 
 def _requested_ids(request: RequestRecord, path: str | Path) -> Line:
@@ -380,7 +263,7 @@ def _requested_ids(request: RequestRecord, path: str | Path) -> Line:
     if request.salted:
         return Line(subject, Verdict.UNCHECKED, "the hash is of the salted rows, not of ids; give --salt and --image")
     actual = combine_hashes(read_request(path))
-    return _line(subject, actual == request.sha256, "these are its ids", f"its ids have SHA-256 {actual}")
+    return judged(subject, actual == request.sha256, "these are its ids", f"its ids have SHA-256 {actual}")
 
 
 def _owned_samples(request: RequestRecord, salt: str | None, samples: Sequence[OwnedSample]) -> Iterator[Line]:
@@ -392,11 +275,11 @@ def _owned_samples(request: RequestRecord, salt: str | None, samples: Sequence[O
             yield Line(subject, Verdict.UNCHECKED, "the request's row hashes are not published")
             continue
         found = sample_hash(sample.image, sample.captions, salt) in request.row_hashes
-        yield _line(subject, found, "is in the request", "is not in the request, or the salt or a caption differs")
+        yield judged(subject, found, "is in the request", "is not in the request, or the salt or a caption differs")
 
 
 def _agrees(subject: str, recorded: float, expected: float) -> Line:
-    return _line(
+    return judged(
         subject, _close(recorded, expected), f"{recorded:.4g}", f"is {recorded:.6g}, follows as {expected:.6g}"
     )
 

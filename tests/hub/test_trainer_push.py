@@ -16,6 +16,7 @@ from hf_unlearn.hub.manifest import UnlearningManifest
 from hf_unlearn.hub.provenance import weights_sha256
 from hf_unlearn.hub.publishing import PublishResult
 from hf_unlearn.hub.trainer_push import push_trainer, trainer_record
+from hf_unlearn.hub.verification import verify_repo
 
 SENTINEL = "hf_sentinelSENTINELsentinelSENTINEL99"
 
@@ -52,9 +53,16 @@ def trainer(
         use_cpu=True,
         disable_tqdm=True,
     )
-    row = {"pixel_values": torch.rand(3, 32, 32), "input_ids": torch.tensor([1, 5, 2]), "attention_mask": torch.ones(3)}
+    rows = [
+        {
+            "pixel_values": torch.rand(3, 32, 32),
+            "input_ids": torch.tensor([1, 5 + i, 2]),
+            "attention_mask": torch.ones(3),
+        }
+        for i in range(4)
+    ]
     model, processor = CLIPModel.from_pretrained(base), CLIPProcessor.from_pretrained(base)
-    trainer = PushingTrainer(model, arguments, train_dataset=[row] * 4, processing_class=processor)  # type: ignore[arg-type]
+    trainer = PushingTrainer(model, arguments, train_dataset=rows, processing_class=processor)  # type: ignore[arg-type]
     trainer.splits = DatasetDict(retain=requested.select(range(4)), unlearn=requested.select((4, 5)))
     return trainer
 
@@ -81,6 +89,7 @@ def test_a_trained_model_arrives_without_a_trace_of_the_token(
     assert manifest.dataset.sha256 == dataset_sha256(requested)
     assert manifest.splits == {"retain": 4, "unlearn": 2, "validation": 0, "test": 0}
     assert manifest.run_time_seconds is not None
+    assert verify_repo("org/clip-trained", base=base).ok
     assert SENTINEL not in str(manifest)
 
 

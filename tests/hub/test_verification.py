@@ -13,11 +13,12 @@ from hub.local_hub import LocalHub
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub import card as card_module
-from hf_unlearn.hub import verification
+from hf_unlearn.hub import card_check
 from hf_unlearn.hub.card import write_card
 from hf_unlearn.hub.manifest import AuditRecord, RequestRecord, UnlearningManifest
 from hf_unlearn.hub.publishing import publish_run
-from hf_unlearn.hub.verification import Line, OwnedSample, Verdict, VerificationReport, verify_repo
+from hf_unlearn.hub.report import Line, Verdict, VerificationReport
+from hf_unlearn.hub.verification import OwnedSample, verify_repo
 
 
 def subjects(report: VerificationReport) -> list[str]:
@@ -171,7 +172,7 @@ def test_a_card_of_another_version_is_compared_figure_by_figure(run: Path, monke
     newer.write_text(template)
     monkeypatch.setattr(card_module, "TEMPLATE", newer)
     assert subjects(verify_repo(run)) == ["card text"]
-    monkeypatch.setattr(verification, "__version__", "0.2.0")
+    monkeypatch.setattr(card_check, "__version__", "0.2.0")
     report = verify_repo(run)
     assert report.ok
     assert any(line.subject == "card text" and line.verdict is Verdict.UNCHECKED for line in report.lines)
