@@ -123,7 +123,7 @@ class TestResult:
 
     Args:
         name: `T0`, `T1`, `T2`, `T2.bound`, `T2.share`, `T3`, `T3.equivalence`, and for held-back transforms `T4.T2`,
-            `T4.T3`, `T4.T3.equivalence`.
+            `T4.T3`, `T4.T3.equivalence`, `T4.transfer`.
         question: what it asks, for a reader.
         arms: the arms compared, treated first.
         sizes: number of images in each.

@@ -35,7 +35,7 @@ class Findings:
         residual: after, the requested images stand above non-members (T3, on any transforms).
         overshoot: after, they stand below (T3, on any transforms).
         equivalent: after, they are within the margin of non-members, and the change is targeted, on every kind of
-            transforms that was tried.
+            transforms that was tried, with no less removed on the held-back ones (T4.transfer).
     """
 
     usable: bool = True
@@ -185,7 +185,8 @@ def find(measured: Measurements) -> Findings:
         return all(name in tests and tests[name].passed for name in names)
 
     levels = [tests[name] for name in ("T3", "T4.T3") if passed(name)]
-    held_back = {"all": passed("T4.T2", "T4.T3.equivalence"), "some": False, "none": True}[measured.held_back]
+    transferred = passed("T4.T2", "T4.T3.equivalence") and not passed("T4.transfer")
+    held_back = {"all": transferred, "some": False, "none": True}[measured.held_back]
     return Findings(
         unchanged=_unchanged(measured),
         sensitive=passed("T1"),
