@@ -40,19 +40,12 @@ inputs = AutoImageProcessor.from_pretrained(views)(Image.open(picture), return_t
 print(type(encoder).__name__, *encoder.get_image_features(**inputs).pooler_output.shape)
 
 del sys.modules["hf_unlearn"]  # installed now
-import typer
-from hf_unlearn.cli.verify import verify
-app = typer.Typer()
-app.command()(verify)
-app([repo, "--base", base, "--salt", salt, "--image", picture, "--caption", "a red apple"])
+from hf_unlearn.cli import main
+sys.argv = ["hf-unlearn", "verify", repo, "--base", base, "--salt", salt, "--image", picture, "--caption", "a red apple"]
+main()
 """
 
-PUBLISH = """
-import sys
-import threading
-from hf_unlearn.hub.publishing import publish_run
-publish_run(sys.argv[1], "org/clip")
-"""
+COMMAND_LINE = "from hf_unlearn.cli import main; main()"
 
 
 def environment(hub: LocalHub, home: Path) -> dict[str, str]:
@@ -104,7 +97,8 @@ def test_a_process_killed_while_publishing_leaves_no_half_repository(
     run: Path, hub: LocalHub, tmp_path: Path, arrived: bool
 ) -> None:
     hub.hold = threading.Event()
-    process = subprocess.Popen([sys.executable, "-c", PUBLISH, str(run)], env=environment(hub, tmp_path))
+    command = [sys.executable, "-c", COMMAND_LINE, "publish", str(run), "--repo", "org/clip"]
+    process = subprocess.Popen(command, env=environment(hub, tmp_path), stderr=subprocess.DEVNULL)
     assert hub.held.wait(60)  # the weights are uploaded, the commit is on its way
     process.kill()
     process.wait(10)
