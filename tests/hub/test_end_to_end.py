@@ -41,7 +41,8 @@ print(type(encoder).__name__, *encoder.get_image_features(**inputs).pooler_outpu
 
 del sys.modules["hf_unlearn"]  # installed now
 from hf_unlearn.cli import main
-sys.argv = ["hf-unlearn", "verify", repo, "--base", base, "--salt", salt, "--image", picture, "--caption", "a red apple"]
+owner = ["--salt", salt, "--image", picture, "--caption", "a red apple"]
+sys.argv = ["hf-unlearn", "verify", repo, "--base", base, *owner]
 main()
 """
 
