@@ -1,7 +1,7 @@
 """What every unlearning method shares: its `TrainingArguments` and its `Trainer` around the three quantities."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,6 +11,7 @@ from datasets import Dataset, DatasetDict
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import TrainOutput
 
 from hf_unlearn.data.encoded import RESIDENT_BYTES, EncodedSplit, EncodedSplits, as_batch
 from hf_unlearn.data.inputs import ContrastiveInputs, ImageTextInputs, ImageViewInputs
@@ -87,6 +88,8 @@ class UnlearningTrainer(Trainer):
 
     uses: ClassVar[tuple[str, ...]] = ("retain", "unlearn")
     config_class: ClassVar[type[UnlearningConfig]]
+    # How `push_to_hub` publishes; set by `hf_unlearn.runs.publishing`, which this layer must not import.
+    publish: ClassVar[Callable[..., Any] | None] = None
     args: UnlearningConfig
     train_dataset: EncodedSplits
     model: PreTrainedModel
@@ -114,6 +117,9 @@ class UnlearningTrainer(Trainer):
             )
         self.unlearn_to_retain = sizes["unlearn"] / max(1, sizes["retain"])
         self.resident_bytes = args.resident_bytes
+        self.source_splits = train_dataset if isinstance(train_dataset, DatasetDict) else None
+        self.base_name = str(model.config._name_or_path)
+        self.run_time_seconds: float | None = None
         self.model_inputs = make_inputs(model, processing_class, args)
         encoded = EncodedSplits(*(self._encode(train_dataset[n]) if n in self.uses else None for n in sizes))
         evaluated = None if eval_dataset is None else EncodedSplits(self._encode(eval_dataset), None)
@@ -178,6 +184,38 @@ class UnlearningTrainer(Trainer):
             logs[name] = self.accelerator.reduce(torch.stack(values).mean(), "mean").item()
         self._terms[mode].clear()
         super().log(logs, start_time)
+
+    def train(self, *positional: Any, **kwargs: Any) -> TrainOutput:
+        """Train as `transformers.Trainer.train` does, and keep the run time for the records."""
+        output = super().train(*positional, **kwargs)
+        self.run_time_seconds = output.metrics["train_runtime"]
+        return output
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = None,
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **options: Any,
+    ) -> Any:
+        """Publish the trained model with its card and records, in one commit.
+
+        The arguments are those of `transformers.Trainer.push_to_hub`; `options` are those of
+        `hf_unlearn.hub.trainer_push.push_trainer`, such as `create_pr` and `dry_run`.
+
+        Raises:
+            UserError: when the Trainer was imported from `hf_unlearn.methods` instead of `hf_unlearn`, or
+                `blocking=False` is asked for.
+        """
+        publish = type(self).publish
+        if publish is None:
+            raise UserError("push_to_hub needs the publishing layer; import the Trainer from hf_unlearn")
+        if not blocking:
+            raise UserError("push_to_hub checks what it sends before and after, so it blocks; leave blocking=True")
+        named = {"commit_message": commit_message, "token": token, "revision": revision, "private": private}
+        return publish(self, **named, **options)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         super()._save(output_dir, state_dict)

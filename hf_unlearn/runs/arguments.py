@@ -54,6 +54,9 @@ class RunArguments:
         default="refuse", metadata={"help": "Copies of unlearn images elsewhere: refuse, move or keep."}
     )
     skip_bad_images: bool = field(default=False, metadata={"help": "Leave out bad pictures, never unlearn ones."})
+    request_salt: str | None = field(
+        default=None, metadata={"help": "Secret for the request's row hashes: who knows it can check a row is in it."}
+    )
     audit_samples: int = field(default=6, metadata={"help": "Unlearn samples shown in the heatmaps."})
     show_samples: bool = field(
         default=True, metadata={"help": "Draw pictures and captions of unlearn samples on the heatmaps."}

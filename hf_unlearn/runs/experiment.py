@@ -79,12 +79,15 @@ class Experiment:
         model, _ = self._load(name_or_path, None)
         return self._compared(self.evaluator.evaluate(_on(model, self.device)))
 
-    def measure(self, config: UnlearningConfig) -> tuple[PreTrainedModel, Evaluation]:
-        """Run the method of a config and evaluate what it ends with; writes nothing."""
+    def measure(self, config: UnlearningConfig, name: str | None = None) -> tuple[PreTrainedModel, Evaluation]:
+        """Run the method of a config and evaluate what it ends with; writes nothing.
+
+        The run called `retrain` (its method's id, unless `name` says otherwise) is what later ones are compared with.
+        """
         model, seconds = self._train(config)
         evaluation = self._compared(self.evaluator.evaluate(model))
         evaluation.metrics["run_time_minutes"] = seconds / 60
-        if config.method == RETRAIN:
+        if (name or config.method) == RETRAIN:
             self.retrain = evaluation
         return model, evaluation
 

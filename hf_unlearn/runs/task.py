@@ -5,7 +5,7 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
-from hf_unlearn.data.fingerprint import dataset_sha256
+from hf_unlearn.data.fingerprint import combine_hashes, dataset_sha256, row_hashes
 from hf_unlearn.data.openmoji import load_openmoji
 from hf_unlearn.data.sources import load_source
 from hf_unlearn.data.splits import make_splits
@@ -66,8 +66,14 @@ def prepare_task(arguments: RunArguments) -> Task:
     train = concatenate_datasets([splits["retain"], splits["unlearn"]])
     local = Path(arguments.dataset_name).exists()
     name = Path(arguments.dataset_name).resolve().name if local else arguments.dataset_name
+    asked = set(request.ids)  # copies that are unlearned along were not asked for
+    rows = [i for i, row_id in enumerate(splits["unlearn"]["id"]) if row_id in asked]
+    salt = arguments.request_salt
+    hashes = row_hashes(splits["unlearn"].select(rows), salt)
     return Task(
         splits,
-        RequestRecord(request.kind, request.count, request.sha256),
+        RequestRecord(
+            request.kind, request.count, combine_hashes(hashes), salt is not None, tuple(hashes) if salt else None
+        ),
         DatasetRecord(name, arguments.dataset_revision, dataset_sha256(train)),
     )

@@ -1,0 +1,31 @@
+"""Run methods times trials and write the paper's tables and plots.
+
+    accelerate launch recipes/benchmark.py recipes/benchmarks/clip_openmoji.yaml [--output_dir runs/benchmark/x]
+
+Stopped half-way, the same command goes on with the runs that are missing.
+"""
+
+import sys
+from pathlib import Path
+
+from hf_unlearn.cli.guard import guarded
+from hf_unlearn.errors import UserError
+from hf_unlearn.runs.benchmark import Benchmark, run_benchmark, summarise, write_tables
+from hf_unlearn.runs.evaluation import ImageTextEvaluator, ImageViewEvaluator
+
+
+def main() -> None:
+    """Read the benchmark file, run it, print its tables."""
+    if len(sys.argv) not in (2, 4) or (len(sys.argv) == 4 and sys.argv[2] != "--output_dir"):
+        raise UserError("usage: benchmark.py CONFIG.yaml [--output_dir FOLDER]")
+    path = Path(sys.argv[1])
+    benchmark = Benchmark.load(path)
+    output_dir = Path(sys.argv[3]) if len(sys.argv) == 4 else Path("runs/benchmark") / path.stem
+    trials = run_benchmark(benchmark, output_dir)
+    evaluator = ImageTextEvaluator if benchmark.family == "clip" else ImageViewEvaluator
+    keys = [key for key in evaluator.gap_keys if all(key in runs["retrain"] for runs in trials.values())]
+    print(write_tables(summarise(trials, keys, evaluator.family), benchmark, output_dir))
+
+
+if __name__ == "__main__":
+    guarded(main)

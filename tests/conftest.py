@@ -1,0 +1,83 @@
+"""Small real parts shared by all tests: drawn pictures with captions, and a tiny CLIP saved with its processor."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Image, List, Value
+from PIL import Image as PILImage
+from PIL import ImageDraw
+
+torch.set_num_threads(1)
+
+COLOURS = ["red", "green", "blue", "orange", "purple", "black"]
+SHAPES = ["circle", "square", "triangle"]
+
+
+def draw(colour: str, shape: str, size: int, side: int = 20) -> PILImage.Image:
+    """A coloured shape on white."""
+    image = PILImage.new("RGB", (side, side), "white")
+    pen = ImageDraw.Draw(image)
+    box = [10 - size, 10 - size, 10 + size, 10 + size]
+    if shape == "circle":
+        pen.ellipse(box, fill=colour)
+    elif shape == "square":
+        pen.rectangle(box, fill=colour)
+    else:
+        pen.polygon([(10, 10 - size), (10 - size, 10 + size), (10 + size, 10 + size)], fill=colour)
+    return image
+
+
+@pytest.fixture(scope="session")
+def shapes() -> Dataset:
+    """72 distinct pictures with one or two captions each, a label and an owner, in the library's schema."""
+    rows = [(c, s, z) for z in range(3, 7) for c in COLOURS for s in SHAPES]
+    features = Features(
+        image=Image(),
+        captions=List(Value("string")),
+        label=ClassLabel(names=SHAPES),
+        owner=Value("string"),
+        id=Value("string"),
+    )
+    return Dataset.from_dict(
+        {
+            "image": [draw(*row) for row in rows],
+            "captions": [[f"a {c} {s}", f"{s} of size {z}"][: 1 + z % 2] for c, s, z in rows],
+            "label": [s for _, s, _ in rows],
+            "owner": ["alice" if i % 9 == 0 else "bob" for i in range(len(rows))],
+            "id": [f"{c}-{s}-{z}" for c, s, z in rows],
+        },
+        features=features,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory, shapes):
+    """Folder of a CLIP with random weights and its processor, 16 px."""
+    from hf_unlearn.models.small_clip import build_small_clip
+
+    torch.manual_seed(0)
+    model, processor = build_small_clip([c for captions in shapes["captions"] for c in captions], image_size=16)
+    folder = tmp_path_factory.mktemp("tiny-clip")
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def foreign_pairs(tmp_path_factory, shapes):
+    """The same pictures as somebody else's dataset: other column names, one caption, numbered rows, saved to disk."""
+    folder = tmp_path_factory.mktemp("foreign-pairs")
+    data = shapes.remove_columns(["id", "label"]).rename_columns({"image": "photo", "captions": "text"})
+    data.map(lambda row: {"text": row["text"][0]}, features=_with_text(data.features)).save_to_disk(folder)
+    return folder
+
+
+def _with_text(features: Features) -> Features:
+    changed = features.copy()
+    changed["text"] = Value("string")
+    return changed

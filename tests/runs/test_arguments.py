@@ -1,0 +1,74 @@
+import pytest
+
+from hf_unlearn.errors import UserError
+from hf_unlearn.methods import METHODS
+from hf_unlearn.runs.arguments import parse_run
+
+
+@pytest.fixture
+def yaml_config(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "methods: [retrain, alignment_calibration]\n"
+        "learning_rate: 3e-4\n"  # YAML reads this as a string
+        "per_device_train_batch_size: 32\n"
+        "retrain: {num_train_epochs: 7, learning_rate: 1.0e-3}\n"
+        "pretrain: {num_train_epochs: 9}\n"
+        "model: {width: 16, stem: cifar}\n"
+    )
+    return path
+
+
+def test_command_line_over_section_over_general_over_default(yaml_config):
+    run = parse_run(["--config", str(yaml_config), "--num_train_epochs", "2", "--retrain.learning_rate", "2e-3"])
+    retrain, calibration = run.methods["retrain"], run.methods["alignment_calibration"]
+    assert (retrain.learning_rate, retrain.num_train_epochs) == (2e-3, 2)
+    assert (calibration.learning_rate, calibration.num_train_epochs) == (3e-4, 2)
+    assert retrain.per_device_train_batch_size == calibration.per_device_train_batch_size == 32
+    assert run.pretrain.num_train_epochs == 9  # --num_train_epochs means the unlearning's
+    assert run.model == {"width": 16, "stem": "cifar"}
+
+
+def test_model_section_from_the_command_line(yaml_config):
+    assert parse_run(["--config", str(yaml_config), "--model.width", "8"]).model["width"] == 8
+
+
+def test_an_option_reaches_the_methods_that_have_it():
+    run = parse_run(["--beta", ".25"])
+    assert run.methods["alignment_calibration"].beta == 0.25
+    assert set(run.methods) == set(METHODS)
+
+
+def test_default_config_gives_way_to_a_model_or_a_config(yaml_config, tmp_path):
+    assert parse_run([], default_config=yaml_config).pretrain.num_train_epochs == 9
+    named = parse_run(["--model_name_or_path", "somewhere"], default_config=yaml_config)
+    assert list(named.methods) == list(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--betta", "1"], r"--betta; did you mean --beta\?"),
+        (["--methods", "forget_it"], "unknown method forget_it; choose from retrain"),
+        (["--learning_rate", "fast"], "invalid float value: 'fast'"),
+        (["stray"], "unexpected argument 'stray'"),
+        (["--alignment_calibration.delta", "1"], "has no field 'delta'"),
+        (["--neg_grad.preset", "1", "--methods", "retrain"], "'neg_grad' is not among the methods"),
+        (["--unlearn_fraction", ".1", "--unlearn_where", "a=b"], "exclude each other"),
+        (["--config", "/nowhere.yaml"], "/nowhere.yaml does not exist"),
+        (["--per_device_train_batch_size", "1"], "without negatives"),
+        (["--neg_grad.preset", "best"], "preset='best' is unknown"),
+        (["--alignment_calibration.preset", "reference", "--alpha", ".5"], "ties gamma to alpha"),
+    ],
+)
+def test_bad_arguments_are_named(argv, message):
+    with pytest.raises(UserError, match=message):
+        parse_run(argv)
+
+
+@pytest.mark.parametrize("content", ["- a list", "a: [1", "nonsense: {a: 1}", "model: 3"])
+def test_bad_yaml_is_named(tmp_path, content):
+    path = tmp_path / "bad.yaml"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"bad\.yaml"):
+        parse_run(["--config", str(path)])

@@ -1,0 +1,65 @@
+"""Data flows one way: a module imports only from its own layer and those to its left."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "hf_unlearn"
+LAYERS = ["errors", "data", "models", "losses", "methods", "metrics", "audit", "hub", "runs", "cli"]
+# What the order alone does not say: models turn their outputs into terms, and nothing that measures knows a method.
+ALLOWED = {("models", "losses")}
+FORBIDDEN = {("metrics", "methods"), ("audit", "methods"), ("losses", "data"), ("losses", "models")}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of all modules imported anywhere in a file."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module or "")
+    return names
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_left(path):
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    own = parts[0]
+    if own == "__init__":  # the package's face
+        return
+    for name in imported(path):
+        if not name.startswith("hf_unlearn."):
+            continue
+        other = name.split(".")[1]
+        edge = (own, other)
+        assert edge not in FORBIDDEN, f"{own} imports {name}"
+        assert other == own or edge in ALLOWED or LAYERS.index(other) < LAYERS.index(own), f"{own} imports {name}"
+
+
+def test_losses_import_torch_only():
+    for path in (PACKAGE / "losses").glob("*.py"):
+        roots = {name.split(".")[0] for name in imported(path)}
+        assert roots <= {"torch", "hf_unlearn", "typing", "abc", "dataclasses", "functools", "collections"}, path
+
+
+def test_remote_code_is_self_contained():
+    for path in [*PACKAGE.glob("models/*/modeling_*.py"), *PACKAGE.glob("models/*/configuration_*.py")]:
+        assert not any(name.startswith("hf_unlearn") for name in imported(path)), path
+
+
+def test_methods_name_no_family_and_models_name_no_method():
+    families, methods = ("clip", "simclr", "moco", "siglip"), ("fine_tune", "neg_grad", "alignment_calibration")
+    for path in (PACKAGE / "methods").glob("*.py"):
+        names = {name.id.lower() for name in ast.walk(ast.parse(path.read_text())) if isinstance(name, ast.Name)}
+        assert not any(family in name for family in families for name in names), path
+    for path in (PACKAGE / "models").rglob("*.py"):
+        assert not any(method in path.read_text() for method in methods), path
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if "cli" not in p.parts], ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_only_the_command_line_prints(path):
+    calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    assert not any(isinstance(call, ast.Name) and call.id == "print" for call in calls)
