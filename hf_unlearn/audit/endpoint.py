@@ -170,7 +170,7 @@ class EndpointEncoder:
     def embed_images(self, views: Views, *, repeat: int = 0) -> Array:
         """Embed pictures `[m, side, side, 3]` as `[m, d]`; a repetition is asked even when the answer is known."""
         hashes = [hashlib.sha256(f"{view.shape}".encode() + view.tobytes()).hexdigest() for view in views]
-        return self._embed("image", hashes, lambda i: _png_base64(views[i]), repeat)
+        return self._embed("image", hashes, lambda i: png_base64(views[i]), repeat)
 
     def embed_texts(self, texts: Sequence[str]) -> Array:
         """Embed texts as `[m, d]`."""
@@ -366,7 +366,15 @@ def retry_after(header: str | None) -> float | None:
     return max(0.0, (when - datetime.now(UTC)).total_seconds())
 
 
-def _png_base64(view: Views) -> str:
+def png_base64(view: Views) -> str:
+    """Encode one picture as it is sent.
+
+    Args:
+        view: `[side, side, 3]`.
+
+    Returns:
+        Base64 of a PNG file.
+    """
     buffer = io.BytesIO()
     Image.fromarray(view).save(buffer, format="PNG")
     return base64.b64encode(buffer.getvalue()).decode("ascii")

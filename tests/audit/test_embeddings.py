@@ -1,0 +1,231 @@
+import itertools
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from audit.conftest import folder_of
+from safetensors.numpy import save_file as save_numpy
+from safetensors.torch import save_file as save_torch
+
+from hf_unlearn.audit.embeddings import Embeddings, change, is_precomputed, noise, read_embeddings, save_embeddings
+from hf_unlearn.audit.images import list_pictures
+from hf_unlearn.errors import UserError
+
+RNG = np.random.default_rng(0)
+N, K, D = 4, 3, 5
+
+
+def cosine(x, y):
+    return x @ y / np.linalg.norm(x) / np.linalg.norm(y)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    return list_pictures(folder_of(tmp_path / "mine", N))
+
+
+@pytest.fixture
+def views():
+    return np.random.default_rng(1).normal(size=(N, K, D))
+
+
+NO_CAPTIONS = ((),) * N
+
+
+def test_view_alignment_is_the_mean_over_pairs_of_distinct_views(views):
+    loop = [np.mean([cosine(v[k], v[m]) for k, m in itertools.combinations(range(K), 2)]) for v in views]
+    np.testing.assert_allclose(Embeddings(views).alignments(), loop)
+
+
+def test_view_alignment_matrix_averages_pairs_of_distinct_views(views):
+    pairs = [(k, m) for k in range(K) for m in range(K) if k != m]
+    loop = [[np.mean([cosine(a[k], b[m]) for k, m in pairs]) for b in views] for a in views]
+    embeddings = Embeddings(views)
+    np.testing.assert_allclose(embeddings.alignment_matrix(), loop)
+    np.testing.assert_allclose(np.diagonal(embeddings.alignment_matrix()), embeddings.alignments())
+    np.testing.assert_allclose(embeddings.alignment_matrix([2, 0]), np.array(loop)[np.ix_([2, 0], [2, 0])])
+
+
+def test_caption_alignment_is_the_mean_over_views_and_captions(views):
+    texts, owner = RNG.normal(size=(6, D)), np.array([0, 1, 1, 2, 3, 3])
+    loop = [[np.mean([cosine(v, t) for v in a for t in texts[owner == j]]) for j in range(N)] for a in views]
+    embeddings = Embeddings(views, texts, owner)
+    np.testing.assert_allclose(embeddings.alignment_matrix(), loop)
+    np.testing.assert_allclose(embeddings.alignments(), np.diagonal(loop))
+
+
+def test_an_image_and_its_caption_may_be_the_two_views():
+    pairs = RNG.normal(size=(N, 2, D))
+    np.testing.assert_allclose(Embeddings(pairs).alignments(), [cosine(*pair) for pair in pairs])
+
+
+def test_one_view_alone_has_nothing_to_align_with(views):
+    with pytest.raises(UserError, match="nothing to align with"):
+        Embeddings(views[:, :1]).alignments()
+
+
+def test_change_is_zero_only_when_no_number_differs(views):
+    assert change(Embeddings(views), Embeddings(views.copy())).tolist() == [0] * N
+    moved = views.copy()
+    moved[2, 1, 0] += 1e-12
+    assert (change(Embeddings(views), Embeddings(moved)) > 0).tolist() == [False, False, True, False]
+    assert change(Embeddings(views), Embeddings(3 * views)) == pytest.approx(np.ones(N))  # 2 |x| / (4 |x| / 2)
+    assert np.isnan(change(Embeddings(views), Embeddings(views[..., :3]))).all()
+    zero = Embeddings(np.zeros((1, 2, 3)))
+    assert change(zero, zero).tolist() == [0]
+
+
+def test_change_counts_captions(views):
+    texts, owner = RNG.normal(size=(N, D)), np.arange(N)
+    told = texts.copy()
+    told[1] *= -1
+    got = change(Embeddings(views, texts, owner), Embeddings(views, told, owner))
+    np.testing.assert_allclose(got, [0, 2 / (K + 1), 0, 0])
+
+
+def test_noise_is_the_distance_of_a_repetition(views):
+    assert noise(Embeddings(views)) is None
+    assert noise(Embeddings(views, repeats=views[:, 0])).tolist() == [0] * N
+    assert (noise(Embeddings(views, repeats=views[:, 1])) > 0).all()
+
+
+def test_faults_name_the_pictures(views):
+    names = ["a", "b", "c", "d"]
+    assert Embeddings(views).faults("The model", names) == []
+    broken = views.copy()
+    broken[1, 2] = 0
+    broken[3, 0, 0] = np.nan
+    texts = RNG.normal(size=(N, D))
+    texts[0] = np.inf
+    assert Embeddings(broken, texts, np.arange(N)).faults("The model", names) == [
+        "The model gives embeddings that are not finite for 1 of 4 pictures (d).",
+        "The model gives zero embeddings for 1 of 4 pictures (b).",
+        "The model gives zero or non-finite embeddings for captions of 1 of 4 pictures (a).",
+    ]
+    assert np.isfinite(Embeddings(broken).alignments()).tolist() == [True, False, True, False]
+
+
+def test_collapse_is_seen_through_broken_pictures(views):
+    assert Embeddings(views).collapse("The model") is None
+    same = np.broadcast_to(RNG.normal(size=D), (N, K, D)).copy()
+    same[0] = np.nan
+    assert "collapsed" in Embeddings(same.astype(np.float32)).collapse("The model")
+    assert Embeddings(same[:1]).collapse("The model") is None
+
+
+def test_npy_of_both_shapes(tmp_path, pictures, views):
+    np.save(tmp_path / "x.npy", views.astype(np.float32))
+    got = read_embeddings(tmp_path / "x.npy", pictures, NO_CAPTIONS)
+    np.testing.assert_allclose(got.images, views, rtol=1e-6)
+    np.save(tmp_path / "y.npy", views[:, 0])
+    assert read_embeddings(tmp_path / "y.npy", pictures, NO_CAPTIONS).images.shape == (N, 1, D)
+
+
+def test_safetensors_with_captions_in_bfloat16(tmp_path, pictures, views):
+    texts = torch.tensor(RNG.normal(size=(5, D))).bfloat16()
+    save_torch({"images": torch.tensor(views).bfloat16(), "texts": texts}, tmp_path / "x.safetensors")
+    captions = (("a",), ("b", "c"), ("d",), ("e",))
+    got = read_embeddings(tmp_path / "x.safetensors", pictures, captions)
+    assert got.text_owner.tolist() == [0, 1, 1, 2, 3]
+    np.testing.assert_allclose(got.texts, texts.double().numpy())
+
+
+def test_parquet_rows_in_any_order(tmp_path, pictures, views):
+    rows = [
+        {"image": p.name, "kind": kind, "embedding": vector.tolist()}
+        for i, p in enumerate(pictures)
+        for kind, vectors in (("image", views[i]), ("text", views[i][:1]), ("held_back", -views[i]))
+        for vector in vectors
+    ]
+    order = sorted(range(len(rows)), key=lambda i: (rows[i]["kind"] == "image", -(i // 7), i))
+    pq.write_table(pa.Table.from_pylist([rows[i] for i in order]), tmp_path / "x.parquet")
+    got = read_embeddings(tmp_path / "x.parquet", pictures, NO_CAPTIONS)
+    np.testing.assert_allclose(got.images, views)
+    np.testing.assert_allclose(got.held_back, -views)
+    np.testing.assert_allclose(got.texts, views[:, 0])
+    assert got.text_owner.tolist() == [0, 1, 2, 3]
+
+
+def test_a_recording_knows_its_pictures_in_any_order(tmp_path, pictures, views):
+    texts, owner = RNG.normal(size=(5, D)), np.array([0, 1, 1, 2, 3])
+    embeddings = Embeddings(views, texts, owner, held_back=-views, repeats=views[:, 0], source={"name": "m"})
+    path = save_embeddings(embeddings, pictures, tmp_path / "rec" / "x.safetensors", {"seed": 3})
+    assert list(path.parent.iterdir()) == [path]
+    got = read_embeddings(path, [pictures[2], pictures[1]], (("t",), ("u", "v")))
+    np.testing.assert_array_equal(got.images, views[[2, 1]])
+    np.testing.assert_array_equal(got.held_back, -views[[2, 1]])
+    np.testing.assert_array_equal(got.texts, texts[[3, 1, 2]])
+    assert got.text_owner.tolist() == [0, 1, 1]
+    assert got.source["name"] == "m" and got.source["drawn"] == {"seed": 3} and got.source["kind"] == "precomputed"
+    stranger = list_pictures(folder_of(tmp_path / "other", 1, 50))
+    with pytest.raises(UserError, match=r"no record of picture-50\.png"):
+        read_embeddings(path, stranger, ((),))
+
+
+def write(path, content):
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda p: p / "gone.npy", "does not exist"),
+        (lambda p: write(p / "x.npy", b"junk"), "no array"),
+        (lambda p: write(p / "x.safetensors", b"junk"), "no safetensors file"),
+        (lambda p: write(p / "x.parquet", b"junk"), "no parquet file"),
+        (lambda p: (np.save(p / "x.npy", np.ones((3, 2))), p / "x.npy")[1], "3 pictures but 4 are audited"),
+        (lambda p: (np.save(p / "x.npy", np.ones((4, 2), int)), p / "x.npy")[1], "floating-point"),
+        (lambda p: (np.save(p / "x.npy", np.ones(4)), p / "x.npy")[1], r"\[n, k, d\]"),
+        (
+            lambda p: (np.save(p / "x.npy", np.array([{}] * 4), allow_pickle=True), p / "x.npy")[1],
+            "no array",  # a pickle is never opened
+        ),
+        (lambda p: (save_numpy({"x": np.ones(3)}, p / "x.safetensors"), p / "x.safetensors")[1], "needs 'images'"),
+        (
+            lambda p: (
+                save_numpy({"images": np.ones((4, 2)), "texts": np.ones((3, 2))}, p / "x.safetensors"),
+                p / "x.safetensors",
+            )[1],
+            "do not match the 4 captions",
+        ),
+        (
+            lambda p: (pq.write_table(pa.table({"image": ["a"]}), p / "x.parquet"), p / "x.parquet")[1],
+            r"lacks the column \['embedding'\]",
+        ),
+        (
+            lambda p: (
+                pq.write_table(pa.table({"image": ["a"], "embedding": [[1.0]]}), p / "x.parquet"),
+                p / "x.parquet",
+            )[1],
+            "not audited: a",
+        ),
+        (
+            lambda p: (
+                pq.write_table(pa.table({"image": ["picture-00.png"], "embedding": [[1.0]]}), p / "x.parquet"),
+                p / "x.parquet",
+            )[1],
+            "equally many image rows",
+        ),
+    ],
+)
+def test_files_that_do_not_fit_are_named(tmp_path, pictures, make, words):
+    with pytest.raises(UserError, match=words):
+        read_embeddings(make(tmp_path), pictures, NO_CAPTIONS)
+
+
+def test_names_that_are_files_of_embeddings():
+    assert is_precomputed("a/x.NPY") and is_precomputed("x.safetensors") and is_precomputed("x.parquet")
+    assert not is_precomputed("org/model") and not is_precomputed("https://host/x.npy")
+
+
+def test_metadata_is_plain_json(tmp_path, pictures, views):
+    from safetensors import safe_open
+
+    path = save_embeddings(Embeddings(views), pictures, tmp_path / "x.safetensors", {"seed": 0})
+    with safe_open(path, "np") as file:
+        told = json.loads(file.metadata()["hf_unlearn"])
+    assert told["pictures"] == [picture.sha256 for picture in pictures]

@@ -1,0 +1,266 @@
+import hashlib
+import logging
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import numpy as np
+import pytest
+from audit.conftest import FAST
+from audit.embedding_server import embed
+
+from hf_unlearn.audit.endpoint import (
+    EmbeddingCache,
+    EndpointEncoder,
+    EndpointOptions,
+    png_base64,
+    is_endpoint,
+    retry_after,
+    token_variable,
+)
+from hf_unlearn.errors import UserError
+
+SECRET = "sentinel-3f9c1a7e"
+
+
+@pytest.fixture
+def cache(tmp_path):
+    with EmbeddingCache(tmp_path / "answers.sqlite") as opened:
+        yield opened
+
+
+@pytest.fixture
+def waits():
+    return []
+
+
+def encoder(url, cache, waits, side="before", options=FAST):
+    return EndpointEncoder(url, side, cache, options, sleep=waits.append)
+
+
+def views(count, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, 12, 12, 3), dtype=np.uint8)
+
+
+def expected(pictures, **kwargs):
+    return [embed(png_base64(picture), **kwargs) for picture in pictures]
+
+
+@pytest.mark.parametrize("form", ["openai", "tei"])
+def test_both_forms_answer_in_order_and_in_batches(endpoint, cache, waits, form):
+    pictures = views(19)
+    got = encoder(getattr(endpoint, form), cache, waits).embed_images(pictures)
+    np.testing.assert_allclose(got, expected(pictures))
+    assert [len(body.get("input", body.get("inputs"))) for body in endpoint.bodies] == [8, 8, 3]
+    texts = encoder(getattr(endpoint, form), cache, waits).embed_texts(["a dog", "a cat"])
+    np.testing.assert_allclose(texts, [embed("a dog"), embed("a cat")])
+
+
+def test_openai_form_names_the_model_and_sends_data_uris(endpoint, cache, waits):
+    encoder(endpoint.openai, cache, waits).embed_images(views(1))
+    (body,) = endpoint.bodies
+    assert body["model"] == "toy" and body["encoding_format"] == "float"
+    assert body["input"][0].startswith("data:image/png;base64,")
+    encoder(endpoint.openai, cache, waits).embed_texts(["a dog"])
+    assert endpoint.bodies[-1]["input"] == ["a dog"] and "modality" not in endpoint.bodies[-1]
+
+
+def test_equal_pictures_are_asked_once(endpoint, cache, waits):
+    picture = views(1)
+    got = encoder(endpoint.tei, cache, waits).embed_images(np.repeat(picture, 5, axis=0))
+    assert got.shape == (5, 8) and len(endpoint.asked) == 1
+
+
+def test_429_waits_as_long_as_the_endpoint_says_then_recovers(endpoint, cache, waits):
+    endpoint.faults += [{"status": 429, "headers": {"Retry-After": "7"}}, {"status": 503}]
+    pictures = views(2)
+    got = encoder(endpoint.tei, cache, waits).embed_images(pictures)
+    np.testing.assert_allclose(got, expected(pictures))
+    assert waits == [7.0, 0.02]  # told, then the doubled backoff
+
+
+def test_retry_after_may_be_a_date():
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
+    assert 80 < retry_after(soon) <= 90
+    assert retry_after(format_datetime(datetime.now(UTC) - timedelta(days=1), usegmt=True)) == 0
+
+
+def test_a_wait_of_an_hour_is_left_to_the_user(endpoint, cache, waits):
+    endpoint.faults += [{"status": 429, "headers": {"Retry-After": "3600"}}]
+    with pytest.raises(UserError, match=r"429.*run the same command again"):
+        encoder(endpoint.tei, cache, waits).embed_images(views(1))
+    assert waits == []
+
+
+def test_time_outs_and_dropped_connections_are_tried_again(endpoint, cache, waits):
+    endpoint.faults += [{"hang": 0.6}, {"drop": True}]
+    options = EndpointOptions(batch_size=8, attempts=3, timeout=0.2, backoff=0.01)
+    got = encoder(endpoint.tei, cache, waits, options=options).embed_images(views(1))
+    assert got.shape == (1, 8) and len(waits) == 2
+
+
+def test_an_endpoint_that_stays_down_gives_up_and_keeps_what_it_said(endpoint, cache, waits):
+    endpoint.faults += [{}, *({"status": 500, "body": "out of order"} for _ in range(3))]
+    pictures = views(16)
+    with pytest.raises(UserError, match=r"500: out of order.*gave up after 3 tries.*kept in 'answers\.sqlite'"):
+        encoder(endpoint.tei, cache, waits).embed_images(pictures)
+    assert len(endpoint.asked) == 8
+    got = encoder(endpoint.tei, cache, waits).embed_images(pictures)
+    np.testing.assert_allclose(got, expected(pictures))
+    assert len(endpoint.asked) == 16  # the first eight were not asked again
+
+
+def test_nobody_listening_is_said(cache, waits):
+    with pytest.raises(UserError, match=r"http://127\.0\.0\.1:9/embed could not be reached"):
+        encoder("http://127.0.0.1:9/embed", cache, waits).embed_images(views(1))
+
+
+def test_a_batch_too_large_is_halved(endpoint, cache, waits):
+    endpoint.most = 3
+    pictures = views(8)
+    got = encoder(endpoint.tei, cache, waits).embed_images(pictures)
+    np.testing.assert_allclose(got, expected(pictures))
+    assert waits == []
+
+
+@pytest.mark.parametrize("status", [400, 401, 404])
+def test_a_refusal_is_not_repeated(endpoint, cache, waits, status):
+    endpoint.faults += [{"status": status, "body": "never"}]
+    words = token_variable("before") if status == 401 else "Check the URL"
+    with pytest.raises(UserError, match=f"{status}: never.*{words}"):
+        encoder(endpoint.tei, cache, waits).embed_images(views(1))
+    assert len(endpoint.bodies) == 1
+
+
+def test_a_changed_dimension_is_tried_again_then_refused(endpoint, cache, waits):
+    endpoint.faults += [{}, {"dimension": 5}]
+    pictures = views(16)
+    np.testing.assert_allclose(encoder(endpoint.tei, cache, waits).embed_images(pictures), expected(pictures))
+    endpoint.faults += [{"dimension": 5} for _ in range(3)]
+    one = encoder(endpoint.tei, cache, waits)
+    one.embed_images(pictures)
+    with pytest.raises(UserError, match="answered 5 numbers where it gave 8 before, so its model has changed"):
+        one.embed_images(views(2, seed=1))
+
+
+def test_a_cache_of_another_dimension_is_refused(endpoint, cache, waits):
+    encoder(endpoint.tei, cache, waits).embed_images(views(2))
+    endpoint.faults += [{"dimension": 5}]
+    later = encoder(endpoint.tei, cache, waits)
+    later.embed_images(views(2, seed=1))
+    with pytest.raises(UserError, match=r"8 numbers where it gave 5.*delete that file"):
+        later.embed_images(views(2))
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ({"edit": lambda vectors: vectors[:-1]}, "one embedding an item"),
+        ({"edit": lambda vectors: {"error": "x"}}, "no form known"),
+        ({"edit": lambda vectors: [[v, v] for v in vectors]}, "one embedding an item"),
+        ({"edit": lambda vectors: [vectors[0], vectors[1][:3]]}, "no form known"),
+    ],
+)
+def test_an_unknown_answer_is_shown(endpoint, cache, waits, fault, words):
+    endpoint.faults.append(fault)
+    with pytest.raises(UserError, match=words):
+        encoder(endpoint.tei, cache, waits).embed_images(views(2))
+
+
+def test_vectors_wrapped_once_more_are_taken(endpoint, cache, waits):
+    endpoint.faults.append({"edit": lambda vectors: [[vector] for vector in vectors]})
+    pictures = views(2)
+    np.testing.assert_allclose(encoder(endpoint.tei, cache, waits).embed_images(pictures), expected(pictures))
+
+
+def test_null_becomes_nan(endpoint, cache, waits):
+    endpoint.faults.append({"edit": lambda vectors: [[None] * 8 for _ in vectors]})
+    assert np.isnan(encoder(endpoint.tei, cache, waits).embed_images(views(1))).all()
+
+
+def test_a_repetition_is_asked_although_it_is_known(endpoint, cache, waits):
+    one, pictures = encoder(endpoint.tei, cache, waits), views(2)
+    one.embed_images(pictures)
+    one.embed_images(pictures, repeat=1)
+    assert len(endpoint.asked) == 4
+    one.embed_images(pictures, repeat=1)
+    assert len(endpoint.asked) == 4
+
+
+def test_one_url_on_both_sides_is_asked_twice(endpoint, cache, waits):
+    """An API whose model was exchanged keeps its URL: answers of before must not be served for after."""
+    before = encoder(endpoint.tei, cache, waits).embed_images(views(2))
+    endpoint.seed = 1
+    after = encoder(endpoint.tei, cache, waits, side="after").embed_images(views(2))
+    assert not np.allclose(before, after)
+
+
+def test_a_token_goes_into_the_header_and_nowhere_else(endpoint, cache, waits, monkeypatch, caplog):
+    monkeypatch.setenv("HF_UNLEARN_BEFORE_TOKEN", SECRET)
+    caplog.set_level(logging.DEBUG)
+    endpoint.faults += [{"status": 503}, {"status": 400, "body": f"bad token {SECRET}"}]
+    one = encoder(endpoint.tei, cache, waits)
+    with pytest.raises(UserError) as caught:
+        one.embed_images(views(1))
+    one.embed_images(views(1))
+    assert {headers["Authorization"] for headers in endpoint.headers} == {f"Bearer {SECRET}"}
+    assert SECRET not in str(caught.value) and "[token]" in str(caught.value)
+    assert SECRET not in caplog.text and SECRET not in str(one.describe())
+    assert SECRET.encode() not in cache.path.read_bytes()
+    assert SECRET not in str(endpoint.bodies)
+
+
+def test_each_side_has_its_own_token(endpoint, cache, waits, monkeypatch):
+    monkeypatch.setenv("HF_UNLEARN_AFTER_TOKEN", SECRET)
+    encoder(endpoint.tei, cache, waits).embed_images(views(1))
+    encoder(endpoint.tei, cache, waits, side="after").embed_images(views(1))
+    assert [headers.get("Authorization") for headers in endpoint.headers] == [None, f"Bearer {SECRET}"]
+
+
+def test_no_netrc_entry_is_sent(endpoint, cache, waits, monkeypatch, tmp_path):
+    netrc = tmp_path / "netrc"
+    netrc.write_text(f"machine 127.0.0.1 login me password {SECRET}\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    encoder(endpoint.tei, cache, waits).embed_images(views(1))
+    assert "Authorization" not in endpoint.headers[0]
+
+
+@pytest.mark.parametrize("url", ["https://me:pw@host/embed", "https://host/embed?api_key=1"])
+def test_a_secret_in_the_url_is_refused_without_repeating_it(cache, waits, url):
+    with pytest.raises(UserError, match="HF_UNLEARN_BEFORE_TOKEN") as caught:
+        encoder(url, cache, waits)
+    assert "pw" not in str(caught.value) and "api_key" not in str(caught.value)
+
+
+def test_a_token_is_not_sent_unencrypted(cache, waits, monkeypatch):
+    monkeypatch.setenv("HF_UNLEARN_TOKEN", SECRET)
+    with pytest.raises(UserError, match="unencrypted"):
+        encoder("http://example.com/embed", cache, waits)
+
+
+def test_description_tells_form_and_times(endpoint, cache, waits):
+    one = encoder(endpoint.openai, cache, waits)
+    one.embed_images(views(1))
+    told = one.describe()
+    assert told["form"] == "openai" and told["name"] == endpoint.openai
+    assert told["first_asked"] <= told["last_asked"] <= datetime.now(UTC).isoformat()
+
+
+def test_cache_holds_whole_batches_only(tmp_path):
+    with EmbeddingCache(tmp_path / "c.sqlite") as cache:
+        with pytest.raises(AttributeError):
+            cache.put({"a": np.zeros(2), "b": None})
+        assert cache.get("a") is None
+        cache.put({"a": np.arange(3.0)})
+    with EmbeddingCache(tmp_path / "c.sqlite") as cache:
+        assert cache.get("a")[0].tolist() == [0, 1, 2]
+
+
+def test_a_damaged_cache_is_named(tmp_path):
+    path = tmp_path / "answers.sqlite"
+    path.write_bytes(hashlib.sha256(b"x").digest() * 100)
+    with pytest.raises(UserError, match=r"answers\.sqlite.*delete it"):
+        EmbeddingCache(path)
+
+
+def test_names_that_are_endpoints():
+    assert is_endpoint("https://host/x") and not is_endpoint("org/model") and not is_endpoint("/folder")
