@@ -205,8 +205,8 @@ class _Bench:
     def transfer(self) -> None:
         """Is less removed on held-back transforms than on audited ones? The mark of a change fitted to the audit.
 
-        The image's own level cancels, so this sees what the two levels apart would not. Images whose removal is real are
-        like those never in training on every kind of transforms, and then the test is exact.
+        The image's own level cancels, so this sees what the two levels apart would not. Images whose removal is real
+        are like those never in training on every kind of transforms, and then the test is exact.
         """
         if Arm.NEVER_TRAINED not in self.arms:
             return
