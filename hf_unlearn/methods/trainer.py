@@ -11,7 +11,6 @@ from datasets import Dataset, DatasetDict
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import TrainOutput
 
 from hf_unlearn.data.encoded import RESIDENT_BYTES, EncodedSplit, EncodedSplits, as_batch
 from hf_unlearn.data.inputs import ContrastiveInputs, ImageTextInputs, ImageViewInputs
@@ -118,8 +117,6 @@ class UnlearningTrainer(Trainer):
         self.unlearn_to_retain = sizes["unlearn"] / max(1, sizes["retain"])
         self.resident_bytes = args.resident_bytes
         self.source_splits = train_dataset if isinstance(train_dataset, DatasetDict) else None
-        self.base_name = str(model.config._name_or_path)
-        self.run_time_seconds: float | None = None
         self.model_inputs = make_inputs(model, processing_class, args)
         encoded = EncodedSplits(*(self._encode(train_dataset[n]) if n in self.uses else None for n in sizes))
         evaluated = None if eval_dataset is None else EncodedSplits(self._encode(eval_dataset), None)
@@ -185,12 +182,6 @@ class UnlearningTrainer(Trainer):
         self._terms[mode].clear()
         super().log(logs, start_time)
 
-    def train(self, *positional: Any, **kwargs: Any) -> TrainOutput:
-        """Train as `transformers.Trainer.train` does, and keep the run time for the records."""
-        output = super().train(*positional, **kwargs)
-        self.run_time_seconds = output.metrics["train_runtime"]
-        return output
-
     def push_to_hub(
         self,
         commit_message: str | None = None,
@@ -216,6 +207,14 @@ class UnlearningTrainer(Trainer):
             raise UserError("push_to_hub checks what it sends before and after, so it blocks; leave blocking=True")
         named = {"commit_message": commit_message, "token": token, "revision": revision, "private": private}
         return publish(self, **named, **options)
+
+    def create_model_card(self, *positional: Any, **kwargs: Any) -> None:
+        """Nothing: the card is written from the run's records, by `push_to_hub` and `hf-unlearn card`."""
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        raise UserError(
+            "push_to_hub=True would send checkpoints with optimiser pickles; call trainer.push_to_hub() instead"
+        )
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         super()._save(output_dir, state_dict)

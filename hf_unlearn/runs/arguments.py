@@ -16,6 +16,7 @@ from hf_unlearn.methods import METHODS, RetrainConfig, UnlearningConfig
 
 T = TypeVar("T")
 Option = tuple[str, list[str]]  # ("learning_rate", ["5e-4"])
+OPENMOJI = "openmoji"  # the embedded dataset
 PRETRAIN = "pretrain"  # the section of the base model's own training
 MODEL = "model"  # the section of the architecture to pre-train
 
@@ -25,7 +26,7 @@ class RunArguments:
     """What is unlearned from which model, by which methods, and where the results go."""
 
     dataset_name: str = field(
-        default="openmoji", metadata={"help": "openmoji, a Hub id, an imagefolder, parquet, or a saved dataset."}
+        default=OPENMOJI, metadata={"help": "openmoji, a Hub id, an imagefolder, parquet, or a saved dataset."}
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
     dataset_revision: str | None = field(default=None, metadata={"help": "Revision of a Hub dataset."})
@@ -58,14 +59,17 @@ class RunArguments:
         default=None, metadata={"help": "Secret for the request's row hashes: who knows it can check a row is in it."}
     )
     audit_samples: int = field(default=6, metadata={"help": "Unlearn samples shown in the heatmaps."})
-    show_samples: bool = field(
-        default=True, metadata={"help": "Draw pictures and captions of unlearn samples on the heatmaps."}
+    show_samples: bool | None = field(
+        default=None,
+        metadata={"help": "Draw pictures and captions of unlearn samples on the heatmaps; default: openmoji's only."},
     )
 
     def __post_init__(self) -> None:
         unknown = [method for method in self.methods if method not in METHODS]
         if unknown:
             raise UserError(f"unknown method {', '.join(unknown)}; choose from {', '.join(METHODS)}")
+        if self.show_samples is None:  # a card must not show what somebody asked to have removed
+            self.show_samples = self.dataset_name == OPENMOJI
         chosen = [n for n in ("unlearn_fraction", "unlearn_request", "unlearn_where") if getattr(self, n) is not None]
         if len(chosen) > 1:
             raise UserError(f"--{' and --'.join(chosen)} exclude each other; give one")

