@@ -48,7 +48,13 @@ def finished(tmp_path_factory, tiny_clip, foreign_pairs):
 def test_prints_the_comparison_and_leaves_a_complete_folder(finished):
     out, printed = finished
     assert "Alignment Calibration" in printed and "Avg. gap" in printed
-    assert {p.name for p in out.iterdir()} == {"retrain", "alignment_calibration", "assets", "results.json", "results.md"}
+    assert {p.name for p in out.iterdir()} == {
+        "retrain",
+        "alignment_calibration",
+        "assets",
+        "results.json",
+        "results.md",
+    }
     names = {str(p.relative_to(out / "retrain")) for p in (out / "retrain").rglob("*") if p.is_file()}
     assert {"config.json", "model.safetensors", "README.md", "unlearning.json", "audit.json"} <= names
     assert "assets/alignment_matrices.png" in names and "tokenizer.json" in names

@@ -1,0 +1,114 @@
+"""One experiment on tiny models of every family: what it measures, writes and leaves alone."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from transformers import SiglipConfig, SiglipModel, SiglipProcessor
+
+from hf_unlearn.data.views import VIEW_PRESETS
+from hf_unlearn.models.image_processor import image_processor_of
+from hf_unlearn.models.moco import MoCoConfig, MoCoModel
+from hf_unlearn.models.simclr import SimCLRConfig, SimCLRModel
+from hf_unlearn.models.small_clip import train_tokenizer
+from hf_unlearn.runs.arguments import parse_run
+from hf_unlearn.runs.experiment import Experiment
+from hf_unlearn.runs.task import prepare_task
+
+TINY = {"backbone": "resnet18", "stem": "imagenet", "width": 8, "projection_dim": 16}
+SMALL_VIEWS = VIEW_PRESETS["light"].__class__(size=16)
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory, tiny_clip, shapes):
+    """A folder per family."""
+    root = tmp_path_factory.mktemp("bases")
+    torch.manual_seed(0)
+    processor = image_processor_of(SMALL_VIEWS)
+    models = {"simclr": SimCLRModel(SimCLRConfig(**TINY)), "moco": MoCoModel(MoCoConfig(**TINY, queue_size=24))}
+    for name, model in models.items():
+        model.save_pretrained(root / name)
+        processor.save_pretrained(root / name)
+    tokenizer = train_tokenizer(c for captions in shapes["captions"] for c in captions)
+    tokenizer.model_input_names = ["input_ids"]  # as SigLIP's own
+    small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**small, "vocab_size": len(tokenizer), "max_position_embeddings": 16, "projection_size": 32}
+    config = SiglipConfig(text_config=text, vision_config={**small, "image_size": 16, "patch_size": 8})
+    SiglipModel(config).save_pretrained(root / "siglip")
+    SiglipProcessor(image_processor=image_processor_of(SMALL_VIEWS), tokenizer=tokenizer).save_pretrained(
+        root / "siglip"
+    )
+    return {"clip": tiny_clip, **{name: root / name for name in ("simclr", "moco", "siglip")}}
+
+
+@pytest.fixture
+def experiment(bases, shapes, tmp_path, monkeypatch):
+    """Build an experiment on 72 pictures for a family."""
+    monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path / "cache"))
+    shapes.save_to_disk(tmp_path / "data")
+
+    def build(family: str, *argv: str) -> tuple[Experiment, dict]:
+        given = ["--dataset_name", str(tmp_path / "data"), "--model_name_or_path", str(bases[family])]
+        given += [
+            "--output_dir",
+            str(tmp_path / "out"),
+            "--num_train_epochs",
+            "1",
+            "--per_device_train_batch_size",
+            "16",
+        ]
+        given += ["--views", "light", "--use_cpu", "true", "--disable_tqdm", "true"]
+        run = parse_run([*given, *argv])
+        return Experiment(
+            prepare_task(run.arguments), bases[family], run.arguments, run.methods["fine_tune"]
+        ), run.methods
+
+    return build
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip", "simclr", "moco"])
+def test_every_method_runs_on_every_family(family, experiment):
+    ours, methods = experiment(family)
+    for config in methods.values():
+        ours.measure(config)
+    assert all(np.isfinite(list(ours.before.metrics.values())))
+
+
+def test_saved_checkpoint_measures_as_the_trained_model_did(experiment, tmp_path):
+    ours, methods = experiment("moco")
+    trained = ours.unlearn(methods["alignment_calibration"])
+    reloaded = ours.evaluate(str(tmp_path / "out" / "alignment_calibration"))
+    np.testing.assert_array_equal(trained.alignment, reloaded.alignment)
+    np.testing.assert_array_equal(trained.x, reloaded.x)
+
+
+def test_untouched_model_has_forgotten_nothing(experiment, bases):
+    ours, _ = experiment("clip")
+    again = ours.evaluate(str(bases["clip"]))
+    assert again.metrics["forgetting_score"] == 0.0 and again.metrics["negative_alignment"] == pytest.approx(
+        0, abs=1e-9
+    )
+
+
+def test_missing_labels_turn_the_probe_off_with_a_sentence(experiment, shapes, tmp_path, caplog):
+    shapes.remove_columns("label").save_to_disk(tmp_path / "unlabelled")
+    with caplog.at_level(logging.WARNING):
+        ours, _ = experiment("simclr", "--dataset_name", str(tmp_path / "unlabelled"))
+    assert "No label column" in caplog.text
+    assert ours.evaluator.gap_keys == ("emia",) and "retain_accuracy" not in ours.before.metrics
+
+
+def test_finished_run_holds_a_card_and_its_records(experiment, tmp_path):
+    ours, methods = experiment("simclr", "--request_salt", "secret")
+    ours.unlearn(methods["retrain"])
+    ours.unlearn(methods["fine_tune"])
+    ours.finish()
+    folder = tmp_path / "out" / "fine_tune"
+    audit = json.loads((folder / "audit.json").read_text())
+    assert audit["avg_gap"] is not None and audit["retrain"]["emia"] >= 0
+    assert len(audit["matrices"]["agm"]) == 6 and audit["matrices"]["shows_pictures"] is False
+    manifest = json.loads((folder / "unlearning.json").read_text())
+    assert manifest["request"]["salted"] and len(manifest["request"]["row_hashes"]) == manifest["request"]["count"]
+    assert "secret" not in (folder / "unlearning.json").read_text() + (folder / "README.md").read_text()

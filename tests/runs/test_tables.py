@@ -1,0 +1,68 @@
+import json
+
+import pytest
+
+from hf_unlearn.runs.benchmark import summarise
+from hf_unlearn.runs.tables import compare, markdown_table, save_results, text_table
+
+# Table 4 of the paper (CLIP on COCO, 10%): retain and unlearn cosines, and the average gaps it prints.
+TABLE_4 = {
+    "retrain": (62.47, 49.84),
+    "fine_tune": (58.67, 54.75),
+    "gradient_ascent": (61.96, 62.03),
+    "neg_grad": (58.57, 49.19),
+    "l1_sparsity": (57.70, 53.54),
+    "alignment_calibration": (60.75, 51.23),
+}
+PRINTED_GAPS = {"fine_tune": 4.35, "gradient_ascent": 6.35, "neg_grad": 2.28, "l1_sparsity": 4.23}
+KEYS = ("cosine_retain", "cosine_unlearn")
+
+
+@pytest.fixture
+def results():
+    metrics = {method: dict(zip(KEYS, values, strict=True)) for method, values in TABLE_4.items()}
+    metrics = {"before": {"cosine_retain": 62.09, "cosine_unlearn": 62.08}, **metrics}
+    return compare("image-text", KEYS, metrics, metrics["retrain"])
+
+
+def test_gaps_are_those_the_paper_prints(results):
+    gaps = {row.method: row.avg_gap for row in results.rows}
+    for method, printed in PRINTED_GAPS.items():
+        assert gaps[method] == pytest.approx(printed, abs=0.011)
+    assert gaps["retrain"] is None
+
+
+def test_best_method_is_bold_and_before_never_is(results):
+    table = markdown_table(results)
+    bold = [line for line in table.splitlines() if "**" in line]
+    assert len(bold) == 1 and bold[0].startswith("| Alignment Calibration |")
+    assert "60.75 (1.72)" in bold[0]
+    assert table.splitlines()[2].startswith("| before unlearning | 62.09 (0.38)")
+
+
+def test_terminal_columns_line_up(results):
+    lines = text_table(results).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert "**" not in text_table(results)
+
+
+def test_without_retrain_there_is_no_gap():
+    results = compare("image-text", KEYS, {"before": dict.fromkeys(KEYS, 1.0)}, None)
+    assert results.rows[0].avg_gap is None and markdown_table(results).count("–") >= 1
+
+
+def test_saved_results_hold_the_rows(results, tmp_path):
+    save_results(results, tmp_path)
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == ["before", *TABLE_4]
+
+
+def test_trials_are_compared_with_their_own_retrain():
+    trials = {
+        0: {"retrain": {"a": 10.0}, "fine_tune": {"a": 12.0}},
+        1: {"retrain": {"a": 20.0}, "fine_tune": {"a": 16.0}},
+    }
+    summary = summarise(trials, ["a"], "image-text")
+    assert summary.mean["fine_tune"]["avg_gap"] == 3.0  # 2 and 4, although the means 14 and 15 differ by 1
+    assert summary.std["retrain"]["a"] == pytest.approx(50**0.5)
+    assert summary.mean["fine_tune"]["a"] == 14.0
