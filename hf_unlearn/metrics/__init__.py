@@ -10,7 +10,7 @@ from hf_unlearn.metrics.emia import Emia, best_threshold, emia, view_alignment
 from hf_unlearn.metrics.forgetting_score import ForgettingScore, forgetting_score
 from hf_unlearn.metrics.gap import Gap, gap_to_retrain
 from hf_unlearn.metrics.knn_probe import KnnProbe, knn_probe
-from hf_unlearn.metrics.linear_probe import LinearProbe, linear_probe
+from hf_unlearn.metrics.linear_probe import LinearProbe, cached_views, linear_probe
 from hf_unlearn.metrics.negative_alignment import NegativeAlignment, negative_alignment
 from hf_unlearn.metrics.retrieval import Retrieval, retrieval
 
@@ -29,6 +29,7 @@ __all__ = [
     "Retrieval",
     "agreement",
     "best_threshold",
+    "cached_views",
     "check_embeddings",
     "cmia",
     "embedding_health",

@@ -120,7 +120,7 @@ class CmiaMetric(ColumnMetric):
 
 
 class LinearProbeMetric(ColumnMetric):
-    """`linear_probe`, fast protocol, of features (predictions), classes (references) and splits, in percent."""
+    """`linear_probe`, plain protocol, of features (predictions), classes (references) and splits, in percent."""
 
     columns: ClassVar = {"predictions": VECTOR, "references": CLASS, "splits": NAME}
 

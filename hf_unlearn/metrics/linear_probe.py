@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -50,12 +52,16 @@ def linear_probe(
     """Trains a linear classifier on retain and evaluates it on retain, unlearn and test.
 
     Minimises the cross-entropy by SGD with a learning rate that falls along a cosine to 0 over the epochs. The weights
-    start at zero; the seed decides the order of the samples and nothing else is random. Two protocols:
+    start at zero; the seed decides the order of the samples and nothing else is random. Three protocols:
 
-    - paper: `augmented` encodes freshly augmented retain images for every epoch;
-    - fast: without it, the features of `retain` are trained on in every epoch, so the encoder sees each image once. In
-      between lies `augmented=lambda epoch: views[:, epoch % k]` on k cached views, which encodes k times instead of
-      `epochs` times.
+    - paper: `augmented` encodes freshly augmented retain images for every epoch, 100 passes of the encoder;
+    - fast: `augmented=cached_views(views)` goes round k encoded views, k passes;
+    - plain: without `augmented`, the features of `retain` are trained on in every epoch, one pass.
+
+    How far they differ, on 900 emoji pictures with a SimCLR encoder (128 features, 9 classes, 70 runs of each; the
+    paper's protocol itself varies by 0.6 points from run to run): test accuracy is 53.5 on fresh views, 0.2 points less
+    with 10 cached views, 0.6 less with 5, but 1.6 more on plain features, whose retain accuracy is 9 points higher.
+    So plain features are no stand-in where augmentation matters, and protocols must not be mixed within a table.
 
     Args:
         retain: `([r, d], [r])` backbone features of the images as they are, not normalised, and classes.
@@ -98,6 +104,28 @@ def linear_probe(
             optimizer.step()
     (ra, kept), (ua, forgotten), (ta, unseen) = (_evaluate(*given, weight, bias) for given in sets)
     return LinearProbe(ra, ua, ta, kept, forgotten, unseen)
+
+
+def cached_views(views: Tensor | npt.NDArray[np.floating]) -> Callable[[int], Tensor]:
+    """Goes round k encoded views of the retain images, one an epoch: the `augmented` of the fast protocol.
+
+    Args:
+        views: `[r, k, d]` features of k views of each retain image.
+
+    Returns:
+        From the epoch to features `[r, d]`, those of view `epoch % k`.
+
+    Raises:
+        UserError: `views` has another number of dimensions.
+
+    Example:
+        >>> [cached_views(np.array([[[5.0], [7.0]]]))(epoch).item() for epoch in range(4)]
+        [5.0, 7.0, 5.0, 7.0]
+    """
+    features = torch.as_tensor(views)
+    if features.ndim != 3:
+        raise UserError(f"views: expected [images, views, dimensions], got shape {list(features.shape)}")
+    return lambda epoch: features[:, epoch % features.shape[1]]
 
 
 def _checked(given: Labelled, name: str) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.metrics.linear_probe import LinearProbe, linear_probe
+from hf_unlearn.metrics.linear_probe import LinearProbe, cached_views, linear_probe
 
 
 def blobs(n: int, seed: int, spread: float = 1.5) -> tuple[np.ndarray, np.ndarray]:
@@ -84,6 +84,14 @@ def test_paper_protocol_asks_for_every_epoch_once() -> None:
     result = linear_probe(RETAIN, UNLEARN, TEST, augmented=augmented, epochs=5)
     assert asked == [0, 1, 2, 3, 4]
     assert same(result, linear_probe(RETAIN, UNLEARN, TEST, epochs=5))
+
+
+def test_cached_views_are_trained_on_in_turn() -> None:
+    views = RETAIN[0][:, None] + np.random.default_rng(7).normal(size=(90, 3, 8))
+    in_turn = linear_probe(RETAIN, UNLEARN, TEST, augmented=lambda epoch: views[:, epoch % 3], epochs=7)
+    assert same(in_turn, linear_probe(RETAIN, UNLEARN, TEST, augmented=cached_views(views), epochs=7))
+    with pytest.raises(UserError, match="images, views, dimensions"):
+        cached_views(RETAIN[0])
 
 
 def test_members_are_fitted_better_than_unseen_samples() -> None:
