@@ -1,0 +1,62 @@
+import json
+import sys
+
+import pytest
+
+from hf_unlearn.cli import COMMANDS, main
+from hf_unlearn.methods import METHODS
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """Run `hf-unlearn` with arguments in this process: exit status, output, errors."""
+
+    def run(*argv: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["hf-unlearn", *argv])
+        with pytest.raises(SystemExit) as exit_info:
+            main()
+        out, err = capsys.readouterr()
+        return exit_info.value.code or 0, out, err
+
+    return run
+
+
+def test_help_lists_every_command(cli):
+    status, out, _ = cli("--help")
+    assert status == 0 and all(name in out for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(cli, command):
+    status, out, _ = cli(command, "--help")
+    assert status == 0 and "Usage" in out
+
+
+def test_methods_lists_all_and_shows_one(cli):
+    _, out, _ = cli("methods")
+    assert [line.split()[0] for line in out.splitlines()] == list(METHODS)
+    _, out, _ = cli("methods", "alignment_calibration")
+    assert "Eq. 5" in out and "--beta" in out
+
+
+def test_bad_input_is_a_sentence_and_status_2(cli):
+    status, out, err = cli("methods", "amnesia")
+    assert (status, out) == (2, "") and err.startswith("error: unknown method 'amnesia'") and "Traceback" not in err
+
+
+def test_debug_shows_the_traceback(monkeypatch):
+    from hf_unlearn.errors import UserError
+
+    monkeypatch.setattr(sys, "argv", ["hf-unlearn", "methods", "amnesia", "--debug"])
+    with pytest.raises(UserError):
+        main()
+
+
+def test_evaluate_measures_a_finished_checkpoint(cli, tiny_clip, shapes, tmp_path):
+    shapes.save_to_disk(tmp_path / "data")
+    argv = ["evaluate", str(tiny_clip), "--base", str(tiny_clip), "--retrain", str(tiny_clip)]
+    argv += ["--dataset", str(tmp_path / "data"), "--unlearn_where", "owner=alice", "--use_cpu", "true"]
+    status, out, _ = cli(*argv, "--output_dir", str(tmp_path / "out"))
+    assert status == 0 and "Avg. gap" in out
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+    assert rows[-1]["avg_gap"] == 0 and rows[-1]["metrics"]["agreement_pearson"] == pytest.approx(1)
