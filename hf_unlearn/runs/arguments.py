@@ -51,6 +51,8 @@ class RunArguments:
     unlearn_request: str | None = field(default=None, metadata={"help": "File of ids to unlearn: txt, csv or json."})
     unlearn_where: str | None = field(default=None, metadata={"help": "Rows to unlearn by column: owner=alice."})
     split_seed: int = field(default=0, metadata={"help": "Seed of the split."})
+    validation_fraction: float = field(default=0.1, metadata={"help": "Share held out for validation."})
+    test_fraction: float = field(default=0.1, metadata={"help": "Share held out for the test."})
     duplicates: str = field(
         default="refuse", metadata={"help": "Copies of unlearn images elsewhere: refuse, move or keep."}
     )

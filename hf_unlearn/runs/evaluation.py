@@ -23,7 +23,7 @@ from hf_unlearn.metrics.cmia import cmia
 from hf_unlearn.metrics.emia import emia, view_alignment
 from hf_unlearn.metrics.forgetting_score import forgetting_score
 from hf_unlearn.metrics.knn_probe import knn_probe
-from hf_unlearn.metrics.linear_probe import linear_probe
+from hf_unlearn.metrics.linear_probe import cached_views, linear_probe
 from hf_unlearn.metrics.negative_alignment import negative_alignment
 from hf_unlearn.metrics.retrieval import retrieval
 from hf_unlearn.models.contrastive import embed_images, embed_texts
@@ -160,11 +160,16 @@ class ImageViewEvaluator(Evaluator):
             self.gap_keys = ("emia",)
 
     def evaluate(self, model: PreTrainedModel) -> Evaluation:
-        """Attack the encoder with views, and a linear probe on its plain features where there are labels."""
-        members = range(min(len(self.splits["retain"]), len(self.splits["test"])))
+        """Attack the encoder with views, and a linear probe on cached views where there are labels.
+
+        The retain views that the attack needs are those the probe trains on, so no picture is embedded twice.
+        """
+        retain = len(self.splits["retain"])
+        attacked = min(retain, len(self.splits["test"]))
         viewed = {
-            name: self._embed_views(model, self.splits[name], members if name == "retain" else None)
-            for name in ("retain", "unlearn", "test")
+            "retain": self._embed_views(model, self.splits["retain"], range(retain if self.labels else attacked)),
+            "unlearn": self._embed_views(model, self.splits["unlearn"]),
+            "test": self._embed_views(model, self.splits["test"]),
         }
         alignment = {name: view_alignment(features) for name, features in viewed.items()}
         attack = emia(alignment["retain"], alignment["unlearn"], alignment["test"])
@@ -176,17 +181,19 @@ class ImageViewEvaluator(Evaluator):
             "emia_signal_auc": attack.signal_auc,
         }
         if self.labels is not None:
-            metrics |= self._probe(model, self.labels)
+            metrics |= self._probe(model, self.labels, viewed["retain"])
         unlearn = viewed["unlearn"]
         return Evaluation(metrics, alignment["unlearn"], unlearn[:, 0], unlearn[:, 1])
 
-    def _probe(self, model: PreTrainedModel, labels: Mapping[str, npt.NDArray[np.int64]]) -> dict[str, float]:
+    def _probe(
+        self, model: PreTrainedModel, labels: Mapping[str, npt.NDArray[np.int64]], views: Array
+    ) -> dict[str, float]:
         def embed(encoded: Encoded, _: int) -> tuple[Tensor, ...]:
             return (embed_images(model, self.inputs.normalise(encoded["pixels"]).to(model.dtype)),)
 
         plain = {name: embed_split(model, self.splits[name], embed)[0] for name in ("retain", "unlearn", "test")}
         retain, unlearn, test = ((plain[name], labels[name]) for name in plain)
-        probe = linear_probe(retain, unlearn, test, seed=self.seed)
+        probe = linear_probe(retain, unlearn, test, augmented=cached_views(views), seed=self.seed)
         attack = cmia(probe.retain_confidence, probe.unlearn_confidence, probe.test_confidence)
         return {
             "retain_accuracy": probe.retain_accuracy,
@@ -199,7 +206,7 @@ class ImageViewEvaluator(Evaluator):
             "cmia_tpr_at_1_fpr": attack.tpr_at_1_fpr,
         }
 
-    def _embed_views(self, model: PreTrainedModel, split: EncodedSplit, rows: range | None) -> Array:
+    def _embed_views(self, model: PreTrainedModel, split: EncodedSplit, rows: range | None = None) -> Array:
         """`[n, views, d]` backbone features of seeded views, the same for every model."""
 
         def embed(encoded: Encoded, batch: int) -> tuple[Tensor, ...]:

@@ -62,6 +62,8 @@ def prepare_task(arguments: RunArguments) -> Task:
         split_seed=arguments.split_seed,
         unlearn_request=arguments.unlearn_request,
         unlearn_where=arguments.unlearn_where,
+        validation_fraction=arguments.validation_fraction,
+        test_fraction=arguments.test_fraction,
         duplicates=arguments.duplicates,  # type: ignore[arg-type]  # make_splits checks it
         skip_bad_images=arguments.skip_bad_images,
     )
