@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as transforms
 
 from hf_unlearn.errors import UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 
 @dataclass(frozen=True)
@@ -72,8 +70,12 @@ VIEW_PRESETS = {
     "cifar": ViewConfig(),
     "imagenet": ViewConfig(size=224, blur=0.5, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
     "light": ViewConfig(crop_scale=(0.5, 1.0), jitter=(0.2, 0.2, 0.2, 0.05), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+    "openmoji": ViewConfig(
+        crop_scale=(0.8, 1.0), jitter=(0.1, 0.1, 0.1, 0.02), grayscale=0.0, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+    ),
 }
-"""Views by name: the paper's for CIFAR, SimCLR's for 224 pixels, gentle ones for the embedded pictures."""
+"""Views by name: the paper's for CIFAR, SimCLR's for 224 pixels, gentler ones for small data, and those of the embedded
+pictures, gentle enough that a few hundred of them are remembered within two minutes on one core."""
 
 
 class BatchedViews:
@@ -91,22 +93,18 @@ class BatchedViews:
         from kornia import augmentation  # half a second, paid only by those who draw views
 
         self.config = config
-        steps: Iterable[tuple[bool, Any]] = (
+        size = (config.size, config.size)
+        self._crop = augmentation.RandomResizedCrop(size, scale=config.crop_scale)
+        steps = (
+            (config.flip, augmentation.RandomHorizontalFlip(p=config.flip)),
+            (config.jitter_probability, augmentation.ColorJitter(*config.jitter, p=config.jitter_probability)),
+            (config.grayscale, augmentation.RandomGrayscale(p=config.grayscale)),
             (
-                True,
-                augmentation.RandomResizedCrop(
-                    (config.size, config.size), scale=config.crop_scale, align_corners=False, cropping_mode="slice"
-                ),
-            ),
-            (config.flip > 0, augmentation.RandomHorizontalFlip(p=config.flip)),
-            (config.jitter_probability > 0, augmentation.ColorJitter(*config.jitter, p=config.jitter_probability)),
-            (config.grayscale > 0, augmentation.RandomGrayscale(p=config.grayscale)),
-            (
-                config.blur > 0,
+                config.blur,
                 augmentation.RandomGaussianBlur((config.size // 10 | 1,) * 2, sigma=(0.1, 2.0), p=config.blur),
             ),
         )
-        self._augment = nn.Sequential(*(step for wanted, step in steps if wanted))
+        self._augment = nn.Sequential(*(step for probability, step in steps if probability > 0))
 
     def __call__(self, images: Tensor, *, seed: int, count: int = 2) -> Tensor:
         """Draw `count` independent views of every image.
@@ -122,11 +120,14 @@ class BatchedViews:
         Raises:
             UserError: if `images` is not a uint8 batch of RGB pictures.
         """
+        if not len(images):
+            return self.plain(images).unsqueeze(1).expand(-1, count, -1, -1, -1)
         flat = _unit_range(images).repeat_interleave(count, dim=0)
         # The parameters are drawn on the CPU whatever the device, so the accelerators' states need no saving.
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            flat = self._augment(flat) if len(flat) else flat.new_empty(0, 3, self.config.size, self.config.size)
+            boxes = self._crop.forward_parameters(flat.shape)["src"]
+            flat = self._augment(_resize_boxes(flat, boxes.to(flat), self.config.size))
         return self._normalise(flat).unflatten(0, (len(images), count))
 
     def plain(self, images: Tensor) -> Tensor:
@@ -148,6 +149,25 @@ class BatchedViews:
     def _normalise(self, pixels: Tensor) -> Tensor:
         mean, std = (pixels.new_tensor(values).view(3, 1, 1) for values in (self.config.mean, self.config.std))
         return (pixels - mean) / std
+
+
+def _resize_boxes(images: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """Cut a box out of every image and resize it bilinearly, all at once where kornia would loop over images.
+
+    Args:
+        images: `[n, 3, H, W]`.
+        boxes: `[n, 4, 2]`, the x and y of the corner pixels from the top left on, clockwise.
+        size: side of the output.
+
+    Returns:
+        `[n, 3, size, size]`.
+    """
+    extent = images.new_tensor([images.shape[-1], images.shape[-2]])
+    scale = (boxes[:, 2] - boxes[:, 0] + 1) / extent
+    shift = (boxes[:, 2] + boxes[:, 0] + 1) / extent - 1  # of the box's centre from the image's, in half images
+    transform = torch.cat([torch.diag_embed(scale), shift.unsqueeze(-1)], dim=-1)
+    grid = F.affine_grid(transform, [len(images), 3, size, size], align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 def _unit_range(images: Tensor) -> Tensor:

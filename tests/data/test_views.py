@@ -72,6 +72,22 @@ def test_crops_are_distributed_as_torchvisions() -> None:
     assert kstest(*area).pvalue > 1e-3 and kstest(*ratio).pvalue > 1e-3
 
 
+def test_crops_are_resized_as_torchvision_resizes_them() -> None:
+    coarse = torch.randint(0, 256, (40, 3, 4, 5), dtype=torch.uint8)
+    images = coarse.repeat_interleave(10, dim=2).repeat_interleave(10, dim=3)
+    views = BatchedViews(replace(STILL, crop_scale=(0.2, 0.7)))
+    torch.manual_seed(3)
+    boxes = views._crop.forward_parameters(images.shape)["src"].long()
+    cropped = views(images, seed=3, count=1)[:, 0]
+    for view, image, box in zip(cropped, images / 255, boxes, strict=True):
+        (left, top), (right, bottom) = box[0].tolist(), box[2].tolist()
+        wanted = torchvision.resized_crop(
+            image, top, left, bottom - top + 1, right - left + 1, [32, 32], antialias=False
+        )
+        # At the rim the pixels around the box show through by half a pixel, where torchvision repeats the box's own.
+        torch.testing.assert_close(view[:, 1:-1, 1:-1], wanted[:, 1:-1, 1:-1], atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("name", ["flip", "grayscale", "jitter_probability", "blur"])
 def test_probabilities(name: str, images: torch.Tensor) -> None:
     views = BatchedViews(replace(STILL, **{name: 0.3}))(images[:1].expand(600, -1, -1, -1), seed=0, count=1)[:, 0]

@@ -19,11 +19,13 @@ def test_the_saved_processor_prepares_what_plain_views_prepare(preset: str, tmp_
         torch.testing.assert_close(BatchedViews(views).plain(images), prepared, atol=1e-5, rtol=1e-5)
 
 
-def test_views_and_processor_are_each_others_inverse() -> None:
-    for views in VIEW_PRESETS.values():
-        assert (
-            ViewConfig(crop_scale=views.crop_scale, jitter=views.jitter, blur=views.blur).matching(
-                image_processor_of(views)
-            )
-            == views
-        )
+@pytest.mark.parametrize("preset", VIEW_PRESETS)
+def test_views_take_size_and_normalisation_from_a_processor(preset: str) -> None:
+    processor = image_processor_of(VIEW_PRESETS[preset])
+    views = ViewConfig(size=9, flip=0.1).matching(processor)
+    assert (views.size, views.mean, views.std) == tuple(
+        getattr(VIEW_PRESETS[preset], n) for n in ("size", "mean", "std")
+    )
+    assert views.flip == 0.1
+    processor.size = {"shortest_edge": 17}
+    assert views.matching(processor).size == 17
