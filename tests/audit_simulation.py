@@ -13,7 +13,7 @@ from math import comb
 
 import numpy as np
 
-from hf_unlearn.audit.hypotheses import BOUND_SHARE, MARGIN_SHARE, SHARE_LEVEL
+from hf_unlearn.audit.hypotheses import BOUND_SHARE, MARGIN_SHARE, SHARE_LEVEL, TRANSFER_LEVEL, TRANSFER_SHARE
 from hf_unlearn.audit.results import Arm, ImageRow, Verdict
 from hf_unlearn.audit.statistics import ENUMERATION_LIMIT, TwoSample
 from hf_unlearn.audit.verdict import Findings, decide
@@ -62,13 +62,17 @@ class World:
     score_std: float = PAPER_STD / 2  # ten views halve the spread of two
     content: float = 0.0
 
+    def images(self, owners: int, rng: np.random.Generator) -> dict[Arm, np.ndarray]:
+        """The images' own levels `[owners, images]`, the same on every kind of transforms."""
+        return {arm: rng.normal(0.7, self.image_std, (owners, n)) for arm, n in self.sizes.items()}
+
     def view(self, owners: int, rng: np.random.Generator, images: dict[Arm, np.ndarray] | None = None) -> View:
+        """Alignments of `owners` owners; pass `images` to see the same images on other transforms."""
         before, after = {}, {}
-        for arm, n in self.sizes.items():
-            image = images[arm] if images else rng.normal(0.7, self.image_std, (owners, n))
+        for arm, image in (images or self.images(owners, rng)).items():
             image = image - (self.content if arm is C else 0)
             kept = {U: 1 - self.removed, R: self.kept, C: 0.0}[arm]
-            first, second = rng.normal(0, self.score_std / np.sqrt(2), (2, owners, n))
+            first, second = rng.normal(0, self.score_std / np.sqrt(2), (2, *image.shape))
             before[arm] = image + (self.gap if arm is not C else 0) + first
             after[arm] = image + self.gap * kept - self.drift + second
         return View(before, after)
@@ -114,6 +118,10 @@ def _findings(view: View, held_back: View | None, permutations: int, level: floa
     if held_back is not None:
         again, higher, lower, inside = levels(held_back)
         residual, overshoot, equivalent = residual | higher, overshoot | lower, equivalent & again & inside
+        if C in view.before:
+            excess = two(held_back.after[U] - view.after[U], held_back.after[C] - view.after[C])
+            share = np.maximum(0, TRANSFER_SHARE * gap.estimate)
+            equivalent = equivalent & (excess.p_value("greater", share) > TRANSFER_LEVEL)
     columns = (sensitive, targeted, bounded, residual, overshoot, equivalent)
     return [Findings(True, False, *map(bool, row)) for row in zip(*columns, strict=True)]
 

@@ -10,7 +10,7 @@ With `a` the alignment of an image and `FS = a_before - a_after`:
     T3  level                after: U against C, two-sided
         T3.equivalence       after: |U - C| < gap / 2
     T4                       T2 and T3 on held-back transforms
-        T4.transfer          after: held-back alignment minus the audited one, U above C
+        T4.transfer          after: held-back alignment minus the audited one, U - C > gap / 10
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ MARGIN_SHARE = 0.5
 SHARE_LEVEL = 0.005
 """Level of `T2.share`: it alone keeps false accusations of an exactly retrained model well under 1%, even where nothing
 had been memorised and T1 passed by luck."""
+TRANSFER_SHARE = 0.1
+"""A recovery on held-back transforms below this share of the gap before is of no consequence."""
 TRANSFER_LEVEL = 0.01
-"""Level of `T4.transfer`: so seldom is an exactly retrained model refused the best verdict for it."""
+"""Level of `T4.transfer`: it refuses an exactly retrained model the best verdict more seldom than this."""
 
 _ORDER = (
     *("T0", "T1", "T2", "T2.bound", "T2.share", "T3", "T3.equivalence"),
@@ -102,7 +104,7 @@ def measure(arms: Arms, *, level: float, permutations: int, seed: int) -> Measur
     margin = bench.before_and_after(reference, held_back=False)
     if held_back == "all":
         bench.before_and_after(reference, held_back=True)
-        bench.transfer()
+        bench.transfer(margin)
     tests = {name: bench.tests[name] for name in _ORDER if name in bench.tests}
     return Measurements(tests, bench.effects, _detectable(arms, reference, level), reference, margin, noise, held_back)
 
@@ -202,20 +204,21 @@ class _Bench:
         self._add(f"{t3}.equivalence", question, pair, level, "equivalence", inside, shift=margin, confidence=0.9)
         return margin
 
-    def transfer(self) -> None:
+    def transfer(self, margin: float | None) -> None:
         """Is less removed on held-back transforms than on audited ones? The mark of a change fitted to the audit.
 
         The image's own level cancels, so this sees what the two levels apart would not. Images whose removal is real
         are like those never in training on every kind of transforms, and then the test is exact.
         """
-        if Arm.NEVER_TRAINED not in self.arms:
+        if margin is None:
             return
         pair = (Arm.REQUESTED, Arm.NEVER_TRAINED)
         excess = [self.arms.after(arm, held_back=True) - self.arms.after(arm) for arm in pair]
         test = self._two(*excess)
-        question = "After, do the requested images recover on held-back transforms, beyond what others do?"
-        p_value = test.p_value("greater")
-        self._add("T4.transfer", question, pair, test, "greater", p_value, level=TRANSFER_LEVEL)
+        share = max(0.0, margin / MARGIN_SHARE * TRANSFER_SHARE)
+        question = "After, do the requested images recover a tenth of the gap before on held-back transforms?"
+        p_value = test.p_value("greater", share)
+        self._add("T4.transfer", question, pair, test, "greater", p_value, level=TRANSFER_LEVEL, shift=share)
 
     def _bounds(
         self, test: TwoSample, reference: Arm, gap: float, before: dict[Arm, Floats], after: dict[Arm, Floats]

@@ -64,7 +64,9 @@ def _level(verdict: Verdict, sensitive: bool, measured: Measurements) -> str:
         elif measured.held_back == "some":
             why = "only some images were measured on held-back transforms"
         elif "T4.transfer" in measured.tests and measured.tests["T4.transfer"].passed:
-            why = "on held-back transforms they recover, which points to a change fitted to the views of the audit"
+            why = (
+                "on held-back transforms they recover, as they would if the change were fitted to the audit's own views"
+            )
         elif measured.tests["T3.equivalence"].passed:
             why = "on held-back transforms the same could not be shown"
         else:
