@@ -12,7 +12,7 @@ import torch.multiprocessing as multiprocessing
 import torch.nn.functional as F
 import torchvision
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel, ViTConfig, ViTModel
+from transformers import AutoConfig, AutoModel, CLIPConfig, CLIPModel, PreTrainedModel, ViTConfig, ViTModel
 
 import hf_unlearn.models
 from hf_unlearn.models.moco import MoCoModel
@@ -141,6 +141,18 @@ def test_any_vision_model_is_a_backbone(family: type[PreTrainedModel], tmp_path:
     again = AutoModel.from_pretrained(tmp_path / "model")
     assert torch.equal(again(views).y_embeds, model(views).y_embeds)
     assert AutoConfig.from_pretrained(tmp_path / "model").backbone_config.hidden_size == 8
+
+
+def test_an_image_text_model_is_no_backbone(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    config = CLIPConfig(
+        text_config={**sizes, "vocab_size": 9},
+        vision_config={**sizes, "image_size": 8, "patch_size": 8},
+        projection_dim=4,
+    )
+    CLIPModel(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is an image-text model"):
+        SimCLRModel.from_vision_pretrained(str(tmp_path))
 
 
 @pytest.mark.parametrize("wrong", [{"backbone": "resnet34"}, {"stem": "mnist"}, {"width": 0}])
