@@ -60,11 +60,11 @@ class Benchmark:
             raise UserError(f"family {self.family!r} is unknown; choose from {', '.join(BUILDERS)}")
 
     @classmethod
-    def load(cls, path: Path) -> "Benchmark":
-        """Read a benchmark file; a relative `config` is looked up beside it."""
+    def load(cls, path: Path, content: dict[str, Any] | None = None) -> "Benchmark":
+        """Read a benchmark file (or what was read from it already); a relative `config` is looked up beside it."""
         if not path.is_file():
             raise UserError(f"the benchmark file {path} does not exist")
-        content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = content or yaml.safe_load(path.read_text(encoding="utf-8"))
         fields_: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
         try:
             benchmark = cls(**fields_)
