@@ -62,6 +62,7 @@ class UnlearningConfig(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.dataloader_pin_memory &= torch.accelerator.is_available()  # on a CPU it would only warn
         if self.per_device_train_batch_size < 2:
             raise UserError("per_device_train_batch_size 1 leaves InfoNCE without negatives; use at least 2")
         if self.views not in VIEW_PRESETS:
