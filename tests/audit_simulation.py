@@ -86,16 +86,18 @@ def findings(view: View, held_back: View | None = None, *, permutations: int = 3
     step = max(1, 25_000 // (count if count <= ENUMERATION_LIMIT else permutations))
     for start in range(0, len(view.before[U]), step):
         part = slice(start, start + step)
-        found += _findings(view[part], held_back and held_back[part], permutations)
+        # Fresh draws for every part: few permutations shared by all owners would make one lucky or unlucky rate.
+        found += _findings(view[part], held_back and held_back[part], permutations, seed=start)
     return found
 
 
-def _findings(view: View, held_back: View | None, permutations: int, level: float = 0.05) -> list[Findings]:
+def _findings(view: View, held_back: View | None, permutations: int, seed: int) -> list[Findings]:
+    level = 0.05
     reference = R if R in view.before else C
     owners = len(view.before[U])
 
     def two(x: np.ndarray, y: np.ndarray) -> TwoSample:
-        return TwoSample(x, y, permutations=permutations)
+        return TwoSample(x, y, permutations=permutations, seed=seed)
 
     def levels(view: View) -> tuple[np.ndarray, ...]:
         targeted = two(view.scores(U), view.scores(reference)).p_value("greater") <= level
