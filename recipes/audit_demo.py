@@ -1,0 +1,138 @@
+"""Audit the demo's models as a data owner would: Retrain, Alignment Calibration, the untouched model, and mere drift.
+
+    accelerate launch recipes/unlearn_clip.py && accelerate launch recipes/audit_demo.py clip
+    accelerate launch recipes/unlearn_moco.py && accelerate launch recipes/audit_demo.py moco
+
+The owner's pictures are the unlearn split (requested), as many of retain (still trained) and of test (never trained). The
+drift-only control is the base model trained further on everything, the requested pictures included.
+"""
+
+import csv
+import shutil
+import sys
+from copy import deepcopy
+from pathlib import Path
+
+from datasets import Dataset
+from PIL import Image
+
+from hf_unlearn.audit.report import Audit
+from hf_unlearn.audit.run import AuditSettings, run_audit
+from hf_unlearn.cli.guard import guarded
+from hf_unlearn.data.encoded import EncodedSplit
+from hf_unlearn.data.images import to_rgb
+from hf_unlearn.errors import UserError
+from hf_unlearn.methods import FineTuneConfig, FineTuneTrainer
+from hf_unlearn.runs.arguments import Run, parse_run
+from hf_unlearn.runs.benchmark import BUILDERS
+from hf_unlearn.runs.recipe import base_model
+from hf_unlearn.runs.task import Task, prepare_task
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+def main() -> None:
+    """Export the owner's pictures, make the drift-only control, audit four models, put their figures side by side."""
+    if len(sys.argv) != 2 or sys.argv[1] not in BUILDERS:
+        raise UserError(f"usage: audit_demo.py {'|'.join(BUILDERS)}")
+    family = sys.argv[1]
+    run = parse_run([], CONFIGS / f"{family}_openmoji.yaml")
+    finished = Path(run.arguments.output_dir)
+    if not (finished / "alignment_calibration" / "config.json").is_file():
+        raise UserError(f"{finished} holds no finished run; run recipes/unlearn_{family}.py first")
+    task = prepare_task(run.arguments)
+    base = base_model(run, task, BUILDERS[family])
+    folder = finished / "audits"
+    shutil.rmtree(folder, ignore_errors=True)
+    arms = export_arms(task, folder / "pictures")
+    models = {
+        "retrain": finished / "retrain",
+        "alignment_calibration": finished / "alignment_calibration",
+        "untouched": Path(base),
+        "drift_only": drift(run, task, base, folder / "drift_only_model"),
+    }
+    settings = AuditSettings(views=None if family == "clip" else run.methods["fine_tune"].views)
+    audits = {
+        name: run_audit(
+            base,
+            model,
+            arms["unlearn"],
+            folder / name,
+            still_trained=arms["retain"],
+            never_trained=arms["test"],
+            captions=folder / "pictures" / "captions.csv" if family == "clip" else None,
+            settings=settings,
+        )
+        for name, model in models.items()
+    }
+    for name, audit in audits.items():
+        print(f"{name:24}{audit.result.verdict.value}")
+    print(f"Side by side: {side_by_side(audits, folder / 'side_by_side.png')}")
+
+
+def export_arms(task: Task, folder: Path) -> dict[str, Path]:
+    """Write the owner's pictures, one folder an arm, and their captions."""
+    size = len(task.splits["unlearn"])
+    rows = []
+    for name in ("unlearn", "retain", "test"):
+        (folder / name).mkdir(parents=True)
+        split: Dataset = task.splits[name].select(range(min(size, len(task.splits[name]))))
+        for i, row in enumerate(split):
+            file = folder / name / f"{name}_{i:04d}.png"
+            to_rgb(row["image"]).save(file)
+            rows.append({"image": file.name, "caption": row["captions"][0]})
+    with (folder / "captions.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["image", "caption"])
+        writer.writeheader()
+        writer.writerows(rows)
+    return {name: folder / name for name in ("unlearn", "retain", "test")}
+
+
+def drift(run: Run, task: Task, base: str, folder: Path) -> Path:
+    """The base model trained further on all of train, as long and as fast as Alignment Calibration was."""
+    from hf_unlearn.methods.trainer import make_inputs
+    from hf_unlearn.models.loading import load_encoder
+
+    config = deepcopy(run.methods["fine_tune"])
+    assert isinstance(config, FineTuneConfig)
+    config.learning_rate = run.methods["alignment_calibration"].learning_rate
+    model, processor = load_encoder(base)
+    train = EncodedSplit(task.train, make_inputs(model, processor, config))
+    trainer = FineTuneTrainer(model, config, {"retain": train}, processing_class=processor)
+    trainer.train()
+    trainer.model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def side_by_side(audits: dict[str, Audit], path: Path) -> Path:
+    """The figures of all reports in one picture: a row a model, its alignment matrices and its paired dots."""
+    rows = [[Image.open(audit.folder / name).convert("RGB") for name in FIGURES] for audit in audits.values()]
+    height = 420
+    resized = [[image.resize((image.width * height // image.height, height)) for image in row] for row in rows]
+    width = max(sum(image.width for image in row) for row in resized)
+    sheet = Image.new("RGB", (width, (height + 40) * len(resized)), "white")
+    for i, (row, (name, audit)) in enumerate(zip(resized, audits.items(), strict=True)):
+        x = 0
+        for image in row:
+            sheet.paste(image, (x, i * (height + 40) + 40))
+            x += image.width
+        write_heading(sheet, f"{name.replace('_', ' ')}: {audit.result.verdict.value}", i * (height + 40) + 8)
+    sheet.save(path)
+    return path
+
+
+def write_heading(sheet: Image.Image, text: str, y: int) -> None:
+    """A heading in the plotting library's own font."""
+    from matplotlib import font_manager
+    from PIL import ImageDraw, ImageFont
+
+    font = ImageFont.truetype(font_manager.findfont("DejaVu Sans:bold"), 24)
+    ImageDraw.Draw(sheet).text((12, y), text, fill="black", font=font)
+
+
+FIGURES = ("paired_dots.png", "levels.png")
+
+
+if __name__ == "__main__":
+    guarded(main)

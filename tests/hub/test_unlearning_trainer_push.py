@@ -1,0 +1,70 @@
+"""The public surface: `trainer.train(); trainer.push_to_hub()` with the library's own Trainers, loaded elsewhere."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from datasets import Dataset, DatasetDict
+from hub.local_hub import LocalHub
+
+from hf_unlearn import AlignmentCalibrationConfig, AlignmentCalibrationTrainer, UserError, load_encoder
+from hf_unlearn.hub.verification import verify_repo
+
+SENTINEL = "hf_sentinelSENTINELsentinelSENTINEL99"
+
+
+@pytest.fixture
+def trainer(base: Path, requested: Dataset, tmp_path: Path, hub: LocalHub) -> AlignmentCalibrationTrainer:
+    model, processor = load_encoder(str(base))
+    config = AlignmentCalibrationConfig(
+        output_dir=str(tmp_path / "clip-unlearned"),
+        hub_model_id="org/clip-unlearned",
+        hub_token=SENTINEL,
+        num_train_epochs=1,
+        per_device_train_batch_size=4,
+        save_strategy="epoch",
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    splits = DatasetDict(retain=requested.select(range(4)), unlearn=requested.select((4, 5)))
+    return AlignmentCalibrationTrainer(model, config, train_dataset=splits, processing_class=processor)
+
+
+def test_pushed_model_loads_in_a_fresh_process_and_verifies(
+    trainer: AlignmentCalibrationTrainer, base: Path, hub: LocalHub, tmp_path: Path
+) -> None:
+    trainer.train()
+    trainer.push_to_hub(commit_message="Unlearned")
+    files = hub.files("org/clip-unlearned")
+    assert {"config.json", "model.safetensors", "README.md", "unlearning.json", "tokenizer.json"} <= set(files)
+    assert not [name for name in files if name.endswith((".bin", ".pt", ".pth")) or "checkpoint" in name]
+    assert SENTINEL.encode() not in hub.everything_received()
+    assert verify_repo("org/clip-unlearned", base=base).ok
+    script = (
+        "import torch\nfrom transformers import AutoModel, CLIPModel\n"
+        "for cls in (AutoModel, CLIPModel):\n"
+        "    model = cls.from_pretrained('org/clip-unlearned')\n"
+        "    print(float(model.text_projection.weight.detach().double().sum()))\n"
+    )
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    expected = float(trainer.model.text_projection.weight.detach().double().sum())
+    assert {float(line) for line in done.stdout.split()} == {expected}
+
+
+def test_records_name_method_settings_and_sizes(trainer: AlignmentCalibrationTrainer, hub: LocalHub) -> None:
+    trainer.train()
+    result = trainer.push_to_hub(dry_run=True)
+    assert result is not None and not hub.repos
+    card = (Path(str(trainer.args.output_dir)) / "README.md").read_text()
+    assert "Alignment Calibration" in card and "remove 2 of its training samples" in card
+
+
+def test_checkpoints_are_never_pushed_while_training(trainer: AlignmentCalibrationTrainer, hub: LocalHub) -> None:
+    trainer.args.push_to_hub = True
+    with pytest.raises(UserError, match="optimiser pickles"):
+        trainer.train()
+    assert not any("checkpoint" in name for repo in hub.repos for name in hub.files(repo))
