@@ -97,10 +97,10 @@ class LocalEncoder:
     @property
     def view_side(self) -> int:
         """Side of the pictures that the image processor produces."""
-        for size in (getattr(self.image_processor, "crop_size", None), self.image_processor.size):
-            if size:
-                return int(size["height"] if "height" in size else size["shortest_edge"])
-        raise UserError(f"The image processor of '{self.name}' names no size; save one with a size.")
+        processor = self.image_processor
+        # A processor that does not crop still names a crop size, its family's default.
+        size = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
+        return int(size["height"] if "height" in size else size["shortest_edge"])
 
     @cached_property
     def _tokenizer(self) -> Any:

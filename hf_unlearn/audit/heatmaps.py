@@ -121,11 +121,10 @@ def plot_bars(
 
     Source: Alignment Calibration (arXiv 2406.03603), Fig. 2.
     """
-    from matplotlib.figure import Figure
-
     if not values:
         raise UserError("A bar chart needs at least one method; got none.")
-    figure = Figure(figsize=(max(4.5, 1.15 * len(values) + 1.2), 3.4), dpi=DPI, layout="constrained")
+    figure = new_figure(max(4.5, 1.15 * len(values) + 1.2), 3.4)
+    figure.set_layout_engine("constrained")
     axes = figure.add_subplot()
     names = [textwrap.fill(name, 13, break_long_words=False) for name in values]
     means, deviations = np.array(list(values.values()), dtype=np.float64).T
@@ -208,7 +207,6 @@ def _draw_panels(
     """Lay the heatmaps out in rows of three, each with its labels, and one colour bar for all of them."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
-    from matplotlib.figure import Figure
 
     n = len(next(iter(panels.values())))
     for name, matrix in panels.items():
@@ -234,7 +232,7 @@ def _draw_panels(
 
     limit = symmetric_limit(list(panels.values()))
     scale = Normalize(-limit, limit)
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    figure = new_figure(width, height)
     if title:
         figure.text(0.5, 1 - 0.2 / height, title, ha="center", va="center", fontsize=12.5, fontweight="bold", color=INK)
     thumbnails = [thumbnail(image) for image in images] if images and labelled else None
@@ -279,11 +277,11 @@ def _draw_heatmap(axes: "Axes", name: str, matrix: Matrix, scale: Any) -> None:
     axes.spines[:].set_visible(False)
     axes.set_xticks([])
     axes.set_yticks([])
-    if n <= MAX_LABELS:  # thin lines between few cells; at many they would eat the data
-        axes.set_xticks(np.arange(0.5, n - 1), minor=True)
-        axes.set_yticks(np.arange(0.5, n - 1), minor=True)
-        axes.grid(which="minor", color="white", linewidth=0.8)
-        axes.tick_params(which="minor", length=0)
+    if 1 < n <= MAX_LABELS:  # thin lines between few cells; at many they would eat the data
+        between, ends = np.arange(0.5, n - 1), (-0.5, n - 0.5)
+        axes.vlines(between, *ends, color="white", linewidth=0.8)
+        axes.hlines(between, *ends, color="white", linewidth=0.8)
+        axes.set(xlim=ends, ylim=ends[::-1])
     if n <= MAX_VALUES:
         size = min(11.0, 26.5 * PANEL / n)
         for (row, column), value in np.ndenumerate(matrix):
@@ -345,11 +343,14 @@ def _inset(
     top: float | None = None,
 ) -> None:
     """Place a square picture beside (`right`) or below (`top`) the heatmap, in fractions of its side."""
+    from matplotlib.image import BboxImage
+    from matplotlib.transforms import Bbox, TransformedBbox
+
     x = middle - side / 2 if right is None else right - side
     y = middle - side / 2 if top is None else top - side
-    inset = axes.inset_axes((x, y, side, side))
-    inset.imshow(np.asarray(image), aspect="auto")
-    inset.set_axis_off()
+    # An image with a box of its own costs a tenth of a set of axes, and there may be ninety.
+    box = TransformedBbox(Bbox.from_bounds(x, y, side, side), axes.transAxes)
+    axes.add_artist(BboxImage(box, data=np.asarray(image), clip_on=False))
 
 
 def _number(value: float) -> str:
@@ -361,6 +362,21 @@ def _number(value: float) -> str:
         return ".00"
     digits = text[1:] if text.startswith("0") else text
     return digits if value > 0 else MINUS + digits[:3] if value > -1 else MINUS + f"{-value:.1f}"
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """Make an empty white figure outside pyplot.
+
+    Args:
+        width: Inches.
+        height: Inches.
+
+    Returns:
+        The figure, at the resolution of every picture here.
+    """
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=DPI, facecolor="white")
 
 
 def save(figure: "Figure", path: str | Path) -> Path:

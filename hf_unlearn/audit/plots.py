@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hf_unlearn.audit.heatmaps import INK, MINUS, MUTED, save
+from hf_unlearn.audit.heatmaps import INK, MINUS, MUTED, new_figure, save
 from hf_unlearn.audit.results import Arm, AuditResult, Effect
 
 if TYPE_CHECKING:
@@ -230,9 +230,7 @@ def _draw_interval(axes: "Axes", effect: Effect, height: float, colour: str, rea
 
 def _axes(width: float, height: float, grid: str = "y") -> "tuple[Figure, Axes]":
     """One set of axes in the house style."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=160, facecolor="white")
+    figure = new_figure(width, height)
     figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)

@@ -27,6 +27,12 @@ def no_tokens(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.fixture
+def small_plots(monkeypatch):
+    """Plots at a quarter of their resolution, where a test does not look at them."""
+    monkeypatch.setattr("hf_unlearn.audit.heatmaps.DPI", 40)
+
+
 def draw(seed, size=40):
     """A picture of coloured discs, another one for every seed."""
     rng = np.random.default_rng(seed)

@@ -88,7 +88,7 @@ class EmbeddingServer:
 @contextmanager
 def serve():
     class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):  # noqa: N802
+        def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             try:
                 endpoint.answer(self, body)

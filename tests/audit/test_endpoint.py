@@ -12,8 +12,8 @@ from hf_unlearn.audit.endpoint import (
     EmbeddingCache,
     EndpointEncoder,
     EndpointOptions,
-    png_base64,
     is_endpoint,
+    png_base64,
     retry_after,
     token_variable,
 )

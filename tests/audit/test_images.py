@@ -54,5 +54,5 @@ def test_pictures_are_turned_upright(tmp_path):
 def test_a_missing_or_empty_folder_is_named(tmp_path, make):
     folder = tmp_path / "mine"
     make(folder)
-    with pytest.raises(UserError, match="mine' (does not exist|holds no picture)"):
+    with pytest.raises(UserError, match=r"mine' (does not exist|holds no picture)"):
         list_pictures(folder)

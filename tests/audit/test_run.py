@@ -1,0 +1,341 @@
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from audit.conftest import FAST, folder_of
+
+from hf_unlearn.audit.matrices import alignment_matrix
+from hf_unlearn.audit.results import Arm, AuditResult, Verdict
+from hf_unlearn.audit.run import CACHE_FILE, AuditSettings, plan_request, record_embeddings, run_audit
+from hf_unlearn.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("small_plots")
+
+SMALL = AuditSettings(view_count=3, view_side=16, endpoint=FAST, device="cpu")
+SECRET = "sentinel-81c2d7"
+
+
+def audit_endpoint(endpoint, arms, output_dir, **kwargs):
+    return run_audit(endpoint.tei, endpoint.openai, output_dir=output_dir, settings=SMALL, **arms, **kwargs)
+
+
+def scaled(factor):
+    return {"edit": lambda vectors: [[factor * v for v in vector] for vector in vectors]}
+
+
+def test_the_untouched_model_reads_no_model_change(tmp_path, arms, checkpoints):
+    model = checkpoints["simclr_a"]
+    audit = run_audit(model, model, output_dir=tmp_path / "report", settings=SMALL, **arms)
+    assert audit.result.verdict is Verdict.NO_MODEL_CHANGE
+    assert all(row.change == 0 and row.forgetting_score == 0 for row in audit.result.images)
+
+
+def test_image_text_audit_agrees_with_matrices_made_by_hand(tmp_path, arms, captions, checkpoints):
+    audit = run_audit(
+        checkpoints["clip_a"],
+        checkpoints["clip_b"],
+        output_dir=tmp_path / "r",
+        captions=captions,
+        settings=SMALL,
+        **arms,
+    )
+    told = json.loads((tmp_path / "r" / "audit.json").read_text())
+    assert told["family"] == "image-text" and told["measurement"]["views"]["family"] == "caption"
+    assert told["matrices"][0]["captions"][0] == "a drawing, picture-00.png"
+    rows = {row.image: row for row in audit.result.images}
+    (matrices,) = audit.matrices.values()
+    for i, picture in enumerate(matrices.pictures):
+        assert rows[picture.name].before == pytest.approx(matrices.am_before[i, i])
+        agm = matrices.am_before[i, i] - matrices.am_after[i, i]
+        assert rows[picture.name].forgetting_score == pytest.approx(agm)
+
+
+def test_audit_json_holds_every_field_and_reads_back(tmp_path, arms, checkpoints):
+    audit = run_audit(
+        checkpoints["moco_a"],
+        checkpoints["simclr_a"],
+        output_dir=tmp_path / "r",
+        settings=SMALL,
+        provenance={Arm.NEVER_TRAINED: "drawn after training"},
+        **arms,
+    )
+    told = json.loads((tmp_path / "r" / "audit.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert AuditResult.from_dict(told["results"][0]) == audit.result
+    assert told["kind"] == "black-box" and told["family"] == "views"
+    measurement = told["measurement"]
+    assert {"torch", "transformers", "python", "hf-unlearn"} <= set(measurement["versions"])
+    assert (
+        measurement["view_count"] == 3
+        and measurement["seed"] == 0
+        and measurement["processor_backend"] == "torchvision"
+    )
+    assert measurement["views"]["crop_scale"] == [0.2, 1.0] and measurement["held_back_views"]["family"] == "held-back"
+    for side in ("before", "after"):
+        assert len(measurement["encoders"][side]["weights_sha256"]) == 64
+        assert "/" not in measurement["encoders"][side]["name"]
+    provenance = {arm["arm"]: arm["provenance"] for arm in told["results"][0]["arms"]}
+    assert provenance["requested"] == "folder 'mine'" and provenance["never_trained"] == "drawn after training"
+    assert all(len(row["sha256"]) == 64 for row in told["results"][0]["images"])
+    assert str(tmp_path) not in (tmp_path / "r" / "audit.json").read_text()
+
+
+def test_an_endpoint_that_answers_429_then_recovers(tmp_path, arms, endpoint):
+    endpoint.faults += [{"status": 429, "headers": {"Retry-After": "0"}}, {}, {"status": 429}, {"drop": True}]
+    audit = audit_endpoint(endpoint, arms, tmp_path / "r")
+    told = audit.measurement["encoders"]
+    assert told["before"]["form"] == "inference-endpoints" and told["after"]["form"] == "openai"
+    assert audit.result.verdict is Verdict.NO_MODEL_CHANGE  # both URLs are the same model
+    assert audit.result.noise == 0
+
+
+def test_the_noise_of_an_endpoint_is_measured_and_is_no_change(tmp_path, arms, endpoint):
+    endpoint.noise = 0.01
+    audit = audit_endpoint(endpoint, arms, tmp_path / "r")
+    assert audit.result.noise > 0 and all(row.noise > 0 for row in audit.result.images)
+    assert audit.result.verdict in (Verdict.NO_MODEL_CHANGE, Verdict.INCONCLUSIVE)
+
+
+def switch(endpoint, edit):
+    """Let the endpoint answer `edit` on the OpenAI form, which is the model after."""
+    original = endpoint.answer
+
+    def answer(handler, body):
+        if "input" in body:
+            endpoint.faults.append(edit(body))
+        original(handler, body)
+
+    endpoint.answer = answer
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ({"edit": lambda vs: [[0.0] * 8 for _ in vs]}, "zero"),
+        ({"edit": lambda vs: [[float("nan")] * 8 for _ in vs]}, "not finite|NaN"),
+        ({"edit": lambda vs: [[1.0, 2, 3, 4, 5, 6, 7, 8] for _ in vs]}, "collapsed"),
+        ({"dimension": 5}, "8 numbers a picture, the model after 5"),
+    ],
+)
+def test_broken_embeddings_are_reported_and_inconclusive(tmp_path, arms, endpoint, fault, words):
+    switch(endpoint, lambda body: fault)
+    audit = audit_endpoint(endpoint, arms, tmp_path / "r")
+    assert audit.result.verdict is Verdict.INCONCLUSIVE
+    page = (tmp_path / "r" / "report.html").read_text()
+    told = " ".join([*audit.result.reasons, *audit.notes])
+    assert re.search(words, told) and "INCONCLUSIVE" in page
+
+
+def test_one_broken_picture_is_named(tmp_path, arms, endpoint):
+    seen = []
+
+    def edit(body):
+        seen.append(len(body["input"]))
+        return {"edit": lambda vs: [[0.0] * 8, *vs[1:]]} if len(seen) == 1 else {}
+
+    switch(endpoint, edit)
+    audit = audit_endpoint(endpoint, arms, tmp_path / "r")
+    assert audit.result.verdict is Verdict.INCONCLUSIVE
+    assert any("zero embeddings for 1 of 12 pictures (picture-00.png)" in note for note in audit.notes)
+    assert "picture-00.png" in audit.result.explanation
+
+
+def test_an_endpoint_that_times_out_for_good_leaves_no_verdict(tmp_path, arms, endpoint):
+    endpoint.faults += [{}, {}, {}, *({"hang": 0.3, "drop": True} for _ in range(3))]
+    patient = AuditSettings(view_count=3, view_side=16, endpoint=type(FAST)(8, 3, 0.1, 0.01))
+    with pytest.raises(UserError, match=r"no answer within 0\.1 s.*run the same command again"):
+        run_audit(endpoint.tei, endpoint.openai, output_dir=tmp_path / "r", settings=patient, **arms)
+    assert [path.name for path in (tmp_path / "r").iterdir()] == [CACHE_FILE]
+    answered = len(endpoint.asked)
+    audit = run_audit(endpoint.tei, endpoint.openai, output_dir=tmp_path / "r", settings=SMALL, **arms)
+    # Every question of both sides was answered once: views, held-back views and repetitions of 12 pictures.
+    assert answered > 0 and len(endpoint.asked) == 2 * 12 * (3 + 3 + 1)
+    assert audit.result.verdict is Verdict.NO_MODEL_CHANGE
+
+
+def test_a_killed_run_resumes_where_it_stopped(tmp_path, arms, endpoint):
+    """A real process is killed by SIGKILL between two answers; the second run asks the rest only."""
+    command = [
+        sys.executable,
+        "-c",
+        "from hf_unlearn.cli import main; main()",
+        "audit",
+        "--before",
+        endpoint.tei,
+        "--after",
+        endpoint.openai,
+    ]
+    command += ["--output_dir", str(tmp_path / "r"), "--view_count", "3", "--view_side", "16"]
+    command += [part for name, folder in arms.items() for part in (f"--{name}", str(folder))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_UNLEARN_TOKEN": SECRET}
+    reached = threading.Event()
+    halfway = threading.Event()
+
+    def stop(count):
+        if count == 4:
+            reached.set()
+            halfway.wait(60)
+
+    endpoint.on_request = stop
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert reached.wait(120), process.communicate(timeout=5)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(30)
+    endpoint.on_request = lambda count: None
+    answered = len(endpoint.asked)
+    halfway.set()
+    assert answered == 36  # the views of before: batches of 16, 16 and 4
+    endpoint.asked.clear()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "NO MODEL CHANGE" in done.stdout
+    killed_batch = 16  # the batch in flight when the process died may have been answered, but not to anyone
+    total = 2 * 12 * (3 + 3 + 1)
+    assert total - answered <= len(endpoint.asked) <= total - answered + killed_batch
+    assert {headers["Authorization"] for headers in endpoint.headers} == {f"Bearer {SECRET}"}
+    written = b"".join(path.read_bytes() for path in (tmp_path / "r").iterdir())
+    assert SECRET.encode() not in written and SECRET not in done.stdout + done.stderr
+
+
+def test_precomputed_embeddings_on_both_sides(tmp_path, arms):
+    rng = np.random.default_rng(0)
+    before, after = rng.normal(size=(2, 12, 2, 16))
+    before[:8, 1] = before[:8, 0] + 0.1 * before[:8, 1]  # members align
+    np.save(tmp_path / "before.npy", before)
+    np.save(tmp_path / "after.npy", after)
+    audit = run_audit(tmp_path / "before.npy", tmp_path / "after.npy", output_dir=tmp_path / "r", **arms)
+    am = alignment_matrix(before[:4, 0], before[:4, 1])
+    np.testing.assert_allclose(audit.matrices[""].am_before, (am + am.T) / 2)  # both orders of the two views
+    assert audit.measurement["views"] == "precomputed" and audit.result.noise is None
+    assert any("taken on trust" in note for note in audit.notes)
+
+
+def test_a_recording_of_before_serves_the_audit_after(tmp_path, arms, endpoint):
+    everything = tmp_path / "all"
+    for folder in arms.values():
+        shutil.copytree(folder, everything, dirs_exist_ok=True)
+    recorded = record_embeddings(endpoint.tei, everything, tmp_path / "before.safetensors", settings=SMALL)
+    endpoint.seed = 1  # the model behind the URL is exchanged
+    audit = run_audit(recorded, endpoint.tei, output_dir=tmp_path / "r", settings=SMALL, **arms)
+    assert all(row.change > 0.1 for row in audit.result.images)
+    assert audit.result.noise == 0 and audit.result.images[0].held_back_before is not None
+    other = AuditSettings(view_count=3, view_side=16, endpoint=FAST, seed=9)
+    with pytest.raises(UserError, match="was recorded with"):
+        run_audit(recorded, endpoint.tei, output_dir=tmp_path / "r2", settings=other, **arms)
+    with pytest.raises(UserError, match="never replaced"):
+        record_embeddings(endpoint.tei, everything, recorded, settings=SMALL)
+
+
+def test_eight_images_without_controls_get_an_answer_but_no_accusation(tmp_path, checkpoints):
+    mine = folder_of(tmp_path / "mine", 8)
+    audit = run_audit(checkpoints["simclr_a"], checkpoints["simclr_b"], mine, tmp_path / "r", settings=SMALL)
+    assert audit.result.verdict is Verdict.INCONCLUSIVE
+    (effect,) = audit.result.minimum_detectable_effects
+    assert 0 < effect.cosine < 2 and effect.words in audit.result.explanation
+
+
+def test_one_image(tmp_path, checkpoints):
+    mine = folder_of(tmp_path / "mine", 1)
+    audit = run_audit(checkpoints["simclr_a"], checkpoints["simclr_b"], mine, tmp_path / "r", settings=SMALL)
+    assert audit.result.verdict is Verdict.INCONCLUSIVE
+    assert json.loads((tmp_path / "r" / "audit.json").read_text())["matrices"][0]["agm"][0][0] is not None
+
+
+def test_duplicate_images_count_once(tmp_path, arms, checkpoints):
+    shutil.copy(arms["images"] / "picture-00.png", arms["images"] / "again.png")
+    audit = run_audit(
+        checkpoints["simclr_a"], checkpoints["simclr_b"], output_dir=tmp_path / "r", settings=SMALL, **arms
+    )
+    requested = audit.result.arms[0]
+    assert requested.size == 4 and len(requested.collapsed) == 1
+    assert requested.collapsed[0] in (tmp_path / "r" / "report.html").read_text()
+
+
+def test_several_owners_are_adjusted_together(tmp_path, arms, checkpoints):
+    table = tmp_path / "owners.csv"
+    names = [f"picture-{i:02}.png" for i in (*range(4), *range(10, 14))]
+    table.write_text(
+        "image,owner\n" + "\n".join(f"{name},{'ann<b>' if int(name[8:10]) % 2 else 'bob'}" for name in names)
+    )
+    audit = run_audit(
+        checkpoints["simclr_a"],
+        checkpoints["simclr_b"],
+        output_dir=tmp_path / "r",
+        captions=table,
+        settings=SMALL,
+        **arms,
+    )
+    assert list(audit.results) == ["ann<b>", "bob"]
+    assert all("Benjamini-Yekutieli" in result.multiplicity for result in audit.results.values())
+    assert [len(result.images) for result in audit.results.values()] == [8, 8]  # 2 + 2 of one's own, 4 shared controls
+    page = (tmp_path / "r" / "report.html").read_text()
+    assert "ann&lt;b&gt;" in page and "ann<b>" not in page
+    assert (tmp_path / "r" / "owner_2_paired_dots.png").exists()
+    with pytest.raises(UserError, match="2 owners"):
+        _ = audit.result
+
+
+def test_a_plan_is_followed_and_reported(tmp_path, checkpoints):
+    mine = folder_of(tmp_path / "mine", 8)
+    plan = plan_request(mine, tmp_path / "plan", seed=1)
+    audit = run_audit(
+        checkpoints["simclr_a"],
+        checkpoints["simclr_b"],
+        mine,
+        tmp_path / "r",
+        plan=tmp_path / "plan/plan.json",
+        settings=SMALL,
+    )
+    assert audit.result.plan_sha256 == plan.sha256
+    assert [(arm.size, arm.drawn) for arm in audit.result.arms] == [(4, "plan"), (4, "plan")]
+    assert plan.sha256 in (tmp_path / "r" / "report.html").read_text()
+
+
+def test_more_than_200_images_are_shown_in_part(tmp_path, monkeypatch, checkpoints):
+    monkeypatch.setattr("hf_unlearn.audit.run.MOST_IN_MATRIX", 5)
+    mine = folder_of(tmp_path / "mine", 8)
+    audit = run_audit(checkpoints["simclr_a"], checkpoints["simclr_a"], mine, tmp_path / "r", settings=SMALL)
+    assert audit.matrices[""].am_before.shape == (5, 5) and audit.matrices[""].omitted == 3
+    assert "The first 5 requested images are shown" in (tmp_path / "r" / "report.html").read_text()
+
+
+def test_a_bad_picture_or_name_stops_everything_before_anything_is_written(tmp_path, arms, checkpoints):
+    model, output = checkpoints["simclr_a"], tmp_path / "r"
+    with pytest.raises(UserError, match="nowhere"):
+        run_audit(model, tmp_path / "nowhere", output_dir=output, settings=SMALL, **arms)
+    (arms["never_trained"] / "bad.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"'bad\.png' cannot be used"):
+        run_audit(model, model, output_dir=output, settings=SMALL, **arms)
+    assert not output.exists()
+
+
+def test_a_finished_report_is_not_replaced_unasked(tmp_path, arms, checkpoints):
+    model, output = checkpoints["simclr_a"], tmp_path / "r"
+    run_audit(model, model, output_dir=output, settings=SMALL, **arms)
+    first = (output / "audit.json").read_bytes()
+    with pytest.raises(UserError, match="holds a finished audit"):
+        run_audit(model, checkpoints["simclr_b"], output_dir=output, settings=SMALL, **arms)
+    assert (output / "audit.json").read_bytes() == first
+    run_audit(model, checkpoints["simclr_b"], output_dir=output, settings=SMALL, overwrite=True, **arms)
+    assert (output / "audit.json").read_bytes() != first
+
+
+def test_the_same_command_gives_the_same_numbers(tmp_path, arms, checkpoints):
+    results = [
+        run_audit(
+            checkpoints["simclr_a"], checkpoints["simclr_b"], output_dir=tmp_path / name, settings=SMALL, **arms
+        ).result
+        for name in "ab"
+    ]
+    assert results[0] == results[1]
+
+
+def test_settings_that_make_no_audit_are_refused():
+    with pytest.raises(UserError, match="at least 2 views"):
+        AuditSettings(view_count=1)
