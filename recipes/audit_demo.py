@@ -3,8 +3,8 @@
     accelerate launch recipes/unlearn_clip.py && accelerate launch recipes/audit_demo.py clip
     accelerate launch recipes/unlearn_moco.py && accelerate launch recipes/audit_demo.py moco
 
-The owner's pictures are the unlearn split (requested), as many of retain (still trained) and of test (never trained). The
-drift-only control is the base model trained further on everything, the requested pictures included.
+The owner's pictures are the unlearn split (requested), as many of retain (still trained) and of test (never trained).
+The drift-only control is the base model trained further on everything, the requested pictures included.
 """
 
 import csv
@@ -14,7 +14,8 @@ from copy import deepcopy
 from pathlib import Path
 
 from datasets import Dataset
-from PIL import Image
+from matplotlib import font_manager
+from PIL import Image, ImageDraw, ImageFont
 
 from hf_unlearn.audit.report import Audit
 from hf_unlearn.audit.run import AuditSettings, run_audit
@@ -23,12 +24,15 @@ from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.images import to_rgb
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods import FineTuneConfig, FineTuneTrainer
+from hf_unlearn.methods.trainer import make_inputs
+from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.runs.arguments import Run, parse_run
 from hf_unlearn.runs.benchmark import BUILDERS
 from hf_unlearn.runs.recipe import base_model
 from hf_unlearn.runs.task import Task, prepare_task
 
 CONFIGS = Path(__file__).parent / "configs"
+FIGURES = ("alignment_matrices.png", "paired_dots.png", "levels.png")
 
 
 def main() -> None:
@@ -78,9 +82,9 @@ def export_arms(task: Task, folder: Path) -> dict[str, Path]:
         (folder / name).mkdir(parents=True)
         split: Dataset = task.splits[name].select(range(min(size, len(task.splits[name]))))
         for i, row in enumerate(split):
-            file = folder / name / f"{name}_{i:04d}.png"
-            to_rgb(row["image"]).save(file)
-            rows.append({"image": file.name, "caption": row["captions"][0]})
+            picture = folder / name / f"{name}_{i:04d}.png"
+            to_rgb(row["image"]).save(picture)
+            rows.append({"image": picture.name, "caption": row["captions"][0]})
     with (folder / "captions.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["image", "caption"])
         writer.writeheader()
@@ -90,9 +94,6 @@ def export_arms(task: Task, folder: Path) -> dict[str, Path]:
 
 def drift(run: Run, task: Task, base: str, folder: Path) -> Path:
     """The base model trained further on all of train, as long and as fast as Alignment Calibration was."""
-    from hf_unlearn.methods.trainer import make_inputs
-    from hf_unlearn.models.loading import load_encoder
-
     config = deepcopy(run.methods["fine_tune"])
     assert isinstance(config, FineTuneConfig)
     config.learning_rate = run.methods["alignment_calibration"].learning_rate
@@ -124,14 +125,8 @@ def side_by_side(audits: dict[str, Audit], path: Path) -> Path:
 
 def write_heading(sheet: Image.Image, text: str, y: int) -> None:
     """A heading in the plotting library's own font."""
-    from matplotlib import font_manager
-    from PIL import ImageDraw, ImageFont
-
     font = ImageFont.truetype(font_manager.findfont("DejaVu Sans:bold"), 24)
     ImageDraw.Draw(sheet).text((12, y), text, fill="black", font=font)
-
-
-FIGURES = ("paired_dots.png", "levels.png")
 
 
 if __name__ == "__main__":

@@ -25,9 +25,7 @@ def main() -> None:
     results = unlearn_and_compare(run, build=moco)
     if PartialState().is_main_process:
         signal = results.rows[0].metrics["emia_signal_auc"]
-        print(
-            f"\nBefore unlearning, views tell members from non-members with an AUC of {signal:.1f}% (50%: nothing to forget)."
-        )
+        print(f"\nBefore unlearning, views tell members from non-members with an AUC of {signal:.1f}% (chance: 50%).")
         print(f"\n{text_table(results)}\n\nCards, heatmaps and checkpoints: {run.arguments.output_dir}")
 
 
