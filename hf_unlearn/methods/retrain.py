@@ -4,11 +4,10 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
 
-from hf_unlearn.losses import info_nce
-from hf_unlearn.methods.trainer import UnlearningConfig, UnlearningTrainer
+from hf_unlearn.methods.fine_tune import FineTuneTrainer
+from hf_unlearn.methods.trainer import UnlearningConfig
 
 
 @dataclass
@@ -24,24 +23,15 @@ class RetrainConfig(UnlearningConfig):
     warmup_steps: float = field(default=0.05, metadata={"help": "Warm-up steps; below 1, a share of all steps."})
 
 
-class RetrainTrainer(UnlearningTrainer):
-    """Minimises InfoNCE (Eq. 1) on retain from new weights: `mean_R [log_partition - positive_alignment]`.
+class RetrainTrainer(FineTuneTrainer):
+    """Minimises InfoNCE (Eq. 1) on retain, as Fine-Tune does, but from new weights.
 
     The model passed in gives the architecture only; its weights are drawn anew from `args.seed`.
     """
 
-    uses = ("retain",)
     config_class = RetrainConfig
     args: RetrainConfig
 
     def __init__(self, model: PreTrainedModel, args: RetrainConfig, *positional: Any, **kwargs: Any) -> None:
         set_seed(args.seed)
         super().__init__(type(model)(deepcopy(model.config)), args, *positional, **kwargs)
-
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """Eq. 1 on the retain samples of a batch."""
-        terms, is_unlearn = self.contrast(model, inputs)
-        loss = info_nce(terms, ~is_unlearn)
-        return (loss, terms) if return_outputs else loss

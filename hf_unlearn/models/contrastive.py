@@ -105,7 +105,7 @@ def _embeds(outputs: Any) -> tuple[Tensor, Tensor]:
 
 
 def embed_images(model: PreTrainedModel, pixel_values: Tensor) -> Tensor:
-    """`[n, d]` embeddings of `pixel_values [n, 3, H, W]`: projected by dual encoders, the backbone's of SimCLR and MoCo."""
+    """`[n, d]` embeddings of `pixel_values [n, 3, H, W]`: a dual encoder's projection, a view encoder's backbone."""
     return model.get_image_features(pixel_values=pixel_values).pooler_output  # type: ignore[operator]
 
 
