@@ -108,7 +108,7 @@ def build_app(*, hub_only: bool = False) -> "gr.Blocks":
         verdict = gr.HTML(elem_id="verdict")
         with gr.Column(visible=False) as details:
             heatmaps = gr.Image(show_label=False, type="filepath", elem_id="heatmaps")
-            with gr.Accordion("The full report", open=False):
+            with gr.Accordion("The full report", open=False, elem_id="full"):
                 framed = gr.HTML(elem_id="framed")
             report = gr.File(label="Download the report", elem_id="report")
         start.click(

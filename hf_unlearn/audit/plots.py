@@ -106,7 +106,8 @@ def plot_permutations(result: AuditResult, path: str | Path) -> Path | None:
     low, high = min(edges[0], test.statistic), max(edges[-1], test.statistic)
     axes.set_xlim(low - 0.04 * (high - low), high + 0.04 * (high - low))
     right = test.statistic > (low + high) / 2
-    how = f"{'all' if test.exact else 'random'} {test.permutations:,} re-assignments"
+    count = f"{test.permutations:,}"
+    how = f"all {count} re-assignments" if test.exact else f"{count} random re-assignments"
     axes.annotate(
         f"observed {_signed(test.statistic)}\np = {test.p_value:.2g} ({how})",
         (test.statistic, 1),

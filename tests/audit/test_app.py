@@ -1,0 +1,150 @@
+"""The app in a real browser: Chromium without a screen, driven by Selenium."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from audit.conftest import folder_of
+
+from hf_unlearn.audit.app import build_app
+from hf_unlearn.errors import UserError
+
+BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+FLAGS = (
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"),
+)
+WAIT = 60
+
+pytestmark = pytest.mark.usefixtures("small_plots")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if not (BROWSER and DRIVER):
+        reason = "chromium and chromedriver are not installed (Debian: apt-get install chromium chromium-driver)"
+        if os.environ.get("CI"):
+            pytest.fail(f"{reason}; in CI this test must run")
+        pytest.skip(reason)
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    driver.set_window_size(1200, 1000)
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(browser):
+    """Opens the app in the browser; the server runs in this process."""
+    opened = []
+
+    def visit(**kwargs):
+        app = build_app(**kwargs)
+        opened.append(app)
+        _, url, _ = app.launch(prevent_thread_lock=True, quiet=True, inbrowser=False, server_name="127.0.0.1")
+        browser.get(url)
+        until(browser, "#start")
+        return browser
+
+    yield visit
+    for app in opened:
+        app.close()
+
+
+def until(browser, selector):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    def visible(_):
+        return next((found for found in browser.find_elements(By.CSS_SELECTOR, selector) if found.is_displayed()), None)
+
+    return WebDriverWait(browser, WAIT).until(visible, f"{selector} never appeared")
+
+
+def name_models(browser, before, after):
+    for key, value in (("before", before), ("after", after)):
+        until(browser, f"#{key} textarea, #{key} input").send_keys(str(value))
+
+
+def upload(browser, arm, folder):
+    from selenium.webdriver.common.by import By
+
+    files = "\n".join(str(file) for file in sorted(Path(folder).iterdir()))
+    browser.find_element(By.CSS_SELECTOR, f"#{arm} input[type=file]").send_keys(files)
+    until(browser, f"#{arm} .file-preview")
+
+
+def test_uploaded_pictures_get_heatmaps_and_a_verdict(page, arms, checkpoints):
+    browser = page()
+    name_models(browser, checkpoints["simclr_a"], checkpoints["simclr_a"])
+    for arm in arms:
+        upload(browser, "requested" if arm == "images" else arm, arms[arm])
+    until(browser, "#start").click()
+    assert until(browser, "#verdict h2").text == "NO MODEL CHANGE"
+    heatmap = until(browser, "#heatmaps img")
+    loaded = "return arguments[0].complete && arguments[0].naturalWidth"
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    assert WebDriverWait(browser, WAIT).until(lambda _: browser.execute_script(loaded, heatmap)) > 300
+    assert until(browser, "#report a[href]").get_attribute("href").endswith("report.html")
+    until(browser, "#full button").click()
+    browser.switch_to.frame(until(browser, "#framed iframe"))
+    assert until(browser, ".verdict h2").text == "NO MODEL CHANGE"
+    browser.switch_to.default_content()
+
+
+def test_a_fault_is_shown_as_its_sentence(page, tmp_path, checkpoints):
+    browser = page()
+    until(browser, "#start").click()
+    assert "The model before has no name" in until(browser, ".toast-body").text
+    browser = page(hub_only=True)
+    name_models(browser, checkpoints["simclr_a"], "org/<b>model</b>")
+    upload(browser, "requested", folder_of(tmp_path / "mine", 1))
+    until(browser, "#start").click()
+    assert "must be a Hub id" in until(browser, ".toast-body").text
+
+
+@pytest.mark.parametrize("name", ["http://169.254.169.254/embed", "x.npy", "/etc", "."])
+def test_a_public_space_reaches_neither_files_nor_network(name):
+    from hf_unlearn.audit.app import _model
+
+    with pytest.raises(UserError, match="must be a Hub id"):
+        _model(name, "before", hub_only=True)
+    assert _model(" org/clip ", "before", hub_only=True) == "org/clip"
+
+
+def test_without_gradio_the_remedy_is_said(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(UserError, match=r"pip install \"hf-unlearn\[app\]\""):
+        build_app()
+
+
+def test_the_report_reads_well_in_a_browser(browser, tmp_path, arms, checkpoints):
+    """No request leaves the page, nothing is wider than the window, and the headings are there."""
+    from hf_unlearn.audit.run import AuditSettings, run_audit
+
+    settings = AuditSettings(view_count=3, view_side=16, device="cpu")
+    audit = run_audit(
+        checkpoints["simclr_a"], checkpoints["simclr_b"], output_dir=tmp_path / "r", settings=settings, **arms
+    )
+    for width in (1200, 500):
+        browser.set_window_size(width, 900)
+        browser.get((tmp_path / "r" / "report.html").as_uri())
+        until(browser, ".verdict h2")
+        assert (
+            browser.execute_script(
+                "return performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:')).length"
+            )
+            == 0
+        )
+        assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+        assert browser.execute_script("return [...document.images].every(i => i.complete && i.naturalWidth > 0)")
+    assert audit.result.verdict.value in browser.page_source

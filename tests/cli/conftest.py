@@ -1,0 +1,1 @@
+from audit.conftest import arms, captions, checkpoints, small_plots  # noqa: F401  (fixtures for test_audit)

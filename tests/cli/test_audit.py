@@ -1,0 +1,129 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from audit.conftest import folder_of
+from typer.testing import CliRunner
+
+from hf_unlearn.audit.plan import read_plan
+from hf_unlearn.audit.results import Arm, ImageRow, Verdict
+from hf_unlearn.audit.verdict import run_tests
+from hf_unlearn.cli.audit import app, summary
+from hf_unlearn.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("small_plots")
+SMALL = ["--view-count", "3", "--view_side", "16", "--device", "cpu"]
+
+
+def call(*words):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def folders(arms):
+    return [word for name, folder in arms.items() for word in (f"--{name.replace('_', '-')}", folder)]
+
+
+def test_one_command_answers_and_exits_0_whatever_the_verdict(tmp_path, arms, checkpoints):
+    model = checkpoints["simclr_a"]
+    done = call("--before", model, "--after", model, *folders(arms), "--output_dir", tmp_path / "r", *SMALL)
+    assert done.exit_code == 0, done.output
+    assert "NO MODEL CHANGE" in done.stdout and str(tmp_path / "r" / "report.html") in done.stdout
+    assert (tmp_path / "r" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "status"), [("no-model-change", 1), ("NO_MODEL_CHANGE", 1), ("inconclusive", 0), ("overshoot", 0)]
+)
+def test_fail_on_is_for_scripts(tmp_path, checkpoints, word, status):
+    model, mine = checkpoints["simclr_a"], folder_of(tmp_path / "mine", 2)
+    output = tmp_path / "r"
+    done = call(
+        "--before", model, "--after", model, "--images", mine, "--output-dir", output, "--fail-on", word, *SMALL
+    )
+    assert done.exit_code == status
+    assert (output / "audit.json").exists()
+
+
+def test_captions_and_provenance_reach_the_report(tmp_path, arms, captions, checkpoints):
+    done = call(
+        *("--before", checkpoints["clip_a"], "--after", checkpoints["clip_b"], *folders(arms), "--captions", captions),
+        *("--provenance", "never_trained=taken after the model came out", "--output_dir", tmp_path / "r", *SMALL),
+    )
+    assert done.exit_code == 0, done.output
+    told = json.loads((tmp_path / "r" / "audit.json").read_text())
+    assert told["family"] == "image-text"
+    assert told["results"][0]["arms"][2]["provenance"] == "taken after the model came out"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--before", "a", "--images", "b"], "needs --after"),
+        (
+            ["--before", "a", "--after", "b", "--images", "c", "--fail-on", "guilty"],
+            "no 'guilty'; choose among no-model",
+        ),
+        (["--before", "a", "--after", "b", "--images", "c", "--features", "all"], "choose among projection, backbone"),
+        (["--before", "a", "--after", "b", "--images", "c", "--provenance", "mine=x"], "choose among requested"),
+        (["--before", "a", "--after", "b", "--images", "no-such-folder"], "'no-such-folder' does not exist"),
+    ],
+)
+def test_bad_words_are_named(tmp_path, monkeypatch, words, says):
+    monkeypatch.chdir(tmp_path)
+    done = call(*words)
+    assert isinstance(done.exception, UserError) and says in str(done.exception)
+    assert not list(tmp_path.iterdir())
+
+
+def test_plan_then_audit(tmp_path, checkpoints):
+    mine = folder_of(tmp_path / "mine", 6)
+    done = call("plan", "--images", mine, "--seed", 5, "--output_dir", tmp_path / "plan")
+    assert done.exit_code == 0, done.output
+    plan = read_plan(tmp_path / "plan" / "plan.json")
+    assert plan.sha256 in done.stdout and plan.seed == 5 and len(plan.requested) == 3
+    assert (tmp_path / "plan" / "request.csv").read_text().count("\n") == 4
+    model = checkpoints["simclr_a"]
+    done = call(
+        *("--before", model, "--after", model, "--images", mine, "--plan", tmp_path / "plan" / "plan.json"),
+        *("--output_dir", tmp_path / "r", *SMALL),
+    )
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "r" / "audit.json").read_text())["results"][0]["plan_sha256"] == plan.sha256
+
+
+def test_record_then_audit(tmp_path, arms, checkpoints):
+    model, recorded = checkpoints["simclr_a"], tmp_path / "before.safetensors"
+    settings = ["--view_count", "3", "--view_side", "16"]
+    assert (
+        call("record", "--model", model, "--images", arms["images"], "--output_file", recorded, *settings).exit_code
+        == 0
+    )
+    done = call(
+        "--before", recorded, "--after", model, "--images", arms["images"], "--output_dir", tmp_path / "r", *settings
+    )
+    assert done.exit_code == 0, done.output
+    assert "NO MODEL CHANGE" in done.stdout
+
+
+def test_the_program_prints_one_sentence_and_exits_2(tmp_path):
+    """Through the real entry point, whose guard turns a UserError into a sentence."""
+    command = [sys.executable, "-c", "from hf_unlearn.cli import main; main()", "audit"]
+    command += ["--before", "a", "--after", "b", "--images", str(tmp_path / "gone")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "gone' does not exist; give a folder" in done.stderr
+    assert "Traceback" not in done.stderr and done.stdout == ""
+
+
+def test_summary_tells_arms_and_footer():
+    rows = [ImageRow(f"{arm}{i}", f"{arm}{i}", arm, 0.9, 0.8 - i / 100) for arm in Arm for i in range(3)]
+    result = run_tests(rows)
+    text = summary(result, "ann")
+    assert text.startswith(f"ann: {result.verdict.value}\n")
+    assert " ".join(result.explanation.split()) in " ".join(text.split())
+    assert result.footer.split(".")[0] in text and max(map(len, text.splitlines())) <= 100
+    assert "still trained" in text and "+0.1100" in text
+
+
+def test_every_verdict_can_be_named():
+    assert {verdict.slug for verdict in Verdict} >= {"no-model-change", "within-band", "residual-signal"}
