@@ -1,0 +1,124 @@
+"""Benchmarks and sweeps on a tiny SimCLR: tables, plots, and going on where they stopped."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hf_unlearn.errors import UserError
+from hf_unlearn.runs import benchmark as benchmarking
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory, shapes):
+    """A recipe config for 72 pictures and a ResNet of width 8."""
+    folder = tmp_path_factory.mktemp("task")
+    shapes.save_to_disk(folder / "data")
+    config = {
+        "dataset_name": str(folder / "data"),
+        "test_fraction": 0.3,
+        "views": "light",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "per_device_train_batch_size": 16,
+        "num_train_epochs": 1,
+        "model": {"backbone": "resnet18", "stem": "imagenet", "width": 8, "projection_dim": 16},
+    }
+    (folder / "task.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def run(monkeypatch, capsys, script: str, *argv: str) -> str:
+    monkeypatch.setattr(sys, "argv", [str(RECIPES / script), *argv])
+    runpy.run_path(str(RECIPES / script), run_name="__main__")
+    return capsys.readouterr().out
+
+
+def table_of(printed: str) -> list[str]:
+    return [line for line in printed.splitlines() if line.startswith("| Alignment")]
+
+
+def test_benchmark_writes_the_tables_and_goes_on_where_it_stopped(options, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path / "cache"))
+    content = {
+        "family": "simclr",
+        "trials": [0, 1],
+        "options": {"config": "task.yaml", "methods": ["retrain", "fine_tune", "alignment_calibration"]},
+        "alpha": [0.5],
+        "beta": [2],
+    }
+    path = options / "benchmark.yaml"
+    path.write_text(yaml.safe_dump(content))
+    out = tmp_path / "out"
+    printed = run(monkeypatch, capsys, "benchmark.py", str(path), "--output_dir", str(out))
+    assert "| Fine-Tune |" in printed and "Retrain, other seed" in printed
+    assert {p.name for p in out.iterdir()} == {
+        "trial-0",
+        "trial-1",
+        "tables.md",
+        "tables.csv",
+        "tables.json",
+        "negative_alignment.png",
+        "forgetting_score_ratio.png",
+    }
+    tables = json.loads((out / "tables.json").read_text())
+    first, second = (json.loads((out / f"trial-{t}" / "fine_tune.json").read_text()) for t in (0, 1))
+    assert tables["mean"]["fine_tune"]["emia"] == pytest.approx((first["emia"] + second["emia"]) / 2)
+
+    (out / "trial-1" / "fine_tune.json").unlink()
+    measured = []
+    original = benchmarking.start
+    monkeypatch.setattr(benchmarking, "start", lambda *given: measured.append(given) or original(*given))
+    again = run(monkeypatch, capsys, "benchmark.py", str(path), "--output_dir", str(out))
+    assert len(measured) == 1  # only the trial that misses a run is set up again
+    repeated = json.loads((out / "trial-1" / "fine_tune.json").read_text())
+    assert repeated["emia"] == second["emia"] and table_of(again) == table_of(printed)
+
+
+def test_ablation_switches_one_calibration_term_off_at_a_time():
+    ablation = benchmarking.Benchmark("moco", {}, ablation=True).variants()
+    assert ablation["pos. only"] == {"alpha": 0} and ablation["neither"] == {"alpha": 0, "beta": 0}
+
+
+def test_sweep_keeps_every_setting(options, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path / "cache"))
+    content = {
+        "family": "simclr",
+        "options": {"config": str(options / "task.yaml")},
+        "settings": {"fine_tune": [{"learning_rate": 1e-4}, {"learning_rate": 1e-3}]},
+    }
+    path = tmp_path / "sweep.yaml"
+    path.write_text(yaml.safe_dump(content))
+    run(monkeypatch, capsys, "sweep.py", str(path))
+    rows = json.loads((tmp_path / "sweep.json").read_text())
+    assert [row.get("setting") for row in rows] == [None, None, {"learning_rate": 1e-4}, {"learning_rate": 1e-3}]
+    table = (tmp_path / "sweep.md").read_text()
+    assert table.count("**") == 2 and "learning_rate 0.001" in table
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [({"family": "byol", "options": {}}, "byol"), ({"family": "clip", "options": {}, "seeds": 3}, "seeds")],
+)
+def test_bad_benchmark_files_are_named(tmp_path, content, message):
+    path = tmp_path / "bad.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=message):
+        benchmarking.Benchmark.load(path)
+
+
+def test_every_shipped_config_parses():
+    from hf_unlearn.runs.arguments import parse_run
+
+    configs = sorted((RECIPES / "configs").glob("*.yaml"))
+    assert len(configs) >= 12
+    for path in configs:
+        run = parse_run(["--config", str(path), "--bf16", "false"])  # bf16 needs an accelerator that has it
+        assert run.methods, path
+    for path in sorted((RECIPES / "benchmarks").glob("*.yaml")):
+        assert benchmarking.Benchmark.load(path).family in benchmarking.BUILDERS
