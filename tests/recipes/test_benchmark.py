@@ -118,7 +118,7 @@ def test_every_shipped_config_parses():
     configs = sorted((RECIPES / "configs").glob("*.yaml"))
     assert len(configs) >= 12
     for path in configs:
-        run = parse_run(["--config", str(path), "--bf16", "false"])  # bf16 needs an accelerator that has it
+        run = parse_run(["--config", str(path), "--bf16", "false", "--pretrain.bf16", "false"])  # no accelerator here
         assert run.methods, path
     for path in sorted((RECIPES / "benchmarks").glob("*.yaml")):
         assert benchmarking.Benchmark.load(path).family in benchmarking.BUILDERS
