@@ -51,3 +51,47 @@ def alignment_calibration(family, x, y, scale, unlearn, epsilon, alpha, beta, ga
     return info_nce(family, x, y, scale, [not u for u in unlearn], queue) + epsilon * (
         -alpha * negative_alignment(x, y, scale, unlearn) + beta * positive + gamma * own_partition
     )
+
+
+def gradient_ascent(family, x, y, scale, unlearn, queue=None):
+    return -info_nce(family, x, y, scale, unlearn, queue)
+
+
+def neg_grad(family, x, y, scale, unlearn, preset, epsilon, queue=None):
+    """Presets `paper` (mean minus mean) and `reference` ((sum R - sum U) / N, U weighed by its share of the data)."""
+    retain = info_nce(family, x, y, scale, [not u for u in unlearn], queue)
+    forget = info_nce(family, x, y, scale, unlearn, queue)
+    if preset == "paper":
+        return retain - forget
+    return retain / (1 + epsilon) - forget * epsilon / (1 + epsilon)
+
+
+def reference_alignment_calibration(family, x, y, scale, unlearn, epsilon, alpha, beta, other, queue=None):
+    """The published code: InfoNCE in which unlearn sample i, with weight alpha, has the other half `y[other[i]]`."""
+    n = len(x)
+    mixed = np.array([y[other[i]] if unlearn[i] else y[i] for i in range(n)])
+    partition = log_partition(family, x, mixed, scale, queue)
+    total = normaliser = 0.0
+    for i in range(n):
+        weight = alpha if unlearn[i] else 1.0
+        total += weight * (partition[i] - scale * x[i] @ mixed[i])
+        normaliser += weight
+    cosines = [x[i] @ y[i] for i in range(n) if unlearn[i]]
+    share = epsilon / (1 + epsilon)  # |U| / (|U| + |R|)
+    return total / normaliser + beta * share * (np.mean(cosines) if cosines else 0.0)
+
+
+def finite_differences(function, *arrays, step=1e-6):
+    """Central differences of a function of float64 arrays with respect to every one of their elements."""
+    gradients = []
+    for array in arrays:
+        gradient = np.empty_like(array)
+        for index in np.ndindex(array.shape):
+            kept = array[index]
+            array[index] = kept + step
+            above = function(*arrays)
+            array[index] = kept - step
+            gradient[index] = (above - function(*arrays)) / (2 * step)
+            array[index] = kept
+        gradients.append(gradient)
+    return gradients

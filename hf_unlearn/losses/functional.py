@@ -47,9 +47,10 @@ def l1_norm(parameters: Iterable[Tensor]) -> Tensor:
 
 
 def weighted_info_nce(terms: ContrastiveTerms, weight: Tensor) -> Tensor:
-    """InfoNCE averaged with `weight [n]` over the samples of all ranks: `sum w_i L_i / sum w_i`."""
+    """InfoNCE averaged with `weight [n]` over the samples of all ranks: `sum w_i L_i / sum w_i`; zero if all are 0."""
     losses = terms.log_partition - terms.positive_alignment
-    return (losses * weight).sum() * world_size() / all_reduce_sum(weight.sum())
+    total = all_reduce_sum(weight.sum()).clamp(min=torch.finfo(weight.dtype).tiny)
+    return (losses * weight).sum() * world_size() / total
 
 
 def derangement(mask: Tensor) -> Tensor:

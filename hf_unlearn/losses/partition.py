@@ -8,9 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-# Elements of one block of the similarity matrix: 2^22 floats are 16 MiB, and a block has a few temporaries.
-BLOCK_ELEMENTS = 2**22
+# Elements of one block of the similarity matrix, of which a few copies live at a time: on a CPU a block should stay in
+# the caches (2^20 floats are 4 MiB), on an accelerator it should outlast the launch of its kernels (64 MiB).
+CPU_BLOCK_ELEMENTS = 2**20
+ACCELERATOR_BLOCK_ELEMENTS = 2**24
 
 
 def _blocks(rows: int, columns: int, block_elements: int) -> list[slice]:
@@ -48,13 +51,15 @@ class _LogPartition(torch.autograd.Function):
         return rows, columns
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         anchors, candidates, scale, rows, columns = ctx.saved_tensors
         grad_rows, grad_columns = grads
         # A row without any candidate has log-partition -inf: its weights are 0, not exp(-inf + inf).
         rows, columns = (value.masked_fill(value.isinf(), 0.0) for value in (rows, columns))
         grad_anchors = torch.empty_like(anchors)
-        grad_candidates = torch.zeros_like(candidates)
+        grad_candidates = torch.zeros_like(candidates) if ctx.needs_input_grad[1] else None
+        grad_scale = torch.zeros_like(scale)
         for block in _blocks(len(anchors), len(candidates), ctx.block_elements):
             similarities = _similarities(anchors, candidates, scale, ctx.masked, block)
             if ctx.both:
@@ -62,10 +67,13 @@ class _LogPartition(torch.autograd.Function):
                 weights.addcmul_(similarities.sub_(rows[block, None]).exp_(), grad_rows[block, None])
             else:
                 weights = similarities.sub_(rows[block, None]).exp_().mul_(grad_rows[block, None])
-            grad_anchors[block] = weights @ candidates
-            grad_candidates.addmm_(weights.T, anchors[block])
-        grad_scale = (grad_anchors * anchors).sum()
-        return grad_anchors * scale, grad_candidates * scale, grad_scale, None, None, None
+            torch.mm(weights, candidates, out=grad_anchors[block])
+            grad_scale += (grad_anchors[block] * anchors[block]).sum()
+            if grad_candidates is not None:
+                grad_candidates.addmm_(weights.T, anchors[block])
+        if grad_candidates is not None:
+            grad_candidates.mul_(scale)
+        return grad_anchors.mul_(scale), grad_candidates, grad_scale, None, None, None
 
 
 def log_partition(
@@ -74,7 +82,7 @@ def log_partition(
     scale: Tensor,
     masked: Tensor | None = None,
     both: bool = False,
-    block_elements: int = BLOCK_ELEMENTS,
+    block_elements: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log of the summed exponentiated similarities of every anchor, and if asked of every candidate.
 
@@ -86,10 +94,12 @@ def log_partition(
         scale: scalar tensor, the inverse temperature.
         masked: `[n]` int64, one candidate each row leaves out (SimCLR: the anchor itself); None for none.
         both: also the column sums, from the same pass over the matrix (CLIP: text to image).
-        block_elements: elements of the similarity matrix held at once.
+        block_elements: elements of the similarity matrix held at once; default: what suits the device.
 
     Returns:
         `rows [n]` and `columns [N]` (`[0]` unless `both`); -inf where nothing is left to sum.
     """
+    if block_elements is None:
+        block_elements = CPU_BLOCK_ELEMENTS if anchors.device.type == "cpu" else ACCELERATOR_BLOCK_ELEMENTS
     with torch.autocast(anchors.device.type, enabled=False):  # losses stay in float32 whatever the model runs in
         return _LogPartition.apply(anchors, candidates, scale, masked, both, block_elements)

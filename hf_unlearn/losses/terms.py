@@ -84,9 +84,10 @@ class TwoViewTerms(ContrastiveTerms):
     @cached_property
     def log_partition(self) -> Tensor:
         """`[n]` mean over the two views of a sample."""
-        candidates = torch.cat([all_gather(self.x), all_gather(self.y)])
+        views = torch.cat([self.x, self.y])
+        candidates = views if world_size() == 1 else torch.cat([all_gather(self.x), all_gather(self.y)])
         itself = torch.cat([self._own_columns(), self._own_columns() + len(candidates) // 2])
-        rows, _ = log_partition(torch.cat([self.x, self.y]), candidates, self.scale, masked=itself)
+        rows, _ = log_partition(views, candidates, self.scale, masked=itself)
         return rows.view(2, -1).mean(0)
 
 
