@@ -88,7 +88,7 @@ def build_app(*, hub_only: bool = False) -> "gr.Blocks":
                 str(written),
             )
 
-    with gr.Blocks(title="Unlearning audit", delete_cache=(3600, 3600)) as page:
+    with gr.Blocks(title="Unlearning audit", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.Markdown(INTRODUCTION)
         with gr.Row():
             before = gr.Textbox(label="Model before", placeholder="org/clip", elem_id="before")

@@ -61,8 +61,6 @@ class LocalEncoder:
         UserError: When nothing usable is found under the name.
     """
 
-    deterministic = True
-
     def __init__(
         self,
         name: str,
@@ -101,6 +99,11 @@ class LocalEncoder:
         # A processor that does not crop still names a crop size, its family's default.
         size = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
         return int(size["height"] if "height" in size else size["shortest_edge"])
+
+    @property
+    def deterministic(self) -> bool:
+        """True on a CPU; an accelerator may pick another kernel, and other last digits, for a batch of another size."""
+        return self.device == "cpu"
 
     @cached_property
     def _tokenizer(self) -> Any:

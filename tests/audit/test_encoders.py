@@ -78,6 +78,20 @@ def test_measure_asks_views_captions_and_held_back_views(tmp_path, checkpoints):
     np.testing.assert_allclose(alone.images[0], got.images[17], atol=1e-5)
 
 
+def test_where_answers_may_differ_the_noise_is_measured(tmp_path, checkpoints, monkeypatch):
+    pictures = list_pictures(folder_of(tmp_path, 3))
+    encoder = LocalEncoder(str(checkpoints["simclr_a"]), device="cpu")
+    asked = []
+    embed = encoder.embed_images
+    monkeypatch.setattr(
+        encoder, "embed_images", lambda views, **how: (asked.append((len(views), how)), embed(views))[1]
+    )
+    monkeypatch.setattr(LocalEncoder, "deterministic", False)  # as on an accelerator
+    got = measure(encoder, pictures, [()] * 3, TrainingViews("cifar", 16), HeldBackViews(16), seed=0, count=2)
+    assert asked == [(6, {}), (6, {}), (3, {"repeat": 1})]
+    np.testing.assert_allclose(got.repeats, got.images[:, 0], atol=1e-5)
+
+
 def test_captions_for_an_image_encoder_fail_before_the_long_part(tmp_path, checkpoints, monkeypatch):
     encoder = LocalEncoder(str(checkpoints["simclr_a"]), device="cpu")
     monkeypatch.setattr(encoder, "embed_images", lambda *_, **__: pytest.fail("pictures were embedded"))

@@ -106,6 +106,13 @@ def test_record_then_audit(tmp_path, arms, checkpoints):
     assert "NO MODEL CHANGE" in done.stdout
 
 
+def test_app_opens_the_page(monkeypatch):
+    opened = []
+    monkeypatch.setattr("gradio.Blocks.launch", lambda self, **how: opened.append((self.title, how)))
+    assert call("app", "--port", 7999).exit_code == 0
+    assert opened == [("Unlearning audit", {"server_port": 7999})]
+
+
 def test_the_program_prints_one_sentence_and_exits_2(tmp_path):
     """Through the real entry point, whose guard turns a UserError into a sentence."""
     command = [sys.executable, "-c", "from hf_unlearn.cli import main; main()", "audit"]
