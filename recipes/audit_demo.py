@@ -32,7 +32,7 @@ from hf_unlearn.runs.recipe import base_model
 from hf_unlearn.runs.task import Task, prepare_task
 
 CONFIGS = Path(__file__).parent / "configs"
-FIGURES = ("alignment_matrices.png", "paired_dots.png", "levels.png")
+FIGURES = ("paired_dots.png", "levels.png")
 
 
 def main() -> None:
@@ -107,7 +107,7 @@ def drift(run: Run, task: Task, base: str, folder: Path) -> Path:
 
 
 def side_by_side(audits: dict[str, Audit], path: Path) -> Path:
-    """The figures of all reports in one picture: a row a model, its alignment matrices and its paired dots."""
+    """The figures of all reports in one picture: a row a model, every image before and after, and the level plot."""
     rows = [[Image.open(audit.folder / name).convert("RGB") for name in FIGURES] for audit in audits.values()]
     height = 420
     resized = [[image.resize((image.width * height // image.height, height)) for image in row] for row in rows]
