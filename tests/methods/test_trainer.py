@@ -1,0 +1,219 @@
+"""What all methods share: batches, seeds, gradient accumulation, logs, evaluation and what is written."""
+
+import loss_oracle
+import pytest
+import torch
+from datasets import DatasetDict
+from torch.utils.data import Sampler
+
+from hf_unlearn.data.sampler import SplitSampler
+from hf_unlearn.errors import UserError
+from hf_unlearn.methods import METHODS, FineTuneConfig, FineTuneTrainer
+
+
+class SameBatch(Sampler[int]):
+    """The same rows in the same order, several times an epoch."""
+
+    def __init__(self, rows: int, times: int) -> None:
+        self.order = list(range(rows)) * times
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self):
+        return iter(self.order)
+
+
+class SameBatchTrainer(FineTuneTrainer):
+    def _get_train_sampler(self, train_dataset=None):
+        return SameBatch(8, times=4)
+
+
+def one_caption(splits: DatasetDict) -> DatasetDict:
+    """Without a choice among captions, and without flips, nothing is drawn for a batch of pairs."""
+    return splits.map(lambda row: {"captions": row["captions"][:1]}, load_from_cache_file=False)
+
+
+def weights(trainer) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in trainer.model.parameters()]
+
+
+def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_every_method_trains_every_family_and_logs_finite_numbers(make_trainer):
+    for family in ("clip", "simclr", "moco"):
+        for method in METHODS:
+            trainer = make_trainer(method, family, max_steps=2, per_device_train_batch_size=10)
+            before = weights(trainer)
+            trainer.train()
+            logged = trainer.state.log_history[0]
+            assert torch.tensor([logged["loss"], logged["grad_norm"]]).isfinite().all(), (family, method)
+            assert not same(before, weights(trainer))
+
+
+def test_batches_are_stratified_and_shuffled_anew_each_epoch(make_trainer):
+    trainer = make_trainer("neg_grad", per_device_train_batch_size=12)
+    assert isinstance(trainer._get_train_sampler(), SplitSampler)
+    loader = trainer.get_train_dataloader()
+    epochs = []
+    for epoch in range(3):
+        loader.set_epoch(epoch)
+        batches = list(loader)
+        assert [len(batch["index"]) for batch in batches] == [12] * 4
+        assert [int(batch["is_unlearn"].sum()) for batch in batches] == [2] * 4
+        seen = torch.cat([batch["index"] for batch in batches])
+        assert set(range(40)) <= set(seen.tolist())
+        epochs.append(seen.tolist())
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_gradient_accumulation_averages_over_micro_batches(make_trainer, splits, steps):
+    """Four times the same batch has that batch's gradient, whether it makes one update or four."""
+    trainer = make_trainer(
+        "fine_tune",
+        train_dataset=one_caption(splits),
+        trainer_class=SameBatchTrainer,
+        per_device_train_batch_size=8,
+        gradient_accumulation_steps=steps,
+        max_steps=1,
+        logging_steps=1,
+        logging_strategy="steps",
+    )
+    batch = trainer.train_dataset.__getitems__(list(range(8)))
+    loss = trainer.compute_loss(trainer.model.train(), batch)
+    loss.backward()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in trainer.model.parameters() if p.grad is not None])
+    trainer.model.zero_grad()
+    trainer.train()
+    logged = trainer.state.log_history[0]
+    assert logged["grad_norm"] == pytest.approx(norm.item(), rel=1e-5)
+    assert logged["loss"] == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_each_loss_term_is_logged_as_its_mean_since_the_last_log(make_trainer):
+    trainer = make_trainer(
+        "alignment_calibration",
+        "simclr",
+        per_device_train_batch_size=12,
+        num_train_epochs=2,
+        logging_strategy="epoch",
+        alpha=0.5,
+        beta=2.0,
+        gamma=0.25,
+    )
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert len(logs) == 2
+    for entry in logs:
+        calibration = -0.5 * entry["negative"] + 2.0 * entry["positive"] + 0.25 * entry["partition"]
+        assert entry["loss"] == pytest.approx(entry["loss_retain"] + 10 / 40 * calibration, rel=1e-5)
+    assert logs[0]["positive"] != logs[1]["positive"]
+
+
+def test_the_evaluation_loss_is_info_nce_of_held_out_rows(make_trainer, splits):
+    trainer = make_trainer("gradient_ascent", eval_dataset=splits["validation"])
+    metrics = trainer.evaluate()
+    encoded = trainer.eval_dataset.__getitems__(list(range(22)))
+    with torch.no_grad():
+        outputs = trainer.model(**trainer.model_inputs.batch(encoded, None))
+    halves = (loss_oracle.unit(half.double().numpy()) for half in (outputs.image_embeds, outputs.text_embeds))
+    scale = trainer.model.logit_scale.exp().item()
+    wanted = loss_oracle.info_nce("cross_modal", *halves, scale, [True] * 22)
+    assert metrics["eval_loss"] == pytest.approx(wanted, rel=1e-5)
+    assert not set(metrics) & {"eval_loss_retain", "eval_positive"}
+
+
+def test_views_are_drawn_from_seed_step_and_micro_step(make_trainer):
+    def drawn(trainer):
+        batch = trainer.train_dataset.__getitems__([0, 1, 2, 45])
+        return trainer.contrast(trainer.model.train(), batch)[0].x
+
+    trainer = make_trainer("neg_grad", "moco")
+    trainer.model.config.momentum = 0.0
+    first, second = drawn(trainer), drawn(trainer)  # two micro-batches of one step
+    trainer.state.global_step = 1
+    third = drawn(trainer)
+    assert not torch.equal(first, second) and not torch.equal(first, third) and not torch.equal(second, third)
+    assert torch.equal(first, drawn(make_trainer("neg_grad", "moco")))
+    assert not torch.equal(first, drawn(make_trainer("neg_grad", "moco", seed=1)))
+    resumed = make_trainer("neg_grad", "moco")
+    resumed.state.global_step = 1
+    assert torch.equal(third, drawn(resumed))
+
+
+def test_the_same_seed_gives_the_same_weights_whatever_ran_before(make_trainer):
+    results = []
+    for seed in (3, 3, 4):
+        torch.rand(len(results) + 1)
+        trainer = make_trainer(
+            "alignment_calibration",
+            "simclr",
+            preset="reference",  # draws partners, too
+            per_device_train_batch_size=12,
+            num_train_epochs=1,
+            learning_rate=1e-3,
+            seed=seed,
+        )
+        trainer.train()
+        results.append(weights(trainer))
+    assert same(results[0], results[1])
+    assert not same(results[0], results[2])
+
+
+def test_nothing_is_pickled_beside_saved_weights(make_trainer, tmp_path):
+    trainer = make_trainer(
+        "fine_tune", max_steps=1, per_device_train_batch_size=10, save_strategy="steps", save_steps=1
+    )
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    names = {path.name for path in (tmp_path / "saved").iterdir()}
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= names
+    assert not list(tmp_path.rglob("training_args.bin"))
+    assert (tmp_path / "out" / "checkpoint-1" / "model.safetensors").is_file()
+
+
+def test_unlearn_rows_are_not_needed_by_methods_that_use_retain_alone(make_trainer, splits):
+    trainer = make_trainer("fine_tune", train_dataset=DatasetDict(retain=splits["retain"]))
+    assert len(trainer.train_dataset) == 40
+
+
+@pytest.mark.parametrize(
+    ("method", "rows", "message"),
+    [
+        ("fine_tune", {"unlearn": 4}, "Fine-Tune learns from the retain split, which is empty or missing"),
+        ("neg_grad", {"retain": 4}, "NegGrad learns from the unlearn split, which is empty or missing"),
+        ("neg_grad", {"retain": 4, "unlearn": 0}, "NegGrad learns from the unlearn split, which is empty or missing"),
+        ("gradient_ascent", {"retain": 4, "unlearn": 1}, "Grad. Ascent has a single sample to learn from"),
+    ],
+)
+def test_splits_without_rows_are_refused(make_trainer, shapes, method, rows, message):
+    splits = DatasetDict({name: shapes.select(range(count)) for name, count in rows.items()})
+    with pytest.raises(UserError, match=message):
+        make_trainer(method, train_dataset=splits)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"per_device_train_batch_size": 1}, "leaves InfoNCE without negatives; use at least 2"),
+        ({"views": "wild"}, "views='wild' is unknown; choose one of cifar"),
+        ({"forward_chunk_size": 0}, "forward_chunk_size=0 must be at least 1"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(tmp_path, settings, message):
+    with pytest.raises(UserError, match=message):
+        FineTuneConfig(output_dir=str(tmp_path), **settings)
+
+
+def test_a_processor_is_needed(encoder, splits, tmp_path):
+    with pytest.raises(UserError, match="processing_class is missing"):
+        FineTuneTrainer(encoder("clip")[0], FineTuneConfig(output_dir=str(tmp_path)), train_dataset=splits)
+
+
+def test_chunks_are_refused_where_batch_norm_would_see_them(make_trainer, loss_of_batch):
+    trainer = make_trainer("fine_tune", "simclr", forward_chunk_size=2)
+    with pytest.raises(UserError, match="forward_chunk_size cannot be exact for SimCLRModel"):
+        loss_of_batch(trainer, range(6))
