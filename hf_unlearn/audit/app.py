@@ -20,7 +20,7 @@ from hf_unlearn.audit.embeddings import is_precomputed
 from hf_unlearn.audit.endpoint import is_endpoint
 from hf_unlearn.audit.report import TONES, Audit
 from hf_unlearn.audit.run import AuditSettings, run_audit
-from hf_unlearn.audit.transforms import TRAINING_VIEWS
+from hf_unlearn.audit.transforms import training_views
 from hf_unlearn.errors import UserError
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def build_app(*, hub_only: bool = False) -> "gr.Blocks":
         with gr.Accordion("Captions and views", open=False):
             captions = gr.File(label="Captions: a CSV with the columns image and caption", file_types=[".csv"])
             views = gr.Dropdown(
-                [AUTOMATIC, *TRAINING_VIEWS], value=AUTOMATIC, label="Views, as in the models' training"
+                [AUTOMATIC, *training_views()], value=AUTOMATIC, label="Views, as in the models' training"
             )
             view_count = gr.Slider(2, 20, value=10, step=1, label="Views a picture")
         start = gr.Button("Audit", variant="primary", elem_id="start")

@@ -36,7 +36,7 @@ class AuditSettings:
     """How two encoders are measured; the same for both.
 
     Args:
-        views: A name in `transforms.TRAINING_VIEWS`; by default `caption` with captions and `cifar` without.
+        views: A name in `transforms.training_views()`; by default `caption` with captions and `cifar` without.
         view_count: Views a picture, K.
         view_side: Side of a view in pixels; by default the larger of the two encoders', else 224.
         features: For SimCLR and MoCo checkpoints, which output: `projection` or `backbone`.

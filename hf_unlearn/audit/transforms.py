@@ -7,21 +7,19 @@ on the seed and on the picture's bytes alone: adding a picture to an audit chang
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
 
 from hf_unlearn.audit.images import Picture
-from hf_unlearn.data.views import VIEW_PRESETS, BatchedViews, ViewConfig
 from hf_unlearn.errors import UserError
 
-Views = NDArray[np.uint8]
+if TYPE_CHECKING:
+    from hf_unlearn.data.views import ViewConfig
 
-CAPTION_VIEWS = ViewConfig(crop_scale=(0.8, 1.0), jitter_probability=0.0, grayscale=0.0)
-TRAINING_VIEWS = {"caption": CAPTION_VIEWS, **VIEW_PRESETS}
+Views = NDArray[np.uint8]
 
 
 class Transform(Protocol):
@@ -34,11 +32,22 @@ class Transform(Protocol):
         """What the report says about the family."""
 
 
+def training_views() -> "dict[str, ViewConfig]":
+    """The kinds of training views by name: the presets, and `caption` with crops and flips alone as CLIP's training.
+
+    Returns:
+        Name to how such a view is drawn.
+    """
+    from hf_unlearn.data.views import VIEW_PRESETS, ViewConfig  # with torchvision, so only once inputs are checked
+
+    return {"caption": ViewConfig(crop_scale=(0.8, 1.0), jitter_probability=0.0, grayscale=0.0), **VIEW_PRESETS}
+
+
 class TrainingViews:
     """Views as contrastive training draws them: random crop, flip, colour jitter, grayscale, blur.
 
     Args:
-        preset: A name in `TRAINING_VIEWS`; `caption` has crops and flips alone, as CLIP's training does.
+        preset: A name in `training_views()`.
         side: Side of a view in pixels.
 
     Raises:
@@ -46,15 +55,20 @@ class TrainingViews:
     """
 
     def __init__(self, preset: str, side: int) -> None:
-        if preset not in TRAINING_VIEWS:
-            raise UserError(f"There are no views called '{preset}'; choose among {', '.join(TRAINING_VIEWS)}.")
+        from hf_unlearn.data.views import BatchedViews
+
+        known = training_views()
+        if preset not in known:
+            raise UserError(f"There are no views called '{preset}'; choose among {', '.join(known)}.")
         self.preset, self.side = preset, side
         # Not normalised: that is the business of each encoder's own processor.
-        self.config = replace(TRAINING_VIEWS[preset], size=side, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+        self.config = replace(known[preset], size=side, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
         self._views = BatchedViews(self.config)
 
     def draw(self, image: Image.Image, seed: int, count: int) -> Views:
         """Draw `count` views `[count, side, side, 3]` of an RGB picture, first scaled to `side` as for training."""
+        import torch
+
         pixels = torch.from_numpy(np.array(fit(image, self.side))).permute(2, 0, 1)[None]
         drawn = self._views(pixels, seed=seed, count=count)[0]
         return (drawn.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()

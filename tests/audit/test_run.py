@@ -315,21 +315,23 @@ def test_a_bad_picture_or_name_stops_everything_before_anything_is_written(tmp_p
     assert not output.exists()
 
 
-def test_a_finished_report_is_not_replaced_unasked(tmp_path, arms, checkpoints):
-    model, output = checkpoints["simclr_a"], tmp_path / "r"
-    run_audit(model, model, output_dir=output, settings=SMALL, **arms)
+def test_a_finished_report_is_not_replaced_unasked(tmp_path, checkpoints):
+    model, other, output, mine = checkpoints["simclr_a"], checkpoints["simclr_b"], tmp_path / "r", tmp_path / "mine"
+    folder_of(mine, 2)
+    run_audit(model, model, mine, output, settings=SMALL)
     first = (output / "audit.json").read_bytes()
     with pytest.raises(UserError, match="holds a finished audit"):
-        run_audit(model, checkpoints["simclr_b"], output_dir=output, settings=SMALL, **arms)
+        run_audit(model, other, mine, output, settings=SMALL)
     assert (output / "audit.json").read_bytes() == first
-    run_audit(model, checkpoints["simclr_b"], output_dir=output, settings=SMALL, overwrite=True, **arms)
+    run_audit(model, other, mine, output, settings=SMALL, overwrite=True)
     assert (output / "audit.json").read_bytes() != first
 
 
-def test_the_same_command_gives_the_same_numbers(tmp_path, arms, checkpoints):
+def test_the_same_command_gives_the_same_numbers(tmp_path, checkpoints):
+    mine, kept = folder_of(tmp_path / "mine", 3), folder_of(tmp_path / "kept", 3, 10)
     results = [
         run_audit(
-            checkpoints["simclr_a"], checkpoints["simclr_b"], output_dir=tmp_path / name, settings=SMALL, **arms
+            checkpoints["simclr_a"], checkpoints["simclr_b"], mine, tmp_path / name, still_trained=kept, settings=SMALL
         ).result
         for name in "ab"
     ]

@@ -4,7 +4,7 @@ import torch
 from audit.conftest import draw, folder_of
 
 from hf_unlearn.audit.images import list_pictures
-from hf_unlearn.audit.transforms import TRAINING_VIEWS, HeldBackViews, TrainingViews, draw_views, fit
+from hf_unlearn.audit.transforms import HeldBackViews, TrainingViews, draw_views, fit, training_views
 from hf_unlearn.errors import UserError
 
 FAMILIES = [TrainingViews("cifar", 24), TrainingViews("caption", 24), HeldBackViews(24)]
@@ -32,7 +32,7 @@ def test_the_global_random_state_is_left_alone():
 
 
 def test_every_preset_of_the_training_is_offered():
-    assert {"caption", "cifar", "imagenet", "light"} <= set(TRAINING_VIEWS)
+    assert {"caption", "cifar", "imagenet", "light"} <= set(training_views())
     with pytest.raises(UserError, match="caption, cifar"):
         TrainingViews("typo", 24)
 
