@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from hf_unlearn.losses import info_nce
+from hf_unlearn.methods.guards import BUDGET_HELP, COLLAPSE_FLOOR, FLOOR_HELP, RETAIN_LOSS_BUDGET
 from hf_unlearn.methods.trainer import UnlearningConfig, UnlearningTrainer
 
 
@@ -18,6 +19,8 @@ class GradientAscentConfig(UnlearningConfig):
 
     num_train_epochs: float = field(default=4, metadata={"help": "Epochs over unlearn; it diverges if left alone."})
     learning_rate: float = field(default=5e-5, metadata={"help": "Learning rate."})
+    retain_loss_budget: float | None = field(default=RETAIN_LOSS_BUDGET, metadata=BUDGET_HELP)
+    collapse_floor: float | None = field(default=COLLAPSE_FLOOR, metadata=FLOOR_HELP)
 
 
 class GradientAscentTrainer(UnlearningTrainer):

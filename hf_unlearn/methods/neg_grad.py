@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import info_nce
+from hf_unlearn.methods.guards import BUDGET_HELP, COLLAPSE_FLOOR, FLOOR_HELP, RETAIN_LOSS_BUDGET
 from hf_unlearn.methods.trainer import UnlearningConfig, UnlearningTrainer
 
 
@@ -19,6 +20,8 @@ class NegGradConfig(UnlearningConfig):
 
     num_train_epochs: float = field(default=8, metadata={"help": "Epochs over retain."})
     learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate."})
+    retain_loss_budget: float | None = field(default=RETAIN_LOSS_BUDGET, metadata=BUDGET_HELP)
+    collapse_floor: float | None = field(default=COLLAPSE_FLOOR, metadata=FLOOR_HELP)
     preset: str = field(
         default="paper",
         metadata={"help": "paper: mean over retain minus mean over unlearn; reference: (sum R - sum U) / batch size."},

@@ -1,8 +1,10 @@
 """What every unlearning method shares: its `TrainingArguments` and its `Trainer` around the three quantities."""
 
+import shutil
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,7 +12,8 @@ import torch
 from datasets import Dataset, DatasetDict
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments
-from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from hf_unlearn.data.encoded import RESIDENT_BYTES, EncodedSplit, EncodedSplits, as_batch
 from hf_unlearn.data.inputs import ContrastiveInputs, ImageTextInputs, ImageViewInputs
@@ -18,6 +21,9 @@ from hf_unlearn.data.sampler import SplitSampler
 from hf_unlearn.data.views import VIEW_PRESETS
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import ContrastiveTerms, info_nce
+from hf_unlearn.losses.distributed import rank, world_size
+from hf_unlearn.methods import checkpoints
+from hf_unlearn.methods.guards import BUDGET_HELP, FLOOR_HELP, PROBE_SAMPLES, DivergenceGuard
 from hf_unlearn.models.contrastive import ModelInputs, contrastive_terms, is_dual_encoder, unwrap
 
 
@@ -38,8 +44,17 @@ class UnlearningConfig(TrainingArguments):
     save_strategy: str = field(  # type: ignore[assignment]
         default="no", metadata={"help": "When to write checkpoints to resume from: no, epoch or steps."}
     )
+    save_total_limit: int | None = field(
+        default=2, metadata={"help": "Checkpoints kept; with two, one may be damaged."}
+    )
+    checkpoint_minutes: float | None = field(
+        default=15, metadata={"help": "Also write a checkpoint when this many minutes have passed; unset: never."}
+    )
     logging_strategy: str = field(  # type: ignore[assignment]
         default="epoch", metadata={"help": "When to log the mean of each loss term: epoch or steps."}
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Hide losses that are not finite; the guard stops at them instead."}
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Rows are encoded by the library itself."})
     seed: int = field(default=0, metadata={"help": "Seed of the order of samples, of views and of new weights."})
@@ -59,6 +74,12 @@ class UnlearningConfig(TrainingArguments):
     resident_bytes: int = field(
         default=RESIDENT_BYTES, metadata={"help": "Encoded splits up to this size are decoded once, into memory."}
     )
+    guard_steps: int | None = field(
+        default=None,
+        metadata={"help": "Steps between checks of the training's health; default: a twentieth of all, at most 50."},
+    )
+    retain_loss_budget: float | None = field(default=None, metadata=BUDGET_HELP)
+    collapse_floor: float | None = field(default=None, metadata=FLOOR_HELP)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,6 +90,21 @@ class UnlearningConfig(TrainingArguments):
             raise UserError(f"views={self.views!r} is unknown; choose one of {', '.join(VIEW_PRESETS)}")
         if self.forward_chunk_size is not None and self.forward_chunk_size < 1:
             raise UserError(f"forward_chunk_size={self.forward_chunk_size} must be at least 1, or unset")
+        if self.max_steps <= 0 and not self.num_train_epochs > 0:
+            raise UserError(f"num_train_epochs={self.num_train_epochs} would make no update; use more than 0")
+        if self.dataloader_drop_last:
+            raise UserError("dataloader_drop_last would leave a small split without any batch; leave it unset")
+        if self.auto_find_batch_size:
+            raise UserError(
+                "auto_find_batch_size would change the number of negatives unseen; choose per_device_train_batch_size, "
+                "with forward_chunk_size where memory is short"
+            )
+        if self.resume_from_checkpoint is not None:
+            raise UserError("resume_from_checkpoint is an argument of trainer.train(); recipes take --resume")
+        for name in ("guard_steps", "retain_loss_budget", "collapse_floor"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"{name}={value} must be more than 0, or unset")
 
 
 class UnlearningTrainer(Trainer):
@@ -119,9 +155,12 @@ class UnlearningTrainer(Trainer):
         self.resident_bytes = args.resident_bytes
         self.source_splits = train_dataset if isinstance(train_dataset, DatasetDict) else None
         self.model_inputs = make_inputs(model, processing_class, args)
+        self._probe = self._probe_rows(train_dataset["retain"], args) if sizes["retain"] > 1 else None
         encoded = EncodedSplits(*(self._encode(train_dataset[n]) if n in self.uses else None for n in sizes))
         evaluated = None if eval_dataset is None else EncodedSplits(self._encode(eval_dataset), None)
         self._seeded_step, self._micro_step = -1, 0
+        self._seconds_before = 0.0
+        self._partial_folder: str | None = None
         self._terms: dict[str, dict[str, list[Tensor]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
         super().__init__(
             model=model,
@@ -132,11 +171,24 @@ class UnlearningTrainer(Trainer):
             data_collator=as_batch,  # type: ignore[arg-type]
             **kwargs,
         )
+        self.guard = DivergenceGuard(self)
+        self.add_callback(self.guard)
 
     def _encode(self, split: Dataset | EncodedSplit) -> EncodedSplit:
         if isinstance(split, EncodedSplit):
             return split
         return EncodedSplit(split, self.model_inputs, self.resident_bytes)
+
+    def _probe_rows(self, retain: Dataset | EncodedSplit, args: UnlearningConfig) -> dict[str, Tensor] | None:
+        """This process's share of the retain samples that budgets are measured on; None where there is no budget."""
+        if args.retain_loss_budget is None and args.collapse_floor is None:
+            return None
+        size = min(len(retain) // world_size(), args.per_device_train_batch_size, PROBE_SAMPLES)
+        spread_out = [place * len(retain) // (size * world_size()) for place in range(size * world_size())]
+        rows = spread_out[rank() :: world_size()]
+        if isinstance(retain, EncodedSplit):
+            return retain.rows(rows)
+        return self._encode(retain.select(rows)).rows(range(len(rows)))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SplitSampler:
         splits = self.train_dataset
@@ -166,6 +218,79 @@ class UnlearningTrainer(Trainer):
             self._terms[mode][name].append(value.detach())
         return total
 
+    @torch.no_grad()
+    def probe_retain(self) -> Tensor | None:
+        """InfoNCE of fixed retain samples, that of an encoder that knows nothing, and the spread of their embeddings.
+
+        Returns:
+            `[3]`, the same on all processes; None without a budget or without retain samples.
+        """
+        if self._probe is None:
+            return None
+        was_training = self.model.training
+        self.model.eval()
+        rows = self._prepare_inputs(self._probe)
+        batch = self.model_inputs.batch(rows, self.args.seed)
+        terms = contrastive_terms(self.model, batch, self.args.forward_chunk_size)
+        self.model.train(was_training)
+        everything = torch.ones(len(terms.x), device=terms.x.device)
+        uninformed = replace(terms, scale=torch.zeros_like(terms.scale))
+        spread = torch.stack([1 - half.mean(0).square().sum() for half in (terms.x, terms.y)]).min()
+        health = torch.stack([info_nce(terms, everything), info_nce(uninformed, everything), spread])
+        return self.accelerator.reduce(health, "mean")
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """One forward and backward pass; the guard sees its loss."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.guard.see_loss(loss)
+        return loss
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *positional: Any, **kwargs: Any) -> TrainOutput:
+        """Train, as `transformers.Trainer.train` does, until the end or until the guard stops a divergence.
+
+        Args:
+            resume_from_checkpoint: a checkpoint's folder, or True for the newest undamaged one in `output_dir`.
+            positional: passed on, like `kwargs`.
+
+        Returns:
+            The number of steps, the mean loss and the run time, time before resuming included.
+
+        Raises:
+            UserError: when there is nothing to resume from, memory does not suffice, the disk is full, or the training
+                diverged before anything was learned.
+        """
+        folder = checkpoints.checked_checkpoint(resume_from_checkpoint, Path(str(self.args.output_dir)))
+        self._seconds_before = checkpoints.sealed_seconds(folder) if folder else 0.0
+        self._started = time.monotonic()
+        self.guard.begin()
+        try:
+            output = super().train(str(folder) if folder else None, *positional, **kwargs)
+        except (RuntimeError, MemoryError) as error:  # PyTorch's own class for it is a RuntimeError
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(self._memory_advice()) from error
+        if self.guard.stopped and self.guard.good_step == 0:
+            raise UserError(
+                f"{self.args.title} diverged before anything was learned ({self.guard.stopped}); lower its learning "
+                "rate, or check more often with guard_steps"
+            )
+        return output
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the model's card must know of the training."""
+        return [self.guard.note(self.state)] if self.guard.stopped else []
+
+    def _memory_advice(self) -> str:
+        size = self.args.per_device_train_batch_size
+        return (
+            f"out of memory with batches of {size} samples; the batch was not made smaller, which would change the "
+            "negatives: set forward_chunk_size (dual encoders; same gradients) or bf16, or choose a smaller "
+            "per_device_train_batch_size yourself"
+        )
+
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[Tensor, None, None]:
@@ -181,6 +306,8 @@ class UnlearningTrainer(Trainer):
         for name, values in self._terms[mode].items():
             logs[name] = self.accelerator.reduce(torch.stack(values).mean(), "mean").item()
         self._terms[mode].clear()
+        if "train_runtime" in logs:
+            logs["train_runtime"] += self._seconds_before
         super().log(logs, start_time)
 
     def push_to_hub(
@@ -217,10 +344,49 @@ class UnlearningTrainer(Trainer):
             "push_to_hub=True would send checkpoints with optimiser pickles; call trainer.push_to_hub() instead"
         )
 
+    def _get_output_dir(self, trial: Any) -> str:
+        return self._partial_folder or super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As the Trainer does, but beside, and put in place once it is complete, sealed and on disk."""
+        run_folder, name = Path(super()._get_output_dir(trial)), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        partial = run_folder / f".{name}.partial"
+        if self.args.should_save:
+            shutil.rmtree(partial, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        try:
+            with checkpoints.told_if_disk_is_full(run_folder, name):
+                self._partial_folder = str(partial)
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    if self.state.best_global_step == self.state.global_step:
+                        self.state.best_model_checkpoint = str(run_folder / name)
+                        self.state.save_to_json(str(partial / name / TRAINER_STATE_NAME))
+                    seconds = self._seconds_before + time.monotonic() - self._started
+                    checkpoints.seal(partial / name, seconds)
+                    checkpoints.put_in_place(partial / name, run_folder / name)
+                    best = self.state.best_model_checkpoint
+                    checkpoints.rotate(run_folder, self.args.save_total_limit, keep=Path(best) if best else None)
+        finally:
+            self._partial_folder = None
+            if self.args.should_save:
+                shutil.rmtree(partial, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         super()._save(output_dir, state_dict)
         # The Trainer pickles its arguments beside the weights; unlearning.json records them readably instead.
         (Path(output_dir or str(self.args.output_dir)) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, the accelerator's or the host's, did not suffice."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        words in str(error) for words in ("DefaultCPUAllocator: can't allocate memory", "backend out of memory")
+    )
 
 
 def make_inputs(model: PreTrainedModel, processing_class: Any, args: UnlearningConfig) -> ContrastiveInputs:

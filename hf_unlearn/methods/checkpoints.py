@@ -1,0 +1,164 @@
+"""Checkpoints that are whole or absent: written beside, hashed, synced to disk, then renamed."""
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from hf_unlearn.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+SEAL_NAME = "checkpoint.json"
+
+
+def seal(folder: Path, seconds: float) -> None:
+    """Write a checkpoint's seal, with the SHA-256 of each of its files, and flush everything to disk.
+
+    Args:
+        folder: the checkpoint, complete.
+        seconds: how long training took to get there.
+    """
+    files = {path.relative_to(folder).as_posix(): _sha256(path) for path in folder.rglob("*") if path.is_file()}
+    (folder / SEAL_NAME).write_text(json.dumps({"seconds": seconds, "files": files}, indent=1), encoding="utf-8")
+    sync_tree(folder)
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint; None if it is as it was sealed."""
+    try:
+        files = _read_seal(folder)["files"]
+    except FileNotFoundError:
+        return f"it has no {SEAL_NAME}"
+    except (ValueError, KeyError, TypeError):
+        return f"its {SEAL_NAME} cannot be read"
+    for name, expected in files.items():
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:
+            return f"its {SEAL_NAME} names {name}, which is not inside it"
+        if not (folder / path).is_file():
+            return f"its {name} is missing"
+        if _sha256(folder / path) != expected:
+            return f"its {name} is not as it was written"
+    return None
+
+
+def sealed_seconds(folder: Path) -> float:
+    """How long training had taken when a checkpoint was written."""
+    return float(_read_seal(folder)["seconds"])
+
+
+def newest_checkpoint(output_dir: Path) -> Path | None:
+    """The newest `checkpoint-N` that is undamaged; the damaged ones are told in a warning."""
+    for _, folder in sorted(_numbered(output_dir).items(), reverse=True):
+        fault = damage(folder)
+        if fault is None:
+            return folder
+        logger.warning("%s is damaged (%s) and is left out.", folder.name, fault)
+    return None
+
+
+def checked_checkpoint(wanted: str | Path | bool | None, output_dir: Path) -> Path | None:
+    """What `resume_from_checkpoint` means: True for the newest undamaged checkpoint, a folder for that one.
+
+    Raises:
+        UserError: when there is none, or the one named is damaged.
+    """
+    if wanted is None or wanted is False:
+        return None
+    if wanted is True:
+        newest = newest_checkpoint(output_dir)
+        if newest is None:
+            raise UserError(f"{output_dir} holds no undamaged checkpoint to resume from; train from the start")
+        return newest
+    folder = Path(wanted)
+    fault = damage(folder) if folder.is_dir() else "there is no such folder"
+    if fault is not None:
+        raise UserError(f"the checkpoint {folder} cannot be resumed from ({fault}); name an earlier one")
+    return folder
+
+
+def rotate(output_dir: Path, limit: int | None, keep: Path | None = None) -> None:
+    """Remove all but the newest `limit` checkpoints, and the one to `keep`; None keeps them all."""
+    newest_first = [path for _, path in sorted(_numbered(output_dir).items(), reverse=True)]
+    for folder in newest_first[limit:] if limit else ():
+        if folder != keep:
+            shutil.rmtree(folder)
+
+
+@contextmanager
+def told_if_disk_is_full(folder: Path, what: str) -> Iterator[None]:
+    """Turn a write that fails for want of space into one sentence; everything else passes.
+
+    Args:
+        folder: where is written.
+        what: what is written, for the message.
+
+    Raises:
+        UserError: when the disk is full.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not _is_disk_full(error):
+            raise
+        raise UserError(
+            f"no space left on the disk of {folder}: {what} was not written, and what was there before is as it was; "
+            "free some space, or choose another --output_dir"
+        ) from error
+
+
+def _is_disk_full(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    # safetensors passes the system's words on; torch.save only says that its writer failed.
+    return any(words in str(error) for words in ("No space left on device", "PytorchStreamWriter", "inline_container"))
+
+
+def sync(path: Path) -> None:
+    """Flush a file or folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush a folder and all it holds to disk."""
+    for path in sorted(folder.rglob("*")):
+        sync(path)
+    sync(folder)
+
+
+def put_in_place(finished: Path, destination: Path) -> None:
+    """Rename a checkpoint to its final name; one that is there already, an interrupted run's, gives way."""
+    if destination.exists():
+        shutil.rmtree(destination)
+    finished.rename(destination)
+    sync(destination.parent)
+
+
+def _numbered(output_dir: Path) -> dict[int, Path]:
+    paths = output_dir.iterdir() if output_dir.is_dir() else ()
+    matches = ((re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name), path) for path in paths)
+    return {int(match[1]): path for match, path in matches if match}
+
+
+def _read_seal(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / SEAL_NAME).read_text(encoding="utf-8"))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

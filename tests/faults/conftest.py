@@ -1,0 +1,77 @@
+"""Small encoders of every family, and a check around each test that nobody wrote into their folders."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset, DatasetDict
+
+from hf_unlearn.data.views import VIEW_PRESETS
+from hf_unlearn.methods import METHODS, UnlearningTrainer
+from hf_unlearn.models.image_processor import image_processor_of
+from hf_unlearn.models.loading import load_encoder
+from hf_unlearn.models.moco import MoCoConfig, MoCoModel
+from hf_unlearn.models.simclr import SimCLRConfig, SimCLRModel
+
+FAMILIES = ("clip", "simclr", "moco")
+TINY = {"backbone": "resnet18", "stem": "imagenet", "width": 8, "projection_dim": 16}
+
+
+def folder_hash(folder: Path) -> str:
+    """Hash of the names and contents of all files in a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def weights(model: torch.nn.Module) -> str:
+    """Hash of every parameter and buffer of a model, bit for bit."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@pytest.fixture(scope="session")
+def bases(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Path) -> dict[str, Path]:
+    """A folder with a model and its processor per family."""
+    root = tmp_path_factory.mktemp("fault-bases")
+    torch.manual_seed(0)
+    processor = image_processor_of(VIEW_PRESETS["light"].__class__(size=16))
+    models = {"simclr": SimCLRModel(SimCLRConfig(**TINY)), "moco": MoCoModel(MoCoConfig(**TINY, queue_size=24))}
+    for name, model in models.items():
+        model.save_pretrained(root / name)
+        processor.save_pretrained(root / name)
+    return {"clip": tiny_clip, **{name: root / name for name in models}}
+
+
+@pytest.fixture(autouse=True)
+def untouched_bases(bases: dict[str, Path]) -> Iterator[None]:
+    """Whatever fault a test injects, the base models' folders stay as they were."""
+    before = {family: folder_hash(folder) for family, folder in bases.items()}
+    yield
+    assert {family: folder_hash(folder) for family, folder in bases.items()} == before
+
+
+@pytest.fixture(scope="session")
+def splits(shapes: Dataset) -> DatasetDict:
+    """40 rows to retain, 8 to unlearn."""
+    return DatasetDict(retain=shapes.select(range(40)), unlearn=shapes.select(range(40, 48)))
+
+
+@pytest.fixture
+def trainer(bases: dict[str, Path], splits: DatasetDict, tmp_path: Path) -> Callable[..., UnlearningTrainer]:
+    """Build the trainer of a method on a family, from the base model's folder."""
+
+    def build(family: str, method: str, data: DatasetDict = splits, **options: Any) -> UnlearningTrainer:
+        model, processor = load_encoder(str(bases[family]))
+        given = {"output_dir": str(tmp_path / "out"), "num_train_epochs": 2, "per_device_train_batch_size": 16}
+        given |= {"use_cpu": True, "disable_tqdm": True, "report_to": "none", "views": "light"}
+        config = METHODS[method].config_class(**{**given, **options})
+        return METHODS[method](model, config, data, processing_class=processor)
+
+    return build
