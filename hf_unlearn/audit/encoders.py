@@ -1,7 +1,5 @@
 """Encoders as black boxes: pictures and texts in, embeddings out, whatever stands behind."""
 
-import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from functools import cached_property
@@ -14,6 +12,7 @@ from hf_unlearn.audit.embeddings import Array, Embeddings
 from hf_unlearn.audit.images import Picture
 from hf_unlearn.audit.transforms import Transform, Views, draw_views
 from hf_unlearn.errors import UserError
+from hf_unlearn.models.weights import weights_sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -245,33 +244,6 @@ def resolve_folder(name: str) -> tuple[Path, str | None]:
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise UserError(f"The model '{name}' cannot be fetched: {_first_line(error)}") from error
     return folder, folder.name
-
-
-def weights_sha256(folder: Path) -> str:
-    """Hash a checkpoint's weights: the file's SHA-256, or of the lines `<name> <sha256>` for shards.
-
-    Args:
-        folder: Where `model.safetensors` or its shards lie.
-
-    Returns:
-        The hash, equal to `weights_sha256` in an unlearned model's `unlearning.json`.
-
-    Raises:
-        UserError: When the folder has no safetensors weights.
-    """
-    single = folder / "model.safetensors"
-    if single.is_file():
-        return _file_sha256(single)
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        raise UserError(f"'{folder.name}' has no safetensors weights; save the model with save_pretrained.")
-    shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    return hashlib.sha256("".join(f"{shard} {_file_sha256(folder / shard)}\n" for shard in shards).encode()).hexdigest()
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _tensor(output: Any) -> "Tensor":

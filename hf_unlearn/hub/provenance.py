@@ -1,16 +1,8 @@
-"""Where a checkpoint came from: hashes of weights, versions of libraries, hardware; never a machine or user name."""
+"""What a run computed with: versions of libraries and hardware; never a machine or user name."""
 
-import hashlib
-import json
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-
-from hf_unlearn.errors import UserError
-
-WEIGHTS_NAME = "model.safetensors"
-WEIGHTS_INDEX_NAME = "model.safetensors.index.json"
 
 LIBRARIES = (
     "hf-unlearn",
@@ -23,50 +15,6 @@ LIBRARIES = (
     "safetensors",
     "numpy",
 )
-
-
-def file_sha256(path: str | Path) -> str:
-    """Hash one file; for an LFS file this is the SHA-256 that the Hub shows on its page."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def has_weights(folder: str | Path) -> bool:
-    """Say whether a folder holds safetensors weights."""
-    return any((Path(folder) / name).is_file() for name in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME))
-
-
-def weight_files(folder: str | Path) -> list[Path]:
-    """List a checkpoint's weight files: `model.safetensors`, or every shard its index names.
-
-    Raises:
-        UserError: There are no safetensors weights, or a shard is missing.
-    """
-    folder = Path(folder)
-    if (folder / WEIGHTS_NAME).is_file():
-        return [folder / WEIGHTS_NAME]
-    index = folder / WEIGHTS_INDEX_NAME
-    if not index.is_file():
-        raise UserError(f"{folder.name or folder} holds no {WEIGHTS_NAME}; save the model with save_pretrained.")
-    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    if missing := [name for name in names if Path(name).name != name or not (folder / name).is_file()]:
-        raise UserError(f"{WEIGHTS_INDEX_NAME} names {missing}, which {folder.name} lacks; save the model again.")
-    return [folder / name for name in names]
-
-
-def weights_sha256(folder: str | Path) -> str:
-    """Hash a checkpoint's weights.
-
-    One file: the SHA-256 of its bytes. Shards: the SHA-256 of the lines `<name> <sha256>` in the order of their names.
-
-    Raises:
-        UserError: There are no safetensors weights, or a shard is missing.
-    """
-    files = weight_files(folder)
-    if len(files) == 1 and files[0].name == WEIGHTS_NAME:
-        return file_sha256(files[0])
-    lines = "".join(f"{file.name} {file_sha256(file)}\n" for file in files)
-    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def environment_versions() -> dict[str, str]:

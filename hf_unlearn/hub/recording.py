@@ -19,7 +19,8 @@ from hf_unlearn.hub.manifest import (
     RequestRecord,
     UnlearningManifest,
 )
-from hf_unlearn.hub.provenance import environment_versions, hardware_summary, weights_sha256
+from hf_unlearn.hub.provenance import environment_versions, hardware_summary
+from hf_unlearn.models.weights import weights_sha256
 
 if TYPE_CHECKING:
     from datasets import Dataset

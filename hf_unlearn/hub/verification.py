@@ -13,8 +13,8 @@ from hf_unlearn.hub.card_check import verify_card
 from hf_unlearn.hub.contents import CARD_NAME, PUBLISHED, is_published
 from hf_unlearn.hub.download import fetch
 from hf_unlearn.hub.manifest import AUDIT_NAME, MANIFEST_NAME, AuditRecord, RequestRecord, UnlearningManifest
-from hf_unlearn.hub.provenance import weights_sha256
 from hf_unlearn.hub.report import Line, Verdict, VerificationReport, judged
+from hf_unlearn.models.weights import weights_sha256
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npz", ".h5", ".msgpack")

@@ -27,8 +27,7 @@ class FineTuneTrainer(UnlearningTrainer):
     """
 
     uses = ("retain",)
-    config_class = FineTuneConfig
-    args: FineTuneConfig
+    config_class: ClassVar[type[UnlearningConfig]] = FineTuneConfig
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None

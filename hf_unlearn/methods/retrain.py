@@ -30,7 +30,6 @@ class RetrainTrainer(FineTuneTrainer):
     """
 
     config_class = RetrainConfig
-    args: RetrainConfig
 
     def __init__(self, model: PreTrainedModel, args: RetrainConfig, *positional: Any, **kwargs: Any) -> None:
         set_seed(args.seed)

@@ -20,13 +20,13 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.hub.card import write_card
 from hf_unlearn.hub.manifest import AuditRecord, Matrices, Results
 from hf_unlearn.hub.method_descriptions import describe_method
-from hf_unlearn.hub.provenance import weights_sha256
 from hf_unlearn.hub.recording import describe_base_model, public_hyper_parameters, record_run
 from hf_unlearn.methods import METHODS, RetrainConfig, UnlearningConfig
 from hf_unlearn.methods.trainer import make_inputs
 from hf_unlearn.metrics.gap import gap_to_retrain
 from hf_unlearn.models.contrastive import is_dual_encoder
 from hf_unlearn.models.loading import load_encoder
+from hf_unlearn.models.weights import weights_sha256
 from hf_unlearn.runs.arguments import RunArguments
 from hf_unlearn.runs.evaluation import Evaluation, Evaluator, ImageTextEvaluator, ImageViewEvaluator, class_labels
 from hf_unlearn.runs.folders import finished_folder

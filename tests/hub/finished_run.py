@@ -9,9 +9,9 @@ from hf_unlearn.audit.heatmaps import plot_alignment_matrices
 from hf_unlearn.data.fingerprint import combine_hashes, dataset_sha256, row_hashes
 from hf_unlearn.hub.card import write_card
 from hf_unlearn.hub.manifest import AuditRecord, ComparisonRow, DatasetRecord, Matrices, RequestRecord, Results
-from hf_unlearn.hub.provenance import weights_sha256
 from hf_unlearn.hub.recording import describe_base_model, record_run
 from hf_unlearn.hub.records import to_json, write_atomically
+from hf_unlearn.models.weights import weights_sha256
 
 SALT = "only the owner was told this"
 CAPTIONS = ["a red apple", "a green pear", "a yellow banana", "a black cat", "a small boat", "a tall tree"]

@@ -11,8 +11,8 @@ from hub.local_hub import Blob, LocalHub, Repo
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.card import write_card
 from hf_unlearn.hub.manifest import AuditRecord, UnlearningManifest
-from hf_unlearn.hub.provenance import weights_sha256
 from hf_unlearn.hub.publishing import publish_run
+from hf_unlearn.models.weights import weights_sha256
 
 SENT = {
     "README.md",
