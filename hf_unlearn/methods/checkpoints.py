@@ -1,7 +1,6 @@
 """Checkpoints that are whole or absent: written beside, hashed, synced to disk, then renamed."""
 
 import errno
-import hashlib
 import json
 import logging
 import os
@@ -16,6 +15,7 @@ from safetensors import SafetensorError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_unlearn.errors import UserError
+from hf_unlearn.models.weights import file_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def seal(folder: Path, seconds: float) -> None:
         folder: the checkpoint, complete.
         seconds: how long training took to get there.
     """
-    files = {path.relative_to(folder).as_posix(): _sha256(path) for path in folder.rglob("*") if path.is_file()}
+    files = {path.relative_to(folder).as_posix(): file_sha256(path) for path in folder.rglob("*") if path.is_file()}
     (folder / SEAL_NAME).write_text(json.dumps({"seconds": seconds, "files": files}, indent=1), encoding="utf-8")
     sync_tree(folder)
 
@@ -48,7 +48,7 @@ def damage(folder: Path) -> str | None:
             return f"its {SEAL_NAME} names {name}, which is not inside it"
         if not (folder / path).is_file():
             return f"its {name} is missing"
-        if _sha256(folder / path) != expected:
+        if file_sha256(folder / path) != expected:
             return f"its {name} is not as it was written"
     return None
 
@@ -157,8 +157,3 @@ def _numbered(output_dir: Path) -> dict[int, Path]:
 
 def _read_seal(folder: Path) -> dict[str, Any]:
     return json.loads((folder / SEAL_NAME).read_text(encoding="utf-8"))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -156,6 +156,11 @@ class DivergenceGuard(TrainerCallback):
         control.should_save, control.should_training_stop = False, True
         logger.error("%s: %s", args.title, self.note(state))
 
+    @property
+    def failed(self) -> bool:
+        """Whether training was stopped by numbers that were not finite, not by a budget."""
+        return bool(self._faults.isfinite().any()) and self.stopped is not None
+
     def note(self, state: TrainerState) -> str:
         """What a reader of the model's card must know, once the training was stopped."""
         return (

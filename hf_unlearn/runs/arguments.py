@@ -47,6 +47,9 @@ class RunArguments:
         default=None, metadata={"help": "A finished Retrain checkpoint to measure gaps against."}
     )
     output_dir: str = field(default="runs/unlearn", metadata={"help": "Folder of the results."})
+    resume: bool = field(
+        default=False, metadata={"help": "Go on with the run in output_dir: what is finished is not run again."}
+    )
     unlearn_fraction: float | None = field(default=None, metadata={"help": "Share of train to unlearn (default .1)."})
     unlearn_request: str | None = field(default=None, metadata={"help": "File of ids to unlearn: txt, csv or json."})
     unlearn_where: str | None = field(default=None, metadata={"help": "Rows to unlearn by column: owner=alice."})

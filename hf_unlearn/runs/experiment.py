@@ -1,7 +1,8 @@
 """One base model, one request, any number of methods: train, measure, draw, record."""
 
 import logging
-from dataclasses import replace
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from hf_unlearn.data.fingerprint import dataset_sha256
 from hf_unlearn.data.images import to_rgb
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.card import write_card
-from hf_unlearn.hub.manifest import AuditRecord, Matrices, Results
+from hf_unlearn.hub.manifest import AuditRecord, Matrices, Results, UnlearningManifest
 from hf_unlearn.hub.method_descriptions import describe_method
 from hf_unlearn.hub.recording import describe_base_model, public_hyper_parameters, record_run
 from hf_unlearn.methods import METHODS, RetrainConfig, UnlearningConfig
+from hf_unlearn.methods.checkpoints import newest_checkpoint
 from hf_unlearn.methods.trainer import make_inputs
 from hf_unlearn.metrics.gap import gap_to_retrain
 from hf_unlearn.models.contrastive import is_dual_encoder
@@ -29,8 +31,9 @@ from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.weights import weights_sha256
 from hf_unlearn.runs.arguments import RunArguments
 from hf_unlearn.runs.evaluation import Evaluation, Evaluator, ImageTextEvaluator, ImageViewEvaluator, class_labels
-from hf_unlearn.runs.folders import finished_folder
+from hf_unlearn.runs.folders import finished_folder, recover
 from hf_unlearn.runs.pretrain import run_time_seconds, train_from_scratch
+from hf_unlearn.runs.resuming import RunState, base_key
 from hf_unlearn.runs.tables import compare, save_results
 from hf_unlearn.runs.task import Task
 
@@ -38,6 +41,16 @@ logger = logging.getLogger(__name__)
 
 RETRAIN = "retrain"
 BEFORE = "before"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The model a method ends with, its run time in seconds, and what its card must say of the training."""
+
+    model: PreTrainedModel
+    seconds: float
+    notes: tuple[str, ...] = ()
+    failed: bool = False  # by a loss or gradient that was not finite
 
 
 class Experiment:
@@ -50,16 +63,26 @@ class Experiment:
         base: the model before unlearning, a local folder or Hub id.
         arguments: the run's arguments.
         config: any method's config: how rows are encoded (caption length, views) is one for all methods.
+        state: what has been done of the run; default: nothing.
 
     Raises:
         UserError: when the model or its processor cannot be loaded, or rows cannot be encoded for it.
     """
 
-    def __init__(self, task: Task, base: str | Path, arguments: RunArguments, config: UnlearningConfig) -> None:
+    def __init__(
+        self,
+        task: Task,
+        base: str | Path,
+        arguments: RunArguments,
+        config: UnlearningConfig,
+        state: RunState | None = None,
+    ) -> None:
         self.task, self.base, self.arguments = task, str(base), arguments
         self.output_dir = Path(arguments.output_dir)
+        self.state = state or RunState(self.output_dir)
         model, self.processor = self._load(self.base, arguments.model_revision)
         self.base_record, self.history = describe_base_model(self.base, arguments.model_revision)
+        self.state.require(base_key(self.base_record))
         inputs = make_inputs(model, self.processor, config)
         self.splits = {n: EncodedSplit(split, inputs, config.resident_bytes) for n, split in task.splits.items()}
         self.evaluator = make_evaluator(model, task, self.splits, inputs)
@@ -84,20 +107,33 @@ class Experiment:
 
         The run called `retrain` (its method's id, unless `name` says otherwise) is what later ones are compared with.
         """
-        model, seconds = self._train(config)
-        evaluation = self._compared(self.evaluator.evaluate(model))
-        evaluation.metrics["run_time_minutes"] = seconds / 60
-        if (name or config.method) == RETRAIN:
-            self.retrain = evaluation
-        return model, evaluation
+        trained, evaluation = self._measure(config, name or config.method)
+        return trained.model, evaluation
 
     def unlearn(self, config: UnlearningConfig) -> Evaluation:
-        """Run the method of a config and leave its checkpoint, records and heatmaps in `output_dir/<method>/`."""
-        model, evaluation = self.measure(config)
+        """Run the method of a config and leave its checkpoint, records and heatmaps in `output_dir/<method>/`.
+
+        A method that the run has finished before is not run again.
+
+        Raises:
+            UserError: when the training met numbers that are not finite; its last good state is in the folder.
+        """
+        folder = self.output_dir / config.method
+        self.state.begin()
+        if self.state.has_finished(config.method):
+            evaluation = self._reload(folder)
+            self.retrain = evaluation if config.method == RETRAIN else self.retrain
+            self.evaluations[config.method] = evaluation
+            return evaluation
+        trained, evaluation = self._measure(config, config.method, self.state.checkpoints(config.method))
         self.evaluations[config.method] = evaluation
         if PartialState().is_main_process:
-            with finished_folder(self.output_dir / config.method) as folder:
-                self._write(folder, model, evaluation, config)
+            recover(folder)
+            with finished_folder(folder) as temporary:
+                self._write(temporary, trained, evaluation, config)
+            self.state.finish(config.method)
+        if trained.failed:
+            raise UserError(f"{config.title}: {trained.notes[0]} They are in {folder}; --resume runs the other methods")
         return evaluation
 
     def compare(self) -> Results:
@@ -141,20 +177,45 @@ class Experiment:
     def _load(self, name_or_path: str, revision: str | None) -> tuple[PreTrainedModel, Any]:
         return load_encoder(name_or_path, revision, self.arguments.trust_remote_code)
 
-    def _train(self, config: UnlearningConfig) -> tuple[PreTrainedModel, float]:
-        """The model a method ends with, and its run time in seconds."""
+    def _measure(
+        self, config: UnlearningConfig, name: str, checkpoints: Path | None = None
+    ) -> tuple[Trained, Evaluation]:
+        trained = self._train(config, checkpoints)
+        evaluation = self._compared(self.evaluator.evaluate(trained.model))
+        evaluation.metrics["run_time_minutes"] = trained.seconds / 60
+        if name == RETRAIN:
+            self.retrain = evaluation
+        return trained, evaluation
+
+    def _reload(self, folder: Path) -> Evaluation:
+        """The evaluation of a method that was finished before."""
+        evaluation = self.evaluate(str(folder))
+        evaluation.metrics["run_time_minutes"] = (UnlearningManifest.load(folder).run_time_seconds or 0) / 60
+        return evaluation
+
+    def _train(self, config: UnlearningConfig, checkpoints: Path | None) -> Trained:
+        """Run a method; with a folder for checkpoints, go on from the newest one there."""
         model, _ = self._load(self.base, self.arguments.model_revision)
         if isinstance(config, RetrainConfig):  # the same Retrain serves every run on the same rows and settings
             rows = replace(self.task.dataset, sha256=dataset_sha256(self.task.splits["retain"]))
             folder = train_from_scratch(lambda: self.splits["retain"], rows, model, self.processor, config)
-            return _on(load_encoder(str(folder))[0], config.device), run_time_seconds(folder)
+            return Trained(_on(load_encoder(str(folder))[0], config.device), run_time_seconds(folder))
+        config = deepcopy(config)
+        if checkpoints is None:  # nothing is to be written
+            config.save_strategy, config.checkpoint_minutes = "no", None
+        else:
+            config.output_dir = str(checkpoints)
+        checkpoint = newest_checkpoint(checkpoints) if checkpoints else None
+        if checkpoint is not None:
+            logger.info("%s goes on from %s.", config.title, checkpoint.name)
         trainer = METHODS[config.method](model, config, self.splits, processing_class=self.processor)
-        seconds = trainer.train().metrics["train_runtime"]
-        return trainer.accelerator.unwrap_model(trainer.model), float(seconds)
+        output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        return Trained(model, float(output.metrics["train_runtime"]), tuple(trainer.notes), trainer.guard.failed)
 
-    def _write(self, folder: Path, model: PreTrainedModel, evaluation: Evaluation, config: UnlearningConfig) -> None:
+    def _write(self, folder: Path, trained: Trained, evaluation: Evaluation, config: UnlearningConfig) -> None:
         """A finished run's folder: weights, processor, records and heatmaps."""
-        model.save_pretrained(folder)
+        trained.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
         record_run(
             folder,
@@ -167,7 +228,8 @@ class Experiment:
             preset=getattr(config, "preset", None),
             split_seed=self.arguments.split_seed,
             seed=config.seed,
-            run_time_seconds=60 * evaluation.metrics["run_time_minutes"],
+            run_time_seconds=trained.seconds,
+            notes=trained.notes,
             history=self.history,
         )
         (folder / "assets").mkdir()

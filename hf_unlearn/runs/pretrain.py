@@ -1,25 +1,33 @@
 """Trainings from scratch, cached: the base models of the embedded tasks, and Retrain."""
 
+import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from transformers import PreTrainedModel
 
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.openmoji import cache_folder
+from hf_unlearn.errors import UserError
 from hf_unlearn.hub.manifest import DatasetRecord
 from hf_unlearn.hub.recording import public_hyper_parameters
 from hf_unlearn.hub.records import write_atomically
 from hf_unlearn.losses.distributed import world_size
 from hf_unlearn.methods import RetrainConfig, RetrainTrainer
+from hf_unlearn.methods.checkpoints import newest_checkpoint
 from hf_unlearn.methods.trainer import make_inputs
 from hf_unlearn.runs.arguments import OPENMOJI
-from hf_unlearn.runs.folders import finished_folder
+from hf_unlearn.runs.folders import finished_folder, recover
 from hf_unlearn.runs.task import Task
+
+logger = logging.getLogger(__name__)
 
 # Raise when a change of the code changes what these trainings give.
 CACHE_FORMAT = 1
@@ -57,12 +65,17 @@ def train_from_scratch(
 ) -> Path:
     """The folder of a model trained from scratch on given rows; trained once per data, architecture and settings.
 
+    A training that was interrupted goes on from its newest checkpoint.
+
     Args:
         train: gives the encoded rows; called only if the cache has no such model.
         data: identifies the rows by their hash, and names the folder.
         model: the architecture.
         processor: saved beside the weights.
         config: the training.
+
+    Raises:
+        UserError: when the training diverges.
     """
     key = {
         "format": CACHE_FORMAT,
@@ -73,20 +86,59 @@ def train_from_scratch(
     digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
     name = f"{model.config.model_type}-{data.name.rpartition('/')[2]}-{digest[:8]}"
     folder = cache_folder() / name
-    if (folder / "config.json").is_file():
-        return folder
+    if not _is_finished(folder):
+        with _alone(folder):
+            if not _is_finished(folder):  # another run may have trained it meanwhile
+                _train(folder, train, data, model, processor, config)
+    return folder
+
+
+def _is_finished(folder: Path) -> bool:
+    return (folder / "config.json").is_file()
+
+
+def _train(
+    folder: Path,
+    train: Callable[[], EncodedSplit],
+    data: DatasetRecord,
+    model: PreTrainedModel,
+    processor: Any,
+    config: RetrainConfig,
+) -> None:
     config = deepcopy(config)
     config.output_dir = str(folder)
     trainer = RetrainTrainer(model, config, {"retain": train()}, processing_class=processor)
-    seconds = trainer.train().metrics["train_runtime"]
+    checkpoint = newest_checkpoint(folder)
+    if checkpoint is not None:
+        logger.info("%s goes on from %s.", folder.name, checkpoint.name)
+    seconds = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None).metrics["train_runtime"]
+    if trainer.notes:
+        raise UserError(f"training from scratch failed, and its model is not kept. {trainer.notes[0]}")
     if trainer.is_world_process_zero():
         with finished_folder(folder) as temporary:
             trainer.model.save_pretrained(temporary)
             processor.save_pretrained(temporary)
-            (temporary / "README.md").write_text(BASE_CARD.format(name=name, license=_license(data)), encoding="utf-8")
+            card = BASE_CARD.format(name=folder.name, license=_license(data))
+            (temporary / "README.md").write_text(card, encoding="utf-8")
             write_atomically(temporary / TIME_NAME, json.dumps({"run_time_seconds": seconds}))
     trainer.accelerator.wait_for_everyone()
-    return folder
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Let one run at a time train the same cached model; a lock ends with its process, however that ends."""
+    state = PartialState()
+    if not state.is_main_process:
+        state.wait_for_everyone()
+        yield
+        return
+    locks = folder.parent / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with (locks / folder.name).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        recover(folder)
+        state.wait_for_everyone()
+        yield
 
 
 def run_time_seconds(folder: Path) -> float:

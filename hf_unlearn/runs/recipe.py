@@ -1,10 +1,13 @@
 """What every unlearning recipe does, given how its family's small model is built."""
 
+from pathlib import Path
+
 from hf_unlearn.hub.manifest import Results
 from hf_unlearn.runs.arguments import Run
 from hf_unlearn.runs.builders import Builder
 from hf_unlearn.runs.experiment import Experiment
 from hf_unlearn.runs.pretrain import pretrain
+from hf_unlearn.runs.resuming import RunState, data_key, training_key
 from hf_unlearn.runs.task import Task, prepare_task
 
 
@@ -23,8 +26,12 @@ def base_model(run: Run, task: Task, build: Builder) -> str:
 
 
 def unlearn_and_compare(run: Run, build: Builder) -> Results:
-    """Unlearn by each method of the run and compare what they end with."""
-    experiment = start(run, build)
+    """Unlearn by each method of the run and compare what they end with; with `--resume`, do what is missing of it."""
+    task = prepare_task(run.arguments)
+    state = RunState(Path(run.arguments.output_dir), run.arguments.resume)
+    state.require(data_key(run.arguments, task) | training_key(run))
+    base = base_model(run, task, build)
+    experiment = Experiment(task, base, run.arguments, next(iter(run.methods.values())), state)
     for config in run.methods.values():
         experiment.unlearn(config)
     return experiment.finish()

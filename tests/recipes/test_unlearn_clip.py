@@ -54,6 +54,7 @@ def test_prints_the_comparison_and_leaves_a_complete_folder(finished):
         "assets",
         "results.json",
         "results.md",
+        "run.json",
     }
     names = {str(p.relative_to(out / "retrain")) for p in (out / "retrain").rglob("*") if p.is_file()}
     assert {"config.json", "model.safetensors", "README.md", "unlearning.json", "audit.json"} <= names

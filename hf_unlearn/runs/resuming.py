@@ -1,0 +1,147 @@
+"""What makes a run's folder resumable: which run it is, what it has finished, and where its checkpoints lie.
+
+`OUT/run.json` holds the run's key and the finished methods with the hash of their weights; `OUT/checkpoints/<method>/`
+holds a method's checkpoints until it is finished.
+"""
+
+import dataclasses
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from hf_unlearn.data.listing import listed
+from hf_unlearn.errors import UserError
+from hf_unlearn.hub.manifest import BaseModel
+from hf_unlearn.hub.records import write_atomically
+from hf_unlearn.losses.distributed import world_size
+from hf_unlearn.methods import UnlearningConfig
+from hf_unlearn.models.weights import has_weights, weights_sha256
+from hf_unlearn.runs.arguments import Run, RunArguments
+from hf_unlearn.runs.task import Task
+
+logger = logging.getLogger(__name__)
+
+RUN_NAME = "run.json"
+CHECKPOINTS = "checkpoints"
+# Arguments that say what is done, beside what the hashes of model, rows and request say already.
+_ARGUMENTS = ("split_seed", "validation_fraction", "test_fraction", "num_samples", "duplicates", "retrain_model")
+# Fields of TrainingArguments that say where, how often and how loudly, never what.
+_ELSEWHERE = (
+    "output_dir", "log", "disable_tqdm", "report_to", "run_name", "project", "trackio", "eval", "per_device_eval",
+    "include", "batch_eval", "prediction_loss_only", "save", "enable_jit", "push_to_hub", "hub", "restore", "do_",
+    "dataloader", "ddp", "debug", "skip_memory", "resume_from", "local_rank", "checkpoint_minutes", "resident_bytes",
+)  # fmt: skip
+
+
+class RunState:
+    """The state of a run's folder, for going on with it.
+
+    Args:
+        folder: the run's `output_dir`.
+        resume: whether to go on with what is there; otherwise the run starts anew, and replaces it method by method.
+    """
+
+    def __init__(self, folder: Path, resume: bool = False) -> None:
+        self.folder, self.resume = folder, resume
+        self._begun = False
+        self._key: dict[str, Any] = {}
+        self._finished: dict[str, str] = {}
+        self._stored: dict[str, Any] = {}
+        if resume and (folder / RUN_NAME).is_file():
+            try:
+                content = json.loads((folder / RUN_NAME).read_text(encoding="utf-8"))
+                self._stored, self._finished = content["key"], content["finished"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(
+                    f"{folder / RUN_NAME} cannot be read; start anew without --resume, finished methods are replaced"
+                ) from error
+        elif resume:
+            logger.info("Nothing to resume in %s; the run starts.", folder)
+
+    def require(self, key: dict[str, Any]) -> None:
+        """Add to what this run is, and refuse to resume one that was another.
+
+        Raises:
+            UserError: showing what differs.
+        """
+        key = json.loads(json.dumps(key, default=str))
+        differing = [
+            f"{name} was {self._stored[name]!r} and is {value!r}"
+            for name, value in key.items()
+            if name in self._stored and self._stored[name] != value
+        ]
+        if differing:
+            raise UserError(
+                f"--resume: the run in {self.folder} is another one ({listed(differing)}); repeat its settings, or "
+                "choose another --output_dir"
+            )
+        self._key |= key
+
+    def begin(self) -> None:
+        """Write down what the run is, before its first training; starting anew forgets earlier checkpoints."""
+        if self._begun:
+            return
+        state, self._begun = PartialState(), True
+        if state.is_main_process:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not self.resume:
+                shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
+            self._write()
+        state.wait_for_everyone()
+
+    def checkpoints(self, method: str) -> Path:
+        """Where a method's checkpoints are kept while it is trained."""
+        return self.folder / CHECKPOINTS / method
+
+    def has_finished(self, method: str) -> bool:
+        """Whether a method's folder is complete and holds the weights that were written."""
+        if method not in self._finished:
+            return False
+        folder = self.folder / method
+        intact = has_weights(folder) and weights_sha256(folder) == self._finished[method]
+        if not intact:
+            logger.warning("%s is not as the run left it; the method is run again.", folder)
+        return intact
+
+    def finish(self, method: str) -> None:
+        """Write down that a method's folder is complete, and let go of its checkpoints."""
+        self._finished[method] = weights_sha256(self.folder / method)
+        self._write()
+        shutil.rmtree(self.checkpoints(method), ignore_errors=True)
+        if not any((self.folder / CHECKPOINTS).glob("*")):
+            shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
+
+    def _write(self) -> None:
+        content = {"schema": 1, "key": self._stored | self._key, "finished": self._finished}
+        write_atomically(self.folder / RUN_NAME, json.dumps(content, indent=1) + "\n")
+
+
+def data_key(arguments: RunArguments, task: Task) -> dict[str, Any]:
+    """What is unlearned from which rows, as flat names and plain values; ids and paths stay out."""
+    return {
+        "request": task.request.sha256,
+        "dataset": task.dataset.name,
+        "dataset.sha256": task.dataset.sha256,
+        "splits": task.sizes,
+        **{name: getattr(arguments, name) for name in _ARGUMENTS},
+    }
+
+
+def training_key(run: Run) -> dict[str, Any]:
+    """Every setting of every method that may change its weights; a run may gain methods."""
+    settings = {f"{m}.{name}": value for m, config in run.methods.items() for name, value in _settings(config).items()}
+    return {"processes": world_size(), **settings}
+
+
+def base_key(base: BaseModel) -> dict[str, Any]:
+    """The model that is unlearned from."""
+    return {"base_model": base.name_or_path, "base_model.sha256": base.sha256}
+
+
+def _settings(config: UnlearningConfig) -> dict[str, Any]:
+    names = [field.name for field in dataclasses.fields(config)]
+    return {n: getattr(config, n) for n in names if not n.startswith(_ELSEWHERE)}
