@@ -1,5 +1,6 @@
 """What every unlearning method shares: its `TrainingArguments` and its `Trainer` around the three quantities."""
 
+import logging
 import shutil
 import time
 from collections import defaultdict
@@ -25,6 +26,8 @@ from hf_unlearn.losses.distributed import rank, world_size
 from hf_unlearn.methods import checkpoints
 from hf_unlearn.methods.guards import BUDGET_HELP, FLOOR_HELP, PROBE_SAMPLES, DivergenceGuard
 from hf_unlearn.models.contrastive import ModelInputs, contrastive_terms, is_dual_encoder, unwrap
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -151,11 +154,16 @@ class UnlearningTrainer(Trainer):
             raise UserError(
                 f"{args.title} has a single sample to learn from, so InfoNCE has no negatives; pass more rows"
             )
+        if "unlearn" in self.uses and sizes["unlearn"] == 1:
+            logger.warning("%s: one unlearn sample has no negative pair; terms over such pairs are zero.", args.title)
+        if has_budget(args) and sizes["retain"] < 2:
+            logger.warning("%s: no retain samples to watch; its budgets against divergence are off.", args.title)
         self.unlearn_to_retain = sizes["unlearn"] / max(1, sizes["retain"])
         self.resident_bytes = args.resident_bytes
         self.source_splits = train_dataset if isinstance(train_dataset, DatasetDict) else None
         self.model_inputs = make_inputs(model, processing_class, args)
-        self._probe = self._probe_rows(train_dataset["retain"], args) if sizes["retain"] > 1 else None
+        watched = has_budget(args) and sizes["retain"] > 1
+        self._probe = self._probe_rows(train_dataset["retain"], args) if watched else None
         encoded = EncodedSplits(*(self._encode(train_dataset[n]) if n in self.uses else None for n in sizes))
         evaluated = None if eval_dataset is None else EncodedSplits(self._encode(eval_dataset), None)
         self._seeded_step, self._micro_step = -1, 0
@@ -179,10 +187,8 @@ class UnlearningTrainer(Trainer):
             return split
         return EncodedSplit(split, self.model_inputs, self.resident_bytes)
 
-    def _probe_rows(self, retain: Dataset | EncodedSplit, args: UnlearningConfig) -> dict[str, Tensor] | None:
-        """This process's share of the retain samples that budgets are measured on; None where there is no budget."""
-        if args.retain_loss_budget is None and args.collapse_floor is None:
-            return None
+    def _probe_rows(self, retain: Dataset | EncodedSplit, args: UnlearningConfig) -> dict[str, Tensor]:
+        """This process's share of the retain samples that budgets are measured on."""
         size = min(len(retain) // world_size(), args.per_device_train_batch_size, PROBE_SAMPLES)
         spread_out = [place * len(retain) // (size * world_size()) for place in range(size * world_size())]
         rows = spread_out[rank() :: world_size()]
@@ -378,6 +384,11 @@ class UnlearningTrainer(Trainer):
         super()._save(output_dir, state_dict)
         # The Trainer pickles its arguments beside the weights; unlearning.json records them readably instead.
         (Path(output_dir or str(self.args.output_dir)) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+
+def has_budget(args: UnlearningConfig) -> bool:
+    """Whether retain samples are watched for divergence."""
+    return args.retain_loss_budget is not None or args.collapse_floor is not None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
