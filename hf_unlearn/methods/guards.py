@@ -41,7 +41,8 @@ class DivergenceGuard(TrainerCallback):
     - The loss and the gradient must be finite. An update from a bad gradient is never made.
     - The InfoNCE of a fixed batch of retain samples must not rise above its start by more than `retain_loss_budget`
       times `log(candidates)`, the loss of an encoder that knows nothing.
-    - The spread `1 - |mean embedding|^2` of the same samples must stay above `collapse_floor` times its start.
+    - The spread of their unit-norm embeddings, `mean |x - mean x|^2`, must stay above `collapse_floor` times its start;
+      vectors that all point the same way, or vanish, have none.
 
     A state found good is copied, on its own device. It is the model alone that goes back: the training ends there.
 

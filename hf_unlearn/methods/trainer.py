@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from datasets import Dataset, DatasetDict
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
@@ -156,14 +156,14 @@ class UnlearningTrainer(Trainer):
             )
         if "unlearn" in self.uses and sizes["unlearn"] == 1:
             logger.warning("%s: one unlearn sample has no negative pair; terms over such pairs are zero.", args.title)
-        if has_budget(args) and sizes["retain"] < 2:
-            logger.warning("%s: no retain samples to watch; its budgets against divergence are off.", args.title)
+        watchable = sizes["retain"] >= 2 * world_size()
+        if has_budget(args) and not watchable:
+            logger.warning("%s: too few retain samples to watch; its budgets against divergence are off.", args.title)
         self.unlearn_to_retain = sizes["unlearn"] / max(1, sizes["retain"])
         self.resident_bytes = args.resident_bytes
         self.source_splits = train_dataset if isinstance(train_dataset, DatasetDict) else None
         self.model_inputs = make_inputs(model, processing_class, args)
-        watched = has_budget(args) and sizes["retain"] > 1
-        self._probe = self._probe_rows(train_dataset["retain"], args) if watched else None
+        self._probe = self._probe_rows(train_dataset["retain"], args) if has_budget(args) and watchable else None
         encoded = EncodedSplits(*(self._encode(train_dataset[n]) if n in self.uses else None for n in sizes))
         evaluated = None if eval_dataset is None else EncodedSplits(self._encode(eval_dataset), None)
         self._seeded_step, self._micro_step = -1, 0
@@ -241,7 +241,7 @@ class UnlearningTrainer(Trainer):
         self.model.train(was_training)
         everything = torch.ones(len(terms.x), device=terms.x.device)
         uninformed = replace(terms, scale=torch.zeros_like(terms.scale))
-        spread = torch.stack([1 - half.mean(0).square().sum() for half in (terms.x, terms.y)]).min()
+        spread = torch.stack([half.var(0, correction=0).sum() for half in (terms.x, terms.y)]).min()
         health = torch.stack([info_nce(terms, everything), info_nce(uninformed, everything), spread])
         return self.accelerator.reduce(health, "mean")
 
@@ -270,6 +270,7 @@ class UnlearningTrainer(Trainer):
         folder = checkpoints.checked_checkpoint(resume_from_checkpoint, Path(str(self.args.output_dir)))
         self._seconds_before = checkpoints.sealed_seconds(folder) if folder else 0.0
         self._started = time.monotonic()
+        set_seed(self.args.seed)  # the Trainer does so when it is built; what ran since must not matter
         self.guard.begin()
         try:
             output = super().train(str(folder) if folder else None, *positional, **kwargs)

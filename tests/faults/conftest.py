@@ -1,5 +1,6 @@
 """Small encoders of every family, and a check around each test that nobody wrote into their folders."""
 
+import gc
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,8 +10,10 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 
+from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.views import VIEW_PRESETS
 from hf_unlearn.methods import METHODS, UnlearningTrainer
+from hf_unlearn.methods.trainer import make_inputs
 from hf_unlearn.models.image_processor import image_processor_of
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.moco import MoCoConfig, MoCoModel
@@ -63,15 +66,26 @@ def splits(shapes: Dataset) -> DatasetDict:
     return DatasetDict(retain=shapes.select(range(40)), unlearn=shapes.select(range(40, 48)))
 
 
+@pytest.fixture(scope="session")
+def encoded(bases: dict[str, Path], splits: DatasetDict) -> dict[str, dict[str, EncodedSplit]]:
+    """The splits as each family takes them."""
+    config = METHODS["fine_tune"].config_class(output_dir="unused", use_cpu=True, views="light")
+    inputs = {family: make_inputs(*load_encoder(str(folder)), config) for family, folder in bases.items()}
+    gc.freeze()  # a Trainer collects garbage first, and most of what was imported will never be any
+    return {f: {name: EncodedSplit(rows, inputs[f]) for name, rows in splits.items()} for f in bases}
+
+
 @pytest.fixture
-def trainer(bases: dict[str, Path], splits: DatasetDict, tmp_path: Path) -> Callable[..., UnlearningTrainer]:
+def trainer(
+    bases: dict[str, Path], encoded: dict[str, dict[str, EncodedSplit]], tmp_path: Path
+) -> Callable[..., UnlearningTrainer]:
     """Build the trainer of a method on a family, from the base model's folder."""
 
-    def build(family: str, method: str, data: DatasetDict = splits, **options: Any) -> UnlearningTrainer:
+    def build(family: str, method: str, data: Any = None, evaluated: Any = None, **options: Any) -> UnlearningTrainer:
         model, processor = load_encoder(str(bases[family]))
         given = {"output_dir": str(tmp_path / "out"), "num_train_epochs": 2, "per_device_train_batch_size": 16}
         given |= {"use_cpu": True, "disable_tqdm": True, "report_to": "none", "views": "light"}
         config = METHODS[method].config_class(**{**given, **options})
-        return METHODS[method](model, config, data, processing_class=processor)
+        return METHODS[method](model, config, data or encoded[family], evaluated, processing_class=processor)
 
     return build

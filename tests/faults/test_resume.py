@@ -1,38 +1,152 @@
-"""Cases 19 to 21 for a trainer: killed at any moment, resumed, it ends with the weights of the run never stopped."""
+"""Cases 19 to 21 for a trainer: however it was stopped, resumed it ends with the weights of the run never stopped."""
 
+import json
+import logging
 import random
+import re
 import signal
+from pathlib import Path
 
 import pytest
-from faults.conftest import FAMILIES
-from faults.killing import forked
+import torch
 from safetensors.torch import load_file
 
+from faults.conftest import FAMILIES, weights
+from faults.killing import forked
+from hf_unlearn.errors import UserError
 from hf_unlearn.methods import METHODS
-from hf_unlearn.methods.checkpoints import newest_checkpoint
+from hf_unlearn.methods.checkpoints import SEAL_NAME, damage, newest_checkpoint
 
-KILLS = 3
+KILLS = 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_killed_at_random_moments_it_ends_with_the_same_weights(family, method, trainer, tmp_path):
-    never_stopped = trainer(family, method)
+    never_stopped = trainer(family, method, num_train_epochs=3)
     never_stopped.train()
-    out = tmp_path / "out"
-    dice = random.Random(f"{family} {method}")
+    out, dice, statuses = tmp_path / "out", random.Random(f"{family} {method}"), []
 
     def work() -> None:
-        ours = trainer(family, method, save_strategy="steps", save_steps=dice.choice((1, 2, 3)), save_total_limit=2)
+        ours = trainer(family, method, num_train_epochs=3, save_strategy="steps", save_steps=1)
         ours.train(resume_from_checkpoint=str(newest_checkpoint(out) or "") or None)
         ours.model.save_pretrained(tmp_path / "end")
 
     for _ in range(KILLS):
-        status, _ = forked(work, watch=out, kill_at=dice.randrange(1, 60))
-        assert status in (0, -signal.SIGKILL)
+        statuses.append(forked(work, watch=out, kill_at=dice.randrange(1, 60))[0])
+    assert set(statuses) == {-signal.SIGKILL}
     assert forked(work, watch=out)[0] == 0
     expected = never_stopped.model.state_dict()
     ended = load_file(tmp_path / "end" / "model.safetensors")
-    assert ended.keys() <= expected.keys()
-    assert all(value.equal(expected[name]) for name, value in ended.items())
+    assert ended and all(value.equal(expected[name]) for name, value in ended.items())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_resuming_after_any_step_equals_the_uninterrupted_run(family, trainer, tmp_path):
+    # The published construction also draws from the global random state.
+    options = {"preset": "reference", "learning_rate": 1e-3, "gradient_accumulation_steps": 2}
+    never_stopped = trainer(family, "alignment_calibration", **options)
+    never_stopped.train()
+    saving = trainer(
+        family, "alignment_calibration", **options, save_strategy="steps", save_steps=1, save_total_limit=None
+    )
+    torch.rand(3)  # whatever happens between, the seed decides
+    saving.train()
+    assert weights(saving.model) == weights(never_stopped.model)
+    steps = saving.state.max_steps
+    assert steps == 4 and saving.state.num_train_epochs == 2  # so one of them lies within an epoch
+    for step in range(1, steps):
+        resumed = trainer(family, "alignment_calibration", **options)
+        resumed.train(resume_from_checkpoint=str(tmp_path / "out" / f"checkpoint-{step}"))
+        assert weights(resumed.model) == weights(never_stopped.model), step
+
+
+def damage_weights(folder: Path) -> None:
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-5] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+
+
+def escape(folder: Path) -> None:
+    seal = json.loads((folder / SEAL_NAME).read_text())
+    seal["files"]["../../secret"] = "0"
+    (folder / SEAL_NAME).write_text(json.dumps(seal))
+
+
+DAMAGES = {
+    "one flipped bit": (damage_weights, "model.safetensors is not as it was written"),
+    "no optimiser": (lambda folder: (folder / "optimizer.pt").unlink(), "optimizer.pt is missing"),
+    "half a state": (lambda folder: (folder / "trainer_state.json").write_text("{"), "trainer_state.json is not"),
+    "no seal": (lambda folder: (folder / SEAL_NAME).unlink(), f"no {SEAL_NAME}"),
+    "half a seal": (lambda folder: (folder / SEAL_NAME).write_text('{"files": '), "cannot be read"),
+    "a seal of another form": (lambda folder: (folder / SEAL_NAME).write_text("[]"), "cannot be read"),
+    "a seal that leaves the folder": (escape, "../../secret, which is not inside"),
+}
+
+
+@pytest.fixture
+def checkpoints(trainer, tmp_path):
+    """A training of 6 steps with checkpoints after the third and the last."""
+    ours = trainer("clip", "fine_tune", save_strategy="steps", save_steps=3)
+    ours.train()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["checkpoint-3", "checkpoint-6"]
+    return tmp_path / "out", weights(ours.model)
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_newest_checkpoint_gives_way_to_the_last_valid_one(kind, checkpoints, trainer, caplog):
+    out, expected = checkpoints
+    break_it, words = DAMAGES[kind]
+    break_it(out / "checkpoint-6")
+    with caplog.at_level(logging.WARNING):
+        ours = trainer("clip", "fine_tune", save_strategy="steps", save_steps=3)
+        ours.train(resume_from_checkpoint=True)
+    assert "checkpoint-6 is damaged" in caplog.text and words in caplog.text
+    assert weights(ours.model) == expected
+    assert damage(out / "checkpoint-6") is None  # written again on the way
+    break_it(out / "checkpoint-3")
+    with pytest.raises(UserError, match=r"checkpoint-3 cannot be resumed from .*" + re.escape(words)):
+        trainer("clip", "fine_tune").train(resume_from_checkpoint=str(out / "checkpoint-3"))
+
+
+def test_nothing_to_resume_from_is_said(trainer, tmp_path):
+    with pytest.raises(UserError, match="no undamaged checkpoint"):
+        trainer("clip", "fine_tune").train(resume_from_checkpoint=True)
+    with pytest.raises(UserError, match="no such folder"):
+        trainer("clip", "fine_tune").train(resume_from_checkpoint=str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"argument of trainer.train"):
+        trainer("clip", "fine_tune", resume_from_checkpoint="somewhere")
+
+
+def test_checkpoints_hold_no_pickled_arguments_and_load_as_models(checkpoints):
+    from transformers import CLIPModel
+
+    out, expected = checkpoints
+    assert not list(out.rglob("training_args.bin"))
+    assert weights(CLIPModel.from_pretrained(out / "checkpoint-6")) == expected
+
+
+def test_time_writes_checkpoints_and_counts_on_after_resuming(trainer, tmp_path):
+    ours = trainer("clip", "gradient_ascent", num_train_epochs=4, checkpoint_minutes=1e-9)
+    seconds = ours.train().metrics["train_runtime"]
+    newest = newest_checkpoint(tmp_path / "out")
+    assert newest is not None and newest.name == "checkpoint-4"
+    again = trainer("clip", "gradient_ascent", num_train_epochs=4, checkpoint_minutes=1e-9)
+    resumed = again.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-3")).metrics["train_runtime"]
+    assert resumed > json.loads((tmp_path / "out" / "checkpoint-3" / SEAL_NAME).read_text())["seconds"] > 0
+    assert seconds > 0 and weights(again.model) == weights(ours.model)
+
+
+def test_the_best_checkpoint_is_kept_and_found_again(trainer, tmp_path, encoded):
+    ours = trainer(
+        "clip", "fine_tune", evaluated=encoded["clip"]["unlearn"], num_train_epochs=3, learning_rate=1e-2,
+        save_strategy="epoch", eval_strategy="epoch", load_best_model_at_end=True, metric_for_best_model="loss",
+        greater_is_better=True, save_total_limit=1,
+    )  # fmt: skip
+    ours.train()
+    best = Path(ours.state.best_model_checkpoint)
+    assert best.parent == tmp_path / "out" and damage(best) is None
+    state = json.loads((newest_checkpoint(tmp_path / "out") / "trainer_state.json").read_text())
+    assert state["best_model_checkpoint"] == str(best)
+    assert all(value.equal(ours.model.state_dict()[n]) for n, value in load_file(best / "model.safetensors").items())
