@@ -1,6 +1,7 @@
 """Tiny encoders of every family in the library's own Trainers, and what the oracles need of a batch."""
 
 import copy
+import gc
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,3 +96,11 @@ def loss_of_batch():
         return trainer.compute_loss(model, batch), quantities
 
     return run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _libraries_are_no_garbage():
+    """Every Trainer collects garbage, which costs a third of a second while it looks through the libraries, too."""
+    gc.freeze()
+    yield
+    gc.unfreeze()

@@ -192,7 +192,7 @@ class CrossRankBatchNorm(nn.BatchNorm2d):
         """Normalise `[n, C, ...]` over everything but the channels."""
         if not (self.training and self.sync and world_size() > 1):
             return super().forward(input)
-        values = input.float()
+        values = input if input.dtype == torch.float64 else input.float()
         var, mean = torch.var_mean(values, [0, *range(2, values.ndim)], correction=0)
         count = mean.new_full((1,), values.numel() / values.shape[1])
         means, variances, counts = AllGather.apply(torch.cat([mean, var, count])).split([len(mean), len(var), 1], dim=1)
