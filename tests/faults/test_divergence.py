@@ -7,9 +7,9 @@ import re
 import numpy as np
 import pytest
 import torch
+from faults.conftest import FAMILIES, weights
 from transformers import TrainerCallback
 
-from faults.conftest import FAMILIES, weights
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods import METHODS
 from hf_unlearn.methods.checkpoints import newest_checkpoint

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-
 from faults.conftest import FAMILIES, weights
 from faults.killing import forked
+from safetensors.torch import load_file
+
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods import METHODS
 from hf_unlearn.methods.checkpoints import SEAL_NAME, damage, newest_checkpoint
