@@ -1,13 +1,23 @@
 """Load a contrastive encoder and its processor: safetensors only, remote code only on request."""
 
+from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModel, AutoProcessor, PreTrainedModel
 
 import hf_unlearn.models.moco
 import hf_unlearn.models.simclr  # noqa: F401 (both register their families with the Auto classes)
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.contrastive import is_dual_encoder
+from hf_unlearn.models.weights import has_weights, weight_files
+
+# What transformers raises on models that are missing, damaged or of no kind it knows.
+_FAULTS = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError)
+CONVERT = (
+    "its weights are pickled, which can run code when they are loaded, and are refused: where you trust them, load "
+    "them with transformers and use_safetensors=False, and call save_pretrained"
+)
 
 
 def load_encoder(
@@ -26,20 +36,38 @@ def load_encoder(
     Raises:
         UserError: when there is no such model, its weights are pickled, or its processor is missing.
     """
+    if has_weights(name_or_path):
+        weight_files(name_or_path)  # an index must not lead out of the folder
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         model = AutoModel.from_pretrained(name_or_path, use_safetensors=True, dtype="float32", **options)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        if "safetensors" in str(error) or "pytorch_model.bin" in str(error):
-            reason += " (pickled weights are refused: load them once where you trust them and save_pretrained again)"
-        raise UserError(f"the model {name_or_path} cannot be loaded: {reason}") from error
+    except _FAULTS as error:
+        raise UserError(f"the model {name_or_path} cannot be loaded: {_reason(name_or_path, error)}") from error
     try:
         processor_class = AutoProcessor if is_dual_encoder(model) else AutoImageProcessor
         processor = processor_class.from_pretrained(name_or_path, **options)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except _FAULTS as error:
         raise UserError(
-            f"the processor of {name_or_path} cannot be loaded: {reason}; save it beside the model"
+            f"the processor of {name_or_path} cannot be loaded: {_first_line(error)}; save it beside the model"
         ) from error
     return model, processor
+
+
+def _reason(name_or_path: str, error: Exception) -> str:
+    if _is_pickled(name_or_path, error):
+        return CONVERT
+    if "trust_remote_code" in str(error):
+        return "it needs code that comes with it; read that code, and pass --trust_remote_code if you trust it"
+    return _first_line(error)
+
+
+def _is_pickled(name_or_path: str, error: Exception) -> bool:
+    """Whether a model failed to load because its weights are pickled."""
+    folder = Path(name_or_path)
+    if folder.is_dir():
+        return not has_weights(folder) and any(any(folder.glob(f"*.{kind}")) for kind in ("bin", "pt", "pth", "ckpt"))
+    return "safetensors" in str(error) or "pytorch_model.bin" in str(error)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
