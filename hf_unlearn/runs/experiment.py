@@ -286,7 +286,7 @@ class Experiment:
             return {}
         rows = self.task.splits["unlearn"].select(range(self._shown))
         images: list[Image] = [to_rgb(image) for image in rows["image"]]
-        return {"images": images, "captions": self._labels() if "captions" in rows.column_names else None}
+        return {"images": images, "captions": self._labels() if self.evaluator.family == "image-text" else None}
 
 
 def make_evaluator(model: PreTrainedModel, task: Task, splits: dict[str, EncodedSplit], inputs: Any) -> Evaluator:
