@@ -1,6 +1,7 @@
 """Datasets whose batches come ready: one indexing operation where they fit in memory, decoded on the fly elsewhere."""
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 
 import torch
 from datasets import Dataset, Image
@@ -37,6 +38,18 @@ class EncodedSplit:
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    @property
+    def nbytes(self) -> int | None:
+        """Bytes of memory the encoded rows take; None if they are encoded when asked for."""
+        return None if self.resident is None else sum(value.nbytes for value in self.resident.values())
+
+    def on(self, device: torch.device) -> "EncodedSplit":
+        """The same split with the rows it keeps on `device`; the original keeps its own."""
+        moved = copy(self)
+        if self.resident is not None:
+            moved.resident = {name: value.to(device) for name, value in self.resident.items()}
+        return moved
 
     def rows(self, indices: Sequence[int]) -> Encoded:
         """The encoded rows at `indices`, in that order."""
@@ -77,6 +90,18 @@ class EncodedSplits(torch.utils.data.Dataset[dict[str, Tensor]]):
 
     def __len__(self) -> int:
         return self.retain + self.unlearn
+
+    @property
+    def nbytes(self) -> int | None:
+        """Bytes of memory the encoded rows take; None if some are encoded when asked for."""
+        sizes = [split.nbytes for split in self.splits]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+
+    def on(self, device: torch.device) -> "EncodedSplits":
+        """The same rows, those kept in memory on `device`, where batches are then put together."""
+        moved = copy(self)
+        moved.splits = [split.on(device) for split in self.splits]
+        return moved
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return {name: value[0] for name, value in self.__getitems__([index]).items()}

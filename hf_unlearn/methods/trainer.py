@@ -75,7 +75,14 @@ class UnlearningConfig(TrainingArguments):
         metadata={"help": "Embed this many samples at a time and recompute in backward: exact, for large batches."},
     )
     resident_bytes: int = field(
-        default=RESIDENT_BYTES, metadata={"help": "Encoded splits up to this size are decoded once, into memory."}
+        default=RESIDENT_BYTES,
+        metadata={
+            "help": "Encoded splits up to this size are decoded once, into memory (an accelerator's if it has room)."
+        },
+    )
+    channels_last: bool | None = field(
+        default=None,
+        metadata={"help": "Lay out convolutions channels-last; default: on an accelerator, where they are faster so."},
     )
     guard_steps: int | None = field(
         default=None,
@@ -179,6 +186,10 @@ class UnlearningTrainer(Trainer):
             data_collator=as_batch,  # type: ignore[arg-type]
             **kwargs,
         )
+        if args.channels_last or (args.channels_last is None and args.device.type != "cpu"):
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
+        if args.device.type != "cpu" and args.dataloader_num_workers == 0:
+            self._keep_on_device(encoded)
         self.guard = DivergenceGuard(self)
         self.add_callback(self.guard)
 
@@ -186,6 +197,13 @@ class UnlearningTrainer(Trainer):
         if isinstance(split, EncodedSplit):
             return split
         return EncodedSplit(split, self.model_inputs, self.resident_bytes)
+
+    def _keep_on_device(self, splits: EncodedSplits) -> None:
+        """Put encoded splits on the accelerator if they take at most a quarter of its free memory."""
+        free, _ = torch.accelerator.get_memory_info(self.args.device)
+        if splits.nbytes is not None and splits.nbytes <= free // 4:
+            self.train_dataset = splits.on(self.args.device)
+            self.args.dataloader_pin_memory = False  # of no use there, and refused
 
     def _probe_rows(self, retain: Dataset | EncodedSplit, args: UnlearningConfig) -> dict[str, Tensor]:
         """This process's share of the retain samples that budgets are measured on."""

@@ -96,3 +96,17 @@ def test_either_split_may_be_missing(shapes, inputs, missing):
     batch = data.__getitems__([1, 0])
     assert batch["is_unlearn"].tolist() == [missing == "retain"] * 2
     assert torch.equal(batch["pixels"], part.rows([1, 0])["pixels"])
+
+
+def test_rows_can_be_kept_on_another_device(shapes, inputs):
+    split = EncodedSplit(shapes, inputs)
+    both = EncodedSplits(split, split)
+    device = torch.device("meta")  # stands for an accelerator: a device that is not the CPU
+    moved = both.on(device)
+    assert {value.device for value in moved.splits[0].resident.values()} == {device}
+    assert {value.device for value in split.resident.values()} == {torch.device("cpu")}
+    assert both.nbytes == moved.nbytes == 2 * split.nbytes
+    assert moved.__getitems__([3, 80])["pixels"].device == device
+    on_the_fly = EncodedSplit(shapes, inputs, resident_bytes=0)
+    assert on_the_fly.nbytes is None and EncodedSplits(split, on_the_fly).nbytes is None
+    assert equal(on_the_fly.on(device).rows([3]), split.rows([3]))

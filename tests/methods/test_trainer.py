@@ -9,6 +9,7 @@ from torch.utils.data import Sampler
 from hf_unlearn.data.sampler import SplitSampler
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods import METHODS, FineTuneConfig, FineTuneTrainer
+from hf_unlearn.models.simclr import SimCLRModel
 
 
 class SameBatch(Sampler[int]):
@@ -217,3 +218,45 @@ def test_chunks_are_refused_where_batch_norm_would_see_them(make_trainer, loss_o
     trainer = make_trainer("fine_tune", "simclr", forward_chunk_size=2)
     with pytest.raises(UserError, match="forward_chunk_size cannot be exact for SimCLRModel"):
         loss_of_batch(trainer, range(6))
+
+
+def first_loss(trainer) -> float:
+    trainer.train()
+    return trainer.state.log_history[0]["loss"]
+
+
+@pytest.mark.parametrize(
+    ("options", "tolerance"),
+    [
+        ({"channels_last": True}, 1e-5),
+        ({"bf16": True}, 0.05),
+        ({"torch_compile": True, "torch_compile_backend": "eager"}, 1e-5),  # the graph as it is: no compiler is run
+        ({"dataloader_num_workers": 2, "resident_bytes": 0}, 1e-5),
+    ],
+    ids=lambda options: next(iter(options)) if isinstance(options, dict) else "",
+)
+def test_options_for_speed_do_not_change_what_is_computed(make_trainer, tmp_path, options, tolerance):
+    settings = {"max_steps": 2, "per_device_train_batch_size": 12, "logging_strategy": "steps", "logging_steps": 1}
+    plain = make_trainer("alignment_calibration", "simclr", **settings)
+    fast = make_trainer("alignment_calibration", "simclr", **settings, **options)
+    assert first_loss(fast) == pytest.approx(first_loss(plain), rel=tolerance)
+    fast.save_model(str(tmp_path / "saved"))
+    reloaded = SimCLRModel.from_pretrained(tmp_path / "saved")
+    for name, value in fast.accelerator.unwrap_model(fast.model).state_dict().items():
+        assert torch.equal(reloaded.state_dict()[name], value)
+
+
+def test_losses_stay_in_float32_under_mixed_precision(make_trainer):
+    trainer = make_trainer("alignment_calibration", "simclr", bf16=True)
+    batch = trainer.train_dataset.__getitems__([0, 1, 2, 45])
+    with trainer.compute_loss_context_manager(), trainer.accelerator.autocast():
+        terms, _ = trainer.contrast(trainer.model.train(), batch)
+        assert {terms.x.dtype, terms.log_partition.dtype} == {torch.float32}
+
+
+def test_convolutions_are_laid_out_channels_last_on_request(make_trainer):
+    def layouts(trainer):
+        return {p.is_contiguous(memory_format=torch.channels_last) for p in trainer.model.parameters() if p.ndim == 4}
+
+    assert layouts(make_trainer("fine_tune", "moco", channels_last=True)) == {True}
+    assert False in layouts(make_trainer("fine_tune", "moco"))  # the default on a CPU
