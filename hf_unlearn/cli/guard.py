@@ -1,22 +1,67 @@
-"""How a program of this library ends on bad input: one sentence, a non-zero exit, and a traceback on request."""
+"""How a program of this library ends: on a fault with one sentence and a non-zero exit, and a traceback on request.
 
+Exit status: 2 for bad input and for faults of the machine that can be told (a full disk, memory), 130 when interrupted,
+143 when terminated, 1 for anything unforeseen.
+"""
+
+import errno
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import NoReturn
 
 from hf_unlearn.errors import UserError
 
 
 def guarded(main: Callable[[], None]) -> None:
-    """Run a program; print a `UserError` as one sentence and exit with status 2, unless `--debug` is given."""
+    """Run a program; tell what ends it in one sentence, unless `--debug` is given."""
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
+    else:
+        sys.excepthook = _tell_unforeseen
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _end)
     try:
         main()
-    except UserError as error:
-        if debug:
+    except (UserError, OSError, MemoryError, RuntimeError) as error:
+        sentence = _sentence(error)
+        if debug or sentence is None:
             raise
-        if int(os.environ.get("RANK", "0")) == 0:
-            print(f"error: {error}", file=sys.stderr)
+        _tell(f"error: {sentence}")
         sys.exit(2)
+
+
+def _sentence(error: Exception) -> str | None:
+    """What a user is told of a fault that can be foreseen; None for any other."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return f"no space left on the disk ({error}); free some, what was finished before is as it was"
+        return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else None
+    from hf_unlearn.methods.trainer import is_out_of_memory  # imported by whatever ran out of it
+
+    if is_out_of_memory(error):
+        return "out of memory; use a device with more, or --use_cpu true"
+    return None
+
+
+def _tell_unforeseen(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    words = (str(error).strip() or "no further words").splitlines()[0]
+    _tell(f"error: unforeseen {kind.__name__} ({words}); run again with --debug for the traceback, and report it")
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    word = "interrupted" if number == signal.SIGINT else "terminated"
+    _tell(f"{word}: what was finished is kept; a run goes on with --resume")
+    sys.exit(128 + number)
+
+
+def _tell(sentence: str) -> None:
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(sentence, file=sys.stderr)

@@ -1,0 +1,162 @@
+"""Cases 19 to 22 for a whole run: killed at any moment, `--resume` ends with the files of the run never stopped."""
+
+import json
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from faults.conftest import TINY, folder_hash
+from faults.killing import forked
+
+from hf_unlearn.errors import UserError
+from hf_unlearn.models.loading import load_encoder
+from hf_unlearn.runs.arguments import parse_run
+from hf_unlearn.runs.builders import simclr, small_clip
+from hf_unlearn.runs.recipe import unlearn_and_compare
+
+KILLS = 3  # at touches of files, and one more at a moment of the clock
+
+
+@pytest.fixture(scope="session")
+def rows(shapes, tmp_path_factory) -> Path:
+    """The dataset on disk."""
+    folder = tmp_path_factory.mktemp("rows")
+    shapes.save_to_disk(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run(bases, rows, encoded):
+    """Run a recipe's work in this process, with its results and its cache in a folder."""
+
+    def unlearn(folder: Path, family: str, *argv: str, methods: tuple[str, ...] = ("fine_tune",)) -> None:
+        given = ["--dataset_name", str(rows), "--output_dir", str(folder / "out"), "--methods", *methods]
+        given += ["--num_train_epochs", "2", "--per_device_train_batch_size", "16", "--views", "light"]
+        given += ["--use_cpu", "true", "--disable_tqdm", "true", "--save_strategy", "steps", "--save_steps", "2"]
+        if family == "clip":
+            given += ["--model_name_or_path", str(bases["clip"])]
+        else:  # a base model that is pre-trained first
+            given += ["--pretrain.num_train_epochs", "2", "--pretrain.views", "light", "--pretrain.use_cpu", "true"]
+            given += ["--pretrain.save_strategy", "steps", "--pretrain.save_steps", "2", "--audit_samples", "3"]
+            given += [token for name, value in TINY.items() for token in (f"--model.{name}", str(value))]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("HF_UNLEARN_CACHE", str(folder / "cache"))
+            unlearn_and_compare(parse_run([*given, *argv]), build={"clip": small_clip, "simclr": simclr}[family])
+
+    return unlearn
+
+
+def results(folder: Path) -> dict:
+    """Everything a run leaves that does not tell the time: weights as bytes, figures as numbers."""
+    out = folder / "out"
+    found = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*.safetensors")}
+    rows = json.loads((out / "results.json").read_text())["rows"]
+    for row in rows:
+        row["metrics"].pop("run_time_minutes", None)
+    return found | {"rows": rows, "files": sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "methods"), [("clip", ("retrain", "gradient_ascent")), ("simclr", ("retrain", "neg_grad"))]
+)
+def test_killed_at_random_moments_it_leaves_the_same_files(family, methods, run, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    began = time.monotonic()
+    status, touches = forked(lambda: run(whole, family, methods=methods), watch=whole)
+    seconds = time.monotonic() - began
+    assert status == 0 and touches > 100
+
+    def again(**moment: float) -> int:
+        return forked(lambda: run(killed, family, "--resume", methods=methods), watch=killed, **moment)[0]
+
+    dice = random.Random(family)
+    statuses = [again(kill_at=dice.randrange(1, touches // 2)) for _ in range(KILLS)]
+    again(kill_after=dice.uniform(0, seconds / 2))  # which may come too late for what is left to do
+    assert statuses.count(-signal.SIGKILL) >= 2 and set(statuses) <= {0, -signal.SIGKILL}
+    assert again() == 0
+    assert results(killed) == results(whole)
+    assert not [path for path in (killed / "out").iterdir() if path.name.startswith(".")], "nothing is left over"
+    assert not (killed / "out" / "checkpoints").exists()
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory, run, bases):
+    """A finished run, and another base model beside it."""
+    folder = tmp_path_factory.mktemp("finished-run")
+    run(folder, "clip")
+    model, processor = load_encoder(str(bases["clip"]))
+    model.logit_scale.data += 0.1
+    for part in (model, processor):
+        part.save_pretrained(folder / "other")
+    return folder
+
+
+@pytest.fixture
+def copied_run(finished_run, tmp_path):
+    """A copy of the finished run, to go on with."""
+    shutil.copytree(finished_run, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def test_finished_methods_are_left_as_they_are_and_others_added(run, copied_run):
+    finished = copied_run / "out" / "fine_tune" / "model.safetensors"
+    stamp = finished.stat().st_ino, finished.stat().st_mtime_ns
+    # What tells nothing of the result may change.
+    run(copied_run, "clip", "--resume", "--save_steps", "5", "--audit_samples", "2", methods=("fine_tune", "neg_grad"))
+    assert (finished.stat().st_ino, finished.stat().st_mtime_ns) == stamp
+    rows = json.loads((copied_run / "out" / "results.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == ["before", "fine_tune", "neg_grad"]
+
+
+def test_a_finished_folder_that_was_changed_is_made_again(run, copied_run, caplog):
+    weights = copied_run / "out" / "fine_tune" / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    run(copied_run, "clip", "--resume")
+    assert "fine_tune is not as the run left it; the method is run again" in caplog.text
+    assert weights.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("argv", "difference"),
+    [
+        (["--learning_rate", "1e-3"], "fine_tune.learning_rate was 0.0005 and is 0.001"),
+        (["--adam_beta2", ".9"], "fine_tune.adam_beta2 was 0.999 and is 0.9"),
+        (["--seed", "7"], "fine_tune.seed was 0 and is 7"),
+        (["--split_seed", "1"], "split_seed was 0 and is 1"),
+        (["--unlearn_fraction", ".2"], "request was"),
+        (["--unlearn_where", "owner=alice"], "request was"),
+        (["--num_samples", "60"], "num_samples was None and is 60"),
+        (["--model_name_or_path", "{other}"], "base_model.sha256 was"),
+    ],
+)
+def test_another_run_is_refused_with_the_difference(argv, difference, run, finished_run):
+    before = folder_hash(finished_run / "out")
+    with pytest.raises(UserError, match="is another one") as told:
+        run(finished_run, "clip", "--resume", *(word.format(other=finished_run / "other") for word in argv))
+    assert difference in str(told.value) and "another --output_dir" in str(told.value)
+    assert folder_hash(finished_run / "out") == before
+
+
+def test_resuming_nothing_starts_the_run(run, tmp_path):
+    run(tmp_path, "clip", "--resume")
+    assert (tmp_path / "out" / "results.json").is_file()
+
+
+def test_a_damaged_record_is_told(run, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "run.json").write_text("{")
+    with pytest.raises(UserError, match=r"run.json cannot be read; start anew without --resume"):
+        run(tmp_path, "clip", "--resume")
+
+
+def test_starting_anew_forgets_checkpoints_and_the_record_names_no_secret(run, tmp_path, rows):
+    (tmp_path / "out" / "checkpoints" / "fine_tune" / "checkpoint-99").mkdir(parents=True)
+    run(tmp_path, "clip", "--request_salt", "a secret", "--hub_token", "hf_SENTINEL", "--unlearn_where", "owner=alice")
+    assert not (tmp_path / "out" / "checkpoints").exists()
+    text = (tmp_path / "out" / "run.json").read_text()
+    assert not any(word in text for word in ("a secret", "SENTINEL", "alice", str(tmp_path), str(rows.parent)))
