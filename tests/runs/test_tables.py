@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from hf_unlearn.runs.benchmark import summarise
+from hf_unlearn.runs.benchmark import Benchmark, summarise, write_tables
 from hf_unlearn.runs.tables import compare, markdown_table, save_results, text_table
 
 # Table 4 of the paper (CLIP on COCO, 10%): retain and unlearn cosines, and the average gaps it prints.
@@ -66,3 +66,21 @@ def test_trials_are_compared_with_their_own_retrain():
     assert summary.mean["fine_tune"]["avg_gap"] == 3.0  # 2 and 4, although the means 14 and 15 differ by 1
     assert summary.std["retrain"]["a"] == pytest.approx(50**0.5)
     assert summary.mean["fine_tune"]["a"] == 14.0
+
+
+def test_benchmark_tables_hold_ablation_and_ratio_plot(tmp_path):
+    keys = ("emia", "retain_accuracy", "test_accuracy", "unlearn_accuracy", "cmia")
+    base = {**dict.fromkeys(keys, 50.0), "forgetting_score": 2.0, "negative_alignment": 1.0}
+    benchmark = Benchmark("moco", {}, ablation=True, alpha=(0.5,), beta=(0, 2))
+    names = ["before", "retrain", "retrain_again", "fine_tune", "alignment_calibration", *benchmark.variants()]
+    runs = {name: {key: value + 2 * i for key, value in base.items()} for i, name in enumerate(names)}
+    runs["retrain"] = base
+    text = write_tables(summarise({0: runs}, keys, "views"), benchmark, tmp_path)
+    assert "| neg. + pos. | 10.00 ± 0.00 |" in text and "| neither | 16.00 ± 0.00 |" in text
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "tables.md",
+        "tables.csv",
+        "tables.json",
+        "negative_alignment.png",
+        "forgetting_score_ratio.png",
+    }
