@@ -1,4 +1,4 @@
-"""The one exception type for bad input: a sentence that names the item and the remedy."""
+"""The one exception type for bad input, a sentence that names the item and the remedy; and a fault of the machine."""
 
 
 class UserError(ValueError):
@@ -6,3 +6,9 @@ class UserError(ValueError):
 
     The command line prints the message alone and exits with status 2; in Python it is an ordinary `ValueError`.
     """
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether memory, the host's or an accelerator's, did not suffice; PyTorch tells it in a `RuntimeError`."""
+    words = ("out of memory", "DefaultCPUAllocator: can't allocate memory")
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(w in str(error) for w in words))

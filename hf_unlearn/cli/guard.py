@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import NoReturn
 
-from hf_unlearn.errors import UserError
+from hf_unlearn.errors import UserError, is_out_of_memory
 
 
 def guarded(main: Callable[[], None]) -> None:
@@ -44,8 +44,6 @@ def _sentence(error: Exception) -> str | None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return f"no space left on the disk ({error}); free some, what was finished before is as it was"
         return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else None
-    from hf_unlearn.methods.trainer import is_out_of_memory  # imported by whatever ran out of it
-
     if is_out_of_memory(error):
         return "out of memory; use a device with more, or --use_cpu true"
     return None

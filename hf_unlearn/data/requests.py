@@ -143,7 +143,7 @@ def _csv_entries(text: str, file: Path) -> list[object]:
 def _json_entries(text: str, file: Path) -> list[object]:
     try:
         content = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # beside bad syntax: numbers too long, lists nested too deep
         raise UserError(f"The removal request {file} is not valid JSON ({error}).") from error
     entries = content.get("ids") if isinstance(content, dict) else content
     if not isinstance(entries, list):

@@ -37,14 +37,17 @@ def seal(folder: Path, seconds: float) -> None:
 def damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint; None if it is as it was sealed."""
     try:
-        files = _read_seal(folder)["files"]
+        content = _read_seal(folder)
     except FileNotFoundError:
         return f"it has no {SEAL_NAME}"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, RecursionError):
+        return f"its {SEAL_NAME} cannot be read"
+    files, seconds = (content.get("files"), content.get("seconds")) if isinstance(content, dict) else (None, None)
+    if not isinstance(files, dict) or not files or not isinstance(seconds, int | float):
         return f"its {SEAL_NAME} cannot be read"
     for name, expected in files.items():
         path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts:
+        if path.is_absolute() or ".." in path.parts or "\0" in name:
             return f"its {SEAL_NAME} names {name}, which is not inside it"
         if not (folder / path).is_file():
             return f"its {name} is missing"
@@ -155,5 +158,5 @@ def _numbered(output_dir: Path) -> dict[int, Path]:
     return {int(match[1]): path for match, path in matches if match}
 
 
-def _read_seal(folder: Path) -> dict[str, Any]:
+def _read_seal(folder: Path) -> Any:
     return json.loads((folder / SEAL_NAME).read_text(encoding="utf-8"))

@@ -20,7 +20,7 @@ from hf_unlearn.data.encoded import RESIDENT_BYTES, EncodedSplit, EncodedSplits,
 from hf_unlearn.data.inputs import ContrastiveInputs, ImageTextInputs, ImageViewInputs
 from hf_unlearn.data.sampler import SplitSampler
 from hf_unlearn.data.views import VIEW_PRESETS
-from hf_unlearn.errors import UserError
+from hf_unlearn.errors import UserError, is_out_of_memory
 from hf_unlearn.losses import ContrastiveTerms, info_nce
 from hf_unlearn.losses.distributed import rank, world_size
 from hf_unlearn.methods import checkpoints
@@ -408,15 +408,6 @@ class UnlearningTrainer(Trainer):
 def has_budget(args: UnlearningConfig) -> bool:
     """Whether retain samples are watched for divergence."""
     return args.retain_loss_budget is not None or args.collapse_floor is not None
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory, the accelerator's or the host's, did not suffice."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(
-        words in str(error) for words in ("DefaultCPUAllocator: can't allocate memory", "backend out of memory")
-    )
 
 
 def make_inputs(model: PreTrainedModel, processing_class: Any, args: UnlearningConfig) -> ContrastiveInputs:

@@ -162,7 +162,7 @@ def _read_yaml(path: Path) -> tuple[list[Option], dict[str, list[Option]], dict[
         raise UserError(f"--config {path} does not exist")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or an impossible date
         raise UserError(f"--config {path} is not valid YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):
         raise UserError(f"--config {path} must hold a mapping of fields, not {type(content).__name__}")

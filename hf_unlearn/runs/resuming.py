@@ -52,13 +52,7 @@ class RunState:
         self._finished: dict[str, str] = {}
         self._stored: dict[str, Any] = {}
         if resume and (folder / RUN_NAME).is_file():
-            try:
-                content = json.loads((folder / RUN_NAME).read_text(encoding="utf-8"))
-                self._stored, self._finished = content["key"], content["finished"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(
-                    f"{folder / RUN_NAME} cannot be read; start anew without --resume, finished methods are replaced"
-                ) from error
+            self._stored, self._finished = _read_record(folder / RUN_NAME)
         elif resume:
             logger.info("Nothing to resume in %s; the run starts.", folder)
 
@@ -118,6 +112,18 @@ class RunState:
     def _write(self) -> None:
         content = {"schema": 1, "key": self._stored | self._key, "finished": self._finished}
         write_atomically(self.folder / RUN_NAME, json.dumps(content, indent=1) + "\n")
+
+
+def _read_record(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """A run's key and its finished methods."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        content = None
+    key, finished = (content.get("key"), content.get("finished")) if isinstance(content, dict) else (None, None)
+    if not isinstance(key, dict) or not isinstance(finished, dict):
+        raise UserError(f"{path} cannot be read; start anew without --resume, finished methods are replaced")
+    return key, finished
 
 
 def data_key(arguments: RunArguments, task: Task) -> dict[str, Any]:

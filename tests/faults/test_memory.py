@@ -8,8 +8,7 @@ import torch
 from faults.killing import forked
 
 from hf_unlearn.data.encoded import EncodedSplit
-from hf_unlearn.errors import UserError
-from hf_unlearn.methods.trainer import is_out_of_memory
+from hf_unlearn.errors import UserError, is_out_of_memory
 
 
 @pytest.fixture

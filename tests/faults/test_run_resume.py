@@ -12,6 +12,7 @@ from faults.conftest import TINY, folder_hash
 from faults.killing import forked
 
 from hf_unlearn.errors import UserError
+from hf_unlearn.methods import GradientAscentTrainer
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.runs.arguments import parse_run
 from hf_unlearn.runs.builders import simclr, small_clip
@@ -160,3 +161,35 @@ def test_starting_anew_forgets_checkpoints_and_the_record_names_no_secret(run, t
     assert not (tmp_path / "out" / "checkpoints").exists()
     text = (tmp_path / "out" / "run.json").read_text()
     assert not any(word in text for word in ("a secret", "SENTINEL", "alice", str(tmp_path), str(rows.parent)))
+
+
+def test_a_training_stopped_by_its_budget_says_so_on_its_card(run, tmp_path):
+    limits = ("--retain_loss_budget", "0.02", "--guard_steps", "1", "--num_train_epochs", "6")
+    run(tmp_path, "clip", *limits, "--learning_rate", "2e-5", methods=("gradient_ascent",))
+    folder = tmp_path / "out" / "gradient_ascent"
+    card, manifest = (folder / "README.md").read_text(), json.loads((folder / "unlearning.json").read_text())
+    (note,) = manifest["notes"]
+    assert "beyond its budget" in note and note in card
+    assert manifest["hyper_parameters"]["retain_loss_budget"] == 0.02
+
+
+def test_a_training_stopped_by_nan_ends_the_run_and_resuming_does_the_rest(run, tmp_path, monkeypatch):
+    compute_loss = GradientAscentTrainer.compute_loss
+
+    def spoiled(self, *arguments, **options):
+        loss = compute_loss(self, *arguments, **options)
+        return loss * float("nan") if self.state.global_step == 2 else loss
+
+    monkeypatch.setattr(GradientAscentTrainer, "compute_loss", spoiled)
+    methods, options = ("gradient_ascent", "fine_tune"), ("--num_train_epochs", "6", "--guard_steps", "1")
+    with pytest.raises(UserError, match=r"Grad. Ascent: Training was stopped at step 3 .* not finite.*--resume"):
+        run(tmp_path, "clip", *options, methods=methods)
+    finished = tmp_path / "out" / "gradient_ascent"
+    before = (finished / "model.safetensors").read_bytes()
+    assert "Training was stopped at step 3 of 6" in (finished / "README.md").read_text()
+    load_encoder(str(finished))
+    run(tmp_path, "clip", "--resume", *options, methods=methods)
+    assert (finished / "model.safetensors").read_bytes() == before
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == ["before", "gradient_ascent", "fine_tune"]
+    assert "Training was stopped at step 3 of 6" in (finished / "README.md").read_text()
