@@ -1,0 +1,54 @@
+"""The speed benchmark runs and reports what it says; its figures are not looked at."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from hf_unlearn.errors import UserError
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "benchmark_speed.py"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """A function that runs the recipe with arguments."""
+    spec = importlib.util.spec_from_file_location("benchmark_speed", RECIPE)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # its dataclasses look their module up
+    spec.loader.exec_module(module)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["benchmark_speed.py", *arguments])
+        module.main()
+
+    return run
+
+
+def test_lines_set_one_way_against_another(benchmark, tmp_path, capsys):
+    benchmark(
+        "--small", "--repeats", "2", "--only", "loss", "clip", "--device", "cpu", "--output", f"{tmp_path}/speed.json"
+    )
+    printed = capsys.readouterr().out
+    rows = json.loads((tmp_path / "speed.json").read_text())["rows"]
+    assert len(rows) == 4
+    for row in rows:
+        assert row["least"] <= row["ratio"] <= row["greatest"]
+        assert row["first_seconds"] > 0 and row["second_seconds"] > 0
+        assert f"{row['work']}: {row['first']} against {row['second']}" in printed
+    assert "share of a GPU's measured bf16 rate (wanted: 40% or more): not measured" in printed
+
+
+def test_steps_of_view_encoders_against_the_references_construction(benchmark, capsys):
+    pytest.importorskip("lightly", reason="the extra `benchmark` is not installed")
+    benchmark("--small", "--repeats", "1", "--only", "views", "--device", "cpu")
+    printed = capsys.readouterr().out
+    assert "SimCLR step, 32 views: AC against the reference's construction" in printed
+    assert "MoCo step, 32 views: Fine-Tune against AC" in printed
+
+
+def test_nothing_is_measured_in_no_rounds(benchmark):
+    with pytest.raises(UserError, match="--repeats 0 measures nothing"):
+        benchmark("--repeats", "0")
