@@ -54,6 +54,7 @@ _LEFT_OUT = {
     "key",
     "url",
     "bytes",
+    "minutes",
     "preset",
     "salt",
 }
@@ -116,8 +117,8 @@ def public_hyper_parameters(config: Any) -> dict[str, Any]:
     """Pick from a `TrainingArguments` dataclass what a card may show: what changes the weights, nothing private.
 
     These are the fields that the method's own config declares, and the usual ones of the optimiser and schedule.
-    Fields named after tokens, paths, files or sizes in memory are left out, and so are the preset, which a card shows
-    elsewhere, and every value that is unset or no number, flag or plain word.
+    Fields named after tokens, paths, files, sizes in memory or minutes between checkpoints are left out, and so are
+    the preset, which a card shows elsewhere, and every value that is unset or no number, flag or plain word.
     """
     from transformers import TrainingArguments
 
