@@ -77,7 +77,8 @@ class DivergenceGuard(TrainerCallback):
     ) -> None:
         """Copy the state that training starts or goes on from; checkpoints are only taken of good ones."""
         model = self._trainer.model
-        self._watched = [value.detach() for value in (*model.parameters(), *model.buffers())]
+        trained = (value for value in model.parameters() if value.requires_grad)  # frozen ones stay as they are
+        self._watched = [value.detach() for value in (*trained, *model.buffers())]
         self._good = [value.clone() for value in self._watched]
         self.good_step = state.global_step
         self._every = self._trainer.args.guard_steps or min(self.most_steps, max(1, state.max_steps // self.checks))

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedModel, set_seed
 
+from hf_unlearn.errors import UserError
 from hf_unlearn.methods.fine_tune import FineTuneTrainer
 from hf_unlearn.methods.trainer import UnlearningConfig
 
@@ -27,10 +28,15 @@ class RetrainTrainer(FineTuneTrainer):
     """Minimises InfoNCE (Eq. 1) on retain, as Fine-Tune does, but from new weights.
 
     The model passed in gives the architecture only; its weights are drawn anew from `args.seed`.
+
+    Raises:
+        UserError: as its base class does, and with a `peft_config`.
     """
 
     config_class = RetrainConfig
 
     def __init__(self, model: PreTrainedModel, args: RetrainConfig, *positional: Any, **kwargs: Any) -> None:
+        if kwargs.get("peft_config") is not None:
+            raise UserError("Retrain draws every weight anew, which no adapter can hold; leave peft_config unset")
         set_seed(args.seed)
         super().__init__(type(model)(deepcopy(model.config)), args, *positional, **kwargs)

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from datasets import Dataset, DatasetDict
@@ -25,7 +25,11 @@ from hf_unlearn.losses import ContrastiveTerms, info_nce
 from hf_unlearn.losses.distributed import rank, world_size
 from hf_unlearn.methods import checkpoints
 from hf_unlearn.methods.guards import BUDGET_HELP, FLOOR_HELP, PROBE_SAMPLES, DivergenceGuard
+from hf_unlearn.models.adapters import add_adapter
 from hf_unlearn.models.contrastive import ModelInputs, contrastive_terms, is_dual_encoder, unwrap
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 logger = logging.getLogger(__name__)
 
@@ -127,9 +131,12 @@ class UnlearningTrainer(Trainer):
             splits already encoded, so that several methods share them.
         eval_dataset: rows for the evaluation loss, usually `validation`.
         processing_class: the model's processor (image-text) or image processor (views).
+        peft_config: a `peft.LoraConfig` to train an adapter instead of the model's own weights, which then stay as they
+            are; without `target_modules`, all linear layers are adapted, and a view encoder's convolutions, too.
 
     Raises:
-        UserError: when a split the method learns from is missing or empty, or no step could be made.
+        UserError: when a split the method learns from is missing or empty, no step could be made, or the model cannot
+            have this adapter.
     """
 
     uses: ClassVar[tuple[str, ...]] = ("retain", "unlearn")
@@ -149,6 +156,7 @@ class UnlearningTrainer(Trainer):
         train_dataset: DatasetDict | Mapping[str, EncodedSplit],
         eval_dataset: Dataset | EncodedSplit | None = None,
         processing_class: Any = None,
+        peft_config: "LoraConfig | None" = None,
         **kwargs: Any,
     ) -> None:
         sizes = {name: len(train_dataset[name]) if name in train_dataset else 0 for name in ("retain", "unlearn")}
@@ -170,6 +178,14 @@ class UnlearningTrainer(Trainer):
         self.resident_bytes = args.resident_bytes
         self.source_splits = train_dataset if isinstance(train_dataset, DatasetDict) else None
         self.model_inputs = make_inputs(model, processing_class, args)
+        if peft_config is not None:
+            set_seed(args.seed)  # the adapter's new weights
+            model = add_adapter(model, peft_config)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise UserError(
+                "the model has no trainable weights; load its adapter with is_trainable=True, or merge it with "
+                "merge_and_unload"
+            )
         self._probe = self._probe_rows(train_dataset["retain"], args) if has_budget(args) and watchable else None
         encoded = EncodedSplits(*(self._encode(train_dataset[n]) if n in self.uses else None for n in sizes))
         evaluated = None if eval_dataset is None else EncodedSplits(self._encode(eval_dataset), None)

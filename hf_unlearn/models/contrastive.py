@@ -31,10 +31,10 @@ def is_dual_encoder(model: nn.Module) -> bool:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model itself, without data-parallel or compile wrappers."""
+    """The model itself, without data-parallel, compile or adapter wrappers; its layers keep their adapters."""
     while hasattr(model, "module") or hasattr(model, "_orig_mod"):
         model = getattr(model, "module", None) or model._orig_mod  # type: ignore[assignment]
-    return model
+    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
 
 
 def logit_scale(model: nn.Module) -> Tensor:

@@ -9,6 +9,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoProcessor, PreTraine
 import hf_unlearn.models.moco
 import hf_unlearn.models.simclr  # noqa: F401 (both register their families with the Auto classes)
 from hf_unlearn.errors import UserError
+from hf_unlearn.models.adapters import apply_adapter, base_of, find_adapter
 from hf_unlearn.models.contrastive import is_dual_encoder
 from hf_unlearn.models.weights import has_weights, weight_files
 
@@ -21,28 +22,25 @@ CONVERT = (
 
 
 def load_encoder(
-    name_or_path: str, revision: str | None = None, trust_remote_code: bool = False
+    name_or_path: str, revision: str | None = None, trust_remote_code: bool = False, base: str | None = None
 ) -> tuple[PreTrainedModel, Any]:
     """Load an encoder in float32 and the processor saved with it.
 
     Args:
-        name_or_path: local folder or Hub id.
+        name_or_path: local folder or Hub id, of a model or of a LoRA adapter.
         revision: branch, tag or commit of a Hub model.
         trust_remote_code: whether code that comes with the model may run.
+        base: of an adapter, the folder or Hub id of its base model; default: what the adapter names.
 
     Returns:
-        The model, and its processor (dual encoders) or image processor (SimCLR, MoCo).
+        The model (for an adapter, a `PeftModel`), and its processor (dual encoders) or image processor (SimCLR, MoCo).
 
     Raises:
-        UserError: when there is no such model, its weights are pickled, or its processor is missing.
+        UserError: when there is no such model, its weights are pickled, its processor is missing, or an adapter's base
+            model is missing or another.
     """
-    if has_weights(name_or_path):
-        weight_files(name_or_path)  # an index must not lead out of the folder
+    model = load_model(name_or_path, revision, trust_remote_code, base)
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    try:
-        model = AutoModel.from_pretrained(name_or_path, use_safetensors=True, dtype="float32", **options)
-    except _FAULTS as error:
-        raise UserError(f"the model {name_or_path} cannot be loaded: {_reason(name_or_path, error)}") from error
     try:
         processor_class = AutoProcessor if is_dual_encoder(model) else AutoImageProcessor
         processor = processor_class.from_pretrained(name_or_path, **options)
@@ -51,6 +49,32 @@ def load_encoder(
             f"the processor of {name_or_path} cannot be loaded: {_first_line(error)}; save it beside the model"
         ) from error
     return model, processor
+
+
+def load_model(
+    name_or_path: str, revision: str | None = None, trust_remote_code: bool = False, base: str | None = None
+) -> PreTrainedModel:
+    """Load an encoder in float32, as `load_encoder` does, without a processor."""
+    if has_weights(name_or_path):
+        weight_files(name_or_path)  # an index must not lead out of the folder
+    try:
+        adapter = find_adapter(name_or_path, revision)
+        if adapter is None:
+            return AutoModel.from_pretrained(
+                name_or_path,
+                use_safetensors=True,
+                dtype="float32",
+                revision=revision,
+                trust_remote_code=trust_remote_code,
+            )
+        named, pinned = (base, None) if base is not None else base_of(adapter)
+        # Only code of a model that the user named may run, not that of one which an adapter names.
+        plain = load_model(named, pinned, trust_remote_code and base is not None)
+        return apply_adapter(plain, adapter)
+    except UserError:
+        raise
+    except _FAULTS as error:
+        raise UserError(f"the model {name_or_path} cannot be loaded: {_reason(name_or_path, error)}") from error
 
 
 def _reason(name_or_path: str, error: Exception) -> str:

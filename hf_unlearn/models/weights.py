@@ -8,6 +8,8 @@ from hf_unlearn.errors import UserError
 
 WEIGHTS_NAME = "model.safetensors"
 WEIGHTS_INDEX_NAME = "model.safetensors.index.json"
+ADAPTER_NAME = "adapter_model.safetensors"
+ADAPTER_CONFIG_NAME = "adapter_config.json"
 
 
 def file_sha256(path: str | Path) -> str:
@@ -17,17 +19,21 @@ def file_sha256(path: str | Path) -> str:
 
 
 def has_weights(folder: str | Path) -> bool:
-    """Say whether a folder holds safetensors weights."""
-    return any((Path(folder) / name).is_file() for name in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME))
+    """Say whether a folder holds safetensors weights, of a model or of an adapter."""
+    return any((Path(folder) / name).is_file() for name in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME, ADAPTER_NAME))
 
 
 def weight_files(folder: str | Path) -> list[Path]:
-    """List a checkpoint's weight files: `model.safetensors`, or every shard its index names.
+    """List a checkpoint's weight files: `model.safetensors`, every shard its index names, or an adapter's alone.
 
     Raises:
-        UserError: There are no safetensors weights, or a shard is missing.
+        UserError: There are no safetensors weights, a shard is missing, or a model lies beside an adapter.
     """
     folder = Path(folder)
+    if (folder / ADAPTER_NAME).is_file():
+        if any((folder / name).is_file() for name in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME)):
+            raise UserError(f"{folder.name} holds a model and an adapter, and loaders differ on which; remove one.")
+        return [folder / ADAPTER_NAME]
     if (folder / WEIGHTS_NAME).is_file():
         return [folder / WEIGHTS_NAME]
     index = folder / WEIGHTS_INDEX_NAME
@@ -45,10 +51,10 @@ def weights_sha256(folder: str | Path) -> str:
     One file: the SHA-256 of its bytes. Shards: the SHA-256 of the lines `<name> <sha256>` in the order of their names.
 
     Raises:
-        UserError: There are no safetensors weights, or a shard is missing.
+        UserError: As `weight_files` does.
     """
     files = weight_files(folder)
-    if len(files) == 1 and files[0].name == WEIGHTS_NAME:
+    if len(files) == 1 and files[0].name in (WEIGHTS_NAME, ADAPTER_NAME):
         return file_sha256(files[0])
     lines = "".join(f"{file.name} {file_sha256(file)}\n" for file in files)
     return hashlib.sha256(lines.encode()).hexdigest()

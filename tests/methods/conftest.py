@@ -49,9 +49,19 @@ def encoder(tiny_clip):
 def make_trainer(encoder, splits, tmp_path):
     """A function from a method, a family and settings to a Trainer on the splits."""
 
-    def make(method, family="clip", train_dataset=splits, eval_dataset=None, trainer_class=None, **settings):
+    def make(
+        method,
+        family="clip",
+        train_dataset=splits,
+        eval_dataset=None,
+        trainer_class=None,
+        given_model=None,
+        peft_config=None,
+        **settings,
+    ):
         trainer_class = trainer_class or METHODS[method]
         model, processor = encoder(family)
+        model = given_model or model
         settings = {
             "output_dir": str(tmp_path / "out"),
             "report_to": "none",
@@ -59,7 +69,9 @@ def make_trainer(encoder, splits, tmp_path):
             "views": "light",
         } | settings
         config = METHODS[method].config_class(disable_tqdm=True, **settings)
-        return trainer_class(model, config, train_dataset, eval_dataset=eval_dataset, processing_class=processor)
+        return trainer_class(
+            model, config, train_dataset, eval_dataset, processing_class=processor, peft_config=peft_config
+        )
 
     return make
 

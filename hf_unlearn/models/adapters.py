@@ -1,0 +1,172 @@
+"""LoRA through peft: a small trained part beside a base model that stays as it is, bit for bit."""
+
+import json
+import warnings
+from copy import deepcopy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.utils import cached_file
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from hf_unlearn.errors import UserError
+from hf_unlearn.models.contrastive import is_dual_encoder, unwrap
+from hf_unlearn.models.moco import MoCoModel
+from hf_unlearn.models.weights import ADAPTER_NAME, weights_sha256
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+# What a published adapter calls a base model that is on no Hub: `local/<name of its folder>`.
+LOCAL_PREFIX = "local/"
+RECORDS_NAME = "unlearning.json"  # where a finished run notes the hash of its base model
+
+
+def require_peft() -> Any:
+    """The peft package.
+
+    Raises:
+        UserError: when it is not installed.
+    """
+    try:
+        import peft
+    except ImportError as error:
+        raise UserError("LoRA needs the package peft; install it with pip install 'hf-unlearn[peft]'") from error
+    return peft
+
+
+def is_adapted(model: nn.Module) -> bool:
+    """Whether a model is a `PeftModel`: a base model with an adapter."""
+    return hasattr(model, "get_base_model")
+
+
+def add_adapter(model: PreTrainedModel, config: "LoraConfig") -> Any:
+    """Wrap an encoder, in place, with a new LoRA adapter: W x becomes W x + (alpha / r) B A x, with B = 0 at first.
+
+    A batch norm changes its running statistics in training; each is copied into the adapter (`modules_to_save`) and
+    trained there, so that the base model stays as it is.
+
+    Args:
+        model: a dual encoder, or a view encoder without a momentum encoder.
+        config: without `target_modules`, every linear layer is adapted, and a view encoder's convolutions, too.
+
+    Returns:
+        The `PeftModel`; only its adapter is trainable.
+
+    Raises:
+        UserError: when the model has an adapter already, or cannot have one, or the config does not fit it.
+
+    Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685.
+    """
+    peft = require_peft()
+    if is_adapted(model):
+        raise UserError("the model has an adapter already; leave peft_config unset, or merge it with merge_and_unload")
+    if isinstance(model, MoCoModel):
+        raise UserError(
+            "MoCo cannot be trained through an adapter: its momentum encoder averages all weights over the steps, and "
+            "an average of low-rank changes is no low-rank change; leave peft_config (--use_peft) unset"
+        )
+    if not isinstance(config, peft.LoraConfig):
+        raise UserError(f"peft_config is a {type(config).__name__}; pass a peft.LoraConfig")
+    config = deepcopy(config)  # peft writes into it, and several methods may share it
+    if config.target_modules is None:
+        config.target_modules = "all-linear" if is_dual_encoder(model) else _named(model, nn.Conv2d, nn.Linear)
+    if norms := _named(model, nn.modules.batchnorm._BatchNorm):
+        config.modules_to_save = [*(config.modules_to_save or ()), *norms]
+    try:
+        adapted = peft.get_peft_model(model, config, revision=getattr(model.config, "_commit_hash", None))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"the adapter does not fit {type(model).__name__}: {str(error).splitlines()[0]}") from error
+    own = adapted.active_peft_config
+    if own.base_model_name_or_path and Path(own.base_model_name_or_path).is_dir():
+        # Wherever the adapter is loaded from; publishing puts the folder's bare name in its place.
+        own.base_model_name_or_path = str(Path(own.base_model_name_or_path).resolve())
+    return adapted
+
+
+def adapter_settings(model: nn.Module) -> dict[str, Any]:
+    """What a card says of a model's adapter; empty without one."""
+    if not is_adapted(model):
+        return {}
+    config: Any = model.active_peft_config
+    return {"lora_r": config.r, "lora_alpha": config.lora_alpha, "lora_dropout": config.lora_dropout}
+
+
+def find_adapter(name_or_path: str, revision: str | None = None) -> Path | None:
+    """The folder of an adapter's files, fetched where a Hub id is named; None for anything but an adapter.
+
+    Raises:
+        UserError: when its weights are missing or pickled.
+        OSError: when there is no such repository.
+    """
+    found = find_adapter_config_file(name_or_path, revision=revision)
+    if found is None:
+        return None
+    folder = Path(found).parent
+    if not Path(name_or_path).is_dir():
+        for name in (ADAPTER_NAME, RECORDS_NAME):  # of the same commit, which a cache's folder is called after
+            cached_file(name_or_path, name, revision=folder.name, _raise_exceptions_for_missing_entries=False)
+    if not (folder / ADAPTER_NAME).is_file():
+        raise UserError(
+            f"the adapter {name_or_path} holds no {ADAPTER_NAME}; pickled weights can run code when they are loaded "
+            "and are refused: where you trust them, load them with peft and call save_pretrained"
+        )
+    return folder
+
+
+def base_of(folder: Path) -> tuple[str, str | None]:
+    """What the base model of an adapter is called, and its revision.
+
+    Raises:
+        UserError: when the adapter is no plain LoRA, or names no base that could be looked for.
+    """
+    peft = require_peft()
+    config = peft.PeftConfig.from_pretrained(str(folder))
+    if not isinstance(config, peft.LoraConfig) or config.megatron_config is not None:
+        raise UserError(f"{folder.name} is no plain LoRA adapter ({config.peft_type}), and no other kind is loaded")
+    name = config.base_model_name_or_path
+    if not name or name.startswith(LOCAL_PREFIX):
+        raise UserError(
+            f"the adapter {folder.name} was trained on a model that is on no Hub ({name or 'without a name'}); give "
+            "that model's folder: load_encoder(..., base=FOLDER)"
+        )
+    return name, config.revision
+
+
+def apply_adapter(model: PreTrainedModel, folder: Path) -> Any:
+    """A base model with the adapter of a folder, for use, not for training.
+
+    Raises:
+        UserError: when the adapter lacks weights for this model, or is recorded as that of another base.
+    """
+    _check_base(str(model.name_or_path), folder)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Found missing adapter keys")
+        try:
+            return require_peft().PeftModel.from_pretrained(model, str(folder))
+        except UserWarning as error:
+            raise UserError(f"the adapter {folder.name} does not fit its base model: weights are missing") from error
+
+
+def merged(model: Any) -> PreTrainedModel:
+    """A plain model with the adapter, where there is one, added to its weights."""
+    return model.merge_and_unload() if is_adapted(model) else model
+
+
+def _check_base(base: str, folder: Path) -> None:
+    """An adapter on another base than its own gives embeddings that mean nothing."""
+    records = folder / RECORDS_NAME
+    if not records.is_file() or not Path(base).is_dir():  # a Hub's base is pinned by its commit
+        return
+    recorded = json.loads(records.read_text(encoding="utf-8")).get("base_model", {}).get("sha256")
+    if recorded is not None and recorded != weights_sha256(base):
+        raise UserError(
+            f"{Path(base).name} is not the base model of this adapter: its weights are not those that {RECORDS_NAME} "
+            "names; pass the model that was unlearned from"
+        )
+
+
+def _named(model: nn.Module, *kinds: type[nn.Module]) -> list[str]:
+    return [name for name, module in unwrap(model).named_modules() if isinstance(module, kinds)]
