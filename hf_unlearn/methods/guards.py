@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hf_unlearn.models.adapters import is_adapted
+
 if TYPE_CHECKING:
     from hf_unlearn.methods.trainer import UnlearningTrainer
 
@@ -77,8 +79,9 @@ class DivergenceGuard(TrainerCallback):
     ) -> None:
         """Copy the state that training starts or goes on from; checkpoints are only taken of good ones."""
         model = self._trainer.model
-        trained = (value for value in model.parameters() if value.requires_grad)  # frozen ones stay as they are
-        self._watched = [value.detach() for value in (*trained, *model.buffers())]
+        # Of what is frozen, the model under an adapter stays as it is; a momentum encoder does not.
+        moving = (value for value in model.parameters() if value.requires_grad or not is_adapted(model))
+        self._watched = [value.detach() for value in (*moving, *model.buffers())]
         self._good = [value.clone() for value in self._watched]
         self.good_step = state.global_step
         self._every = self._trainer.args.guard_steps or min(self.most_steps, max(1, state.max_steps // self.checks))
