@@ -1,0 +1,109 @@
+"""The stress test end to end on tiny models of two families: attacks, tables, going on where it stopped."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hf_unlearn.runs import stress_test as stress
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, shapes):
+    folder = tmp_path_factory.mktemp("stress")
+    shapes.save_to_disk(folder / "data")
+    options = {
+        "dataset_name": str(folder / "data"),
+        "caption_column": "captions",
+        "test_fraction": 0.3,
+        "views": "light",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "per_device_train_batch_size": 16,
+    }
+    tiny = {"model": {"backbone": "resnet18", "stem": "imagenet", "width": 8, "projection_dim": 16}}
+    for family, more in (("clip", {}), ("simclr", tiny)):
+        (folder / f"{family}-task.yaml").write_text(yaml.safe_dump(options | more))
+        (folder / f"{family}.yaml").write_text(
+            yaml.safe_dump({"family": family, "options": {"config": f"{family}-task.yaml"}})
+        )
+    return folder
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path / "cache"))
+
+    def call(*argv: str) -> str:
+        script = str(RECIPES / "stress_test.py")
+        monkeypatch.setattr(sys, "argv", [script, *argv])
+        runpy.run_path(script, run_name="__main__")
+        return capsys.readouterr().out
+
+    return call
+
+
+def test_clip_end_to_end_and_again(folder, run, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    argv = [str(folder / "clip.yaml"), "--small", "--ensemble", "4", "--steps", "2", "--output_dir", str(out)]
+    printed = run(*argv, "--methods", "fine_tune")
+    names = [f"{name}-{k}" for name in ("retrain", "fine_tune") for k in range(4)] + ["before-0"]
+    assert {p.name for p in out.iterdir()} == {f"{n}.{kind}" for n in names for kind in ("json", "safetensors")} | {
+        "results.json",
+        "results.md",
+    }
+    results = json.loads((out / "results.json").read_text())
+    rows = {row["attack"]: row for row in results["rows"]}
+    for attack in ("alignment: AUC", "alignment, jpeg copies: TPR at 1% FPR", "relearning: area"):
+        assert set(rows[attack]["values"]) == {"before", "fine_tune"} and rows[attack]["retrain_std"] >= 0
+    for attack in ("KLoM, unlearn: mean", "KLoM, retain: 95th percentile", "likelihood ratio: AUC"):
+        assert set(rows[attack]["values"]) == {"fine_tune"}
+    assert rows["completeness by Retrains"]["values"]["before"] < 55
+    assert "| Attack | Retrain | before unlearning | Fine-Tune |" in printed
+    table = (out / "results.md").read_text()
+    assert printed.strip().endswith(table.strip())
+    seeds = {json.loads((out / f"fine_tune-{k}.json").read_text())["settings"]["seed"] for k in range(4)}
+    assert seeds == {0, 1000, 2000, 3000}
+
+    trained = []
+    original = stress.Experiment.measure
+    monkeypatch.setattr(
+        stress.Experiment, "measure", lambda self, config, name: trained.append(name) or original(self, config, name)
+    )
+    (out / "fine_tune-2.json").unlink()
+    record = json.loads((out / "fine_tune-1.json").read_text())
+    record["settings"]["learning_rate"] = 1.0  # made with other settings
+    (out / "fine_tune-1.json").write_text(json.dumps(record))
+    assert run(*argv, "--methods", "fine_tune").strip().endswith(table.strip())
+    assert trained == ["fine_tune-1", "fine_tune-2"]
+
+
+def test_simclr_with_planted_near_copies(folder, run, tmp_path):
+    out = tmp_path / "out"
+    printed = run(
+        str(folder / "simclr.yaml"), "--small", "--ensemble", "2", "--steps", "1", "--near_copies", "3",
+        "--methods", "gradient_ascent", "--output_dir", str(out),
+    )  # fmt: skip
+    assert "samples with near-copies in retain: mean alignment" in printed
+    assert "KLoM" not in printed and "likelihood ratio" not in printed
+    assert "within 2 points of Retrain's: before unlearning" in printed
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--ensemble", "1"], "at least 2 are needed"),
+        (["--methods", "retrain"], "leave retrain out"),
+        (["--methods", "fine_tun"], "unknown method"),
+        (["--small", "--near_copies", "99"], "cannot be planted"),
+    ],
+)
+def test_bad_arguments_end_with_a_sentence(folder, run, tmp_path, argv, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run(str(folder / "clip.yaml"), "--output_dir", str(tmp_path / "out"), *argv)
+    assert stopped.value.code == 2 and message in capsys.readouterr().err
