@@ -45,6 +45,7 @@ class Observation:
         tensors |= {f"images:{name}": values for name, values in self.images.items()} | {"recovery": self.recovery}
         partial = path.with_name(f".{path.name}.partial")
         save_file({name: np.ascontiguousarray(values) for name, values in tensors.items()}, partial)
+        partial.chmod(0o644)
         partial.replace(path)
 
     @classmethod

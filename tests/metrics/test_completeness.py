@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import norm
 
@@ -68,6 +70,20 @@ def test_completeness_falls_as_alignment_rises() -> None:
     assert (
         (np.diff(values) <= 1e-12).all() and values[0] == pytest.approx(1) and values[-1] == pytest.approx(0, abs=1e-3)
     )
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(*[st.floats(-1, 1) for _ in range(4)]), min_size=2, max_size=20),
+    st.floats(0.1, 50),
+    st.floats(-3, 3),
+)
+def test_lies_between_0_and_1_whatever_the_units(rows, scale, shift) -> None:
+    model, base, *references = np.array(rows).T + 1e-3 * np.random.default_rng(0).normal(size=(4, len(rows)))
+    first = sample_completeness(model, base, np.array(references))
+    again = sample_completeness(scale * model + shift, scale * base + shift, scale * np.array(references) + shift)
+    assert ((first.per_sample >= 0) & (first.per_sample <= 1)).all() and 0 <= first.over <= 1
+    assert np.allclose(first.per_sample, again.per_sample, atol=1e-6)
 
 
 def test_bad_references_are_refused() -> None:
