@@ -1,9 +1,11 @@
 """The loss terms of the paper as pure functions of `ContrastiveTerms` (arXiv 2406.03603, Eqs. 1-5)."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor, Partial
 
 from hf_unlearn.losses.distributed import all_reduce_sum, world_size
 from hf_unlearn.losses.terms import ContrastiveTerms
@@ -42,8 +44,21 @@ def negative_alignment(terms: ContrastiveTerms, mask: Tensor) -> Tensor:
 
 
 def l1_norm(parameters: Iterable[Tensor]) -> Tensor:
-    """Sum of absolute values over parameters."""
-    return torch.stack([parameter.abs().sum() for parameter in parameters]).sum()
+    """Sum of absolute values over parameters, the same on all ranks; those that FSDP has sharded count in full.
+
+    A gradient that reaches a shard directly is added to the mean over ranks as it is. So a shard's gradient here is the
+    sign of its own entries, not `world_size` times that.
+    """
+    sums, shards = [], defaultdict(list)
+    for parameter in parameters:
+        if isinstance(parameter, DTensor):
+            shards[parameter.device_mesh, parameter.placements].append(parameter.to_local().abs().sum())
+        else:
+            sums.append(parameter.abs().sum())
+    for (mesh, placements), parts in shards.items():  # one collective for all parameters that are sharded alike
+        partial = [placement if placement.is_replicate() else Partial() for placement in placements]
+        sums.append(DTensor.from_local(torch.stack(parts).sum(), mesh, partial).full_tensor())
+    return torch.stack(sums).sum()
 
 
 def weighted_info_nce(terms: ContrastiveTerms, weight: Tensor) -> Tensor:

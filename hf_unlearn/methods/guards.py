@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hf_unlearn.losses.distributed import all_reduce_sum
 from hf_unlearn.models.adapters import is_adapted
+from hf_unlearn.models.sharding import local
 
 if TYPE_CHECKING:
     from hf_unlearn.methods.trainer import UnlearningTrainer
@@ -81,7 +84,7 @@ class DivergenceGuard(TrainerCallback):
         model = self._trainer.model
         # Of what is frozen, the model under an adapter stays as it is; a momentum encoder does not.
         moving = (value for value in model.parameters() if value.requires_grad or not is_adapted(model))
-        self._watched = [value.detach() for value in (*moving, *model.buffers())]
+        self._watched = [local(value.detach()) for value in (*moving, *model.buffers())]
         self._good = [value.clone() for value in self._watched]
         self.good_step = state.global_step
         self._every = self._trainer.args.guard_steps or min(self.most_steps, max(1, state.max_steps // self.checks))
@@ -98,15 +101,16 @@ class DivergenceGuard(TrainerCallback):
         optimizer = kwargs["optimizer"]
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         # The largest entry: the 2-norm of sound gradients may itself overflow.
-        largest = torch.nn.utils.get_total_norm(gradients, norm_type=math.inf)
-        largest = largest.full_tensor() if hasattr(largest, "full_tensor") else largest  # sharded by FSDP
+        entries = [shard for gradient in gradients if (shard := local(gradient)).numel()]
+        largest = torch.nn.utils.get_total_norm(entries, norm_type=math.inf)
         scaled = getattr(self._trainer.accelerator, "scaler", None) is not None
         if scaled:  # float16's scaler expects overflows, skips the update and goes on with a smaller scale
             largest = torch.zeros_like(largest)
-        values = torch.stack([self._loss, largest.to(self._loss)])
+        bad_now = ~torch.stack([self._loss, largest.to(self._loss)]).isfinite()
+        if isinstance(self._trainer.model, FSDPModule):  # each process sees its shards; all must skip the same update
+            bad_now = all_reduce_sum(bad_now.float()) > 0
         self._loss = torch.zeros_like(self._loss)
-        bad_now = torch.where(values.isfinite(), math.inf, state.global_step + 1.0)
-        self._faults = torch.minimum(self._faults, bad_now)
+        self._faults = torch.minimum(self._faults, torch.where(bad_now, state.global_step + 1.0, math.inf))
         if scaled:
             return
         bad = self._faults.isfinite().any()
@@ -158,6 +162,8 @@ class DivergenceGuard(TrainerCallback):
             control.should_save |= minutes is not None and max(row[2] for row in rows) >= 60 * minutes
             return
         torch._foreach_copy_(self._watched, self._good)
+        if isinstance(self._trainer.model, FSDPModule):
+            self._trainer.model.reshard()  # whole weights that are still there from the probe are no longer the model's
         control.should_save, control.should_training_stop = False, True
         logger.error("%s: %s", args.title, self.note(state))
 

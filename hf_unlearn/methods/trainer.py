@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from datasets import Dataset, DatasetDict
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
@@ -27,6 +28,7 @@ from hf_unlearn.methods import checkpoints
 from hf_unlearn.methods.guards import BUDGET_HELP, FLOOR_HELP, PROBE_SAMPLES, DivergenceGuard
 from hf_unlearn.models.adapters import add_adapter
 from hf_unlearn.models.contrastive import ModelInputs, contrastive_terms, is_dual_encoder, unwrap
+from hf_unlearn.models.sharding import gather_whole, make_shardable
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -191,6 +193,7 @@ class UnlearningTrainer(Trainer):
         evaluated = None if eval_dataset is None else EncodedSplits(self._encode(eval_dataset), None)
         self._seeded_step, self._micro_step = -1, 0
         self._seconds_before = 0.0
+        self._scalars: frozenset[str] = frozenset()  # parameters that FSDP holds as vectors of one number
         self._partial_folder: str | None = None
         self._terms: dict[str, dict[str, list[Tensor]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
         super().__init__(
@@ -202,6 +205,8 @@ class UnlearningTrainer(Trainer):
             data_collator=as_batch,  # type: ignore[arg-type]
             **kwargs,
         )
+        if self.is_fsdp_enabled:
+            self._check_shardable(model)
         if args.channels_last or (args.channels_last is None and args.device.type != "cpu"):
             model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
         if args.device.type != "cpu" and args.dataloader_num_workers == 0:
@@ -229,6 +234,53 @@ class UnlearningTrainer(Trainer):
         if isinstance(retain, EncodedSplit):
             return retain.rows(rows)
         return self._encode(retain.select(rows)).rows(range(len(rows)))
+
+    def _check_shardable(self, model: nn.Module) -> None:
+        """Refuse what FSDP would train wrongly, or would not help."""
+        if self.accelerator.state.fsdp_plugin.fsdp_version != 2:
+            raise UserError(
+                "FSDP 1 is not supported; set fsdp_version: 2, as recipes/accelerate_configs/fsdp.yaml does"
+            )
+        if not is_dual_encoder(model) or hasattr(model, "get_base_model"):
+            what = "an adapter" if hasattr(model, "get_base_model") else f"a {type(model).__name__}"
+            raise UserError(
+                f"FSDP is for the weights of image-text models, not for {what}; launch with "
+                "recipes/accelerate_configs/multi_gpu.yaml"
+            )
+
+    def create_optimizer(self, *positional: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """As the Trainer does; what FSDP shards next is made ready for it before."""
+        if self.is_fsdp_enabled and not isinstance(self.model, FSDPModule):
+            self._scalars = make_shardable(self.model)
+        return super().create_optimizer(*positional, **kwargs)
+
+    def whole_model(self) -> PreTrainedModel:
+        """The model without wrappers; where FSDP sharded it, a copy that is whole on every process.
+
+        All processes must call it together.
+        """
+        return gather_whole(self.accelerator.unwrap_model(self.model))
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Ready batches: drawn from resident splits by `SplitSampler`, or from a stream by each of its processes."""
+        if not isinstance(self.train_dataset, StreamedBatches):
+            return super().get_train_dataloader()
+        workers = min(self.args.dataloader_num_workers, self.train_dataset.shards)
+        return DataLoaderShard(
+            self.train_dataset,
+            device=self.args.device,
+            batch_size=None,
+            num_workers=workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
+        )
+
+    def num_examples(self, dataloader: DataLoader[Any]) -> int:
+        """Rows of an epoch; for a stream, whose items are batches, those of all its batches."""
+        rows = dataloader.dataset
+        if isinstance(rows, StreamedBatches):
+            return len(rows) * rows.processes * (rows.retain_per_batch + rows.unlearn_per_batch)
+        return super().num_examples(dataloader)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SplitSampler:
         splits = self.train_dataset
@@ -416,6 +468,8 @@ class UnlearningTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        if state_dict is not None and self._scalars:
+            state_dict = {n: v.squeeze() if n in self._scalars else v for n, v in state_dict.items()}
         super()._save(output_dir, state_dict)
         # The Trainer pickles its arguments beside the weights; unlearning.json records them readably instead.
         (Path(output_dir or str(self.args.output_dir)) / TRAINING_ARGS_NAME).unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import ContrastiveTerms, CrossModalTerms
+from hf_unlearn.losses.distributed import all_reduce_sum, world_size
 
 # CLIP clamps its learned inverse temperature here (Radford et al. 2021, section 2.5).
 MAX_LOGIT_SCALE = 100.0
@@ -41,8 +42,8 @@ def logit_scale(model: nn.Module) -> Tensor:
     """Scalar inverse temperature of a dual encoder, with gradient, clamped as CLIP clamps it."""
     if hasattr(model, "logit_scale"):
         scale = model.logit_scale
-        if hasattr(scale, "full_tensor"):  # sharded by FSDP
-            scale = scale.full_tensor()  # type: ignore[operator]
+        if hasattr(scale, "full_tensor"):  # sharded by FSDP; each rank's gradient is made the mean over ranks
+            scale = all_reduce_sum(scale.full_tensor() / world_size())  # type: ignore[operator]
         return scale.float().exp().clamp(max=MAX_LOGIT_SCALE).squeeze()  # type: ignore[operator,union-attr]
     if hasattr(model, "temperature"):  # ALIGN
         return 1 / model.temperature.float().squeeze()  # type: ignore[operator,union-attr]

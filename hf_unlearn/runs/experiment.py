@@ -210,8 +210,9 @@ class Experiment:
             logger.info("%s goes on from %s.", config.title, checkpoint.name)
         trainer = METHODS[config.method](model, config, self.splits, processing_class=self.processor)
         output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        return Trained(model, float(output.metrics["train_runtime"]), tuple(trainer.notes), trainer.guard.failed)
+        return Trained(
+            trainer.whole_model(), float(output.metrics["train_runtime"]), tuple(trainer.notes), trainer.guard.failed
+        )
 
     def _write(self, folder: Path, trained: Trained, evaluation: Evaluation, config: UnlearningConfig) -> None:
         """A finished run's folder: weights, processor, records and heatmaps."""

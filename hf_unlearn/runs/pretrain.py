@@ -114,9 +114,10 @@ def _train(
     seconds = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None).metrics["train_runtime"]
     if trainer.notes:
         raise UserError(f"training from scratch failed, and its model is not kept. {trainer.notes[0]}")
+    trained = trainer.whole_model()
     if trainer.is_world_process_zero():
         with finished_folder(folder) as temporary:
-            trainer.model.save_pretrained(temporary)
+            trained.save_pretrained(temporary)
             processor.save_pretrained(temporary)
             card = BASE_CARD.format(name=folder.name, license=_license(data))
             (temporary / "README.md").write_text(card, encoding="utf-8")
