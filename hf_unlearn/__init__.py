@@ -10,10 +10,15 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_METHODS = ("Retrain", "FineTune", "GradientAscent", "NegGrad", "L1Sparsity", "AlignmentCalibration", "Unlearning")
+_METHODS = (
+    *("Retrain", "FineTune", "GradientAscent", "NegGrad", "L1Sparsity", "AlignmentCalibration"),
+    *("TargetedCalibration", "NPO", "SCRUB", "TaskVector"),
+    "Unlearning",
+)
 _EXPORTS = {
     **{f"{name}{kind}": "methods" for name in _METHODS for kind in ("Config", "Trainer")},
     "METHODS": "methods",
+    "PAPER_METHODS": "methods",
     "load_openmoji": "data.openmoji",
     "load_source": "data.sources",
     "make_splits": "data.splits",

@@ -81,6 +81,32 @@ def reference_alignment_calibration(family, x, y, scale, unlearn, epsilon, alpha
     return total / normaliser + beta * share * (np.mean(cosines) if cosines else 0.0)
 
 
+def npo(family, x, y, scale, unlearn, teacher_losses, beta, retain_weight, queue=None):
+    """Written with p and the sigmoid of the paper; `teacher_losses [n]` are the InfoNCE of each sample under it."""
+    partition = log_partition(family, x, y, scale, queue)
+    values = []
+    for i in range(len(x)):
+        if unlearn[i]:
+            ratio = np.exp(scale * x[i] @ y[i] - partition[i]) / np.exp(-teacher_losses[i])
+            values.append(-2 / beta * np.log(1 / (1 + np.exp(beta * np.log(ratio)))))
+    retain = info_nce(family, x, y, scale, [not u for u in unlearn], queue)
+    return retain_weight * retain + (np.mean(values) if values else 0.0)
+
+
+def teacher_divergence(x, y, scale, teacher_x, teacher_y, teacher_scale):
+    """For every sample, the mean over both directions of KL(teacher's choice || student's choice)."""
+    n, values = len(x), []
+    for i in range(n):
+        both = []
+        for (a, b), (ta, tb) in (((x, y), (teacher_x, teacher_y)), ((y, x), (teacher_y, teacher_x))):
+            p = np.array([np.exp(scale * a[i] @ b[j]) for j in range(n)])
+            q = np.array([np.exp(teacher_scale * ta[i] @ tb[j]) for j in range(n)])
+            p, q = p / p.sum(), q / q.sum()
+            both.append(sum(q[j] * np.log(q[j] / p[j]) for j in range(n)))
+        values.append(np.mean(both))
+    return np.array(values)
+
+
 def finite_differences(function, *arrays, step=1e-6):
     """Central differences of a function of float64 arrays with respect to every one of their elements."""
     gradients = []

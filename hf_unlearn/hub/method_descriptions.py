@@ -12,6 +12,16 @@ PAPER_CITATION = """\
 }"""
 
 
+def _citation(key: str, title: str, author: str, arxiv: str, year: int) -> str:
+    return f"""\
+@article{{{key},
+  title   = {{{title}}},
+  author  = {{{author}}},
+  journal = {{arXiv preprint arXiv:{arxiv}}},
+  year    = {{{year}}}
+}}"""
+
+
 @dataclass(frozen=True)
 class MethodDescription:
     """A method as its card presents it: its name, what it does, what it minimises (lines of TeX), and its BibTeX."""
@@ -67,6 +77,81 @@ METHODS = {
             r"\mathcal{L}_\text{unlearn} = -\alpha\, \mathbb{E}_{p_u^\times}\, s(x, y)"
             r" + \beta\, \mathbb{E}_{p_u^+}\, s(x, y)"
             r" + \gamma\, \mathbb{E}_{x \sim p_u} \log \mathbb{E}_{y \sim p_d} \exp s(x, y)",
+        ),
+    ),
+    "targeted_calibration": MethodDescription(
+        "Targeted Calibration",
+        "It gives every sample the alignment that exact retraining is predicted to give it: unlearn samples that of "
+        "held-out samples, ordered by a prediction which the base model's memory does not enter; retain samples their own.",
+        (
+            rf"{_RETAIN} + w_u\, \mathbb{{E}}_\text{{unlearn}} (c_i - t_i)^2"
+            r" + w_r\, \mathbb{E}_\text{retain} (c_i - t_i)^2 + w_n\, (\bar c_{i \neq j} - n_0)^2,"
+            r" \qquad c_i = \cos(x_i, y_i)",
+            _INFO_NCE,
+        ),
+    ),
+    "npo": MethodDescription(
+        "NPO",
+        "It raises the contrastive loss of unlearn samples above the base model's, ever more gently the further it has "
+        "risen, and keeps it low on the retain split (Negative Preference Optimization).",
+        (
+            rf"w\, {_RETAIN} - \frac{{2}}{{\beta}}\, \mathbb{{E}}_\text{{unlearn}}"
+            r" \log \sigma\left(-\beta \log \frac{p_\theta}{p_{\theta_0}}\right),"
+            r" \qquad p(x, y) = \frac{\exp s(x, y)}{\sum_{y'} \exp s(x, y')}",
+            _INFO_NCE,
+        ),
+        _citation(
+            "zhang2024negative",
+            "Negative Preference Optimization: From Catastrophic Collapse to Effective Unlearning",
+            "Zhang, Ruiqi and Lin, Licong and Bai, Yu and Mei, Song",
+            "2404.05868",
+            2024,
+        ),
+    ),
+    "scrub": MethodDescription(
+        "SCRUB",
+        "It keeps the model's choices among candidates those of the base model on the retain split, and drives them "
+        "away from it on the unlearn split in the first part of the training.",
+        (
+            r"\alpha\, \mathbb{E}_\text{retain}\, \mathrm{KL}(p_{\theta_0} \,\|\, p_\theta)"
+            rf" + \gamma\, {_RETAIN}"
+            r" - \mathbb{E}_\text{unlearn}\, \mathrm{KL}(p_{\theta_0} \,\|\, p_\theta),"
+            r" \qquad p(y \mid x) \propto \exp s(x, y)",
+            _INFO_NCE,
+        ),
+        _citation(
+            "kurmanji2023towards",
+            "Towards Unbounded Machine Unlearning",
+            "Kurmanji, Meghdad and Triantafillou, Peter and Hayes, Jamie and Triantafillou, Eleni",
+            "2302.09880",
+            2023,
+        ),
+    ),
+    "task_vector": MethodDescription(
+        "Task Vector",
+        "It trains copies of the base model further on the unlearn split, and moves the base model the opposite way; "
+        "of several copies only those entries count in which all moved the same way (NegMerge).",
+        (
+            r"\theta = \theta_0 - \lambda\, \frac{1}{n} \sum_k v_k \odot"
+            r" \mathbb{1}[\operatorname{sign} v_1 = \dots = \operatorname{sign} v_n],"
+            r" \qquad v_k = \arg\min_\theta^{(k)} " + _UNLEARN + r" - \theta_0",
+            _INFO_NCE,
+        ),
+        _citation(
+            "ilharco2022editing",
+            "Editing Models with Task Arithmetic",
+            "Ilharco, Gabriel and Ribeiro, Marco Tulio and Wortsman, Mitchell and Gururangan, Suchin and Schmidt, "
+            "Ludwig and Hajishirzi, Hannaneh and Farhadi, Ali",
+            "2212.04089",
+            2022,
+        )
+        + "\n"
+        + _citation(
+            "kim2024negmerge",
+            "NegMerge: Sign-Consensual Weight Merging for Machine Unlearning",
+            "Kim, Hyo Seo and Han, Dongyoon and Choe, Junsuk",
+            "2410.05583",
+            2024,
         ),
     ),
 }

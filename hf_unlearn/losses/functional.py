@@ -4,10 +4,11 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Partial
 
-from hf_unlearn.losses.distributed import all_reduce_sum, world_size
+from hf_unlearn.losses.distributed import all_gather, all_reduce_sum, world_size
 from hf_unlearn.losses.terms import ContrastiveTerms
 
 
@@ -79,3 +80,40 @@ def derangement(mask: Tensor) -> Tensor:
     count = mask.sum()
     successor = torch.where(place < count, (place + 1) % count.clamp(min=1), place)
     return torch.empty_like(order).scatter_(0, order, order[successor])
+
+
+def negative_preference(terms: ContrastiveTerms, reference: ContrastiveTerms, beta: float) -> Tensor:
+    """`[n]` `(2 / beta) log(1 + (p / p_0)^beta)`, where `- log p` is each sample's InfoNCE and `p_0` the reference's.
+
+    That is `-(2 / beta) log sigmoid(-beta log(p / p_0))`, the bounded loss of arXiv 2404.05868, Eq. 3.
+
+    Args:
+        terms: of the model that unlearns.
+        reference: of the same samples, from the base model; without gradient.
+        beta: more than 0; towards 0 the gradient becomes that of `log p`, which is gradient ascent on InfoNCE.
+    """
+    log_p, log_p_0 = (each.positive_alignment - each.log_partition for each in (terms, reference))
+    return 2 / beta * F.softplus(beta * (log_p - log_p_0))
+
+
+def teacher_divergence(terms: ContrastiveTerms, reference: ContrastiveTerms) -> Tensor:
+    """`[n]` KL divergence from a reference's to a model's choice among the other halves of a batch.
+
+    `sum_j q_ij log(q_ij / p_ij)` with `p_ij = softmax_j s(x_i, y_j)`, q that of the reference, averaged over x choosing
+    among all y and y choosing among all x. The candidates are the same samples for both and for every family; only
+    they can be compared where the two have different queues. Needs `[n, N]` matrices, which are kept for the backward
+    pass: 4 n N floats.
+
+    Args:
+        terms: of the model that is taught.
+        reference: of the same samples, from its teacher; without gradient.
+    """
+    with torch.autocast(terms.x.device.type, enabled=False):
+        p, q = ([_log_choice(t.x, t.y, t.scale), _log_choice(t.y, t.x, t.scale)] for t in (terms, reference))
+    return torch.stack(
+        [F.kl_div(one, other, reduction="none", log_target=True).sum(1) for one, other in zip(p, q, strict=True)]
+    ).mean(0)
+
+
+def _log_choice(anchors: Tensor, candidates: Tensor, scale: Tensor) -> Tensor:
+    return F.log_softmax(scale * anchors @ all_gather(candidates).T, dim=1)

@@ -5,10 +5,14 @@ from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
 from hf_unlearn.methods.gradient_ascent import GradientAscentConfig, GradientAscentTrainer
 from hf_unlearn.methods.l1_sparsity import L1SparsityConfig, L1SparsityTrainer
 from hf_unlearn.methods.neg_grad import NegGradConfig, NegGradTrainer
+from hf_unlearn.methods.npo import NPOConfig, NPOTrainer
 from hf_unlearn.methods.retrain import RetrainConfig, RetrainTrainer
+from hf_unlearn.methods.scrub import SCRUBConfig, SCRUBTrainer
+from hf_unlearn.methods.targeted_calibration import TargetedCalibrationConfig, TargetedCalibrationTrainer
+from hf_unlearn.methods.task_vector import TaskVectorConfig, TaskVectorTrainer
 from hf_unlearn.methods.trainer import UnlearningConfig, UnlearningTrainer
 
-_TRAINERS: tuple[type[UnlearningTrainer], ...] = (
+_PAPER: tuple[type[UnlearningTrainer], ...] = (
     RetrainTrainer,
     FineTuneTrainer,
     GradientAscentTrainer,
@@ -16,12 +20,21 @@ _TRAINERS: tuple[type[UnlearningTrainer], ...] = (
     L1SparsityTrainer,
     AlignmentCalibrationTrainer,
 )
+_FURTHER: tuple[type[UnlearningTrainer], ...] = (
+    TargetedCalibrationTrainer,
+    NPOTrainer,
+    SCRUBTrainer,
+    TaskVectorTrainer,
+)
 
-# Method id -> Trainer, in the order of the paper's tables.
-METHODS: dict[str, type[UnlearningTrainer]] = {trainer.config_class.method: trainer for trainer in _TRAINERS}
+# Method id -> Trainer: the paper's in the order of its tables, then further ones.
+METHODS: dict[str, type[UnlearningTrainer]] = {trainer.config_class.method: trainer for trainer in (*_PAPER, *_FURTHER)}
+# The methods that the paper compares, and that a run takes by default.
+PAPER_METHODS: tuple[str, ...] = tuple(trainer.config_class.method for trainer in _PAPER)
 
 __all__ = [
     "METHODS",
+    "PAPER_METHODS",
     "AlignmentCalibrationConfig",
     "AlignmentCalibrationTrainer",
     "FineTuneConfig",
@@ -30,10 +43,18 @@ __all__ = [
     "GradientAscentTrainer",
     "L1SparsityConfig",
     "L1SparsityTrainer",
+    "NPOConfig",
+    "NPOTrainer",
     "NegGradConfig",
     "NegGradTrainer",
     "RetrainConfig",
     "RetrainTrainer",
+    "SCRUBConfig",
+    "SCRUBTrainer",
+    "TargetedCalibrationConfig",
+    "TargetedCalibrationTrainer",
+    "TaskVectorConfig",
+    "TaskVectorTrainer",
     "UnlearningConfig",
     "UnlearningTrainer",
 ]

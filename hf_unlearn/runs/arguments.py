@@ -12,7 +12,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.methods import METHODS, RetrainConfig, UnlearningConfig
+from hf_unlearn.methods import METHODS, PAPER_METHODS, RetrainConfig, UnlearningConfig
 
 T = TypeVar("T")
 Option = tuple[str, list[str]]  # ("learning_rate", ["5e-4"])
@@ -42,7 +42,10 @@ class RunArguments:
     )
     model_revision: str | None = field(default=None, metadata={"help": "Revision of a Hub model."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run the code a Hub model brings along."})
-    methods: list[str] = field(default_factory=lambda: list(METHODS), metadata={"help": "Methods to run, in order."})
+    methods: list[str] = field(
+        default_factory=lambda: list(PAPER_METHODS),
+        metadata={"help": "Methods to run, in order; default: the paper's."},
+    )
     retrain_model: str | None = field(
         default=None, metadata={"help": "A finished Retrain checkpoint to measure gaps against."}
     )

@@ -160,7 +160,7 @@ def test_collapsed_embeddings_stop_the_run(trainer):
 def test_guards_are_on_by_default_where_a_loss_is_climbed():
     configs = {name: trainer.config_class(output_dir="unused", use_cpu=True) for name, trainer in METHODS.items()}
     guarded = {name for name, config in configs.items() if config.retain_loss_budget and config.collapse_floor}
-    assert guarded == {"gradient_ascent", "neg_grad"}
+    assert guarded == {"gradient_ascent", "neg_grad", "npo", "scrub"}
 
 
 @pytest.mark.parametrize("name", ["guard_steps", "retain_loss_budget", "collapse_floor"])

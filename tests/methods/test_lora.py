@@ -14,7 +14,8 @@ from hf_unlearn.models.contrastive import contrastive_terms
 from hf_unlearn.models.loading import load_encoder
 
 FAMILIES = ("clip", "simclr")
-TRAINED_BY = [method for method in METHODS if method != "retrain"]
+WHOLE = ("retrain", "task_vector")  # they work on the model's own weights
+TRAINED_BY = [method for method in METHODS if method not in WHOLE]
 
 
 @pytest.fixture

@@ -1,0 +1,63 @@
+"""NPO: an ascent on the unlearn samples that stops by itself."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from hf_unlearn.errors import UserError
+from hf_unlearn.losses import info_nce, masked_mean
+from hf_unlearn.losses.functional import negative_preference
+from hf_unlearn.methods.guards import BUDGET_HELP, COLLAPSE_FLOOR, FLOOR_HELP, RETAIN_LOSS_BUDGET
+from hf_unlearn.methods.teacher import TaughtTrainer
+from hf_unlearn.methods.trainer import UnlearningConfig
+
+
+@dataclass
+class NPOConfig(UnlearningConfig):
+    """Negative Preference Optimization; defaults: the epochs of the paper's CLIP setting, the rest chosen on it."""
+
+    method: ClassVar[str] = "npo"
+    title: ClassVar[str] = "NPO"
+
+    num_train_epochs: float = field(default=8, metadata={"help": "Epochs over retain."})
+    learning_rate: float = field(default=2e-4, metadata={"help": "Learning rate."})
+    beta: float = field(
+        default=1.0, metadata={"help": "Strength of the bound, per nat of InfoNCE; towards 0 it is gradient ascent."}
+    )
+    retain_weight: float = field(default=1.0, metadata={"help": "Weight of InfoNCE on retain."})
+    retain_loss_budget: float | None = field(default=RETAIN_LOSS_BUDGET, metadata=BUDGET_HELP)
+    collapse_floor: float | None = field(default=COLLAPSE_FLOOR, metadata=FLOOR_HELP)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.beta > 0:
+            raise UserError(f"beta={self.beta} must be more than 0; for an ascent without bound use neg_grad")
+        if not self.retain_weight >= 0:
+            raise UserError(f"retain_weight={self.retain_weight} must not be negative")
+
+
+class NPOTrainer(TaughtTrainer):
+    """Minimises `w InfoNCE_R - (2 / beta) mean_U log sigmoid(-beta (log p - log p_0))`, where `log p = - InfoNCE`.
+
+    `p_i = exp s(x_i, y_i) / sum_y exp s(x_i, y)` is the chance that a sample's other half is told from the candidates,
+    and `p_0` the base model's. A sample that has fallen far behind the base model stops being pushed: its gradient is
+    that of gradient ascent times `2 p^beta / (p^beta + p_0^beta)`.
+
+    Source: Zhang et al., "Negative Preference Optimization: From Catastrophic Collapse to Effective Unlearning", arXiv
+    2404.05868, Eq. 3 and its `NPO+RT`. Deviations: a sample's likelihood is its contrastive posterior, averaged in the
+    logarithm over the directions a model contrasts in; MoCo's base model keeps the queue it came with.
+    """
+
+    config_class = NPOConfig
+    args: NPOConfig
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The bounded ascent on the unlearn samples of a batch, plus Eq. 1 on its retain samples."""
+        terms, reference, is_unlearn = self.contrast_both(model, inputs)
+        retain = info_nce(terms, ~is_unlearn)
+        unlearn = masked_mean(negative_preference(terms, reference, self.args.beta), is_unlearn)
+        loss = self.report(self.args.retain_weight * retain + unlearn, loss_retain=retain, preference=unlearn)
+        return (loss, terms) if return_outputs else loss

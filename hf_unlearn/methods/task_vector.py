@@ -1,0 +1,140 @@
+"""Task-vector negation: learn the unlearn samples even better, and go the opposite way."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import TrainOutput
+
+from hf_unlearn.errors import UserError
+from hf_unlearn.losses import info_nce
+from hf_unlearn.methods.trainer import UnlearningConfig, UnlearningTrainer
+from hf_unlearn.models.adapters import is_adapted
+
+VECTORS_NAME = "task_vectors.safetensors"
+
+
+@dataclass
+class TaskVectorConfig(UnlearningConfig):
+    """Negation of one task vector, or NegMerge of several; defaults: one vector, 8 epochs at a low rate."""
+
+    method: ClassVar[str] = "task_vector"
+    title: ClassVar[str] = "Task Vector"
+
+    num_train_epochs: float = field(default=8, metadata={"help": "Epochs over unlearn, shared among the vectors."})
+    learning_rate: float = field(default=5e-5, metadata={"help": "Learning rate."})
+    scale: float = field(default=1.0, metadata={"help": "How far to go the opposite way."})
+    vectors: int = field(
+        default=1, metadata={"help": "Task vectors; of several, only entries on whose sign all agree are kept."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.vectors < 1:
+            raise UserError(f"vectors={self.vectors} must be at least 1")
+
+
+class TaskVectorTrainer(UnlearningTrainer):
+    """Fine-tunes on unlearn, then sets the weights to `theta_0 - scale * v`, where `v = theta_ft - theta_0`.
+
+    With several vectors every fine-tuning starts from the base model, and `v` is the mean of theirs where all have one
+    sign, 0 elsewhere (NegMerge). Buffers (running statistics, MoCo's queue) stay those of the base model. Checkpoints
+    hold a fine-tuning as it goes; the model is negated at the end of `train`.
+
+    Source: Ilharco et al., "Editing Models with Task Arithmetic", arXiv 2212.04089, section 3; Kim et al., "NegMerge",
+    arXiv 2410.05583. Deviations: the fine-tuning loss is InfoNCE of the unlearn samples among themselves, and moves all
+    of the model, where the papers tune CLIP's image encoder with labels; NegMerge's fine-tunings differ in their length
+    (1 : 2 : 3 ...) and order of samples, where the paper also varies rate and augmentation.
+    """
+
+    uses = ("unlearn",)
+    config_class = TaskVectorConfig
+    args: TaskVectorConfig
+
+    def __init__(self, *positional: Any, **kwargs: Any) -> None:
+        super().__init__(*positional, **kwargs)
+        if self.is_fsdp_enabled or is_adapted(self.model):
+            raise UserError(
+                "Task Vector subtracts whole weights, no shards and no adapters; leave peft_config (--use_peft) unset, "
+                "and launch with recipes/accelerate_configs/multi_gpu.yaml"
+            )
+        self._all = [value.detach() for value in (*self.model.parameters(), *self.model.buffers())]
+        self._base = [value.clone() for value in self._all]
+        self._weights = dict(self.model.named_parameters())
+        self._sums: dict[str, Tensor] = {}  # of the vectors finished so far
+        self._signs: dict[str, Tensor] = {}  # those all of them share: -1 or 1; 0 where they do not
+        self.add_callback(_NextVector(self))
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Eq. 1 on the unlearn samples of a batch, which is lowered."""
+        terms, is_unlearn = self.contrast(model, inputs)
+        loss = info_nce(terms, is_unlearn)
+        return (loss, terms) if return_outputs else loss
+
+    def train(self, *positional: Any, **kwargs: Any) -> TrainOutput:
+        """Fine-tune from the base model, as the base class trains, then negate."""
+        torch._foreach_copy_(self._all, self._base)
+        self._sums, self._signs = {}, {}
+        output = super().train(*positional, **kwargs)
+        self.finish_vector()
+        for name, weight in self._weights.items():
+            vector = torch.where(self._signs[name] != 0, self._sums[name] / self.args.vectors, 0.0)
+            weight.data.sub_(vector, alpha=self.args.scale)
+        return output
+
+    @torch.no_grad()
+    def finish_vector(self) -> None:
+        """Add the model's task vector to those before it, and put the base model back."""
+        tuned = {name: weight.detach().clone() for name, weight in self._weights.items()}
+        torch._foreach_copy_(self._all, self._base)
+        first = not self._sums
+        for name, weight in self._weights.items():
+            vector = tuned[name].sub_(weight)
+            sign = vector.sign().to(torch.int8)
+            self._sums[name] = vector if first else self._sums[name] + vector
+            self._signs[name] = sign if first else sign.where(sign == self._signs[name], 0)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self._sums and self.args.should_save:
+            kinds = {"sum": self._sums, "sign": self._signs}
+            tensors = {f"{kind}.{n}": v.contiguous() for kind, values in kinds.items() for n, v in values.items()}
+            save_file(tensors, Path(output_dir) / VECTORS_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        path = Path(checkpoint or "") / VECTORS_NAME
+        if checkpoint is not None and path.is_file():
+            tensors = load_file(path, device=str(self.args.device))
+            self._sums = {name: tensors[f"sum.{name}"] for name in self._weights}
+            self._signs = {name: tensors[f"sign.{name}"] for name in self._weights}
+
+
+class _NextVector(TrainerCallback):
+    """Ends the fine-tuning of one task vector and begins that of the next, with a new optimiser state."""
+
+    def __init__(self, trainer: TaskVectorTrainer) -> None:
+        self._trainer = trainer
+        self._ends: set[int] = set()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Share out the steps: vector k of n gets `k / (1 + 2 + ... + n)` of them."""
+        count = self._trainer.args.vectors
+        ends = [round(state.max_steps * k * (k + 1) / (count * (count + 1))) for k in range(count + 1)]
+        if len(set(ends)) <= count:
+            raise UserError(f"{state.max_steps} steps are too few for {count} task vectors; train longer, or use fewer")
+        self._ends = set(ends[1:-1])
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Move on to the next vector; not when the guard has just put back an earlier state to end with."""
+        if state.global_step in self._ends and not self._trainer.guard.stopped:
+            self._trainer.finish_vector()
+            kwargs["optimizer"].state.clear()
