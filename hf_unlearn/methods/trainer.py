@@ -1,18 +1,21 @@
 """What every unlearning method shares: its `TrainingArguments` and its `Trainer` around the three quantities."""
 
 import logging
+import math
 import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import torch
-from datasets import Dataset, DatasetDict
+from accelerate.data_loader import DataLoaderShard
+from datasets import Dataset, DatasetDict, IterableDataset
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
@@ -20,6 +23,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from hf_unlearn.data.encoded import RESIDENT_BYTES, EncodedSplit, EncodedSplits, as_batch
 from hf_unlearn.data.inputs import ContrastiveInputs, ImageTextInputs, ImageViewInputs
 from hf_unlearn.data.sampler import SplitSampler
+from hf_unlearn.data.streaming import SHUFFLE_BUFFER, StreamedBatches, StreamedSplit, known_rows
 from hf_unlearn.data.views import VIEW_PRESETS
 from hf_unlearn.errors import UserError, is_out_of_memory
 from hf_unlearn.losses import ContrastiveTerms, info_nce
@@ -34,6 +38,8 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
 logger = logging.getLogger(__name__)
+
+Split: TypeAlias = Dataset | EncodedSplit | IterableDataset | StreamedSplit
 
 
 @dataclass
@@ -86,6 +92,13 @@ class UnlearningConfig(TrainingArguments):
             "help": "Encoded splits up to this size are decoded once, into memory (an accelerator's if it has room)."
         },
     )
+    retain_rows: int | None = field(
+        default=None, metadata={"help": "Rows of a streaming retain; default: what the data's own info says."}
+    )
+    shuffle_buffer: int | None = field(
+        default=None,
+        metadata={"help": f"Rows of a streaming retain among which the next is drawn; default: {SHUFFLE_BUFFER:,}."},
+    )
     channels_last: bool | None = field(
         default=None,
         metadata={"help": "Lay out convolutions channels-last; default: on an accelerator, where they are faster so."},
@@ -117,7 +130,7 @@ class UnlearningConfig(TrainingArguments):
             )
         if self.resume_from_checkpoint is not None:
             raise UserError("resume_from_checkpoint is an argument of trainer.train(); recipes take --resume")
-        for name in ("guard_steps", "retain_loss_budget", "collapse_floor"):
+        for name in ("guard_steps", "retain_loss_budget", "collapse_floor", "retain_rows", "shuffle_buffer"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"{name}={value} must be more than 0, or unset")
@@ -130,7 +143,8 @@ class UnlearningTrainer(Trainer):
         model: a contrastive encoder (CLIP-like, SimCLR, MoCo); it is trained in place, its source is never written.
         args: the method's config.
         train_dataset: `DatasetDict` with splits `retain` and `unlearn` in the schema of `hf_unlearn.data`, or the same
-            splits already encoded, so that several methods share them.
+            splits already encoded, so that several methods share them. `retain` may be a stream, a
+            `datasets.IterableDataset`, whose pictures are then decoded batch by batch.
         eval_dataset: rows for the evaluation loss, usually `validation`.
         processing_class: the model's processor (image-text) or image processor (views).
         peft_config: a `peft.LoraConfig` to train an adapter instead of the model's own weights, which then stay as they
@@ -146,7 +160,7 @@ class UnlearningTrainer(Trainer):
     # How `push_to_hub` publishes; set by `hf_unlearn.runs.publishing`, which this layer must not import.
     publish: ClassVar[Callable[..., Any] | None] = None
     args: UnlearningConfig
-    train_dataset: EncodedSplits
+    train_dataset: EncodedSplits | StreamedBatches
     model: PreTrainedModel
     # A contrastive loss is a mean over its own batch: let the Trainer divide by the accumulation steps.
     loss_is_scaled_for_ga = False
@@ -155,13 +169,13 @@ class UnlearningTrainer(Trainer):
         self,
         model: PreTrainedModel,
         args: UnlearningConfig,
-        train_dataset: DatasetDict | Mapping[str, EncodedSplit],
+        train_dataset: DatasetDict | Mapping[str, Split],
         eval_dataset: Dataset | EncodedSplit | None = None,
         processing_class: Any = None,
         peft_config: "LoraConfig | None" = None,
         **kwargs: Any,
     ) -> None:
-        sizes = {name: len(train_dataset[name]) if name in train_dataset else 0 for name in ("retain", "unlearn")}
+        sizes = {name: _rows(train_dataset.get(name), args) for name in ("retain", "unlearn")}
         for name in self.uses:
             if sizes[name] == 0:
                 raise UserError(
@@ -173,6 +187,10 @@ class UnlearningTrainer(Trainer):
             )
         if "unlearn" in self.uses and sizes["unlearn"] == 1:
             logger.warning("%s: one unlearn sample has no negative pair; terms over such pairs are zero.", args.title)
+        if math.isinf(sizes["unlearn"]):
+            raise UserError("The unlearn split is a stream; pass its rows as a datasets.Dataset, which is kept encoded")
+        if math.isinf(sizes["retain"]) and "retain" in self.uses:
+            _refuse_endless(self.uses, args)
         watchable = sizes["retain"] >= 2 * world_size()
         if has_budget(args) and not watchable:
             logger.warning("%s: too few retain samples to watch; its budgets against divergence are off.", args.title)
@@ -189,7 +207,7 @@ class UnlearningTrainer(Trainer):
                 "merge_and_unload"
             )
         self._probe = self._probe_rows(train_dataset["retain"], args) if has_budget(args) and watchable else None
-        encoded = EncodedSplits(*(self._encode(train_dataset[n]) if n in self.uses else None for n in sizes))
+        encoded = self._training_rows(train_dataset, args)
         evaluated = None if eval_dataset is None else EncodedSplits(self._encode(eval_dataset), None)
         self._seeded_step, self._micro_step = -1, 0
         self._seconds_before = 0.0
@@ -209,7 +227,7 @@ class UnlearningTrainer(Trainer):
             self._check_shardable(model)
         if args.channels_last or (args.channels_last is None and args.device.type != "cpu"):
             model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
-        if args.device.type != "cpu" and args.dataloader_num_workers == 0:
+        if isinstance(encoded, EncodedSplits) and args.device.type != "cpu" and args.dataloader_num_workers == 0:
             self._keep_on_device(encoded)
         self.guard = DivergenceGuard(self)
         self.add_callback(self.guard)
@@ -219,6 +237,19 @@ class UnlearningTrainer(Trainer):
             return split
         return EncodedSplit(split, self.model_inputs, self.resident_bytes)
 
+    def _stream(self, split: IterableDataset | StreamedSplit, args: UnlearningConfig) -> StreamedSplit:
+        if isinstance(split, StreamedSplit):
+            return split
+        return StreamedSplit(split, self.model_inputs, args.retain_rows, args.shuffle_buffer or SHUFFLE_BUFFER)
+
+    def _training_rows(self, splits: Mapping[str, Any], args: UnlearningConfig) -> EncodedSplits | StreamedBatches:
+        """The splits this method learns from, as whole batches."""
+        resident = {n: self._encode(splits[n]) for n in self.uses if not _is_stream(splits[n])}
+        if len(resident) == len(self.uses):
+            return EncodedSplits(resident.get("retain"), resident.get("unlearn"))
+        retain, size = self._stream(splits["retain"], args), args.train_batch_size
+        return StreamedBatches(retain, resident.get("unlearn"), size, args.seed, rank(), world_size())
+
     def _keep_on_device(self, splits: EncodedSplits) -> None:
         """Put encoded splits on the accelerator if they take at most a quarter of its free memory."""
         free, _ = torch.accelerator.get_memory_info(self.args.device)
@@ -226,8 +257,13 @@ class UnlearningTrainer(Trainer):
             self.train_dataset = splits.on(self.args.device)
             self.args.dataloader_pin_memory = False  # of no use there, and refused
 
-    def _probe_rows(self, retain: Dataset | EncodedSplit, args: UnlearningConfig) -> dict[str, Tensor]:
-        """This process's share of the retain samples that budgets are measured on."""
+    def _probe_rows(self, retain: Split, args: UnlearningConfig) -> dict[str, Tensor]:
+        """This process's share of the retain samples that budgets are measured on; the first ones of a stream."""
+        if isinstance(retain, IterableDataset | StreamedSplit):
+            size = world_size() * min(args.per_device_train_batch_size, PROBE_SAMPLES)
+            first = self._stream(retain, args).first(size)
+            each = len(first["pixels"]) // world_size()  # the same number on every process
+            return {name: value[rank() * each : (rank() + 1) * each] for name, value in first.items()}
         size = min(len(retain) // world_size(), args.per_device_train_batch_size, PROBE_SAMPLES)
         spread_out = [place * len(retain) // (size * world_size()) for place in range(size * world_size())]
         rows = spread_out[rank() :: world_size()]
@@ -284,20 +320,17 @@ class UnlearningTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SplitSampler:
         splits = self.train_dataset
+        assert isinstance(splits, EncodedSplits)  # a stream needs no sampler
         return SplitSampler(splits.retain, splits.unlearn, self._train_batch_size, self.args.seed)
 
     def contrast(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[ContrastiveTerms, Tensor]:
         """One forward pass over a batch: its `ContrastiveTerms` and which samples are to be unlearned (`[n]` bool)."""
-        batch, is_unlearn = self.model_batch(model, inputs)
-        return contrastive_terms(model, batch, self.args.forward_chunk_size), is_unlearn
-
-    def model_batch(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[ModelInputs, Tensor]:
-        """What the model's forward takes, with this step's views, and which samples to unlearn (`[n]` bool)."""
         inputs = dict(inputs)
         is_unlearn = inputs.pop("is_unlearn")
-        inputs.pop("index")
+        inputs.pop("index", None)
         seed = self._step_seed() if model.training else None
-        return self.model_inputs.batch(inputs, seed), is_unlearn
+        batch: ModelInputs = self.model_inputs.batch(inputs, seed)
+        return contrastive_terms(model, batch, self.args.forward_chunk_size), is_unlearn
 
     def _step_seed(self) -> int:
         """This step's seed for random views; it depends on the place in training alone, so that resuming repeats it."""
@@ -477,6 +510,31 @@ class UnlearningTrainer(Trainer):
         super()._save(output_dir, state_dict)
         # The Trainer pickles its arguments beside the weights; unlearning.json records them readably instead.
         (Path(output_dir or str(self.args.output_dir)) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+
+def _is_stream(split: Any) -> bool:
+    return isinstance(split, IterableDataset | StreamedSplit)
+
+
+def _rows(split: Split | None, args: UnlearningConfig) -> float:
+    """Rows of a split; infinity for a stream with an unknown number of them."""
+    if split is None:
+        return 0
+    if isinstance(split, IterableDataset | StreamedSplit):
+        known = split.rows if isinstance(split, StreamedSplit) else args.retain_rows or known_rows(split)
+        return math.inf if known is None else known
+    return len(split)
+
+
+def _refuse_endless(uses: tuple[str, ...], args: UnlearningConfig) -> None:
+    """Say what cannot be done on a retain stream whose number of rows is unknown."""
+    if "unlearn" in uses:  # |U| / |R| decides the mixture of a batch and the weight of the unlearn terms
+        raise UserError(
+            f"{args.title} weighs unlearn against retain samples, and the retain stream does not say how many rows it "
+            "has; set retain_rows"
+        )
+    if args.max_steps <= 0:
+        raise UserError("The retain stream does not say how many rows it has; set max_steps, or retain_rows")
 
 
 def has_budget(args: UnlearningConfig) -> bool:

@@ -1,0 +1,195 @@
+"""Streams over real parquet and tar shards: what batches hold, how rows are dealt out, and in which order."""
+
+import io
+import json
+import tarfile
+from collections import Counter
+from itertools import islice
+
+import pytest
+import torch
+from datasets import Dataset, load_dataset
+from torch.utils.data import DataLoader
+
+from hf_unlearn.data.encoded import EncodedSplit
+from hf_unlearn.data.inputs import ImageTextInputs, ImageViewInputs
+from hf_unlearn.data.sampler import SplitSampler
+from hf_unlearn.data.streaming import StreamedBatches, StreamedSplit, known_rows
+from hf_unlearn.data.views import VIEW_PRESETS
+from hf_unlearn.errors import UserError
+from hf_unlearn.models.image_processor import image_processor_of
+from hf_unlearn.models.loading import load_encoder
+
+ROWS, SHARDS = 54, 4
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    return ImageViewInputs(image_processor_of(VIEW_PRESETS["light"]), VIEW_PRESETS["light"])
+
+
+@pytest.fixture(scope="module")
+def parquet(tmp_path_factory, shapes):
+    """54 pictures in four parquet shards of unequal size."""
+    folder = tmp_path_factory.mktemp("parquet")
+    for number in range(SHARDS):
+        shapes.select(range(number**2, (number + 1) ** 2) if number < 3 else range(9, ROWS)).to_parquet(
+            folder / f"part-{number}.parquet"
+        )
+    return load_dataset("parquet", data_files=str(folder / "*.parquet"), split="train", streaming=True)
+
+
+@pytest.fixture
+def stream(parquet, inputs):
+    return StreamedSplit(parquet, inputs, rows=ROWS, shuffle_buffer=16)
+
+
+@pytest.fixture
+def unlearn(shapes, inputs):
+    return EncodedSplit(shapes.select(range(ROWS, 65)), inputs)
+
+
+@pytest.fixture(scope="module")
+def names(shapes, inputs):
+    """A function from a batch to the rows of `shapes` that its pictures are."""
+    pixels = EncodedSplit(shapes, inputs).resident["pixels"]
+    rows = {picture.numpy().tobytes(): row for row, picture in enumerate(pixels)}
+    assert len(rows) == len(shapes)
+    return lambda batch: [rows[picture.numpy().tobytes()] for picture in batch["pixels"]]
+
+
+def test_every_batch_is_like_those_of_resident_splits(stream, unlearn, names):
+    batches = list(StreamedBatches(stream, unlearn, batch_size=16))
+    sampler = SplitSampler(ROWS, len(unlearn), 16)
+    assert len(batches) == sampler.batches == 5
+    for batch in batches:
+        assert batch["pixels"].shape == (16, 3, 32, 32)
+        assert batch["is_unlearn"].sum() == sampler.unlearn_per_batch == 3
+        assert [row >= ROWS for row in names(batch)] == batch["is_unlearn"].tolist()
+    seen = [row for batch in batches for row in names(batch)]
+    assert set(seen) == set(range(65))  # all of retain within the epoch, and unlearn is cycled
+    visits = Counter(row for row in seen if row >= ROWS)
+    assert set(visits.values()) == {1, 2} and sum(visits.values()) == 15
+
+
+def test_the_order_follows_from_seed_and_epoch(stream, unlearn, names):
+    def order(seed, epoch):
+        batches = StreamedBatches(stream, unlearn, 16, seed=seed)
+        batches.set_epoch(epoch)
+        return [names(batch) for batch in batches]
+
+    first = order(0, 0)
+    assert order(0, 0) == first
+    assert order(0, 1) != first and order(1, 0) != first
+    assert len({tuple(batch[13:]) for batch in order(0, 0) + order(0, 1)}) == 10  # unlearn rows, too
+
+
+@pytest.mark.parametrize("processes", [2, 3])  # whole shards, and single rows
+@pytest.mark.parametrize("workers", [0, 2])
+def test_rows_are_dealt_out_without_copies(stream, unlearn, names, processes, workers):
+    shares = []
+    for process in range(processes):
+        rows = stream.shuffled((0, 0, 0), process, processes)
+        loader = DataLoader(_Rows(rows), batch_size=None, num_workers=workers)
+        shares.append([row for row in loader])
+    dealt = [name for share in shares for name in share]
+    assert all(shares) and len(dealt) == ROWS and len(set(dealt)) == ROWS
+    epochs = [
+        list(DataLoader(StreamedBatches(stream, unlearn, 16, 0, p, processes), batch_size=None, num_workers=workers))
+        for p in range(processes)
+    ]
+    assert {len(epoch) for epoch in epochs} == {-(-5 // processes)}  # or processes would wait for each other
+    unlearned = [names(batch)[13:] for step in zip(*epochs, strict=True) for batch in step]
+    alone = StreamedBatches(stream, unlearn, 16)
+    assert [row for part in unlearned for row in part][:15] == [row for batch in alone for row in names(batch)[13:]]
+
+
+class _Rows(torch.utils.data.IterableDataset):
+    """The ids of a stream's rows."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __iter__(self):
+        return (row["id"] for row in self.rows)
+
+
+def test_workers_share_an_epoch(stream, unlearn, names):
+    batches = StreamedBatches(stream, unlearn, 16)
+    assert batches.shards == SHARDS
+    loaded = list(DataLoader(batches, batch_size=None, num_workers=2))
+    assert len(loaded) == len(batches) == 5
+    assert [names(batch)[13:] for batch in loaded] == [names(batch)[13:] for batch in batches]
+    assert [names(b) for b in DataLoader(batches, batch_size=None, num_workers=2)] == [names(b) for b in loaded]
+
+
+def test_without_a_number_of_rows_it_has_no_end(parquet, inputs, names):
+    assert known_rows(parquet) is None
+    batches = StreamedBatches(StreamedSplit(parquet, inputs), None, 16)
+    with pytest.raises(TypeError, match="no length"):
+        len(batches)
+    seen = [row for batch in islice(batches, 7) for row in names(batch)]
+    assert set(seen[:ROWS]) == set(seen[ROWS : 2 * ROWS]) == set(range(ROWS))  # one pass, then the next
+    assert seen[:ROWS] != seen[ROWS : 2 * ROWS]
+
+
+def test_the_number_of_rows_comes_from_the_info(tmp_path, shapes):
+    shapes.save_to_disk(tmp_path / "saved")
+    shapes.to_parquet(tmp_path / "data" / "train.parquet")
+    (tmp_path / "data" / "README.md").write_text(
+        "---\ndataset_info:\n  splits:\n  - name: train\n    num_bytes: 1\n    num_examples: 72\n---\n"
+    )
+    assert known_rows(load_dataset(str(tmp_path / "data"), split="train", streaming=True)) == 72
+
+
+def test_captions_come_along(parquet, shapes, tiny_clip, names):
+    _, processor = load_encoder(str(tiny_clip))
+    inputs = ImageTextInputs(processor, max_length=12)
+    ours = StreamedSplit(parquet, inputs, shuffle_buffer=4)
+    rows = EncodedSplit(shapes.select(range(ROWS)), inputs).resident
+    first = ours.first(ROWS + 1)
+    assert first.keys() == rows.keys()
+    assert all(first[name].equal(rows[name]) for name in rows)
+    ours.rows = ROWS
+    batch = next(iter(StreamedBatches(ours, EncodedSplit(shapes.select([70, 71]), inputs), 8)))
+    assert batch["is_unlearn"].tolist() == [False] * 6 + [True] * 2
+    assert batch["input_ids"].shape == (8, 2, 12) and batch["caption_counts"].max() == 2
+
+
+def test_tar_shards(tmp_path, shapes, inputs, names):
+    for shard in range(2):
+        with tarfile.open(tmp_path / f"{shard}.tar", "w") as tar:
+            for row in shapes.select(range(shard * 10, shard * 10 + 10)):
+                buffer = io.BytesIO()
+                row["image"].save(buffer, format="PNG")
+                parts = {"png": buffer.getvalue(), "json": json.dumps({"owner": row["owner"]}).encode()}
+                for kind, content in parts.items():
+                    member = tarfile.TarInfo(f"{row['id']}.{kind}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+    rows = load_dataset("webdataset", data_files=str(tmp_path / "*.tar"), split="train", streaming=True)
+    rows = rows.rename_columns({"png": "image", "__key__": "id"})
+    batches = StreamedBatches(StreamedSplit(rows, inputs, rows=20), None, 5)
+    assert sorted(row for batch in batches for row in names(batch)) == list(range(20))
+    assert batches.shards == 2
+
+
+def test_a_bad_picture_is_named(inputs, shapes):
+    good = shapes.cast_column("image", shapes.features["image"]).select(range(3))
+    rows = [{"image": {"bytes": b"no picture", "path": None}, "id": "the-bad-one"}]
+    rows += [{"image": {"bytes": _png(row["image"]), "path": None}, "id": row["id"]} for row in good]
+    stream = Dataset.from_list(rows).to_iterable_dataset()
+    with pytest.raises(UserError, match="row the-bad-one of the retain stream: it cannot be read"):
+        list(StreamedBatches(StreamedSplit(stream, inputs, rows=4), None, 4))
+
+
+def test_a_stream_without_rows_is_refused(inputs, parquet):
+    nothing = parquet.filter(lambda row: False)
+    with pytest.raises(UserError, match="The retain stream has no row for process 0 of 1"):
+        next(iter(StreamedBatches(StreamedSplit(nothing, inputs), None, 4)))
+
+
+def _png(image):
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()

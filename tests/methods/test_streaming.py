@@ -1,0 +1,139 @@
+"""Trainers on a retain stream: every method learns, resumes exactly, and says what it needs to know."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import load_dataset
+from faults.conftest import weights
+
+from hf_unlearn.data.streaming import StreamedBatches
+from hf_unlearn.errors import UserError
+from hf_unlearn.methods import METHODS
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory, shapes):
+    """40 retain rows in two parquet shards, as a stream whose number of rows is unknown."""
+    folder = tmp_path_factory.mktemp("shards")
+    for number in range(2):
+        shapes.select(range(20 * number, 20 * number + 20)).to_parquet(folder / f"{number}.parquet")
+    return load_dataset("parquet", data_files=str(folder / "*.parquet"), split="train", streaming=True)
+
+
+@pytest.fixture
+def streamed(make_trainer, shards, splits):
+    """A function from a method and settings to its Trainer on the stream."""
+
+    def make(method, retain=shards, **settings):
+        settings = {"per_device_train_batch_size": 16, "num_train_epochs": 2, "retain_rows": 40} | settings
+        return make_trainer(method, train_dataset={"retain": retain, "unlearn": splits["unlearn"]}, **settings)
+
+    return make
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_learns_from_a_stream(streamed, method):
+    trainer = streamed(method)
+    before = weights(trainer.model)
+    output = trainer.train()
+    assert weights(trainer.model) != before and output.training_loss == output.training_loss
+    if "retain" in trainer.uses:
+        assert isinstance(trainer.train_dataset, StreamedBatches)
+        sampled = 16 - (3 if "unlearn" in trainer.uses else 0)
+        assert trainer.state.global_step == 2 * -(-40 // sampled)
+        assert trainer.unlearn_to_retain == 10 / 40
+
+
+def test_its_losses_are_those_of_resident_splits(streamed, make_trainer, splits):
+    ours, resident = streamed("alignment_calibration"), make_trainer("alignment_calibration")
+    resident.model.load_state_dict(ours.model.state_dict())
+    batch = next(iter(ours.get_train_dataloader()))
+    known = resident.train_dataset.__getitems__(range(50))["pixels"].flatten(1)
+    rows = [int((known == picture).all(1).nonzero()[0, 0]) for picture in batch["pixels"].flatten(1)]
+    same = resident.train_dataset.__getitems__(rows)
+    assert same["is_unlearn"].equal(batch["is_unlearn"])
+    losses = [trainer.compute_loss(trainer.model.eval(), b) for trainer, b in ((ours, batch), (resident, same))]
+    torch.testing.assert_close(*losses)
+
+
+@pytest.mark.parametrize("settings", [{"num_train_epochs": 2}, {"max_steps": 6, "dataloader_num_workers": 2}])
+def test_resuming_equals_the_uninterrupted_run(streamed, tmp_path, settings):
+    never_stopped = streamed("neg_grad", **settings)
+    never_stopped.train()
+    saving = streamed("neg_grad", **settings, save_strategy="steps", save_steps=1, save_total_limit=None)
+    saving.train()
+    for step in (3, 5):
+        resumed = streamed("neg_grad", **settings)
+        resumed.train(resume_from_checkpoint=str(tmp_path / "out" / f"checkpoint-{step}"))
+        assert weights(resumed.model) == weights(never_stopped.model), step
+
+
+def test_an_unknown_number_of_rows_needs_steps(streamed):
+    trainer = streamed("fine_tune", retain_rows=None, max_steps=5)
+    trainer.train()
+    assert trainer.state.global_step == 5
+    with pytest.raises(UserError, match="does not say how many rows it has; set max_steps, or retain_rows"):
+        streamed("fine_tune", retain_rows=None)
+    with pytest.raises(UserError, match=r"Alignment Calibration weighs unlearn against retain .* set retain_rows"):
+        streamed("alignment_calibration", retain_rows=None, max_steps=5)
+
+
+def test_a_streaming_unlearn_split_is_refused(make_trainer, shards, splits):
+    with pytest.raises(UserError, match="unlearn split is a stream"):
+        make_trainer("neg_grad", train_dataset={"retain": splits["retain"], "unlearn": shards})
+
+
+def test_the_first_rows_are_watched(streamed, shapes):
+    trainer = streamed("gradient_ascent", retain_rows=None)
+    expected = trainer.model_inputs.encode(shapes.select(range(16))[:])
+    assert trainer._probe["pixels"].equal(expected["pixels"])
+    assert len(trainer.probe_retain()) == 3
+
+
+WORKER = """
+import sys, torch, torch.distributed as dist
+from datasets import load_dataset, load_from_disk
+from hf_unlearn.methods import METHODS
+from hf_unlearn.models.loading import load_encoder
+folder = sys.argv[1]
+model, processor = load_encoder(f"{folder}/clip")
+config = METHODS["neg_grad"].config_class(
+    output_dir=f"{folder}/out", use_cpu=True, report_to="none", disable_tqdm=True, per_device_train_batch_size=8,
+    num_train_epochs=1, retain_rows=40, optim="sgd",
+)
+retain = load_dataset("parquet", data_files=f"{folder}/*.parquet", split="train", streaming=True)
+splits = {"retain": retain, "unlearn": load_from_disk(f"{folder}/unlearn")}
+trainer = METHODS["neg_grad"](model, config, splits, processing_class=processor)
+seen = [batch for batch in trainer.get_train_dataloader()]
+trainer.train()
+parts = [None, None]
+dist.all_gather_object(parts, (seen, trainer.state.global_step, [p.detach().sum().item() for p in model.parameters()]))
+if dist.get_rank() == 0:
+    torch.save(parts, f"{folder}/parts.pt")
+"""
+
+
+def test_two_processes_share_a_stream(tmp_path, shapes, splits, tiny_clip):
+    for number in range(2):
+        shapes.select(range(20 * number, 20 * number + 20)).to_parquet(tmp_path / f"{number}.parquet")
+    splits["unlearn"].save_to_disk(tmp_path / "unlearn")
+    (tmp_path / "clip").symlink_to(tiny_clip)
+    (tmp_path / "worker.py").write_text(WORKER)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    run = subprocess.run(
+        [*launch, tmp_path / "worker.py", tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=Path(__file__).parent,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    (first, steps, ours), (second, other_steps, theirs) = torch.load(tmp_path / "parts.pt", weights_only=False)
+    assert steps == other_steps == len(first) == len(second) == -(-40 // 12)
+    assert ours == theirs
+    rows = [[p.numpy().tobytes() for b in part for p in b["pixels"][~b["is_unlearn"]]] for part in (first, second)]
+    shares = [set(part[:20]) for part in rows]  # what follows belongs to the next pass
+    assert len(shares[0]) == len(shares[1]) == 20 and not shares[0] & shares[1]
