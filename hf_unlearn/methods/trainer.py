@@ -325,12 +325,16 @@ class UnlearningTrainer(Trainer):
 
     def contrast(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[ContrastiveTerms, Tensor]:
         """One forward pass over a batch: its `ContrastiveTerms` and which samples are to be unlearned (`[n]` bool)."""
+        batch, is_unlearn = self.model_batch(model, inputs)
+        return contrastive_terms(model, batch, self.args.forward_chunk_size), is_unlearn
+
+    def model_batch(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[ModelInputs, Tensor]:
+        """What the model's forward takes, with this step's views, and which samples to unlearn (`[n]` bool)."""
         inputs = dict(inputs)
         is_unlearn = inputs.pop("is_unlearn")
         inputs.pop("index", None)
         seed = self._step_seed() if model.training else None
-        batch: ModelInputs = self.model_inputs.batch(inputs, seed)
-        return contrastive_terms(model, batch, self.args.forward_chunk_size), is_unlearn
+        return self.model_inputs.batch(inputs, seed), is_unlearn
 
     def _step_seed(self) -> int:
         """This step's seed for random views; it depends on the place in training alone, so that resuming repeats it."""
