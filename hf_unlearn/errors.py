@@ -8,6 +8,10 @@ class UserError(ValueError):
     """
 
 
+class DivergenceError(UserError):
+    """A training that cannot be used: its numbers were not finite, or what they led to cannot be measured."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Say whether memory, the host's or an accelerator's, did not suffice; PyTorch tells it in a `RuntimeError`."""
     words = ("out of memory", "DefaultCPUAllocator: can't allocate memory")

@@ -2,8 +2,10 @@
 
     accelerate launch recipes/sweep.py recipes/sweeps/clip_openmoji.yaml
 
-A sweep file names a family, the recipe's options and a list of settings for each method. It uses a split of its own:
-the reported trials draw others, so no setting is chosen on what it is judged by.
+A sweep file names a family, the recipe's options (such as `unlearn_fraction`), a list of settings for each method and,
+if it likes, a `split_seed`. By default it uses a split of its own: the reported trials draw others, so no setting is
+chosen on what it is judged by. Every setting's row is written when it is measured; stopped, the same command goes on
+with the settings that are missing or were changed.
 """
 
 import json
@@ -14,55 +16,98 @@ from typing import Any
 import yaml
 
 from hf_unlearn.cli.guard import guarded
-from hf_unlearn.errors import UserError
+from hf_unlearn.errors import DivergenceError, UserError
 from hf_unlearn.hub.records import write_atomically
 from hf_unlearn.metrics.gap import gap_to_retrain
-from hf_unlearn.runs.arguments import parse_run
+from hf_unlearn.runs.arguments import Run, parse_run
 from hf_unlearn.runs.benchmark import BUILDERS, Benchmark
+from hf_unlearn.runs.experiment import Experiment
 from hf_unlearn.runs.recipe import start
+from hf_unlearn.runs.resuming import settings_hash
 
 SWEEP_SEED = 100
 
+Row = dict[str, Any]
+
 
 def main() -> None:
-    """Run every setting of every method and write the table."""
+    """Measure every setting of every method that has no row yet, and write the table."""
     if len(sys.argv) != 2:
         raise UserError("usage: sweep.py SWEEP.yaml")
     path = Path(sys.argv[1])
+    sweep, runs = load(path)
+    stored = path.with_suffix(".json")
+    known = {row.get("key"): row for row in (json.loads(stored.read_text("utf-8")) if stored.is_file() else [])}
+    rows = [known.get(row["key"], row) for row, _ in runs]
+    experiment: Experiment | None = None
+    for number, (row, run) in enumerate(runs):
+        if row["key"] not in known:
+            experiment = experiment or begin(sweep, runs[1][1])
+            rows[number] = known[row["key"]] = row | measured(experiment, row["method"], run)
+            print(summary(rows[number]), flush=True)
+            done = [row for row in rows if row["key"] in known]
+            write_atomically(stored, json.dumps(done, indent=1) + "\n")
+    write_atomically(path.with_suffix(".md"), table(rows))
+
+
+def load(path: Path) -> tuple[Benchmark, list[tuple[Row, Run]]]:
+    """The sweep and the beginnings of its rows, each with the run that it tells of: before, Retrain, every setting."""
+    if not path.is_file():
+        raise UserError(f"the sweep file {path} does not exist")
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    settings = content.pop("settings")
+    if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
+        raise UserError(f"the sweep file {path} must hold settings: a list of them for each method")
+    settings, seed = content.pop("settings"), int(content.pop("split_seed", SWEEP_SEED))
     sweep = Benchmark.load(path, content)
-    run = parse_run(sweep.argv(SWEEP_SEED, "--methods", "retrain", *settings))
-    experiment = start(run, BUILDERS[sweep.family])
-    _, retrain = experiment.measure(run.methods["retrain"])
-    keys = experiment.evaluator.gap_keys
-    rows: list[dict[str, Any]] = [
-        {"method": "before", **experiment.before.metrics},
-        {"method": "retrain", **retrain.metrics},
-    ]
+    retrain = parse_run(sweep.argv(seed, "--methods", "retrain"))
+    runs: list[tuple[Row, Run]] = [({"method": "before"}, retrain), ({"method": "retrain"}, retrain)]
     for method, choices in settings.items():
         for setting in choices:
             options = [token for name, value in setting.items() for token in (f"--{method}.{name}", str(value))]
-            config = parse_run(sweep.argv(SWEEP_SEED, "--methods", "retrain", method, *options)).methods[method]
-            _, evaluation = experiment.measure(config)
-            gap = gap_to_retrain(evaluation.metrics, retrain.metrics, keys)
-            rows.append({"method": method, "setting": setting, "avg_gap": gap.average, **evaluation.metrics})
-            print(method, setting, f"average gap {gap.average:.2f}", flush=True)
-    write_atomically(path.with_suffix(".json"), json.dumps(rows, indent=1) + "\n")
-    write_atomically(path.with_suffix(".md"), table(rows, keys))
+            run = parse_run(sweep.argv(seed, "--methods", method, *options))
+            runs.append(({"method": method, "setting": setting}, run))
+    return sweep, [(row | {"key": f"{row['method']}-{settings_hash(run)}"}, run) for row, run in runs]
 
 
-def table(rows: list[dict[str, Any]], keys: tuple[str, ...]) -> str:
+def begin(sweep: Benchmark, retrain: Run) -> Experiment:
+    """The experiment, with Retrain measured, which is cached from one sweep to the next."""
+    experiment = start(retrain, BUILDERS[sweep.family])
+    experiment.measure(retrain.methods["retrain"])
+    return experiment
+
+
+def measured(experiment: Experiment, method: str, run: Run) -> Row:
+    """The rest of a row: a setting's metrics and its gap to Retrain, or why it has none."""
+    assert experiment.retrain is not None
+    if method in ("before", "retrain"):
+        return (experiment.before if method == "before" else experiment.retrain).metrics
+    try:
+        _, evaluation = experiment.measure(run.methods[method])
+    except DivergenceError as error:
+        return {"failed": str(error)}
+    keys = experiment.evaluator.gap_keys
+    gap = gap_to_retrain(evaluation.metrics, experiment.retrain.metrics, keys)
+    return {"avg_gap": gap.average, "gap": gap.per_key, **evaluation.metrics}
+
+
+def summary(row: Row) -> str:
+    """A line for the terminal."""
+    told = row.get("failed") or ", ".join(f"{k} {row[k]:.2f}" for k in ("avg_gap", "estimated_gap") if k in row)
+    return f"{row['method']} {row.get('setting', '')} {told}"
+
+
+def table(rows: list[Row]) -> str:
     """Markdown: one row a setting, the best of each method in bold."""
-    tried = [row for row in rows if "setting" in row]
+    tried = [row for row in rows if "avg_gap" in row]
+    keys = list(tried[0]["gap"]) if tried else []
     best = {m: min(r["avg_gap"] for r in tried if r["method"] == m) for m in {r["method"] for r in tried}}
-    lines = [["method", "setting", *keys, "avg. gap"], ["---", "---", *["---:"] * (len(keys) + 1)]]
+    lines = [["method", "setting", *keys, "est. gap", "avg. gap"], ["---", "---", *["---:"] * (len(keys) + 2)]]
     for row in rows:
         setting = ", ".join(f"{name} {value}" for name, value in row.get("setting", {}).items())
-        gap = f"{row['avg_gap']:.2f}" if "avg_gap" in row else "–"
-        if row.get("avg_gap") == best.get(row["method"], -1):
-            gap = f"**{gap}**"
-        lines.append([row["method"], setting, *(f"{row[key]:.2f}" for key in keys), gap])
+        numbers = [f"{row[key]:.2f}" if key in row else "–" for key in (*keys, "estimated_gap", "avg_gap")]
+        if "avg_gap" in row and row["avg_gap"] == best[row["method"]]:
+            numbers[-1] = f"**{numbers[-1]}**"
+        lines.append([row["method"], setting, *numbers])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 

@@ -25,7 +25,7 @@ from hf_unlearn.data.inputs import ContrastiveInputs, ImageTextInputs, ImageView
 from hf_unlearn.data.sampler import SplitSampler
 from hf_unlearn.data.streaming import SHUFFLE_BUFFER, StreamedBatches, StreamedSplit, known_rows
 from hf_unlearn.data.views import VIEW_PRESETS
-from hf_unlearn.errors import UserError, is_out_of_memory
+from hf_unlearn.errors import DivergenceError, UserError, is_out_of_memory
 from hf_unlearn.losses import ContrastiveTerms, info_nce
 from hf_unlearn.losses.distributed import rank, world_size
 from hf_unlearn.methods import checkpoints
@@ -406,7 +406,7 @@ class UnlearningTrainer(Trainer):
                 raise
             raise UserError(self._memory_advice()) from error
         if self.guard.stopped and self.guard.good_step == 0:
-            raise UserError(
+            raise DivergenceError(
                 f"{self.args.title} diverged before anything was learned ({self.guard.stopped}); lower its learning "
                 "rate, or check more often with guard_steps"
             )

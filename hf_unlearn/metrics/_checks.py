@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hf_unlearn.errors import UserError
+from hf_unlearn.errors import DivergenceError, UserError
 
 Array = npt.ArrayLike | Tensor
 """A tensor on any device, a NumPy array or nested lists."""
@@ -75,7 +75,7 @@ def check_embeddings(x: Array, name: str = "embeddings") -> Tensor:
     features = as_features(x, name)
     finite = features.isfinite().all(1)
     if not finite.all():
-        raise UserError(
+        raise DivergenceError(
             f"{name}: sample {_first(~finite)} is NaN or infinite ({int((~finite).sum())} of {len(features)} are); "
             "the encoder has diverged, so evaluate an earlier checkpoint or lower the learning rate"
         )

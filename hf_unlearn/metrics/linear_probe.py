@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hf_unlearn.errors import UserError
+from hf_unlearn.errors import DivergenceError, UserError
 from hf_unlearn.metrics._checks import Array, Scores, as_features, check_labels, to_numpy
 
 Labelled = tuple[Array, Array]
@@ -28,6 +28,8 @@ class LinearProbe:
         retain_confidence: `[r]` probability of the true class, in the order of the samples.
         unlearn_confidence: `[u]` the same for unlearn.
         test_confidence: `[t]` the same for test.
+        validation_accuracy: Accuracy on further held-out samples, where they were given.
+        validation_confidence: `[v]` the same for them.
     """
 
     retain_accuracy: float
@@ -36,6 +38,8 @@ class LinearProbe:
     retain_confidence: Scores = field(repr=False)
     unlearn_confidence: Scores = field(repr=False)
     test_confidence: Scores = field(repr=False)
+    validation_accuracy: float | None = None
+    validation_confidence: Scores | None = field(default=None, repr=False)
 
 
 def linear_probe(
@@ -48,6 +52,7 @@ def linear_probe(
     batch_size: int = 512,
     learning_rate: float = 1.0,
     momentum: float = 0.9,
+    validation: Labelled | None = None,
 ) -> LinearProbe:
     """Trains a linear classifier on retain and evaluates it on retain, unlearn and test.
 
@@ -73,6 +78,7 @@ def linear_probe(
         batch_size: Samples a step; the last batch of an epoch may be smaller.
         learning_rate: Initial learning rate.
         momentum: Of SGD; no weight decay.
+        validation: Further held-out samples to evaluate on, kept apart from `test`.
 
     Returns:
         RA, UA, TA and the true-class probabilities that `cmia` attacks.
@@ -88,7 +94,8 @@ def linear_probe(
         >>> probe.retain_accuracy, probe.unlearn_accuracy, probe.test_accuracy
         (100.0, 100.0, 50.0)
     """
-    sets = [_checked(given, name) for given, name in ((retain, "retain"), (unlearn, "unlearn"), (test, "test"))]
+    named = {"retain": retain, "unlearn": unlearn, "test": test} | ({"validation": validation} if validation else {})
+    sets = [_checked(given, name) for name, given in named.items()]
     classes = 1 + max(int(labels.max()) for _, labels in sets)
     features, labels = sets[0]
     weight = features.new_zeros(classes, features.shape[1], requires_grad=True)
@@ -102,8 +109,8 @@ def linear_probe(
             optimizer.zero_grad()
             F.cross_entropy(F.linear(seen[batch], weight, bias), labels[batch]).backward()
             optimizer.step()
-    (ra, kept), (ua, forgotten), (ta, unseen) = (_evaluate(*given, weight, bias) for given in sets)
-    return LinearProbe(ra, ua, ta, kept, forgotten, unseen)
+    (ra, kept), (ua, forgotten), (ta, unseen), *further = (_evaluate(*given, weight, bias) for given in sets)
+    return LinearProbe(ra, ua, ta, kept, forgotten, unseen, *(further[0] if further else ()))
 
 
 def cached_views(views: Tensor | npt.NDArray[np.floating]) -> Callable[[int], Tensor]:
@@ -148,7 +155,8 @@ def _augmented(augmented: Callable[[int], Array], epoch: int, like: Tensor) -> T
 def _check_finite(features: Tensor, name: str) -> None:
     broken = ~features.isfinite().all(1)
     if broken.any():
-        raise UserError(f"{name}: sample {int(broken.nonzero()[0, 0])} is NaN or infinite; the encoder has diverged")
+        first = int(broken.nonzero()[0, 0])
+        raise DivergenceError(f"{name}: sample {first} is NaN or infinite; the encoder has diverged")
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from hf_unlearn.metrics.alignment import matched_cosine
 from hf_unlearn.metrics.cka import linear_cka
 from hf_unlearn.metrics.cmia import cmia
 from hf_unlearn.metrics.emia import emia, view_alignment
+from hf_unlearn.metrics.estimated_gap import ImageTextEvidence, ProbeEvidence, ViewEvidence
 from hf_unlearn.metrics.forgetting_score import forgetting_score
 from hf_unlearn.metrics.knn_probe import knn_probe
 from hf_unlearn.metrics.linear_probe import cached_views, linear_probe
@@ -32,6 +33,7 @@ BATCH = 256
 AUDIT_VIEWS = 10  # views an image, as EMIA takes them
 AUDIT_SEED = 2406  # the same views for every model, whatever the run's seed
 LABEL_COLUMNS = ("label", "category")
+SPLITS = ("retain", "unlearn", "validation", "test")
 
 Array = npt.NDArray[np.floating]
 
@@ -45,21 +47,32 @@ class Evaluation:
         alignment: `[u]` alignment of each unlearn sample (mean over its captions or view pairs).
         x: `[u, d]` first halves of the unlearn samples (images, or first views).
         y: `[u, d]` second halves (first captions, or second views).
+        evidence: what the gap to Retrain is estimated from without Retrain, nothing of it from the test split.
     """
 
     metrics: dict[str, float]
     alignment: Array = field(repr=False)
     x: Array = field(repr=False)
     y: Array = field(repr=False)
+    evidence: ImageTextEvidence | ViewEvidence = field(repr=False)
 
     def compared_with(self, before: "Evaluation") -> "Evaluation":
-        """The same evaluation with what needs the model before unlearning: forgetting score and negative alignment."""
+        """The same evaluation with what needs the model before unlearning.
+
+        That is the forgetting score, the negative alignment and the estimated gap to Retrain.
+        """
         score = forgetting_score(before.alignment, self.alignment)
         metrics = {**self.metrics, "forgetting_score": 100 * score.mean, "forgetting_score_std": 100 * score.std}
         if len(self.x) > 1:
             negative = negative_alignment(before.x, before.y, self.x, self.y)
             metrics |= {"negative_alignment": 100 * negative.mean, "negative_alignment_std": 100 * negative.std}
-        return replace(self, metrics=metrics)
+        return replace(self, metrics=metrics).with_estimated_gap(before)
+
+    def with_estimated_gap(self, before: "Evaluation") -> "Evaluation":
+        """The same evaluation with the gap to Retrain that is estimated from the model before unlearning."""
+        gap = self.evidence.estimated_gap(before.evidence)  # type: ignore[arg-type]  # one family, one kind of evidence
+        parts = {f"estimated_gap_{name}": value for name, value in gap.parts.items()}
+        return replace(self, metrics={**self.metrics, "estimated_gap": gap.total, **parts})
 
     def compared_with_retrain(self, retrain: "Evaluation") -> "Evaluation":
         """The same evaluation with its per-sample agreement with Retrain: means can match with the wrong samples."""
@@ -79,7 +92,8 @@ class Evaluator(ABC):
     """Evaluates any checkpoint of a family on splits that are encoded once.
 
     Args:
-        splits: `retain`, `unlearn` and `test`, encoded.
+        splits: `retain`, `unlearn`, `validation` and `test`, encoded. The gap to Retrain is estimated from the first
+            three; the test split is only reported.
         inputs: how they were encoded.
     """
 
@@ -102,21 +116,33 @@ class ImageTextEvaluator(Evaluator):
     inputs: ImageTextInputs
 
     def evaluate(self, model: PreTrainedModel) -> Evaluation:
-        """Matched cosines on retain, unlearn and test; R@1 and R@5 on test; all captions of every image."""
+        """Matched cosines on every split; R@1 and R@5 on validation and test; all captions of every image."""
         metrics: dict[str, float] = {}
-        for name in ("retain", "unlearn", "test"):
+        alignment: dict[str, Array] = {}
+        for name in SPLITS:
             x, y, owner = self._embed(model, self.splits[name])
             cosine = matched_cosine(x, y, owner)
             metrics |= {f"cosine_{name}": cosine.mean, f"cosine_{name}_std": cosine.std}
+            captions = np.bincount(owner)
+            alignment[name] = np.bincount(owner, cosine.per_sample) / captions
             if name == "unlearn":
-                captions = np.bincount(owner)
-                alignment = np.bincount(owner, cosine.per_sample) / captions
                 halves = x, y[np.cumsum(captions) - captions]
-        ranks = retrieval(x, y, owner)  # the last split, test
-        for k in (1, 5):
-            metrics[f"recall_at_{k}_image_to_text"] = ranks.image_to_text[k]
-            metrics[f"recall_at_{k}_text_to_image"] = ranks.text_to_image[k]
-        return Evaluation(metrics, alignment, *halves)
+            if name in ("validation", "test"):
+                ranks = retrieval(x, y, owner)
+                recalls = {
+                    f"recall_at_{k}_{way}": found[k]
+                    for k in (1, 5)
+                    for way, found in (("image_to_text", ranks.image_to_text), ("text_to_image", ranks.text_to_image))
+                }
+                if name == "test":
+                    metrics |= recalls
+                else:
+                    metrics["recall_validation"] = float(np.mean(list(recalls.values())))
+        known = ("cosine_retain", "cosine_unlearn", "cosine_validation", "recall_validation")
+        evidence = ImageTextEvidence(
+            **{name: metrics[name] for name in known}, unlearn=alignment["unlearn"], validation=alignment["validation"]
+        )
+        return Evaluation(metrics, alignment["unlearn"], *halves, evidence)
 
     def _embed(self, model: PreTrainedModel, split: EncodedSplit) -> tuple[Array, Array, npt.NDArray[np.int64]]:
         """Images `[n, d]`, captions `[m, d]` and the index `[m]` of each caption's image."""
@@ -137,7 +163,7 @@ class ImageViewEvaluator(Evaluator):
     """Tables 1 to 3 for SimCLR and MoCo: EMIA, RA, TA, UA, CMIA and what the forgetting score needs.
 
     Args:
-        splits: `retain`, `unlearn` and `test`, encoded.
+        splits: `retain`, `unlearn`, `validation` and `test`, encoded.
         inputs: how they were encoded, and the views they are attacked with.
         labels: split to class labels; without it, the probe's metrics are left out.
         seed: of the linear probe.
@@ -168,8 +194,7 @@ class ImageViewEvaluator(Evaluator):
         attacked = min(retain, len(self.splits["test"]))
         viewed = {
             "retain": self._embed_views(model, self.splits["retain"], range(retain if self.labels else attacked)),
-            "unlearn": self._embed_views(model, self.splits["unlearn"]),
-            "test": self._embed_views(model, self.splits["test"]),
+            **{name: self._embed_views(model, self.splits[name]) for name in ("unlearn", "validation", "test")},
         }
         alignment = {name: view_alignment(features) for name, features in viewed.items()}
         attack = emia(alignment["retain"], alignment["unlearn"], alignment["test"])
@@ -180,23 +205,38 @@ class ImageViewEvaluator(Evaluator):
             "emia_tpr_at_1_fpr": attack.tpr_at_1_fpr,
             "emia_signal_auc": attack.signal_auc,
         }
+        evidence = ViewEvidence(alignment["unlearn"], alignment["validation"])
         if self.labels is not None:
-            metrics |= self._probe(model, self.labels, viewed["retain"])
+            probed, probe = self._probe(model, self.labels, viewed["retain"])
+            metrics |= probed
+            evidence = replace(evidence, probe=probe)
         unlearn = viewed["unlearn"]
-        return Evaluation(metrics, alignment["unlearn"], unlearn[:, 0], unlearn[:, 1])
+        return Evaluation(metrics, alignment["unlearn"], unlearn[:, 0], unlearn[:, 1], evidence)
 
     def _probe(
         self, model: PreTrainedModel, labels: Mapping[str, npt.NDArray[np.int64]], views: Array
-    ) -> dict[str, float]:
+    ) -> tuple[dict[str, float], ProbeEvidence]:
         def embed(encoded: Encoded, _: int) -> tuple[Tensor, ...]:
             return (embed_images(model, self.inputs.normalise(encoded["pixels"]).to(model.dtype)),)
 
-        plain = {name: embed_split(model, self.splits[name], embed)[0] for name in ("retain", "unlearn", "test")}
-        retain, unlearn, test = ((plain[name], labels[name]) for name in plain)
-        probe = linear_probe(retain, unlearn, test, augmented=cached_views(views), seed=self.seed)
+        retain, unlearn, validation, test = (
+            (embed_split(model, self.splits[name], embed)[0], labels[name]) for name in SPLITS
+        )
+        probe = linear_probe(
+            retain, unlearn, test, augmented=cached_views(views), seed=self.seed, validation=validation
+        )
+        assert probe.validation_accuracy is not None and probe.validation_confidence is not None
+        evidence = ProbeEvidence(
+            probe.retain_accuracy,
+            probe.unlearn_accuracy,
+            probe.validation_accuracy,
+            probe.unlearn_confidence,
+            probe.validation_confidence,
+        )
         attack = cmia(probe.retain_confidence, probe.unlearn_confidence, probe.test_confidence)
-        return {
+        metrics = {
             "retain_accuracy": probe.retain_accuracy,
+            "validation_accuracy": probe.validation_accuracy,
             "test_accuracy": probe.test_accuracy,
             "unlearn_accuracy": probe.unlearn_accuracy,
             "knn_accuracy": knn_probe(*retain, *test).accuracy,
@@ -205,6 +245,7 @@ class ImageViewEvaluator(Evaluator):
             "cmia_auc": attack.auc,
             "cmia_tpr_at_1_fpr": attack.tpr_at_1_fpr,
         }
+        return metrics, evidence
 
     def _embed_views(self, model: PreTrainedModel, split: EncodedSplit, rows: range | None = None) -> Array:
         """`[n, views, d]` backbone features of seeded views, the same for every model."""

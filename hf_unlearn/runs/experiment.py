@@ -86,7 +86,8 @@ class Experiment:
         inputs = make_inputs(model, self.processor, config)
         self.splits = {n: EncodedSplit(split, inputs, config.resident_bytes) for n, split in task.splits.items()}
         self.evaluator = make_evaluator(model, task, self.splits, inputs)
-        self.evaluations: dict[str, Evaluation] = {BEFORE: self.evaluator.evaluate(_on(model, config.device))}
+        before = self.evaluator.evaluate(_on(model, config.device))
+        self.evaluations: dict[str, Evaluation] = {BEFORE: before.with_estimated_gap(before)}
         self.device = config.device
         self.retrain: Evaluation | None = None
         if arguments.retrain_model is not None:
@@ -296,7 +297,7 @@ def make_evaluator(model: PreTrainedModel, task: Task, splits: dict[str, Encoded
         if "captions" not in task.splits["unlearn"].column_names:
             raise UserError("an image-text model needs captions; name their column with --caption_column")
         return ImageTextEvaluator(splits, inputs)
-    labels = class_labels({name: task.splits[name] for name in ("retain", "unlearn", "test")})
+    labels = class_labels(task.splits)
     if labels is None:
         logger.warning("No label column: the linear probe's metrics (RA, TA, UA, CMIA) are left out.")
     return ImageViewEvaluator(splits, inputs, labels)

@@ -5,6 +5,7 @@ holds a method's checkpoints until it is finished.
 """
 
 import dataclasses
+import hashlib
 import json
 import logging
 import shutil
@@ -20,7 +21,7 @@ from hf_unlearn.hub.records import write_atomically
 from hf_unlearn.losses.distributed import world_size
 from hf_unlearn.methods import UnlearningConfig
 from hf_unlearn.models.weights import has_weights, weights_sha256
-from hf_unlearn.runs.arguments import Run, RunArguments
+from hf_unlearn.runs.arguments import PRETRAIN, Run, RunArguments
 from hf_unlearn.runs.task import Task
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ RUN_NAME = "run.json"
 CHECKPOINTS = "checkpoints"
 # Arguments that say what is done, beside what the hashes of model, rows and request say already.
 _ARGUMENTS = ("split_seed", "validation_fraction", "test_fraction", "num_samples", "duplicates", "retrain_model")
+# Arguments that say what is run and reported, not what comes out.
+_REPORTING = ("methods", "output_dir", "resume", "audit_samples", "show_samples", "request_salt", "retrain_model")
 # Fields of TrainingArguments that say where, how often and how loudly, never what.
 _ELSEWHERE = (
     "output_dir", "log", "disable_tqdm", "report_to", "run_name", "project", "trackio", "eval", "per_device_eval",
@@ -141,6 +144,15 @@ def training_key(run: Run) -> dict[str, Any]:
     """Every setting of every method that may change its weights; a run may gain methods."""
     settings = {f"{m}.{name}": value for m, config in run.methods.items() for name, value in _settings(config).items()}
     return {"processes": world_size(), **settings}
+
+
+def settings_hash(run: Run) -> str:
+    """Hash of all that a run's metrics depend on and its arguments say: data, base model, settings of its methods."""
+    data = {n: v for n, v in dataclasses.asdict(run.arguments).items() if n not in _REPORTING}
+    settings = training_key(dataclasses.replace(run, methods={**run.methods, PRETRAIN: run.pretrain}))
+    given = {n: v for n, v in (data | settings).items() if v is not None}  # so that it stays when fields are added
+    content = json.dumps([given, run.model], sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def base_key(base: BaseModel) -> dict[str, Any]:

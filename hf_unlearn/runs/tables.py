@@ -15,7 +15,7 @@ COLUMNS = {
     "image-text": ("cosine_retain", "cosine_unlearn", "cosine_test"),
     "views": ("emia", "retain_accuracy", "test_accuracy", "unlearn_accuracy", "cmia"),
 }
-TAIL = ("forgetting_score", "negative_alignment", "run_time_minutes")
+TAIL = ("forgetting_score", "negative_alignment", "run_time_minutes", "estimated_gap")
 
 
 def compare(

@@ -99,6 +99,48 @@ def test_sweep_keeps_every_setting(options, tmp_path, monkeypatch, capsys):
     assert [row.get("setting") for row in rows] == [None, None, {"learning_rate": 1e-4}, {"learning_rate": 1e-3}]
     table = (tmp_path / "sweep.md").read_text()
     assert table.count("**") == 2 and "learning_rate 0.001" in table
+    for row in rows[2:]:
+        parts = [value for name, value in row.items() if name.startswith("estimated_gap_")]
+        assert row["estimated_gap"] == pytest.approx(sum(parts) / 5) and len(parts) == 5
+        assert row["avg_gap"] == pytest.approx(sum(row["gap"].values()) / 5)
+
+
+def test_stopped_sweep_goes_on_with_what_is_missing_or_changed(options, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "sweep.yaml"
+
+    def sweep(*rates: float) -> list[str]:
+        """The settings that were measured."""
+        settings = {"fine_tune": [{"learning_rate": rate} for rate in rates], "alignment_calibration": [{"beta": 4}]}
+        content = {"family": "simclr", "split_seed": 3, "settings": settings}
+        content["options"] = {"config": str(options / "task.yaml"), "unlearn_fraction": 0.2}
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
+        printed = run(monkeypatch, capsys, "sweep.py", str(path)).splitlines()
+        return [line.split("}")[0].split("{")[1] for line in printed if ", estimated_gap" in line]
+
+    sweep(1e-4, 1e-3)
+    rows = json.loads((tmp_path / "sweep.json").read_text())
+    (tmp_path / "sweep.json").write_text(json.dumps(rows[:3]))  # killed after the first setting
+    assert sweep(1e-4, 1e-3) == ["'learning_rate': 0.001", "'beta': 4"]
+    assert json.loads((tmp_path / "sweep.json").read_text())[2] == rows[2]
+    assert sweep(1e-4, 2e-3) == ["'learning_rate': 0.002"]
+    assert sweep(1e-4, 2e-3) == []
+    assert [row["method"] for row in json.loads((tmp_path / "sweep.json").read_text())] == [
+        "before",
+        "retrain",
+        "fine_tune",
+        "fine_tune",
+        "alignment_calibration",
+    ]
+
+
+@pytest.mark.parametrize("content", ["[1]", "family: simclr"])
+def test_bad_sweep_files_are_named(content, tmp_path, monkeypatch):
+    (tmp_path / "sweep.yaml").write_text(content)
+    monkeypatch.setattr(sys, "argv", ["sweep.py", str(tmp_path / "sweep.yaml")])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(RECIPES / "sweep.py"), run_name="__main__")
+    assert ended.value.code == 2
 
 
 @pytest.mark.parametrize(
