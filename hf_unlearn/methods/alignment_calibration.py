@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import info_nce, masked_mean, negative_alignment
 from hf_unlearn.losses.functional import derangement, weighted_info_nce
+from hf_unlearn.methods.search_space import Log, Same, SearchSpace, Uniform
 from hf_unlearn.methods.trainer import UnlearningConfig, UnlearningTrainer
 
 
@@ -17,6 +18,10 @@ class AlignmentCalibrationConfig(UnlearningConfig):
 
     method: ClassVar[str] = "alignment_calibration"
     title: ClassVar[str] = "Alignment Calibration"
+    search_space: ClassVar[SearchSpace] = SearchSpace(  # views: beta in the units of the preset `reference`
+        image_text={"alpha": Uniform(0.5, 1), "gamma": Same("alpha"), "beta": Uniform(0, 1)},
+        views={"learning_rate": Log(3e-3, 3e-2), "beta": Uniform(0, 20)},
+    )
 
     num_train_epochs: float = field(default=8, metadata={"help": "Epochs over retain."})
     learning_rate: float = field(default=2e-4, metadata={"help": "Learning rate."})

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from hf_unlearn.losses import info_nce
+from hf_unlearn.methods.search_space import Log, SearchSpace
 from hf_unlearn.methods.trainer import UnlearningConfig, UnlearningTrainer
 
 
@@ -15,6 +16,9 @@ class FineTuneConfig(UnlearningConfig):
 
     method: ClassVar[str] = "fine_tune"
     title: ClassVar[str] = "Fine-Tune"
+    search_space: ClassVar[SearchSpace] = SearchSpace(
+        image_text={"learning_rate": Log(5e-5, 5e-4)}, views={"learning_rate": Log(3e-3, 3e-2)}
+    )
 
     num_train_epochs: float = field(default=8, metadata={"help": "Epochs over retain."})
     learning_rate: float = field(default=5e-4, metadata={"help": "Learning rate."})

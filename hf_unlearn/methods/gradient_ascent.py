@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from hf_unlearn.losses import info_nce
 from hf_unlearn.methods.guards import BUDGET_HELP, COLLAPSE_FLOOR, FLOOR_HELP, RETAIN_LOSS_BUDGET
+from hf_unlearn.methods.search_space import Log, SearchSpace
 from hf_unlearn.methods.trainer import UnlearningConfig, UnlearningTrainer
 
 
@@ -16,6 +17,9 @@ class GradientAscentConfig(UnlearningConfig):
 
     method: ClassVar[str] = "gradient_ascent"
     title: ClassVar[str] = "Grad. Ascent"
+    search_space: ClassVar[SearchSpace] = SearchSpace(
+        image_text={"learning_rate": Log(5e-6, 5e-4)}, views={"learning_rate": Log(1e-6, 1e-4)}
+    )
 
     num_train_epochs: float = field(default=4, metadata={"help": "Epochs over unlearn; it diverges if left alone."})
     learning_rate: float = field(default=5e-5, metadata={"help": "Learning rate."})

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from hf_unlearn.losses import info_nce, l1_norm
+from hf_unlearn.methods.search_space import Log, SearchSpace
 from hf_unlearn.methods.trainer import UnlearningConfig, UnlearningTrainer
 
 
@@ -15,6 +16,9 @@ class L1SparsityConfig(UnlearningConfig):
 
     method: ClassVar[str] = "l1_sparsity"
     title: ClassVar[str] = "l1-Sparsity"
+    search_space: ClassVar[SearchSpace] = SearchSpace(
+        image_text={"l1_lambda": Log(1e-9, 1e-4)}, views={"l1_lambda": Log(1e-6, 1e-3)}
+    )
 
     num_train_epochs: float = field(default=8, metadata={"help": "Epochs over retain."})
     learning_rate: float = field(default=5e-4, metadata={"help": "Learning rate."})

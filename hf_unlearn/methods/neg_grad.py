@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import info_nce
 from hf_unlearn.methods.guards import BUDGET_HELP, COLLAPSE_FLOOR, FLOOR_HELP, RETAIN_LOSS_BUDGET
+from hf_unlearn.methods.search_space import Log, SearchSpace
 from hf_unlearn.methods.trainer import UnlearningConfig, UnlearningTrainer
 
 
@@ -17,6 +18,9 @@ class NegGradConfig(UnlearningConfig):
 
     method: ClassVar[str] = "neg_grad"
     title: ClassVar[str] = "NegGrad"
+    search_space: ClassVar[SearchSpace] = SearchSpace(
+        image_text={"learning_rate": Log(1e-5, 1e-4)}, views={"learning_rate": Log(3e-3, 3e-2)}
+    )
 
     num_train_epochs: float = field(default=8, metadata={"help": "Epochs over retain."})
     learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate."})

@@ -30,6 +30,7 @@ from hf_unlearn.losses import ContrastiveTerms, info_nce
 from hf_unlearn.losses.distributed import rank, world_size
 from hf_unlearn.methods import checkpoints
 from hf_unlearn.methods.guards import BUDGET_HELP, FLOOR_HELP, PROBE_SAMPLES, DivergenceGuard
+from hf_unlearn.methods.search_space import Around, SearchSpace, everywhere
 from hf_unlearn.models.adapters import add_adapter
 from hf_unlearn.models.contrastive import ModelInputs, contrastive_terms, is_dual_encoder, unwrap
 from hf_unlearn.models.sharding import gather_whole, make_shardable
@@ -48,6 +49,8 @@ class UnlearningConfig(TrainingArguments):
 
     method: ClassVar[str]
     title: ClassVar[str]
+    # Where `hf-unlearn tune` looks for better settings; a method says its own.
+    search_space: ClassVar[SearchSpace] = everywhere(learning_rate=Around(10))
 
     per_device_train_batch_size: int = field(
         default=128, metadata={"help": "Batch size per device; a contrastive loss depends on it."}
