@@ -1,0 +1,205 @@
+"""Removal requests against data in shards: found by reading ids alone, row group by row group or header by header."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from hf_unlearn.data.listing import LIMIT, listed
+from hf_unlearn.data.requests import checked_ids
+from hf_unlearn.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+__all__ = ["ShardPlan", "plan_request_in_shards", "split_shards"]
+
+_CHUNK = 2**20  # ids at a time: the lookup table of the request is built anew for each
+_KEY = "__key__"  # what WebDataset calls the id of a sample
+
+Shards = Sequence[str | os.PathLike[str]]
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """Where the rows of a request are.
+
+    Args:
+        rows: Number of rows in all shards.
+        places: For each shard that has any, the rows asked for, ascending.
+    """
+
+    rows: int
+    places: dict[str, NDArray[np.int64]] = field(repr=False)
+
+    @property
+    def count(self) -> int:
+        """How many rows were asked for."""
+        return sum(map(len, self.places.values()))
+
+
+def plan_request_in_shards(
+    shards: Shards, requested: Sequence[object], id_column: str = "id", name: str = "The removal request"
+) -> ShardPlan:
+    """Find the rows that a request names, in memory that depends on the request and not on the data.
+
+    Args:
+        shards: Parquet files, of which only the column of ids is read, or WebDataset tar files, of which only the
+            headers are.
+        requested: The ids asked for; integers stand for their decimal digits.
+        id_column: Column of ids in parquet files; in tar files the key of a sample is its id.
+        name: How the message calls the request.
+
+    Returns:
+        The places of the rows.
+
+    Raises:
+        UserError: A shard cannot be read or has no such column; an entry is no id, repeated or unknown, or the id of
+            several rows. All entries are listed at once.
+    """
+    wanted_ids, problems = checked_ids(requested)
+    wanted = pa.array(dict.fromkeys(wanted_ids), pa.string())
+    found = np.zeros(len(wanted), dtype=np.int64)
+    places, total = {}, 0
+    for shard in map(os.fspath, shards):
+        rows, first = [np.empty(0, np.int64)], 0
+        for ids in _shard_ids(shard, id_column):
+            place = np.asarray(pc.fill_null(pc.index_in(ids, value_set=wanted), -1))
+            hits = np.flatnonzero(place >= 0)
+            np.add.at(found, place[hits], 1)
+            rows.append(first + hits)
+            first += len(ids)
+        total += first
+        if any(map(len, rows)):
+            places[shard] = np.concatenate(rows)
+    for wrong, what in ((found == 0, "ids that no row has"), (found > 1, "ids that several rows have")):
+        if wrong.any():
+            shown = wanted.filter(pa.array(wrong))
+            problems.append(f"{what} ({len(shown):,}): {listed(shown.slice(0, LIMIT).to_pylist(), len(shown))}")
+    if problems:
+        raise UserError(f"{name} has {'; '.join(problems)}.")
+    return ShardPlan(total, places)
+
+
+def split_shards(
+    shards: Shards,
+    requested: Sequence[object],
+    *,
+    image_column: str = "image",
+    caption_column: str | None = None,
+    id_column: str = "id",
+) -> tuple[IterableDataset, Dataset, int]:
+    """Split data in shards into a retain stream and a resident unlearn split.
+
+    Only shards that hold a requested row are read for the unlearn split, and its pictures are kept as they are stored.
+
+    Args:
+        shards: Parquet files, or WebDataset tar files, whose `__key__` is the id.
+        requested: The ids to be unlearned.
+        image_column: Column (or extension, such as "jpg") of the pictures.
+        caption_column: Column (or extension, such as "txt") of captions: strings or lists of them.
+        id_column: Column of ids in parquet files.
+
+    Returns:
+        `retain`, which leaves the requested rows out as it is read, `unlearn`, and the number of retain rows: what
+        `{"retain": retain, "unlearn": unlearn}` and `retain_rows` of a trainer take.
+
+    Raises:
+        UserError: As `plan_request_in_shards` does, or a column is missing, or no row would be left.
+    """
+    from datasets import Dataset
+
+    plan = plan_request_in_shards(shards, requested, id_column)
+    if plan.count == plan.rows:
+        raise UserError("The removal request names every row of the shards; leave some to retain.")
+    columns = {"image": image_column, "captions": caption_column, "id": id_column}
+    ids = frozenset(map(str, requested))
+    retain = _stream(shards, columns).filter(_Unasked(ids), input_columns=["id"])
+    asked = _stream(list(plan.places), columns).filter(_Asked(ids), input_columns=["id"])
+    return retain, Dataset.from_list(list(asked), features=asked.features), plan.rows - plan.count
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Whether a row is in the request; a class, so that it reaches other processes."""
+
+    ids: Collection[str] = field(repr=False)
+
+    def __call__(self, row_id: Any) -> bool:
+        return str(row_id) in self.ids
+
+
+class _Unasked(_Asked):
+    def __call__(self, row_id: Any) -> bool:
+        return str(row_id) not in self.ids
+
+
+def _stream(shards: Shards, columns: dict[str, str | None]) -> IterableDataset:
+    """The rows of shards in the library's schema, their pictures not decoded."""
+    from datasets import Image, List, Value, load_dataset
+
+    kind = "webdataset" if _is_tar(shards[0]) else "parquet"
+    rows = load_dataset(kind, data_files=[os.fspath(shard) for shard in shards], split="train", streaming=True)
+    wanted = {target: source for target, source in columns.items() if source is not None}
+    if kind == "webdataset":
+        wanted["id"] = _KEY
+    missing = [source for source in wanted.values() if source not in rows.column_names]
+    if missing:
+        raise UserError(f"The shards have no column {missing[0]!r}; their columns: {', '.join(rows.column_names)}.")
+    rows = rows.select_columns(list(wanted.values()))
+    rows = rows.rename_columns({source: target for target, source in wanted.items() if source != target})
+    rows = rows.cast_column("image", Image(decode=False)).cast_column("id", Value("string"))
+    if "captions" in wanted and isinstance(rows.features["captions"], Value):
+        features = rows.features | {"captions": List(Value("string"))}
+        rows = rows.map(_as_list, input_columns=["captions"], features=type(rows.features)(features))
+    return rows
+
+
+def _as_list(caption: str) -> dict[str, list[str]]:
+    return {"captions": [caption]}
+
+
+def _is_tar(shard: str | os.PathLike[str]) -> bool:
+    return Path(shard).suffix == ".tar"
+
+
+def _shard_ids(shard: str, column: str) -> Iterator[pa.Array]:
+    """The ids of a shard in order, some at a time; nothing else of it is read."""
+    try:
+        yield from _tar_ids(shard) if _is_tar(shard) else _parquet_ids(shard, column)
+    except (OSError, pa.ArrowException, tarfile.TarError) as error:
+        raise UserError(f"The shard {shard} cannot be read: {error}") from error
+
+
+def _parquet_ids(shard: str, column: str) -> Iterator[pa.Array]:
+    with pq.ParquetFile(shard) as file:
+        if column not in file.schema_arrow.names:
+            raise UserError(f"The shard {shard} has no column {column!r} (--id_column).")
+        for batch in file.iter_batches(_CHUNK, columns=[column]):
+            yield pc.cast(batch.column(0), pa.string())
+
+
+def _tar_ids(shard: str) -> Iterator[pa.Array]:
+    from datasets.packaged_modules.webdataset.webdataset import base_plus_ext  # the rule by which keys are formed
+
+    keys: list[str] = []
+    with tarfile.open(shard, "r:") as file:
+        for member in file:
+            file.members.clear()  # or all headers would be kept
+            key = base_plus_ext(member.name)[0] if member.isfile() else None
+            if key is not None and (not keys or keys[-1] != key):
+                if len(keys) == _CHUNK:
+                    yield pa.array(keys, pa.string())
+                    keys = []
+                keys.append(key)
+    yield pa.array(keys, pa.string())

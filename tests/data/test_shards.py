@@ -1,0 +1,98 @@
+"""Requests against parquet and tar shards: the right rows, nothing read beside ids, and every fault named."""
+
+import io
+import tarfile
+from itertools import islice
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hf_unlearn.data import shards as module
+from hf_unlearn.data.images import read_image
+from hf_unlearn.data.shards import plan_request_in_shards, split_shards
+from hf_unlearn.data.splits import plan_request
+from hf_unlearn.errors import UserError
+
+SIZES = (10, 1, 19)
+
+
+@pytest.fixture(scope="module")
+def parquet(tmp_path_factory, shapes):
+    folder, first, files = tmp_path_factory.mktemp("parquet"), 0, []
+    for number, size in enumerate(SIZES):
+        files.append(folder / f"{number}.parquet")
+        shapes.select(range(first, first + size)).to_parquet(files[-1])
+        first += size
+    return files
+
+
+@pytest.fixture(scope="module")
+def tars(tmp_path_factory, shapes):
+    folder, first, files = tmp_path_factory.mktemp("tars"), 0, []
+    for number, size in enumerate(SIZES):
+        files.append(folder / f"{number}.tar")
+        with tarfile.open(files[-1], "w") as tar:
+            for row in shapes.select(range(first, first + size)):
+                buffer = io.BytesIO()
+                row["image"].save(buffer, format="PNG")
+                for kind, content in (("png", buffer.getvalue()), ("txt", row["captions"][0].encode())):
+                    member = tarfile.TarInfo(f"{row['id']}.{kind}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+        first += size
+    return files
+
+
+@pytest.mark.parametrize("chunk", [3, 2**20])
+@pytest.mark.parametrize("kind", ["parquet", "tars"])
+def test_rows_are_found_as_in_one_table(request, shapes, monkeypatch, kind, chunk):
+    monkeypatch.setattr(module, "_CHUNK", chunk)
+    files, ids = request.getfixturevalue(kind), shapes["id"][:30]
+    wanted = [ids[row] for row in (29, 0, 12, 11, 5)]
+    plan = plan_request_in_shards(files, wanted)
+    starts = dict(zip(map(str, files), np.cumsum([0, *SIZES]), strict=False))
+    rows = np.concatenate([starts[shard] + places for shard, places in plan.places.items()])
+    assert rows.tolist() == plan_request(ids, wanted).tolist()
+    assert (plan.rows, plan.count) == (30, 5) and len(plan.places) == 2
+
+
+def test_everything_wrong_is_listed_at_once(tmp_path):
+    pq.write_table(pa.table({"id": ["a", "b", "b"]}), tmp_path / "x.parquet")
+    with pytest.raises(UserError) as caught:
+        plan_request_in_shards([tmp_path / "x.parquet"], ["a", "a", "b", "z", 1.5])
+    for part in ("no id (1): 1.5", "repeated ids (1): a", "that no row has (1): z", "that several rows have (1): b"):
+        assert part in str(caught.value)
+    with pytest.raises(UserError, match=r"x\.parquet has no column 'key'"):
+        plan_request_in_shards([tmp_path / "x.parquet"], ["a"], "key")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=r"broken.parquet cannot be read"):
+        plan_request_in_shards([tmp_path / "broken.parquet"], ["a"])
+
+
+def test_numbers_are_ids_by_their_digits(tmp_path):
+    pq.write_table(pa.table({"id": list(range(100))}), tmp_path / "x.parquet", row_group_size=7)
+    plan = plan_request_in_shards([tmp_path / "x.parquet"], [17, "99"])
+    assert next(iter(plan.places.values())).tolist() == [17, 99]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "tars"])
+def test_retain_is_a_stream_without_the_request(request, shapes, kind):
+    files, ids = request.getfixturevalue(kind), shapes["id"][:30]
+    columns = {"image_column": "png", "caption_column": "txt"} if kind == "tars" else {"caption_column": "captions"}
+    retain, unlearn, rows = split_shards(files, [ids[3], ids[25]], **columns)
+    assert unlearn["id"] == [ids[3], ids[25]] and rows == 28
+    seen = list(retain)
+    assert [row["id"] for row in seen] == [name for name in ids if name not in unlearn["id"]]
+    original = {row["id"]: row for row in shapes.select(range(30))}
+    for row in [*islice(seen, 3), *unlearn]:
+        assert read_image(row["image"]).tobytes() == original[row["id"]]["image"].tobytes()
+        assert row["captions"][0] == original[row["id"]]["captions"][0]
+
+
+def test_something_must_be_left(parquet, shapes):
+    with pytest.raises(UserError, match="names every row"):
+        split_shards(parquet, shapes["id"][:30])
+    with pytest.raises(UserError, match="no column 'photo'"):
+        split_shards(parquet, shapes["id"][:3], image_column="photo")
