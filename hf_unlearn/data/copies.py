@@ -62,7 +62,7 @@ TRANSFORMS: dict[str, Transform] = {
     "crop": crop,
     "colour": colour,
     "jpeg": jpeg,
-    "near-copy": near_copy,
+    "near-identical": near_copy,
 }
 
 

@@ -279,7 +279,7 @@ def _observe_all(test: StressTest, folder: Path) -> dict[str, list[Observation]]
     base = base_model(runs[0], task, BUILDERS[test.family])
     experiment = Experiment(task, base, runs[0].arguments, relearning_config)
     observer = Observer(experiment, relearning_config, test.steps)
-    shared = {"base": Path(base).name, "data": task.dataset.sha256, "steps": test.steps}
+    shared = {"base": Path(base).name, "data": task.dataset.sha256, "steps": test.steps, "copies": list(TRANSFORMS)}
     observed = {BEFORE: [_observe(experiment, observer, None, folder / f"{BEFORE}-0", shared)]}
     for name in (RETRAIN, *test.methods):
         observed[name] = [
