@@ -71,16 +71,15 @@ class LocalEncoder:
     ) -> None:
         import torch
         from safetensors import SafetensorError
-        from transformers import AutoImageProcessor, AutoModel
+        from transformers import AutoImageProcessor
 
-        import hf_unlearn.models.moco
-        import hf_unlearn.models.simclr  # noqa: F401  (registers its family with AutoModel, as MoCo does)
+        from hf_unlearn.models.loading import load_model
 
         self.name, self.features, self.backend, self.batch_size = name, features, backend, batch_size
         self.folder, self.revision = resolve_folder(name)
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
-            self.model = AutoModel.from_pretrained(self.folder, use_safetensors=True, dtype=torch.float32)
+            self.model: Any = load_model(str(self.folder))
             self.image_processor = AutoImageProcessor.from_pretrained(self.folder, backend=backend)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise UserError(f"The model '{name}' cannot be loaded: {_first_line(error)}") from error

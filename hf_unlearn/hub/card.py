@@ -13,7 +13,8 @@ from hf_unlearn.hub.manifest import AUDIT_NAME, MANIFEST_NAME, AuditRecord, Resu
 from hf_unlearn.hub.method_descriptions import PAPER_CITATION, describe_method
 from hf_unlearn.hub.metric_labels import in_display_order, metric_label, short_name
 from hf_unlearn.hub.records import from_json, write_atomically
-from hf_unlearn.models.weights import file_sha256, has_weights
+from hf_unlearn.models.adapters import LOCAL_PREFIX
+from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, file_sha256, has_weights
 
 RESULTS_NAME = "results.json"
 _KEPT = (CARD_NAME, MANIFEST_NAME, AUDIT_NAME)
@@ -125,6 +126,7 @@ def render_card(manifest: UnlearningManifest, audit: AuditRecord | None) -> str:
         title=card_title(manifest),
         base=_base_name(manifest),
         repo=manifest.repo_id or "path/to/this/folder",
+        is_adapter=is_adapter(manifest),
         facts=_table(("Item", "Value"), _facts(manifest)),
         hyper_parameters=_table(("Hyper-parameter", "Value"), sorted(manifest.hyper_parameters.items())),
         circumstances=_table(("Circumstance", "Value"), _circumstances(manifest)),
@@ -168,8 +170,8 @@ def card_metadata(manifest: UnlearningManifest, audit: AuditRecord | None) -> An
     ]
     return ModelCardData(
         base_model=hub_identifier(manifest.base_model.name_or_path, manifest.base_model.revision),
-        base_model_relation="finetune",
-        library_name="transformers",
+        base_model_relation="adapter" if is_adapter(manifest) else "finetune",
+        library_name="peft" if is_adapter(manifest) else "transformers",
         pipeline_tag=task,
         datasets=[dataset],
         license=manifest.base_model.license,
@@ -181,13 +183,18 @@ def card_metadata(manifest: UnlearningManifest, audit: AuditRecord | None) -> An
     )
 
 
+def is_adapter(manifest: UnlearningManifest) -> bool:
+    """Say whether the weights are those of an adapter to the base model, and no model of their own."""
+    return ADAPTER_CONFIG_NAME in manifest.files
+
+
 def hub_identifier(name: str, revision: str | None) -> str:
     """Turn a name into what metadata may hold: a Hub id as it is, and a local name as `local/<name>`.
 
     A local folder called like somebody's repository on the Hub must not be linked to it.
     """
     on_hub = _HUB_ID.fullmatch(name) and ("/" in name or _COMMIT.fullmatch(revision or ""))
-    return name if on_hub else "local/" + re.sub(r"[^\w.-]+", "-", name).strip("-.")
+    return name if on_hub else LOCAL_PREFIX + re.sub(r"[^\w.-]+", "-", name).strip("-.")
 
 
 def _base_name(manifest: UnlearningManifest) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME
+
 CARD_NAME = "README.md"
 
 PUBLISHED = (
@@ -17,6 +19,8 @@ PUBLISHED = (
     "model.safetensors",
     "model-*-of-*.safetensors",
     "model.safetensors.index.json",
+    "adapter_config.json",
+    "adapter_model.safetensors",
     "preprocessor_config.json",
     "processor_config.json",
     "tokenizer.json",
@@ -51,12 +55,14 @@ def missing_code(folder: str | Path, names: Sequence[str]) -> list[str]:
 
     Args:
         folder: A checkpoint's folder.
-        names: The files to publish, `config.json` among them.
+        names: The files to publish, `config.json` among them unless it is an adapter's folder.
 
     Returns:
         File names: modules that the config refers to, and that published modules import from their own folder.
     """
     folder = Path(folder)
+    if ADAPTER_CONFIG_NAME in names:
+        return []  # the code is that of the base model
     auto_map = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("auto_map", {})
     needed = {f"{reference.split('.')[0]}.py" for reference in auto_map.values() if "--" not in reference}
     for name in names:

@@ -11,6 +11,7 @@ LIBRARIES = (
     "transformers",
     "datasets",
     "accelerate",
+    "peft",
     "huggingface_hub",
     "safetensors",
     "numpy",

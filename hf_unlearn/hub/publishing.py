@@ -1,5 +1,7 @@
 """Publish a finished run to the Hub: exactly the files on the list, checked first, in one commit."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.hub.card import render_card
+from hf_unlearn.hub.card import hub_identifier, is_adapter, render_card
 from hf_unlearn.hub.contents import CARD_NAME, is_published, missing_code, published_names
-from hf_unlearn.hub.manifest import AUDIT_NAME, MANIFEST_NAME, AuditRecord, UnlearningManifest
+from hf_unlearn.hub.manifest import AUDIT_NAME, MANIFEST_NAME, AuditRecord, BaseModel, UnlearningManifest
 from hf_unlearn.hub.method_descriptions import describe_method
 from hf_unlearn.hub.screening import Content, screen
 from hf_unlearn.hub.verification import verify_folder
+from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, file_sha256
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -137,12 +140,14 @@ def _contents(folder: Path, repo_id: str, show_samples: bool) -> tuple[dict[str,
     names = published_names(folder)
     if CARD_NAME not in names or not manifest.files:
         raise UserError(f"{folder.name} holds no model card; write it with `hf-unlearn card {folder.name}`.")
-    if "config.json" not in names:
+    if not {"config.json", ADAPTER_CONFIG_NAME} & set(names):
         raise UserError(f"{folder.name} holds no config.json; save the model with save_pretrained.")
     if missing := missing_code(folder, names):
         raise UserError(
             f"Loading {folder.name} from the Hub would need {', '.join(missing)}, which is not among the files to "
             "publish; save the model again with save_pretrained."
+    if is_adapter(manifest) and repo_id == manifest.base_model.name_or_path:
+        raise UserError(f"An adapter cannot replace {repo_id}, the base model it needs; publish it to another name.")
         )
     if problems := [f"{line.subject}: {line.detail}" for line in verify_folder(folder, manifest) if line.fails]:
         raise UserError(
@@ -160,11 +165,22 @@ def _contents(folder: Path, repo_id: str, show_samples: bool) -> tuple[dict[str,
     contents[CARD_NAME] = render_card(manifest, audit).encode()
     return contents, manifest
 
+    if is_adapter(manifest):
+        config = _portable(folder / ADAPTER_CONFIG_NAME, manifest.base_model)
+        contents[ADAPTER_CONFIG_NAME] = config
+        manifest = replace(manifest, files={**manifest.files, ADAPTER_CONFIG_NAME: hashlib.sha256(config).hexdigest()})
 
 def _full_name(api: "HfApi", repo_id: str) -> str:
     """Complete a bare name with the owner of the token, as the Trainer does."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
+def _portable(path: Path, base: BaseModel) -> bytes:
+    """An adapter's config that names its base model as the card does, pinned, in place of a path on this machine."""
+    named = {"base_model_name_or_path": hub_identifier(base.name_or_path, base.revision), "revision": base.revision}
+    config = json.loads(path.read_text(encoding="utf-8")) | named
+    return (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
+
+
 
     try:
         validate_repo_id(repo_id)
@@ -199,7 +215,8 @@ def _superseded_if_reachable(api: "HfApi", result: PublishResult) -> tuple[str, 
 def _could_mislead(name: str) -> bool:
     """Say whether a file left from before would pass for the new model's weights or pictures."""
     if "/" not in name:
-        return name.endswith((*_WEIGHTS, ".index.json"))
+        # A loader that meets a config of the other kind would look for the other kind's weights.
+        return name.endswith((*_WEIGHTS, ".index.json")) or name in ("config.json", ADAPTER_CONFIG_NAME)
     return name.startswith("assets/") and is_published(name)
 
 

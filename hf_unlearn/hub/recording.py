@@ -20,7 +20,7 @@ from hf_unlearn.hub.manifest import (
     UnlearningManifest,
 )
 from hf_unlearn.hub.provenance import environment_versions, hardware_summary
-from hf_unlearn.models.weights import weights_sha256
+from hf_unlearn.models.weights import ADAPTER_NAME, weights_sha256
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -79,7 +79,13 @@ def describe_base_model(name_or_path: str, revision: str | None = None) -> tuple
     if Path(name_or_path).is_dir():
         folder, name, commit = Path(name_or_path).resolve(), Path(name_or_path).resolve().name, None
     else:
-        wanted = ("model*.safetensors", "model.safetensors.index.json", CARD_NAME, MANIFEST_NAME)
+        wanted = (
+            "model*.safetensors",
+            "model.safetensors.index.json",
+            ADAPTER_NAME,
+            CARD_NAME,
+            MANIFEST_NAME,
+        )
         folder = fetch(name_or_path, wanted, revision)
         name, commit = name_or_path, folder.name
     base = BaseModel(name, commit, weights_sha256(folder), **_license(folder))

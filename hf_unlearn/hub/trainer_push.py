@@ -10,6 +10,7 @@ from hf_unlearn.hub.card import write_card
 from hf_unlearn.hub.manifest import BaseModel, DatasetRecord, RequestRecord, UnlearningManifest
 from hf_unlearn.hub.publishing import PublishResult, publish_run
 from hf_unlearn.hub.recording import describe_base_model, public_hyper_parameters, record_run
+from hf_unlearn.models.adapters import adapter_settings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -45,7 +46,8 @@ def trainer_record(
     """
     from hf_unlearn.data.fingerprint import combine_hashes, dataset_sha256
 
-    config = getattr(trainer.model, "config", None)
+    model = trainer.model
+    config = getattr(model, "config", None)
     base = base or getattr(config, "_name_or_path", None)
     revision = revision or getattr(config, "_commit_hash", None)
     base_model, history = describe_base_model(base, revision) if base else (BaseModel("unnamed model"), ())
@@ -66,7 +68,7 @@ def trainer_record(
         dataset=dataset,
         request=request,
         splits={name: len(splits.get(name, ())) for name in ("retain", "unlearn", "validation", "test")},
-        hyper_parameters=public_hyper_parameters(trainer.args),
+        hyper_parameters=public_hyper_parameters(trainer.args) | adapter_settings(model),
         preset=getattr(trainer.args, "preset", None),
         seed=trainer.args.seed,
         run_time_seconds=logged[-1] if logged else None,

@@ -1,5 +1,6 @@
 """Check a published model against its own records: what holds, what does not, and what cannot be checked from here."""
 
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,13 +9,20 @@ from itertools import pairwise
 from pathlib import Path
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.hub.card import hash_files, render_card
+from hf_unlearn.hub.card import hash_files, hub_identifier, is_adapter, render_card
 from hf_unlearn.hub.card_check import verify_card
 from hf_unlearn.hub.contents import CARD_NAME, PUBLISHED, is_published
 from hf_unlearn.hub.download import fetch
-from hf_unlearn.hub.manifest import AUDIT_NAME, MANIFEST_NAME, AuditRecord, RequestRecord, UnlearningManifest
+from hf_unlearn.hub.manifest import (
+    AUDIT_NAME,
+    MANIFEST_NAME,
+    AuditRecord,
+    BaseModel,
+    RequestRecord,
+    UnlearningManifest,
+)
 from hf_unlearn.hub.report import Line, Verdict, VerificationReport, judged
-from hf_unlearn.models.weights import weights_sha256
+from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, has_weights, weights_sha256
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npz", ".h5", ".msgpack")
@@ -101,6 +109,8 @@ def verify_folder(folder: Path, manifest: UnlearningManifest) -> Iterator[Line]:
     """Check the files of one folder against each other."""
     yield _weights(folder, manifest)
     yield from _files(folder, manifest.files)
+    if is_adapter(manifest):
+        yield _adapter_base(folder, manifest.base_model)
     yield from _manifest_form(manifest)
     yield from _history(manifest)
     audit = _readable_audit(folder)
@@ -116,9 +126,23 @@ def _weights(folder: Path, manifest: UnlearningManifest) -> Line:
     try:
         actual = weights_sha256(folder)
     except UserError as error:
-        return Line("weights", Verdict.UNCHECKED, str(error))
+        # Two kinds of weights side by side, or a shard missing, is a fault; no weights at all, a kept card.
+        return Line("weights", Verdict.FAILS if has_weights(folder) else Verdict.UNCHECKED, str(error))
     same = actual == manifest.weights_sha256
     return judged("weights", same, f"SHA-256 {actual}", f"SHA-256 is {actual}, recorded {manifest.weights_sha256}")
+
+
+def _adapter_base(folder: Path, base: BaseModel) -> Line:
+    """Check that an adapter's config sends its reader to the base model that the records name."""
+    try:
+        config = json.loads((folder / ADAPTER_CONFIG_NAME).read_text(encoding="utf-8"))
+        named, revision = config["base_model_name_or_path"], config["revision"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return Line("adapter's base", Verdict.FAILS, f"{ADAPTER_CONFIG_NAME} names none")
+    here = base.revision is None and Path(str(named)).is_absolute() and Path(str(named)).name == base.name_or_path
+    same = here or (named, revision) == (hub_identifier(base.name_or_path, base.revision), base.revision)
+    problem = f"is {named} at revision {revision}, recorded {base.name_or_path} at {base.revision}"
+    return judged("adapter's base", same, "the recorded base model", problem)
 
 
 def _files(folder: Path, recorded: Mapping[str, str]) -> Iterator[Line]:

@@ -19,6 +19,7 @@ from hf_unlearn.models.weights import ADAPTER_NAME, weights_sha256
 if TYPE_CHECKING:
     from peft import LoraConfig
 
+ALL_LINEAR = "all-linear"  # of peft: every linear layer
 # What a published adapter calls a base model that is on no Hub: `local/<name of its folder>`.
 LOCAL_PREFIX = "local/"
 RECORDS_NAME = "unlearning.json"  # where a finished run notes the hash of its base model
@@ -37,7 +38,7 @@ def require_peft() -> Any:
     return peft
 
 
-def is_adapted(model: nn.Module) -> bool:
+def is_adapted(model: Any) -> bool:
     """Whether a model is a `PeftModel`: a base model with an adapter."""
     return hasattr(model, "get_base_model")
 
@@ -72,7 +73,7 @@ def add_adapter(model: PreTrainedModel, config: "LoraConfig") -> Any:
         raise UserError(f"peft_config is a {type(config).__name__}; pass a peft.LoraConfig")
     config = deepcopy(config)  # peft writes into it, and several methods may share it
     if config.target_modules is None:
-        config.target_modules = "all-linear" if is_dual_encoder(model) else _named(model, nn.Conv2d, nn.Linear)
+        config.target_modules = ALL_LINEAR if is_dual_encoder(model) else _named(model, nn.Conv2d, nn.Linear)
     if norms := _named(model, nn.modules.batchnorm._BatchNorm):
         config.modules_to_save = [*(config.modules_to_save or ()), *norms]
     try:
@@ -86,11 +87,11 @@ def add_adapter(model: PreTrainedModel, config: "LoraConfig") -> Any:
     return adapted
 
 
-def adapter_settings(model: nn.Module) -> dict[str, Any]:
+def adapter_settings(model: Any) -> dict[str, Any]:
     """What a card says of a model's adapter; empty without one."""
     if not is_adapted(model):
         return {}
-    config: Any = model.active_peft_config
+    config = model.active_peft_config
     return {"lora_r": config.r, "lora_alpha": config.lora_alpha, "lora_dropout": config.lora_dropout}
 
 

@@ -6,19 +6,30 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import yaml
 from transformers import HfArgumentParser
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods import METHODS, PAPER_METHODS, RetrainConfig, UnlearningConfig
+from hf_unlearn.models.adapters import ALL_LINEAR, require_peft
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 T = TypeVar("T")
 Option = tuple[str, list[str]]  # ("learning_rate", ["5e-4"])
 OPENMOJI = "openmoji"  # the embedded dataset
 PRETRAIN = "pretrain"  # the section of the base model's own training
 MODEL = "model"  # the section of the architecture to pre-train
+# Options of an adapter, as TRL names them: what peft calls them, and their defaults.
+LORA: dict[str, tuple[str, Any]] = {
+    "lora_r": ("r", 16),
+    "lora_alpha": ("lora_alpha", 32),
+    "lora_dropout": ("lora_dropout", 0.0),
+    "lora_target_modules": ("target_modules", None),
+}
 
 
 @dataclass
@@ -45,6 +56,18 @@ class RunArguments:
     methods: list[str] = field(
         default_factory=lambda: list(PAPER_METHODS),
         metadata={"help": "Methods to run, in order; default: the paper's."},
+    )
+    use_peft: bool = field(
+        default=False, metadata={"help": "Train a LoRA adapter and leave the model's own weights as they are."}
+    )
+    lora_r: int | None = field(default=None, metadata={"help": "Rank of the adapter (default 16)."})
+    lora_alpha: int | None = field(
+        default=None, metadata={"help": "The adapter's change is scaled by lora_alpha / lora_r (default 32)."}
+    )
+    lora_dropout: float | None = field(default=None, metadata={"help": "Dropout before the adapter (default 0)."})
+    lora_target_modules: list[str] | None = field(
+        default=None,
+        metadata={"help": "Layers to adapt, by the end of their names; default: all linear ones, and convolutions."},
     )
     retrain_model: str | None = field(
         default=None, metadata={"help": "A finished Retrain checkpoint to measure gaps against."}
@@ -83,6 +106,29 @@ class RunArguments:
             raise UserError(f"--{' and --'.join(chosen)} exclude each other; give one")
 
 
+        lora = [name for name in LORA if getattr(self, name) is not None]
+        if lora and not self.use_peft:
+            raise UserError(f"--{lora[0]} describes an adapter; give --use_peft, too")
+        if self.use_peft and set(self.methods) == {RetrainConfig.method}:
+            raise UserError("Retrain draws every weight anew, which no adapter can hold; leave --use_peft unset")
+
+
+def get_peft_config(arguments: RunArguments) -> "LoraConfig | None":
+    """The LoRA config that a run's arguments describe; None without `use_peft`.
+
+    Raises:
+        UserError: when peft is not installed, or a value is out of range.
+    """
+    if not arguments.use_peft:
+        return None
+    given = {name: getattr(arguments, name) for name in LORA}
+    settings = {own: default if given[name] is None else given[name] for name, (own, default) in LORA.items()}
+    if settings["target_modules"] == [ALL_LINEAR]:
+        settings["target_modules"] = ALL_LINEAR  # peft's word for all of them, not the name of one
+    try:
+        return require_peft().LoraConfig(**settings)
+    except ValueError as error:
+        raise UserError(f"--use_peft: {str(error).splitlines()[0]}") from error
 @dataclass(frozen=True)
 class Run:
     """Parsed arguments: the run's own, one config per method, and the base model's training and architecture."""
@@ -113,7 +159,7 @@ def parse_run(argv: Sequence[str] | None = None, default_config: str | Path | No
     Raises:
         UserError: naming the argument that is unknown, of the wrong type or out of range.
     """
-    options = _options(sys.argv[1:] if argv is None else argv)
+    options = grouped_options(sys.argv[1:] if argv is None else argv)
     configs = [values[0] for name, values in options if name == "config" and values]
     given = {name for name, _ in options}
     if not configs and default_config is not None and "model_name_or_path" not in given:
@@ -145,7 +191,7 @@ def parse_run(argv: Sequence[str] | None = None, default_config: str | Path | No
     return Run(arguments, parsed, pretrain, model)
 
 
-def _options(tokens: Iterable[str]) -> list[Option]:
+def grouped_options(tokens: Iterable[str]) -> list[Option]:
     """Group `--name value ...` and `--name=value` tokens."""
     options: list[Option] = []
     for token in tokens:

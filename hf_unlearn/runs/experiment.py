@@ -26,10 +26,11 @@ from hf_unlearn.methods import METHODS, RetrainConfig, UnlearningConfig
 from hf_unlearn.methods.checkpoints import newest_checkpoint
 from hf_unlearn.methods.trainer import make_inputs
 from hf_unlearn.metrics.gap import gap_to_retrain
+from hf_unlearn.models.adapters import adapter_settings, add_adapter, is_adapted, merged
 from hf_unlearn.models.contrastive import is_dual_encoder
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.weights import weights_sha256
-from hf_unlearn.runs.arguments import RunArguments
+from hf_unlearn.runs.arguments import RunArguments, get_peft_config
 from hf_unlearn.runs.evaluation import Evaluation, Evaluator, ImageTextEvaluator, ImageViewEvaluator, class_labels
 from hf_unlearn.runs.folders import finished_folder, recover
 from hf_unlearn.runs.pretrain import run_time_seconds, train_from_scratch
@@ -80,7 +81,8 @@ class Experiment:
         self.task, self.base, self.arguments = task, str(base), arguments
         self.output_dir = Path(arguments.output_dir)
         self.state = state or RunState(self.output_dir)
-        model, self.processor = self._load(self.base, arguments.model_revision)
+        self.peft_config = get_peft_config(arguments)
+        model, self.processor = self._load_base()
         self.base_record, self.history = describe_base_model(self.base, arguments.model_revision)
         self.state.require(base_key(self.base_record))
         inputs = make_inputs(model, self.processor, config)
@@ -92,6 +94,8 @@ class Experiment:
         self.retrain: Evaluation | None = None
         if arguments.retrain_model is not None:
             self.retrain = self.evaluate(arguments.retrain_model)
+        if self.peft_config is not None:
+            add_adapter(model, self.peft_config)  # so that one that cannot be is refused now; it changes the model
 
     @property
     def before(self) -> Evaluation:
@@ -100,7 +104,9 @@ class Experiment:
 
     def evaluate(self, name_or_path: str) -> Evaluation:
         """Evaluate a finished checkpoint, wherever it comes from, as this experiment's own."""
-        model, _ = self._load(name_or_path, None)
+        # An adapter knows a base model on the Hub; a local one it was published without.
+        base = self.base if Path(self.base).is_dir() else None
+        model, _ = load_encoder(name_or_path, None, self.arguments.trust_remote_code, base)
         return self._compared(self.evaluator.evaluate(_on(model, self.device)))
 
     def measure(self, config: UnlearningConfig, name: str | None = None) -> tuple[PreTrainedModel, Evaluation]:
@@ -175,8 +181,15 @@ class Experiment:
         evaluation = evaluation.compared_with(self.before)
         return evaluation if self.retrain is None else evaluation.compared_with_retrain(self.retrain)
 
-    def _load(self, name_or_path: str, revision: str | None) -> tuple[PreTrainedModel, Any]:
-        return load_encoder(name_or_path, revision, self.arguments.trust_remote_code)
+    def _load_base(self) -> tuple[PreTrainedModel, Any]:
+        """The base model, anew, and its processor; one that is itself an adapter on another is made whole."""
+        model, processor = load_encoder(self.base, self.arguments.model_revision, self.arguments.trust_remote_code)
+        if self.peft_config is not None and is_adapted(model):
+            raise UserError(
+                f"{self.base} is itself an adapter, and a second one would hang on weights that are nowhere; merge it "
+                "(merge_and_unload, save_pretrained) and name that folder, or leave --use_peft unset"
+            )
+        return merged(model), processor
 
     def _measure(
         self, config: UnlearningConfig, name: str, checkpoints: Path | None = None
@@ -196,7 +209,7 @@ class Experiment:
 
     def _train(self, config: UnlearningConfig, checkpoints: Path | None) -> Trained:
         """Run a method; with a folder for checkpoints, go on from the newest one there."""
-        model, _ = self._load(self.base, self.arguments.model_revision)
+        model, _ = self._load_base()
         if isinstance(config, RetrainConfig):  # the same Retrain serves every run on the same rows and settings
             rows = replace(self.task.dataset, sha256=dataset_sha256(self.task.splits["retain"]))
             folder = train_from_scratch(lambda: self.splits["retain"], rows, model, self.processor, config)
@@ -209,7 +222,9 @@ class Experiment:
         checkpoint = newest_checkpoint(checkpoints) if checkpoints else None
         if checkpoint is not None:
             logger.info("%s goes on from %s.", config.title, checkpoint.name)
-        trainer = METHODS[config.method](model, config, self.splits, processing_class=self.processor)
+        trainer = METHODS[config.method](
+            model, config, self.splits, processing_class=self.processor, peft_config=self.peft_config
+        )
         output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         return Trained(
             trainer.whole_model(), float(output.metrics["train_runtime"]), tuple(trainer.notes), trainer.guard.failed
@@ -226,7 +241,7 @@ class Experiment:
             dataset=self.task.dataset,
             request=self.task.request,
             splits=self.task.sizes,
-            hyper_parameters=public_hyper_parameters(config),
+            hyper_parameters=public_hyper_parameters(config) | adapter_settings(trained.model),
             preset=getattr(config, "preset", None),
             split_seed=self.arguments.split_seed,
             seed=config.seed,

@@ -21,7 +21,7 @@ from hf_unlearn.hub.records import write_atomically
 from hf_unlearn.losses.distributed import world_size
 from hf_unlearn.methods import UnlearningConfig
 from hf_unlearn.models.weights import has_weights, weights_sha256
-from hf_unlearn.runs.arguments import PRETRAIN, Run, RunArguments
+from hf_unlearn.runs.arguments import LORA, PRETRAIN, Run, RunArguments
 from hf_unlearn.runs.task import Task
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,10 @@ logger = logging.getLogger(__name__)
 RUN_NAME = "run.json"
 CHECKPOINTS = "checkpoints"
 # Arguments that say what is done, beside what the hashes of model, rows and request say already.
-_ARGUMENTS = ("split_seed", "validation_fraction", "test_fraction", "num_samples", "duplicates", "retrain_model")
+_ARGUMENTS = (
+    "split_seed", "validation_fraction", "test_fraction", "num_samples", "duplicates", "retrain_model", "use_peft",
+    *LORA,
+)  # fmt: skip
 # Arguments that say what is run and reported, not what comes out.
 _REPORTING = ("methods", "output_dir", "resume", "audit_samples", "show_samples", "request_salt", "retrain_model")
 # Fields of TrainingArguments that say where, how often and how loudly, never what.
@@ -149,6 +152,7 @@ def training_key(run: Run) -> dict[str, Any]:
 def settings_hash(run: Run) -> str:
     """Hash of all that a run's metrics depend on and its arguments say: data, base model, settings of its methods."""
     data = {n: v for n, v in dataclasses.asdict(run.arguments).items() if n not in _REPORTING}
+    data["use_peft"] = data["use_peft"] or None
     settings = training_key(dataclasses.replace(run, methods={**run.methods, PRETRAIN: run.pretrain}))
     given = {n: v for n, v in (data | settings).items() if v is not None}  # so that it stays when fields are added
     content = json.dumps([given, run.model], sort_keys=True, default=str)
