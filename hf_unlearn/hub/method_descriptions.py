@@ -81,11 +81,11 @@ METHODS = {
     ),
     "targeted_calibration": MethodDescription(
         "Targeted Calibration",
-        "It gives every sample the alignment that exact retraining is predicted to give it: unlearn samples that of "
-        "held-out samples, ordered by a prediction which the base model's memory does not enter; retain samples their own.",
+        "It brings every sample to the alignment that exact retraining is predicted to give it, and no further: unlearn "
+        "samples to those of held-out samples, while retain samples keep at least their own.",
         (
             rf"{_RETAIN} + w_u\, \mathbb{{E}}_\text{{unlearn}} (c_i - t_i)^2"
-            r" + w_r\, \mathbb{E}_\text{retain} (c_i - t_i)^2 + w_n\, (\bar c_{i \neq j} - n_0)^2,"
+            r" + w_r\, \mathbb{E}_\text{retain} \max(0, t_i - c_i)^2 + w_n\, (\bar c_{i \neq j} - n_0)^2,"
             r" \qquad c_i = \cos(x_i, y_i)",
             _INFO_NCE,
         ),
