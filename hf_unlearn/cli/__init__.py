@@ -6,6 +6,7 @@ import sys
 # Subcommand -> what it does. Each lives in the module of its name; only the one called is imported.
 COMMANDS = {
     "methods": "List the unlearning methods, their equations and settings.",
+    "tune": "Find the best settings, and the best method, without retraining.",
     "evaluate": "Measure a finished checkpoint against its base model and Retrain.",
     "audit": "Audit two encoders, before and after unlearning, on your own pictures.",
     "card": "Write a run's model card again from its records, or check one.",

@@ -117,6 +117,10 @@ class Experiment:
         trained, evaluation = self._measure(config, name or config.method)
         return trained.model, evaluation
 
+    def attempt(self, config: UnlearningConfig) -> tuple[Trained, Evaluation]:
+        """As `measure`, with what is to be said of the training: whether it was stopped, and why."""
+        return self._measure(config, config.method)
+
     def unlearn(self, config: UnlearningConfig) -> Evaluation:
         """Run the method of a config and leave its checkpoint, records and heatmaps in `output_dir/<method>/`.
 

@@ -1,0 +1,56 @@
+"""`hf-unlearn tune`: the best settings, and the best method, without retraining."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+# Options for the data, the model and settings that all trials share are the recipes' own and parsed as theirs.
+CONTEXT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def tune(
+    context: typer.Context,
+    n_trials: Annotated[int, typer.Option("--n_trials", "--n-trials", help="Settings to try of each method.")] = 20,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the search and of every training.")] = 0,
+    family: Annotated[
+        str | None,
+        typer.Option("--family", help="clip, simclr or moco: the recipes' small model, where none is named."),
+    ] = None,
+    output_dir: Annotated[
+        Path, typer.Option("--output_dir", "--output-dir", help="Folder of trials.json and tuned.yaml.")
+    ] = Path("runs/tune"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the trials in output_dir.")] = False,
+    run: Annotated[bool, typer.Option("--run", help="Then unlearn with the best setting, as the recipes do.")] = False,
+) -> None:
+    """Find the setting with the smallest gap to Retrain, estimated on held-out samples without retraining.
+
+    The first argument may be a recipe's YAML file. Further options are the recipes' own: --methods A B, --dataset_name,
+    --model_name_or_path, --unlearn_request, --num_train_epochs and so on. Several methods get the same number of
+    trials, and the best setting of all is chosen. What is tried is each method's search space around its setting in the
+    YAML file or, else, its default; epochs stay as they are. The test split is never looked at.
+    """
+    from hf_unlearn.methods.retrain import RetrainConfig
+    from hf_unlearn.runs.arguments import parse_run
+    from hf_unlearn.runs.recipe import unlearn_and_compare
+    from hf_unlearn.runs.tables import text_table
+    from hf_unlearn.runs.tuning import TUNED_NAME, Search, trials_table
+    from hf_unlearn.runs.tuning import tune as search_settings
+
+    argv = ["--config", *context.args] if context.args and not context.args[0].startswith("--") else context.args
+    argv = ["--methods" if word == "--method" else word for word in argv] + ["--seed", str(seed)]
+    methods = tuple(name for name in parse_run(argv).methods)
+    chosen = "--methods" in argv
+    search = Search(
+        tuple(argv),
+        methods if chosen else tuple(m for m in methods if m != RetrainConfig.method),
+        n_trials,
+        seed,
+        family,
+    )
+    rows = search_settings(search, output_dir, resume, typer.echo)
+    typer.echo(f"\n{trials_table(rows)}\n")
+    tuned = output_dir / TUNED_NAME
+    typer.echo(f"Best: {rows[0]['method']}, estimated gap {rows[0]['estimated_gap']:.2f}. Run it with --config {tuned}")
+    if run:
+        typer.echo(text_table(unlearn_and_compare(parse_run(["--config", str(tuned)]), search.builder)))

@@ -1,0 +1,261 @@
+"""Choose settings, and between methods, without retraining: the smallest gap to Retrain estimated on held-out samples.
+
+The Trainer's own `hyperparameter_search` minimises a loss of one split at the end of each training. The estimated gap
+needs embeddings of three splits before and after, so the search goes over `Experiment` instead, which encodes the
+splits once for all trials.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+import numpy as np
+import yaml
+
+from hf_unlearn.errors import DivergenceError, UserError
+from hf_unlearn.hub.records import write_atomically
+from hf_unlearn.losses.distributed import world_size
+from hf_unlearn.methods import METHODS, UnlearningConfig
+from hf_unlearn.methods.search_space import Around, Choice, Log, Range, Same
+from hf_unlearn.runs.arguments import Run, grouped_options, parse_run
+from hf_unlearn.runs.benchmark import BUILDERS
+from hf_unlearn.runs.builders import Builder
+from hf_unlearn.runs.experiment import RETRAIN, Experiment
+from hf_unlearn.runs.recipe import start
+from hf_unlearn.runs.resuming import settings_hash
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+TRIALS_NAME = "trials.json"
+TUNED_NAME = "tuned.yaml"
+RANDOM_TRIALS = 5  # after the default setting, before the estimator has enough to go by
+
+Setting = dict[str, Any]
+Row = dict[str, Any]  # method, setting, key, and the metrics with `estimated_gap`, or why the trial was `stopped`
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is searched.
+
+    Args:
+        argv: the recipes' options: data, model, settings that all trials share.
+        methods: ids of the methods to tune; they have the same number of trials.
+        trials: of each method, its default setting first.
+        seed: of the search.
+        family: clip, simclr or moco, the small encoder that is pre-trained where `argv` names no model.
+
+    Raises:
+        UserError: as `parse_run` does, and when a method has nothing to tune or the family is missing.
+    """
+
+    argv: tuple[str, ...]
+    methods: tuple[str, ...]
+    trials: int = 20
+    seed: int = 0
+    family: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.trials < 1:
+            raise UserError(f"--n_trials {self.trials} leaves nothing to compare; use at least 1")
+        if self.family is not None and self.family not in BUILDERS:
+            raise UserError(f"--family {self.family} is unknown; choose from {', '.join(BUILDERS)}")
+        if not self.methods or RETRAIN in self.methods:
+            raise UserError("tuning is for methods that avoid retraining; name them with --methods, without retrain")
+        runs = [self.run_of(method) for method in self.methods]
+        if self.family is None and runs[0].arguments.model_name_or_path is None:
+            raise UserError(
+                "name the model with --model_name_or_path, or with --family clip, simclr or moco the small one that "
+                "the recipes pre-train"
+            )
+        if world_size() > 1:
+            raise UserError("tuning runs in one process; start it with --num_processes 1 or without accelerate launch")
+
+    @property
+    def builder(self) -> Builder:
+        """Builds the encoder to pre-train; not called where a model is named."""
+        return BUILDERS[self.family or "clip"]
+
+    def run_of(self, method: str, setting: Setting | None = None) -> Run:
+        """The run of one setting of a method."""
+        options = [token for name, value in (setting or {}).items() for token in (f"--{method}.{name}", str(value))]
+        return parse_run([*self.argv, "--methods", method, *options])
+
+    def key(self, method: str) -> str:
+        """What a trial of a method must agree in to be one of this search."""
+        space = METHODS[method].config_class.search_space
+        return f"{method}-{settings_hash(self.run_of(method))}-{crc32(repr(space).encode()):08x}-{self.seed}"
+
+
+def tune(search: Search, folder: Path, resume: bool = False, say: Callable[[str], None] = lambda _: None) -> list[Row]:
+    """Measure every method's trials that are missing in `folder`, and write the best setting for the recipes.
+
+    Trials are drawn by a tree-structured Parzen estimator (Optuna) from what a method's config declares as its
+    `search_space`, after the default setting. A draw depends on the seed, its number and the trials before it alone, so
+    a search that was stopped and resumed is the uninterrupted one. A trial that the guard stops, or that cannot be
+    measured, is no candidate.
+
+    Args:
+        search: What is searched.
+        folder: Gets `trials.json`, after every trial, and `tuned.yaml`.
+        resume: Whether to go on with the trials in the folder.
+        say: Told a line for each trial.
+
+    Returns:
+        The trials of the search, the best first and the stopped ones last.
+
+    Raises:
+        UserError: When the folder holds trials and `resume` is False or they are of another search, or every trial was
+            stopped.
+    """
+    _optuna()  # before anything is measured
+    keys = {method: search.key(method) for method in search.methods}
+    stored = _stored(folder / TRIALS_NAME, resume, keys)
+    trials = {method: [row for row in stored if row["key"] == key] for method, key in keys.items()}
+    others = [row for row in stored if row["method"] not in keys]
+    experiment: Experiment | None = None
+    for method, past in trials.items():
+        while len(past) < search.trials:
+            experiment = experiment or start(search.run_of(method), search.builder)
+            setting = propose(search.run_of(method).methods[method], experiment.evaluator.family, past, search.seed)
+            row = {"method": method, "setting": setting, "key": keys[method]}
+            past.append(row | measured(experiment, search.run_of(method, setting).methods[method]))
+            say(f"{method} {len(past)}/{search.trials}: {told(past[-1])}")
+            content = {"schema": 1, "rows": [*others, *(row for rows in trials.values() for row in rows)]}
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / TRIALS_NAME, json.dumps(content, indent=1) + "\n")
+    ranked = sorted((row for rows in trials.values() for row in rows), key=lambda row: row.get("estimated_gap", np.inf))
+    if "estimated_gap" not in ranked[0]:
+        raise UserError(f"every trial was stopped ({ranked[0]['stopped']}); lower the learning rate in its section")
+    tuned = tuned_config(search.argv, ranked[0]["method"], ranked[0]["setting"]) | {"output_dir": str(folder)}
+    write_atomically(folder / TUNED_NAME, yaml.safe_dump(tuned, sort_keys=False))
+    return ranked
+
+
+def propose(config: UnlearningConfig, family: str, past: Sequence[Row], seed: int) -> Setting:
+    """The next setting to try.
+
+    Args:
+        config: the method's config with its default setting.
+        family: image-text or views.
+        past: the method's earlier trials.
+        seed: of the search.
+
+    Raises:
+        UserError: when a default value cannot lie in its range.
+    """
+    ranges = config.search_space.of(family)
+    if not past:
+        return {name: getattr(config, name) for name in ranges}
+    optuna = _optuna()
+    tied = {name: given.field for name, given in ranges.items() if isinstance(given, Same)}
+    spread = {name: _distribution(config, name, given) for name, given in ranges.items() if name not in tied}
+    state = int(np.random.SeedSequence([seed, len(past)]).generate_state(1)[0])
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=state, n_startup_trials=RANDOM_TRIALS))
+    for row in past:
+        params = {name: row["setting"][name] for name in spread}
+        stopped = {"state": optuna.trial.TrialState.PRUNED}
+        outcome = stopped if "stopped" in row else {"value": row["estimated_gap"]}
+        study.add_trial(optuna.create_trial(params=params, distributions=spread, **outcome))
+    drawn = study.ask(spread).params
+    return {name: drawn[tied.get(name, name)] for name in ranges}
+
+
+def measured(experiment: Experiment, config: UnlearningConfig) -> Row:
+    """The metrics of a trial, or why it is no candidate."""
+    try:
+        trained, evaluation = experiment.attempt(config)
+    except DivergenceError as error:
+        return {"stopped": str(error)}
+    return {"stopped": trained.notes[0]} if trained.notes else dict(evaluation.metrics)
+
+
+def told(row: Row) -> str:
+    """A trial in one line."""
+    outcome = f"stopped, {row['stopped']}" if "stopped" in row else f"estimated gap {row['estimated_gap']:.2f}"
+    return f"{_words(row['setting'])}: {outcome}"
+
+
+def trials_table(rows: Sequence[Row]) -> str:
+    """The trials, best first, with aligned columns for a terminal; the columns after the estimate are its parts."""
+    parts = [name for name in rows[0] if name.startswith("estimated_gap_")]
+    lines = [["Method", "Setting", "Est. gap", *(name.removeprefix("estimated_gap_") for name in parts)]]
+    for row in rows:
+        numbers = [f"{row[name]:.2f}" if name in row else "–" for name in ("estimated_gap", *parts)]
+        lines.append([row["method"], _words(row["setting"]), *numbers])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
+        for line in lines
+    )
+
+
+def tuned_config(argv: Sequence[str], method: str, setting: Setting) -> dict[str, Any]:
+    """What `--config` takes to run a method with a setting: the YAML and the options of `argv`, and the setting."""
+    options = grouped_options(argv)
+    config = next((values[0] for name, values in reversed(options) if name == "config"), None)
+    content = yaml.safe_load(Path(config).read_text(encoding="utf-8")) if config else {}
+    for name, values in options:
+        section, dot, field = name.rpartition(".")
+        if name != "config":
+            value = {field: values[0] if len(values) == 1 else values}
+            content |= {section: {**content.get(section, {}), **value}} if dot else value
+    content["methods"] = [method]
+    content[method] = {**(content.get(method) or {}), **setting}
+    return {name: value for name, value in content.items() if name not in METHODS or name in (method, RETRAIN)}
+
+
+def _distribution(config: UnlearningConfig, name: str, given: Range) -> "BaseDistribution":
+    """The range of a field, widened where the run's own value lies outside."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    own = getattr(config, name)
+    if isinstance(given, Choice):
+        return CategoricalDistribution([*given.values, *([own] if own not in given.values else [])])
+    logarithmic = isinstance(given, Log | Around)
+    if logarithmic and not own > 0:
+        raise UserError(f"{config.method}.{name}={own} cannot be searched by factors; give it a value above 0")
+    if isinstance(given, Around):
+        given = Log(own / given.factor, own * given.factor)
+    assert not isinstance(given, Same)
+    low, high = min(given.low, own), max(given.high, own)
+    if isinstance(own, int):
+        return IntDistribution(round(low), round(high), log=logarithmic)
+    return FloatDistribution(low, high, log=logarithmic)
+
+
+def _stored(path: Path, resume: bool, keys: dict[str, str]) -> list[Row]:
+    """The trials in a file, refused where they are not to be gone on with or are of another search."""
+    if not path.is_file():
+        return []
+    if not resume:
+        raise UserError(f"{path} holds trials already; give --resume to go on with them, or another --output_dir")
+    try:
+        rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        changed = [row["method"] for row in rows if keys.get(row["method"], row["key"]) != row["key"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read; choose another --output_dir") from error
+    if changed:
+        raise UserError(
+            f"--resume: the trials of {changed[0]} in {path} had other data, settings or seed; repeat them, or choose "
+            "another --output_dir"
+        )
+    return rows
+
+
+def _words(setting: Setting) -> str:
+    return ", ".join(f"{name} {v:.3g}" if isinstance(v, float) else f"{name} {v}" for name, v in setting.items())
+
+
+def _optuna() -> Any:
+    """The module, quiet."""
+    try:
+        import optuna
+    except ImportError as error:
+        raise UserError('tuning needs Optuna; pip install "hf-unlearn[tune]"') from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna

@@ -1,0 +1,179 @@
+"""Tuning on a tiny CLIP: what is tried, what is chosen, what happens to trials that fail or are interrupted."""
+
+import json
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import yaml
+
+from hf_unlearn.errors import UserError
+from hf_unlearn.methods import METHODS, FineTuneConfig
+from hf_unlearn.methods.search_space import Around, Choice, Log, Same, SearchSpace, Uniform, everywhere
+from hf_unlearn.runs import tuning
+from hf_unlearn.runs.arguments import parse_run
+from hf_unlearn.runs.tuning import Search, propose, trials_table, tune, tuned_config
+
+
+@dataclass
+class PlaygroundConfig(FineTuneConfig):
+    """A config with every kind of range."""
+
+    weight: float = 2.0
+    copies: int = 3
+    other: float = 2.0
+    mode: str = "c"
+    search_space: ClassVar[SearchSpace] = everywhere(
+        learning_rate=Around(10),
+        weight=Uniform(3, 4),
+        other=Same("weight"),
+        copies=Log(1, 8),
+        mode=Choice(("a", "b")),
+    )
+
+
+def bowl(setting: dict) -> float:
+    return abs(setting["weight"] - 3.5) + abs(setting["copies"] - 6) + (setting["mode"] != "a")
+
+
+def trials(count: int, seed: int = 0, stop=lambda setting: False) -> list[dict]:
+    past: list[dict] = []
+    for _ in range(count):
+        setting = propose(PlaygroundConfig(output_dir="x", report_to=[]), "views", past, seed)
+        past.append({"setting": setting, **({"stopped": "NaN"} if stop(setting) else {"estimated_gap": bowl(setting)})})
+    return past
+
+
+def test_default_comes_first_and_every_draw_lies_in_its_range():
+    rows = trials(30)
+    assert rows[0]["setting"] == {"learning_rate": 5e-4, "weight": 2.0, "other": 2.0, "copies": 3, "mode": "c"}
+    for row in rows[1:]:
+        given = row["setting"]
+        assert (
+            5e-5 <= given["learning_rate"] <= 5e-3 and 2 <= given["weight"] <= 4 and given["other"] == given["weight"]
+        )
+        assert given["copies"] in range(1, 9) and given["mode"] in "abc"
+    assert len({row["setting"]["weight"] for row in rows}) == 30
+
+
+def test_search_finds_the_bottom_and_a_seed_repeats_it():
+    rows = trials(40)
+    assert min(row["estimated_gap"] for row in rows[-10:]) < 1 < rows[0]["estimated_gap"]
+    assert trials(12, seed=3) == trials(12, seed=3) != trials(12)
+
+
+def test_settings_like_those_that_were_stopped_are_avoided():
+    rows = trials(40, stop=lambda setting: setting["mode"] == "a")  # the mode it would settle on
+    assert [row["setting"]["mode"] for row in rows[-20:]].count("a") < 20 / 3
+    assert [row["setting"]["mode"] for row in trials(40)[-20:]].count("a") > 20 / 3
+
+
+def test_value_that_no_factor_reaches_is_named():
+    with pytest.raises(UserError, match=r"fine_tune\.learning_rate=0"):
+        propose(PlaygroundConfig(output_dir="x", report_to=[], learning_rate=0.0), "views", trials(1), 0)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "retrain"])
+@pytest.mark.parametrize("family", ["image-text", "views"])
+def test_every_methods_space_names_its_fields(method, family):
+    config = parse_run(["--methods", method]).methods[method]
+    first = propose(config, family, [], 0)
+    second = propose(config, family, [{"setting": first, "estimated_gap": 1.0}], 0)
+    assert first and set(second) == set(first)
+    options = [token for name, value in second.items() for token in (f"--{method}.{name}", str(value))]
+    parse_run(["--methods", method, *options])
+
+
+@pytest.fixture
+def search(tiny_clip, shapes, tmp_path):
+    """Three trials of two methods on 72 pictures."""
+    shapes.save_to_disk(tmp_path / "data")
+    config = {"dataset_name": str(tmp_path / "data"), "use_cpu": True, "disable_tqdm": True, "num_train_epochs": 1}
+    config |= {"per_device_train_batch_size": 16, "fine_tune": {"weight_decay": 0.1}, "neg_grad": {"seed": 5}}
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(config))
+    argv = ("--config", str(tmp_path / "task.yaml"), "--model_name_or_path", str(tiny_clip))
+    return Search(argv, ("fine_tune", "alignment_calibration"), trials=3)
+
+
+def test_stopped_search_ends_as_the_uninterrupted_one_and_never_sees_test(search, tmp_path, monkeypatch):
+    said: list[str] = []
+    rows = tune(search, tmp_path / "out", say=said.append)
+    assert len(said) == len(rows) == 6 and said[0].startswith("fine_tune 1/3: learning_rate 0.0005")
+    gaps = [row["estimated_gap"] for row in rows]
+    assert gaps == sorted(gaps)
+    tuned = yaml.safe_load((tmp_path / "out" / "tuned.yaml").read_text())
+    best = rows[0]["method"]
+    assert tuned["methods"] == [best] and rows[0]["setting"].items() <= tuned[best].items()
+    assert "neg_grad" not in tuned
+    again = parse_run(["--config", str(tmp_path / "out" / "tuned.yaml")])
+    assert all(getattr(again.methods[best], name) == value for name, value in rows[0]["setting"].items())
+    with pytest.raises(UserError, match="--resume"):
+        tune(search, tmp_path / "out")
+
+    path = tmp_path / "out" / "trials.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"rows": content["rows"][:2]}))
+    resumed = tune(search, tmp_path / "out", resume=True, say=said.append)
+    assert len(said) == 6 + 4
+    times = {"run_time_minutes"}
+    assert [{k: v for k, v in row.items() if k not in times} for row in resumed] == [
+        {k: v for k, v in row.items() if k not in times} for row in rows
+    ]
+    lines = trials_table(rows).splitlines()
+    assert len({len(line) for line in lines}) == 1 and "spread" in lines[0]
+
+    other = Search(search.argv, search.methods, trials=3, seed=1)
+    with pytest.raises(UserError, match="seed"):
+        tune(other, tmp_path / "out", resume=True)
+
+
+def test_a_diverging_trial_is_no_candidate(search, tmp_path):
+    diverging = Search((*search.argv, "--fine_tune.learning_rate", "1e30"), ("fine_tune",), trials=1)
+    with pytest.raises(UserError, match="every trial was stopped"):
+        tune(diverging, tmp_path / "out")
+    row = json.loads((tmp_path / "out" / "trials.json").read_text())["rows"][0]
+    assert "finite" in row["stopped"] and "estimated_gap" not in row and not (tmp_path / "out" / "tuned.yaml").exists()
+
+
+def test_options_of_the_command_line_reach_the_tuned_config(tmp_path):
+    (tmp_path / "c.yaml").write_text("pretrain: &p {seed: 1}\nretrain: *p\nscrub: {alpha: 2}\n")
+    argv = [
+        "--config",
+        str(tmp_path / "c.yaml"),
+        "--pretrain.seed",
+        "7",
+        "--methods",
+        "scrub",
+        "npo",
+        "--bf16",
+        "false",
+    ]
+    tuned = tuned_config(argv, "npo", {"beta": 0.5})
+    assert tuned == {
+        "pretrain": {"seed": "7"},
+        "retrain": {"seed": 1},
+        "methods": ["npo"],
+        "bf16": "false",
+        "npo": {"beta": 0.5},
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"methods": ("retrain",)}, "without retrain"),
+        ({"methods": ("fine_tune",)}, "--family"),
+        ({"methods": ("fine_tune",), "trials": 0}, "--n_trials 0"),
+        ({"methods": ("fine_tune",), "family": "byol"}, "byol"),
+        ({"methods": ("amnesia",), "family": "clip"}, "unknown method amnesia"),
+    ],
+)
+def test_bad_searches_are_named(given, message):
+    with pytest.raises(UserError, match=message):
+        Search((), **given)
+
+
+def test_several_processes_are_refused(monkeypatch):
+    monkeypatch.setattr(tuning, "world_size", lambda: 2)
+    with pytest.raises(UserError, match="one process"):
+        Search((), ("fine_tune",), family="clip")
