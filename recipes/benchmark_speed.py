@@ -11,11 +11,15 @@ ratio is the second's time over the first's within one round: the median of the 
 
 import argparse
 import ctypes
+import itertools
 import json
 import platform
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -24,6 +28,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
@@ -36,8 +43,9 @@ from transformers import CLIPConfig, CLIPModel
 
 from hf_unlearn.cli.guard import guarded
 from hf_unlearn.data.encoded import EncodedSplit
+from hf_unlearn.data.inputs import ImageViewInputs
 from hf_unlearn.data.sampler import SplitSampler
-from hf_unlearn.data.views import VIEW_PRESETS, BatchedViews
+from hf_unlearn.data.views import VIEW_PRESETS
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import ContrastiveTerms, CrossModalTerms, TwoViewTerms, info_nce
 from hf_unlearn.methods import METHODS, UnlearningTrainer
@@ -46,9 +54,15 @@ from hf_unlearn.metrics.cmia import cmia
 from hf_unlearn.metrics.emia import REFERENCE_GRID, best_threshold
 from hf_unlearn.metrics.linear_probe import cached_views, linear_probe
 from hf_unlearn.models.image_processor import image_processor_of
+from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.moco import MoCoConfig, MoCoModel
 from hf_unlearn.models.simclr import SimCLRConfig, SimCLRModel
 from hf_unlearn.models.small_clip import build_small_clip
+from hf_unlearn.runs.arguments import parse_run
+from hf_unlearn.runs.builders import simclr
+from hf_unlearn.runs.evaluation import class_labels
+from hf_unlearn.runs.recipe import base_model
+from hf_unlearn.runs.task import prepare_task
 
 UNLEARN_SHARE = 0.1  # the paper's 10% task
 AC, FINE_TUNE, REFERENCE = "AC", "Fine-Tune", "the reference's construction"
@@ -467,7 +481,7 @@ def loss_passes(setting: Setting, _: str) -> Iterator[Row]:
 
 
 def evaluations(setting: Setting, _: str) -> Iterator[Row]:
-    """EMIA's threshold on 20,000 scores, the linear probe, and CMIA; on the CPU but for the encoder."""
+    """EMIA's threshold on 20,000 scores, and CMIA; on the CPU."""
     generator = np.random.default_rng(0)
     members, others = generator.beta(8, 2, 10_000), generator.beta(7, 3, 10_000)
 
@@ -478,7 +492,6 @@ def evaluations(setting: Setting, _: str) -> Iterator[Row]:
     exact, points = "sorted, exact", "501 points, a pass each"
     rounds = Rounds(setting, {exact: lambda: best_threshold(members, others), points: grid})
     yield rounds.compare("EMIA's threshold, 20,000 scores", exact, points)
-    yield from probes(setting)
     size = 200 if setting.small else 2000
     scores = [generator.beta(*shape, size) for shape in ((8, 2), (7, 3), (7, 3))]
     one, three = "one call to predict", "three calls"
@@ -493,35 +506,108 @@ def evaluations(setting: Setting, _: str) -> Iterator[Row]:
     yield rounds.compare(f"CMIA, {size} members and {size} non-members", one, three)
 
 
-def probes(setting: Setting) -> Iterator[Row]:
-    """The linear probe by its fast protocol and by the paper's, which embeds fresh views in each of 100 epochs."""
-    count, epochs = (64, 20) if setting.small else (200, 100)
-    torch.manual_seed(0)
-    model = SimCLRModel(SimCLRConfig(width=64 if setting.cuda else 16)).to(setting.device).eval()  # type: ignore[arg-type]
-    views = BatchedViews(VIEW_PRESETS["cifar"])
-    pixels = torch.from_numpy(random_pictures(count, 32)).permute(0, 3, 1, 2).to(setting.device)
-    labels = (torch.arange(count) % 9).numpy()
+def probes(setting: Setting, folder: str) -> Iterator[Row]:
+    """The linear probe by its fast protocol and by the paper's, which embeds fresh views in each of 100 epochs.
+
+    On the embedded pictures and their SimCLR encoder, which is trained first where the cache has none.
+    """
+    recipe = Path(__file__).parent / "configs" / "simclr_openmoji.yaml"
+    run = parse_run(["--config", str(recipe), "--output_dir", folder])
+    task = prepare_task(run.arguments)
+    model, processor = simclr(run, task) if setting.small else load_encoder(base_model(run, task, simclr))
+    model.to(setting.device).eval()  # type: ignore[arg-type]
+    inputs = make_inputs(model, processor, next(iter(run.methods.values())))
+    assert isinstance(inputs, ImageViewInputs)
+    labels, views = class_labels(task.splits), inputs.views
+    assert labels is not None
+    rows = {name: EncodedSplit(task.splits[name], inputs) for name in ("retain", "unlearn", "test")}
+    pixels = {name: next(split.batches(len(split)))["pixels"].to(setting.device) for name, split in rows.items()}
+    seeds, accuracies = itertools.count(), defaultdict(list)
 
     @torch.no_grad()
-    def embed(seed: int) -> Tensor:
-        drawn = [views(part, seed=seed, count=1)[:, 0] for part in pixels.split(256)]
+    def embed(pictures: Tensor, view: bool = True) -> Tensor:
+        parts = pictures.split(256)
+        drawn = [views(part, seed=next(seeds), count=1)[:, 0] if view else views.plain(part) for part in parts]
         return torch.cat([model.get_image_features(part).pooler_output for part in drawn]).cpu()
 
-    plain, kept = embed(0), torch.stack([embed(seed) for seed in range(10)], dim=1)
-    sets = ((plain, labels), (plain[:9], labels[:9]), (plain[:9], labels[:9]))
+    def probe(name: str, kept: int | None) -> None:
+        sets = {split: (embed(pixels[split], view=False), labels[split]) for split in rows}
 
-    def fast(views_of_pictures: Tensor) -> None:
-        linear_probe(*sets, augmented=cached_views(views_of_pictures), epochs=epochs)
+        def fresh(_: int) -> Tensor:
+            return embed(pixels["retain"])
 
-    shared, own, paper = "views shared with EMIA", "ten views of its own", "the paper's protocol"
-    contenders: dict[str, Work] = {
-        shared: lambda: fast(kept),
-        own: lambda: fast(torch.stack([embed(seed) for seed in range(10)], dim=1)),
-        paper: lambda: linear_probe(*sets, augmented=embed, epochs=epochs),
-    }
-    rounds = Rounds(setting, contenders)
-    for way in (shared, own):
-        yield rounds.compare(f"Linear probe, {count} pictures, {epochs} epochs", way, paper)
+        if kept is not None:
+            stacked = torch.stack([fresh(0) for _ in range(kept)], dim=1)
+        augmented = fresh if kept is None else cached_views(stacked, plain=sets["retain"][0] if kept < 10 else None)
+        result = linear_probe(sets["retain"], sets["unlearn"], sets["test"], augmented=augmented)
+        accuracies[name].append(result.test_accuracy)
+
+    four, ten, paper = "four views and the plain pictures", "ten views", "the paper's protocol"
+    rounds = Rounds(setting, {n: partial(probe, n, k) for n, k in ((four, 4), (ten, 10), (paper, None))})
+    for way in (four, ten):
+        note = ", ".join(
+            f"test accuracy {statistics.mean(accuracies[n]):.2f} ± {statistics.stdev(accuracies[n]):.2f} ({n})"
+            for n in (way, paper)
+        )
+        yield rounds.compare(f"Linear probe, {len(rows['retain'])} pictures, encoder passes included", way, paper, note)
+
+
+# Plans one request in a process of its own: where, rows, ids asked for and the folder of shards are its arguments.
+PLANNING = """
+import json, sys, time
+import numpy as np, pyarrow as pa, pyarrow.compute as pc
+from hf_unlearn.data.shards import plan_request_in_shards
+from hf_unlearn.data.splits import plan_request
+where, rows, requested, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+asked = np.random.default_rng(0).choice(rows, requested, replace=False).astype(str).tolist()
+plan_request(["a"], ["a"])  # what is imported on first use is not timed
+started = time.perf_counter()
+if where == "shards":
+    found = plan_request_in_shards([f"{folder}/{rows}.parquet"], asked).count
+else:
+    found = len(plan_request(pc.cast(pa.array(np.arange(rows)), pa.string()), asked))
+assert found == requested
+seconds = time.perf_counter() - started
+status = open("/proc/self/status") if sys.platform == "linux" else ()
+peak = next((int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM")), float("nan"))
+print(json.dumps([seconds, peak]))
+"""
+
+
+def plannings(setting: Setting, folder: str) -> Iterator[Row]:
+    """A request against more and more rows: how time and the whole process's peak memory grow; ids alone are read."""
+    sizes = (10_000, 30_000) if setting.small else (1_000_000, 3_000_000, 10_000_000, 100_000_000)
+    for where in ("memory", "shards"):
+        taken: dict[int, list[Measurement]] = {}
+        for rows in sizes if where == "shards" else sizes[:3]:
+            if where == "shards":
+                write_ids(Path(folder) / f"{rows}.parquet", rows)
+            command = [sys.executable, "-c", PLANNING, where, str(rows), str(sizes[0]), folder]
+            runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(setting.repeats)]
+            taken[rows] = [Measurement(*json.loads(run.stdout)) for run in runs]
+        first = taken[sizes[0]]
+        for rows, each in taken.items():
+            ratios = [a.seconds / b.seconds for a, b in zip(each, first, strict=True)]
+            yield Row(
+                f"Request of {sizes[0]:,} ids, planned in {where}",
+                f"{sizes[0]:,} rows",
+                f"{rows:,} rows",
+                statistics.median(m.seconds for m in first),
+                statistics.median(m.seconds for m in each),
+                statistics.median(ratios),
+                min(ratios),
+                max(ratios),
+                statistics.median(m.peak for m in first),
+                statistics.median(m.peak for m in each),
+            )
+
+
+def write_ids(path: Path, rows: int) -> None:
+    """A parquet shard of numbered ids."""
+    with pq.ParquetWriter(path, pa.schema({"id": pa.string()})) as writer:
+        for start in range(0, rows, 1_000_000):
+            ids = pc.cast(pa.array(np.arange(start, min(start + 1_000_000, rows))), pa.string())
+            writer.write_table(pa.table({"id": ids}))
 
 
 PARTS: dict[str, Callable[[Setting, str], Iterator[Row]]] = {
@@ -529,6 +615,8 @@ PARTS: dict[str, Callable[[Setting, str], Iterator[Row]]] = {
     "clip": clip_steps,
     "loss": loss_passes,
     "evaluation": evaluations,
+    "probe": probes,
+    "planning": plannings,
 }
 ON_A_GPU = (
     "SimCLR AC step on a GPU against the reference's construction (wanted: 3 or more, end to end)",

@@ -49,6 +49,14 @@ def test_steps_of_view_encoders_against_the_references_construction(benchmark, c
     assert "MoCo step, 32 views: Fine-Tune against AC" in printed
 
 
+def test_planning_in_memory_and_in_shards(benchmark, capsys):
+    benchmark("--small", "--repeats", "1", "--only", "planning", "--device", "cpu")
+    printed = capsys.readouterr().out
+    for where in ("memory", "shards"):
+        for rows in ("10,000", "30,000"):
+            assert f"Request of 10,000 ids, planned in {where}: 10,000 rows against {rows} rows" in printed
+
+
 def test_nothing_is_measured_in_no_rounds(benchmark):
     with pytest.raises(UserError, match="--repeats 0 measures nothing"):
         benchmark("--repeats", "0")
