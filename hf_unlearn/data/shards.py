@@ -71,7 +71,7 @@ def plan_request_in_shards(
     wanted = pa.array(dict.fromkeys(wanted_ids), pa.string())
     found = np.zeros(len(wanted), dtype=np.int64)
     places, total = {}, 0
-    for shard in map(os.fspath, shards):
+    for shard in [os.fspath(shard) for shard in shards]:
         rows, first = [np.empty(0, np.int64)], 0
         for ids in _shard_ids(shard, id_column):
             place = np.asarray(pc.fill_null(pc.index_in(ids, value_set=wanted), -1))
@@ -195,7 +195,7 @@ def _tar_ids(shard: str) -> Iterator[pa.Array]:
     keys: list[str] = []
     with tarfile.open(shard, "r:") as file:
         for member in file:
-            file.members.clear()  # or all headers would be kept
+            file.members = []  # type: ignore[attr-defined]  # or all headers would be kept
             key = base_plus_ext(member.name)[0] if member.isfile() else None
             if key is not None and (not keys or keys[-1] != key):
                 if len(keys) == _CHUNK:
