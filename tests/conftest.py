@@ -1,6 +1,8 @@
 """Small real parts shared by all tests: drawn pictures with captions, and a tiny CLIP saved with its processor."""
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -9,6 +11,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
+from folders import folder_hash
 from PIL import Image as PILImage
 from PIL import ImageDraw
 
@@ -53,6 +56,16 @@ def shapes() -> Dataset:
         },
         features=features,
     )
+
+
+@pytest.fixture(autouse=True)
+def untouched_base_models(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever a test does, faults injected or not, the folder of every base model it takes stays as it was."""
+    taken = [request.getfixturevalue(name) for name in ("tiny_clip", "bases", "base") if name in request.fixturenames]
+    folders = [Path(folder) for value in taken for folder in (value.values() if isinstance(value, dict) else [value])]
+    before = [folder_hash(folder) for folder in folders]
+    yield
+    assert [folder_hash(folder) for folder in folders] == before, "a base model's folder was written to"
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,9 @@ def _sentence(error: Exception) -> str | None:
     if isinstance(error, OSError):
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return f"no space left on the disk ({error}); free some, what was finished before is as it was"
-        return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else None
+        if not error.filename or not error.strerror:
+            return None
+        return f"{error.filename}: {error.strerror}; name another path, or change what is there or who may use it"
     if is_out_of_memory(error):
         return "out of memory; use a device with more, or --use_cpu true"
     return None

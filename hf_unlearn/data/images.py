@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from PIL import Image as PILImage
-from PIL import ImageOps
+from PIL import ImageOps, UnidentifiedImageError
 
 from hf_unlearn.data.listing import listed
 from hf_unlearn.errors import UserError
@@ -105,6 +105,8 @@ def read_image(stored: Mapping[str, Any]) -> PILImage.Image:
         raise
     except (PILImage.DecompressionBombError, PILImage.DecompressionBombWarning) as error:
         raise UserError(f"it has more than the {MAX_PIXELS:,} pixels allowed") from error
+    except UnidentifiedImageError as error:  # whose words name an object in memory
+        raise UserError("it cannot be read (no image of a known format)") from error
     except (*_DAMAGE, UserWarning) as error:  # a warning only where a filter makes it an error, as `map_images` does
         raise UserError(f"it cannot be read ({error})") from error
 

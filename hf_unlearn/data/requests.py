@@ -72,7 +72,7 @@ def read_request(path: str | os.PathLike[str]) -> list[str]:
     """
     ids, problems = checked_ids(read_entries(path))
     if problems:
-        raise UserError(f"The removal request {path} has {'; '.join(problems)}.")
+        raise UserError(f"The removal request {path} must be corrected; it has {'; '.join(problems)}.")
     return ids
 
 
@@ -111,7 +111,7 @@ def read_entries(path: str | os.PathLike[str]) -> list[object]:
     except OSError as error:
         raise UserError(f"The removal request {file} cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"The removal request {file} is not UTF-8 text (byte {error.start}).") from error
+        raise UserError(f"The removal request {file} is not UTF-8 text (byte {error.start}); convert it.") from error
     return readers[file.suffix.lower()](text, file)
 
 

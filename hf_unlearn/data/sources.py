@@ -107,6 +107,10 @@ def _load(name: str, config: str | None, revision: str | None) -> Dataset | Data
     # A missing repository or file, an unknown configuration, damaged parquet, no connection.
     except (OSError, ValueError, DatasetsError, pa.ArrowException) as error:
         raise UserError(f"The dataset {name} cannot be loaded (--dataset_name): {_first_line(error)}") from error
+    except IndexError as error:  # how `datasets` fails on a saved split without a row
+        raise UserError(
+            f"The dataset {name} has a split without rows (--dataset_name); save it with rows, or without that split."
+        ) from error
     return loaded if isinstance(loaded, DatasetDict) else DatasetDict(loaded)
 
 

@@ -194,7 +194,7 @@ def plan_request(ids: Ids, requested: Sequence[object], name: str = "The removal
         shown = listed(unknown.slice(0, LIMIT).to_pylist(), len(unknown))
         problems.append(f"ids that no training row has ({len(unknown):,}): {shown}")
     if problems:
-        raise UserError(f"{name} has {'; '.join(problems)}.")
+        raise UserError(f"{name} must be corrected; it has {'; '.join(problems)}.")
     return rows
 
 
@@ -272,4 +272,4 @@ def _refuse_shared_ids(retain: pa.ChunkedArray, unlearn: pa.ChunkedArray) -> Non
     shared = retain.filter(pc.is_in(retain, value_set=unlearn.cast(retain.type)))
     if len(shared):
         shown = listed(shared.slice(0, LIMIT).to_pylist(), len(shared))
-        raise UserError(f"{len(shared):,} ids are in both splits, retain and unlearn: {shown}.")
+        raise UserError(f"{len(shared):,} ids are in both splits, retain and unlearn; leave each in one: {shown}.")

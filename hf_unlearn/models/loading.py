@@ -80,6 +80,8 @@ def load_model(
 def _reason(name_or_path: str, error: Exception) -> str:
     if _is_pickled(name_or_path, error):
         return CONVERT
+    if "Repo id must" in str(error):  # the client's words for what could not be a name
+        return "there is no such folder, and it is no Hub id (owner/name); name one or the other"
     if "trust_remote_code" in str(error):
         return "it needs code that comes with it; read that code, and pass --trust_remote_code if you trust it"
     return _first_line(error)

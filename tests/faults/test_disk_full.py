@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from faults.conftest import FAMILIES, folder_hash, weights
+from faults.conftest import FAMILIES, weights
+from folders import folder_hash
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.records import write_atomically

@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from faults.conftest import TINY, folder_hash
+from faults.conftest import TINY
 from faults.killing import forked
+from folders import folder_hash
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods import GradientAscentTrainer

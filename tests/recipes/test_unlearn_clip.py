@@ -1,6 +1,5 @@
 """The recipe as its user runs it: on a model and a dataset that are not the embedded ones, and on bad input."""
 
-import hashlib
 import json
 import os
 import re
@@ -13,17 +12,11 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, load_from_disk
+from folders import folder_hash
 from transformers import AutoProcessor, CLIPModel
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "unlearn_clip.py"
-
-
-def folder_hash(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())
-    return digest.hexdigest()
 
 
 @pytest.fixture(scope="module")
