@@ -20,6 +20,7 @@ from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, file_sha256
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoSibling
 
 logger = logging.getLogger(__name__)
 
@@ -118,11 +119,14 @@ def publish_run(
             if revision is not None:
                 api.create_branch(repo_id, branch=revision, exist_ok=True)
         head, superseded = _superseded(api, result)
+        title = commit_message or f"Unlearned with {describe_method(manifest.method).name}"
+        if create_pr and (opened := _opened_before(api, repo_id, title, contents, superseded)):
+            return replace(result, removed=superseded, **opened)
         operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
         commit = api.create_commit(
             repo_id,
             [*(CommitOperationDelete(name) for name in superseded), *operations],
-            commit_message=commit_message or f"Unlearned with {describe_method(manifest.method).name}",
+            commit_message=title,
             revision=revision,
             create_pr=create_pr,
             parent_commit=head,
@@ -198,6 +202,40 @@ def _superseded(api: "HfApi", result: PublishResult) -> tuple[str | None, tuple[
     new = {file.name for file in result.files}
     names = (sibling.rfilename for sibling in info.siblings or ())
     return info.sha, tuple(sorted(name for name in names if name not in new and _could_mislead(name)))
+
+
+def _opened_before(
+    api: "HfApi", repo_id: str, title: str, contents: dict[str, Content], superseded: tuple[str, ...]
+) -> dict[str, str] | None:
+    """Find an open pull request that already brings these files, as an attempt leaves whose answer was lost.
+
+    Publishing to a branch again makes no further commit; this is the same for pull requests.
+
+    Returns:
+        The fields of `PublishResult` that say where it is; None if there is none.
+    """
+    for request in api.get_repo_discussions(repo_id, discussion_type="pull_request", discussion_status="open"):
+        if request.title != title or request.git_reference is None:
+            continue
+        info = api.model_info(repo_id, revision=request.git_reference, files_metadata=True)
+        there = {file.rfilename: file for file in info.siblings or ()}
+        brought = all(_is_content(there.get(name), content) for name, content in contents.items())
+        if info.sha and brought and not any(name in there for name in superseded):
+            url = f"{api.endpoint}/{repo_id}/commit/{info.sha}"
+            return {"commit": info.sha, "commit_url": url, "pull_request": request.url}
+    return None
+
+
+def _is_content(file: "RepoSibling | None", content: Content) -> bool:
+    """Say whether a file on the Hub has this content, by the hash that the Hub keeps of it."""
+    from huggingface_hub.utils.sha import git_hash
+
+    if file is None:
+        return False
+    if file.lfs is not None:
+        ours = file_sha256(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
+        return file.lfs.sha256 == ours
+    return file.blob_id == git_hash(content.read_bytes() if isinstance(content, Path) else content)
 
 
 def _superseded_if_reachable(api: "HfApi", result: PublishResult) -> tuple[str, ...] | None:

@@ -72,6 +72,7 @@ def trainer_record(
         preset=getattr(trainer.args, "preset", None),
         seed=trainer.args.seed,
         run_time_seconds=logged[-1] if logged else None,
+        notes=tuple(getattr(trainer, "notes", ())),  # that a guard stopped the training
     )
 
 

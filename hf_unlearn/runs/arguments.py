@@ -101,6 +101,8 @@ class RunArguments:
             raise UserError(f"unknown method {', '.join(unknown)}; choose from {', '.join(METHODS)}")
         if self.show_samples is None:  # a card must not show what somebody asked to have removed
             self.show_samples = self.dataset_name == OPENMOJI
+        if Path(self.output_dir).exists() and not Path(self.output_dir).is_dir():
+            raise UserError(f"--output_dir {self.output_dir} is a file; name a folder")
         chosen = [n for n in ("unlearn_fraction", "unlearn_request", "unlearn_where") if getattr(self, n) is not None]
         if len(chosen) > 1:
             raise UserError(f"--{' and --'.join(chosen)} exclude each other; give one")
@@ -208,11 +210,13 @@ def grouped_options(tokens: Iterable[str]) -> list[Option]:
 def _read_yaml(path: Path) -> tuple[list[Option], dict[str, list[Option]], dict[str, Any]]:
     """A YAML config as general options, one list of options per method, and the model section."""
     if not path.is_file():
-        raise UserError(f"--config {path} does not exist")
+        raise UserError(f"--config {path} does not exist; name a YAML file")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or an impossible date
-        raise UserError(f"--config {path} is not valid YAML: {str(error).splitlines()[0]}") from error
+        mark = getattr(error, "problem_mark", None)
+        place = f" (line {mark.line + 1})" if mark is not None else ""
+        raise UserError(f"--config {path} is not valid YAML{place}: {str(error).splitlines()[0]}; mend it") from error
     if not isinstance(content, dict):
         raise UserError(f"--config {path} must hold a mapping of fields, not {type(content).__name__}")
     model = content.pop(MODEL, None) or {}
@@ -241,7 +245,7 @@ def _check_names(shared: list[Option], dotted: list[Option], targets: dict[str, 
         if name not in known:
             close = get_close_matches(name, known, n=1)
             hint = f"; did you mean --{close[0]}?" if close else ""
-            raise UserError(f"unknown option --{name}{hint}")
+            raise UserError(f"unknown option --{name}{hint or '; see the README for what there is'}")
     for name, _ in dotted:
         target, _, field_name = name.partition(".")
         if target not in targets:

@@ -279,9 +279,25 @@ class Handler(BaseHTTPRequestHandler):
     def info(self, body: bytes, query: dict, repo_id: str, revision: str = "main") -> None:
         if target := self.found(repo_id, revision):
             repo, oid = target
-            siblings = [{"rfilename": path} for path in sorted(repo.commits[oid])]
+            siblings: list[dict[str, Any]] = [{"rfilename": path} for path in sorted(repo.commits[oid])]
+            for sibling in siblings if "blobs" in query else ():
+                blob = repo.commits[oid][sibling["rfilename"]]
+                sibling |= {"size": len(blob.content), "blobId": blob.git_oid}
+                if blob.lfs:
+                    sibling["lfs"] = {"sha256": blob.sha256, "size": len(blob.content), "pointerSize": 130}
             answer = {"id": repo_id, "modelId": repo_id, "sha": oid, "private": repo.private, "siblings": siblings}
             self.answer({**answer, "tags": [], "downloads": 0, "likes": 0})
+
+    def discussions(self, body: bytes, query: dict, repo_id: str) -> None:
+        repo = self.state.repos.get(repo_id)
+        if repo is None:
+            self.missing("RepoNotFound")
+            return
+        shared = {"status": "open", "isPullRequest": True, "createdAt": "2026-01-01T00:00:00.000Z"}
+        shared |= {"author": {"name": "me"}, "repo": {"name": repo_id, "type": "model"}}
+        numbers = range(1, repo.pull_requests + 1)
+        found = [{**shared, "num": n, "title": repo.titles[repo.refs[f"refs/pr/{n}"]]} for n in numbers]
+        self.answer({"discussions": found, "count": len(found), "start": 0})
 
     def tree(self, body: bytes, query: dict, repo_id: str, revision: str) -> None:
         if target := self.found(repo_id, revision):
@@ -317,6 +333,7 @@ class Handler(BaseHTTPRequestHandler):
         r"PUT /lfs/([0-9a-f]{64})": lfs_upload,
         r"GET /api/models/([^/]+/[^/]+)": info,
         r"GET /api/models/([^/]+/[^/]+)/revision/([^/]+)": info,
+        r"GET /api/models/([^/]+/[^/]+)/discussions": discussions,
         r"GET /api/models/([^/]+/[^/]+)/tree/([^/]+)": tree,
         r"GET|HEAD /([^/]+/[^/]+)/resolve/([^/]+)/(.+)": resolve,
     }

@@ -94,6 +94,23 @@ def test_a_pull_request_leaves_the_base_repository_as_it_is(run: Path, hub: Loca
     assert published(hub, "org/base", "refs/pr/1") == SENT
 
 
+def test_a_lost_answer_opens_no_second_pull_request(run: Path, hub: LocalHub) -> None:
+    hub.repos["org/base"] = repo = Repo()
+    repo.commit("main", {"pytorch_model.bin": Blob(b"old", lfs=True)}, "the base model")
+    hub.drop = "commit-answer"
+    with pytest.raises(UserError, match="publish again"):
+        publish_run(run, "org/base", create_pr=True)
+    hub.drop = None
+    again = publish_run(run, "org/base", create_pr=True)
+    assert repo.pull_requests == 1 and again.sent
+    assert again.commit == repo.refs["refs/pr/1"] and again.pull_request == f"{hub.url}/org/base/discussions/1"
+    publish_run(run, "org/base", create_pr=True, commit_message="Another request")
+    title = "Unlearned with Alignment Calibration"
+    repo.refs["refs/pr/1"] = repo.commit("elsewhere", {"README.md": Blob(b"other", lfs=False)}, title)
+    publish_run(run, "org/base", create_pr=True)
+    assert repo.pull_requests == 3, "other titles and other files are other pull requests"
+
+
 def test_a_pull_request_against_nothing_is_refused(run: Path, hub: LocalHub) -> None:
     with pytest.raises(UserError, match=r"HTTP 404.*create it first"):
         publish_run(run, "org/none", create_pr=True)

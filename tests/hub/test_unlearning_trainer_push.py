@@ -4,12 +4,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from datasets import Dataset, DatasetDict
 from hub.local_hub import LocalHub
 
 from hf_unlearn import AlignmentCalibrationConfig, AlignmentCalibrationTrainer, UserError, load_encoder
+from hf_unlearn.hub.manifest import UnlearningManifest
 from hf_unlearn.hub.verification import verify_repo
 
 SENTINEL = "hf_sentinelSENTINELsentinelSENTINEL99"
@@ -61,6 +63,23 @@ def test_records_name_method_settings_and_sizes(trainer: AlignmentCalibrationTra
     assert result is not None and not hub.repos
     card = (Path(str(trainer.args.output_dir)) / "README.md").read_text()
     assert "Alignment Calibration" in card and "remove 2 of its training samples" in card
+
+
+def test_a_training_that_was_stopped_says_so_on_its_card(trainer: AlignmentCalibrationTrainer, hub: LocalHub) -> None:
+    trainer.args.num_train_epochs, trainer.args.guard_steps = 3, 1
+    compute_loss = trainer.compute_loss
+
+    def spoiled(*arguments: Any, **options: Any) -> Any:
+        loss = compute_loss(*arguments, **options)
+        return loss * float("nan") if trainer.state.global_step == 1 else loss
+
+    trainer.compute_loss = spoiled  # type: ignore[method-assign]
+    trainer.train()
+    trainer.push_to_hub()
+    files = hub.files("org/clip-unlearned")
+    (note,) = UnlearningManifest.from_json(files["unlearning.json"].decode()).notes
+    assert "the loss of step 2 was not finite" in note and "those of step 1" in note
+    assert note in files["README.md"].decode()
 
 
 def test_checkpoints_are_never_pushed_while_training(trainer: AlignmentCalibrationTrainer, hub: LocalHub) -> None:
