@@ -146,12 +146,12 @@ def _contents(folder: Path, repo_id: str, show_samples: bool) -> tuple[dict[str,
         raise UserError(f"{folder.name} holds no model card; write it with `hf-unlearn card {folder.name}`.")
     if not {"config.json", ADAPTER_CONFIG_NAME} & set(names):
         raise UserError(f"{folder.name} holds no config.json; save the model with save_pretrained.")
+    if is_adapter(manifest) and repo_id == manifest.base_model.name_or_path:
+        raise UserError(f"An adapter cannot replace {repo_id}, the base model it needs; publish it to another name.")
     if missing := missing_code(folder, names):
         raise UserError(
             f"Loading {folder.name} from the Hub would need {', '.join(missing)}, which is not among the files to "
             "publish; save the model again with save_pretrained."
-    if is_adapter(manifest) and repo_id == manifest.base_model.name_or_path:
-        raise UserError(f"An adapter cannot replace {repo_id}, the base model it needs; publish it to another name.")
         )
     if problems := [f"{line.subject}: {line.detail}" for line in verify_folder(folder, manifest) if line.fails]:
         raise UserError(
@@ -165,19 +165,15 @@ def _contents(folder: Path, repo_id: str, show_samples: bool) -> tuple[dict[str,
         )
     manifest = replace(manifest, repo_id=repo_id)
     contents: dict[str, Content] = {name: folder / name for name in names}
-    contents[MANIFEST_NAME] = manifest.to_json().encode()
-    contents[CARD_NAME] = render_card(manifest, audit).encode()
-    return contents, manifest
-
     if is_adapter(manifest):
         config = _portable(folder / ADAPTER_CONFIG_NAME, manifest.base_model)
         contents[ADAPTER_CONFIG_NAME] = config
         manifest = replace(manifest, files={**manifest.files, ADAPTER_CONFIG_NAME: hashlib.sha256(config).hexdigest()})
+    contents[MANIFEST_NAME] = manifest.to_json().encode()
+    contents[CARD_NAME] = render_card(manifest, audit).encode()
+    return contents, manifest
 
-def _full_name(api: "HfApi", repo_id: str) -> str:
-    """Complete a bare name with the owner of the token, as the Trainer does."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+
 def _portable(path: Path, base: BaseModel) -> bytes:
     """An adapter's config that names its base model as the card does, pinned, in place of a path on this machine."""
     named = {"base_model_name_or_path": hub_identifier(base.name_or_path, base.revision), "revision": base.revision}
@@ -185,6 +181,10 @@ def _portable(path: Path, base: BaseModel) -> bytes:
     return (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
 
 
+def _full_name(api: "HfApi", repo_id: str) -> str:
+    """Complete a bare name with the owner of the token, as the Trainer does."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
 
     try:
         validate_repo_id(repo_id)
