@@ -106,8 +106,6 @@ class RunArguments:
         chosen = [n for n in ("unlearn_fraction", "unlearn_request", "unlearn_where") if getattr(self, n) is not None]
         if len(chosen) > 1:
             raise UserError(f"--{' and --'.join(chosen)} exclude each other; give one")
-
-
         lora = [name for name in LORA if getattr(self, name) is not None]
         if lora and not self.use_peft:
             raise UserError(f"--{lora[0]} describes an adapter; give --use_peft, too")
@@ -131,6 +129,8 @@ def get_peft_config(arguments: RunArguments) -> "LoraConfig | None":
         return require_peft().LoraConfig(**settings)
     except ValueError as error:
         raise UserError(f"--use_peft: {str(error).splitlines()[0]}") from error
+
+
 @dataclass(frozen=True)
 class Run:
     """Parsed arguments: the run's own, one config per method, and the base model's training and architecture."""
