@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 _METHODS = (
     *("Retrain", "FineTune", "GradientAscent", "NegGrad", "L1Sparsity", "AlignmentCalibration"),
-    *("TargetedCalibration", "NPO", "SCRUB", "TaskVector"),
+    *("TargetedCalibration", "NPO", "SCRUB", "TaskVector", "SSD", "SLUG"),
     "Unlearning",
 )
 _EXPORTS = {

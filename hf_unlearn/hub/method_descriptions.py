@@ -154,6 +154,49 @@ METHODS = {
             2024,
         ),
     ),
+    "selective_synaptic_dampening": MethodDescription(
+        "SSD",
+        "It shrinks, once and without training, the weights that matter far more to the unlearn split than to all "
+        "training samples (Selective Synaptic Dampening, in its label-free form).",
+        (
+            r"\theta_i = \min\left(\lambda\, \frac{I_i(\mathcal{D})}{I_i(\mathcal{D}_\text{unlearn})},\, 1\right)"
+            r" \theta_{0,i} \quad \text{where} \quad"
+            r" I_i(\mathcal{D}_\text{unlearn}) > \alpha\, I_i(\mathcal{D})",
+            r"I_i(\mathcal{D}) = \mathbb{E}_{x \sim \mathcal{D}}"
+            r" \left| \partial \lVert f_\theta(x) \rVert_2^2 / \partial \theta_i \right|",
+        ),
+        _citation(
+            "foster2023fast",
+            "Fast Machine Unlearning Without Retraining Through Selective Synaptic Dampening",
+            "Foster, Jack and Schoepf, Stefan and Brintrup, Alexandra",
+            "2308.07707",
+            2023,
+        )
+        + "\n"
+        + _citation(
+            "foster2024loss",
+            "Loss-Free Machine Unlearning",
+            "Foster, Jack and Schoepf, Stefan and Brintrup, Alexandra",
+            "2402.19308",
+            2024,
+        ),
+    ),
+    "slug": MethodDescription(
+        "SLUG",
+        "It makes one step on one layer, chosen to matter to the unlearn split and not to the retain split, just long "
+        "enough to bring unlearn pairs to the alignment of held-out ones (Single Layer Unlearning Gradient).",
+        (
+            r"\theta_l = \theta_{0,l} - t\, \nabla_{\theta_l}\, \mathbb{E}_\text{unlearn} \cos(x, y),"
+            r" \qquad t : \mathbb{E}_\text{unlearn} \cos(x, y) = \mathbb{E}_\text{held-out} \cos_0(x, y)",
+        ),
+        _citation(
+            "cai2024targeted",
+            "Targeted Unlearning with Single Layer Unlearning Gradient",
+            "Cai, Zikui and Tan, Yaoteng and Asif, M. Salman",
+            "2407.11867",
+            2024,
+        ),
+    ),
 }
 
 

@@ -8,6 +8,8 @@ from hf_unlearn.methods.neg_grad import NegGradConfig, NegGradTrainer
 from hf_unlearn.methods.npo import NPOConfig, NPOTrainer
 from hf_unlearn.methods.retrain import RetrainConfig, RetrainTrainer
 from hf_unlearn.methods.scrub import SCRUBConfig, SCRUBTrainer
+from hf_unlearn.methods.selective_synaptic_dampening import SSDConfig, SSDTrainer
+from hf_unlearn.methods.slug import SLUGConfig, SLUGTrainer
 from hf_unlearn.methods.targeted_calibration import TargetedCalibrationConfig, TargetedCalibrationTrainer
 from hf_unlearn.methods.task_vector import TaskVectorConfig, TaskVectorTrainer
 from hf_unlearn.methods.trainer import UnlearningConfig, UnlearningTrainer
@@ -25,6 +27,8 @@ _FURTHER: tuple[type[UnlearningTrainer], ...] = (
     NPOTrainer,
     SCRUBTrainer,
     TaskVectorTrainer,
+    SSDTrainer,
+    SLUGTrainer,
 )
 
 # Method id -> Trainer: the paper's in the order of its tables, then further ones.
@@ -51,6 +55,10 @@ __all__ = [
     "RetrainTrainer",
     "SCRUBConfig",
     "SCRUBTrainer",
+    "SLUGConfig",
+    "SLUGTrainer",
+    "SSDConfig",
+    "SSDTrainer",
     "TargetedCalibrationConfig",
     "TargetedCalibrationTrainer",
     "TaskVectorConfig",

@@ -30,7 +30,7 @@ class RetrainTrainer(FineTuneTrainer):
     The model passed in gives the architecture only; its weights are drawn anew from `args.seed`.
 
     Raises:
-        UserError: as its base class does, and with a `peft_config`.
+        UserError: as its base class does, and with a `peft_config` or a `saliency_share`.
     """
 
     config_class = RetrainConfig
@@ -38,5 +38,9 @@ class RetrainTrainer(FineTuneTrainer):
     def __init__(self, model: PreTrainedModel, args: RetrainConfig, *positional: Any, **kwargs: Any) -> None:
         if kwargs.get("peft_config") is not None:
             raise UserError("Retrain draws every weight anew, which no adapter can hold; leave peft_config unset")
+        if args.saliency_share is not None:
+            raise UserError(
+                "Retrain never sees the unlearn split, by which saliency_share ranks weights; leave it unset"
+            )
         set_seed(args.seed)
         super().__init__(type(model)(deepcopy(model.config)), args, *positional, **kwargs)

@@ -9,6 +9,7 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.losses import info_nce, masked_mean
 from hf_unlearn.losses.functional import teacher_divergence
 from hf_unlearn.methods.guards import BUDGET_HELP, COLLAPSE_FLOOR, FLOOR_HELP, RETAIN_LOSS_BUDGET
+from hf_unlearn.methods.search_space import Around, Log, SearchSpace, Uniform, everywhere
 from hf_unlearn.methods.teacher import TaughtTrainer
 from hf_unlearn.methods.trainer import UnlearningConfig
 
@@ -19,6 +20,9 @@ class SCRUBConfig(UnlearningConfig):
 
     method: ClassVar[str] = "scrub"
     title: ClassVar[str] = "SCRUB"
+    search_space: ClassVar[SearchSpace] = everywhere(
+        learning_rate=Around(10), alpha=Log(0.1, 10), gamma=Log(0.1, 10), ascent_share=Uniform(0.1, 1)
+    )
 
     num_train_epochs: float = field(default=8, metadata={"help": "Epochs over retain."})
     learning_rate: float = field(default=2e-4, metadata={"help": "Learning rate."})

@@ -12,6 +12,7 @@ from transformers.trainer_utils import TrainOutput
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import info_nce
+from hf_unlearn.methods.search_space import Around, Choice, Log, SearchSpace, everywhere
 from hf_unlearn.methods.trainer import UnlearningConfig, UnlearningTrainer
 from hf_unlearn.models.adapters import is_adapted
 
@@ -24,6 +25,9 @@ class TaskVectorConfig(UnlearningConfig):
 
     method: ClassVar[str] = "task_vector"
     title: ClassVar[str] = "Task Vector"
+    search_space: ClassVar[SearchSpace] = everywhere(
+        learning_rate=Around(10), scale=Log(0.1, 3), vectors=Choice((1, 3))
+    )
 
     num_train_epochs: float = field(default=8, metadata={"help": "Epochs over unlearn, shared among the vectors."})
     learning_rate: float = field(default=5e-5, metadata={"help": "Learning rate."})

@@ -31,7 +31,8 @@ from hf_unlearn.losses.distributed import rank, world_size
 from hf_unlearn.methods import checkpoints
 from hf_unlearn.methods.guards import BUDGET_HELP, FLOOR_HELP, PROBE_SAMPLES, DivergenceGuard
 from hf_unlearn.methods.search_space import Around, SearchSpace, everywhere
-from hf_unlearn.models.adapters import add_adapter
+from hf_unlearn.methods.saliency import SaliencyMask
+from hf_unlearn.models.adapters import add_adapter, is_adapted
 from hf_unlearn.models.contrastive import ModelInputs, contrastive_terms, is_dual_encoder, unwrap
 from hf_unlearn.models.sharding import gather_whole, make_shardable
 
@@ -110,6 +111,10 @@ class UnlearningConfig(TrainingArguments):
         default=None,
         metadata={"help": "Steps between checks of the training's health; default: a twentieth of all, at most 50."},
     )
+    saliency_share: float | None = field(
+        default=None,
+        metadata={"help": "Share of weights to train, those most salient to unlearn samples (SalUn); default: all."},
+    )
     retain_loss_budget: float | None = field(default=None, metadata=BUDGET_HELP)
     collapse_floor: float | None = field(default=None, metadata=FLOOR_HELP)
 
@@ -137,6 +142,8 @@ class UnlearningConfig(TrainingArguments):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"{name}={value} must be more than 0, or unset")
+        if self.saliency_share is not None and not 0 < self.saliency_share <= 1:
+            raise UserError(f"saliency_share={self.saliency_share} must be more than 0 and at most 1, or unset")
 
 
 class UnlearningTrainer(Trainer):
@@ -159,6 +166,7 @@ class UnlearningTrainer(Trainer):
     """
 
     uses: ClassVar[tuple[str, ...]] = ("retain", "unlearn")
+    iterative: ClassVar[bool] = True  # whether training makes steps, and so checkpoints
     config_class: ClassVar[type[UnlearningConfig]]
     # How `push_to_hub` publishes; set by `hf_unlearn.runs.publishing`, which this layer must not import.
     publish: ClassVar[Callable[..., Any] | None] = None
@@ -234,6 +242,7 @@ class UnlearningTrainer(Trainer):
             self._keep_on_device(encoded)
         self.guard = DivergenceGuard(self)
         self.add_callback(self.guard)
+        self.saliency = self._saliency_mask(train_dataset) if args.saliency_share is not None else None
 
     def _encode(self, split: Dataset | EncodedSplit) -> EncodedSplit:
         if isinstance(split, EncodedSplit):
@@ -273,6 +282,18 @@ class UnlearningTrainer(Trainer):
         if isinstance(retain, EncodedSplit):
             return retain.rows(rows)
         return self._encode(retain.select(rows)).rows(range(len(rows)))
+
+    def _saliency_mask(self, splits: Mapping[str, Any]) -> SaliencyMask:
+        if not splits.get("unlearn"):
+            raise UserError(
+                "saliency_share ranks weights by their gradient on the unlearn split, which is empty or missing; pass "
+                "one with rows, or leave it unset"
+            )
+        if self.is_fsdp_enabled or is_adapted(self.model):
+            raise UserError("saliency_share chooses among whole weights, no shards and no adapters; leave it unset")
+        mask = SaliencyMask(self, self._encode(splits["unlearn"]), self.args.saliency_share or 1.0)
+        self.add_callback(mask)
+        return mask
 
     def _check_shardable(self, model: nn.Module) -> None:
         """Refuse what FSDP would train wrongly, or would not help."""
@@ -380,6 +401,8 @@ class UnlearningTrainer(Trainer):
     ) -> Tensor:
         """One forward and backward pass; the guard sees its loss."""
         loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.saliency is not None:
+            self.saliency.mask_gradients()
         self.guard.see_loss(loss)
         return loss
 
@@ -403,6 +426,8 @@ class UnlearningTrainer(Trainer):
         set_seed(self.args.seed)  # the Trainer does so when it is built; what ran since must not matter
         self.guard.begin()
         try:
+            if self.saliency is not None:
+                self.saliency.begin()
             output = super().train(str(folder) if folder else None, *positional, **kwargs)
         except (RuntimeError, MemoryError) as error:  # PyTorch's own class for it is a RuntimeError
             if not is_out_of_memory(error):

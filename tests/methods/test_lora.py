@@ -15,7 +15,7 @@ from hf_unlearn.models.loading import load_encoder
 
 FAMILIES = ("clip", "simclr")
 WHOLE = ("retrain", "task_vector")  # they work on the model's own weights
-TRAINED_BY = [method for method in METHODS if method not in WHOLE]
+TRAINED_BY = [name for name, trainer in METHODS.items() if trainer.iterative and name not in WHOLE]
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
 
 def test_every_method_trains_every_family_and_logs_finite_numbers(make_trainer):
     for family in ("clip", "simclr", "moco"):
-        for method in METHODS:
+        for method in (name for name, trainer in METHODS.items() if trainer.iterative):
             trainer = make_trainer(method, family, max_steps=2, per_device_train_batch_size=10)
             before = weights(trainer)
             trainer.train()
