@@ -23,6 +23,14 @@ class RetrainConfig(UnlearningConfig):
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning-rate schedule."})  # type: ignore[assignment]
     warmup_steps: float = field(default=0.05, metadata={"help": "Warm-up steps; below 1, a share of all steps."})
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.saliency_share is not None:
+            raise UserError(
+                "Retrain never sees the unlearn split, by which saliency_share ranks weights; set it for others "
+                "alone, as in --neg_grad.saliency_share"
+            )
+
 
 class RetrainTrainer(FineTuneTrainer):
     """Minimises InfoNCE (Eq. 1) on retain, as Fine-Tune does, but from new weights.
@@ -30,7 +38,7 @@ class RetrainTrainer(FineTuneTrainer):
     The model passed in gives the architecture only; its weights are drawn anew from `args.seed`.
 
     Raises:
-        UserError: as its base class does, and with a `peft_config` or a `saliency_share`.
+        UserError: as its base class does, and with a `peft_config`.
     """
 
     config_class = RetrainConfig
@@ -38,9 +46,5 @@ class RetrainTrainer(FineTuneTrainer):
     def __init__(self, model: PreTrainedModel, args: RetrainConfig, *positional: Any, **kwargs: Any) -> None:
         if kwargs.get("peft_config") is not None:
             raise UserError("Retrain draws every weight anew, which no adapter can hold; leave peft_config unset")
-        if args.saliency_share is not None:
-            raise UserError(
-                "Retrain never sees the unlearn split, by which saliency_share ranks weights; leave it unset"
-            )
         set_seed(args.seed)
         super().__init__(type(model)(deepcopy(model.config)), args, *positional, **kwargs)
