@@ -8,6 +8,13 @@ from hf_unlearn.metrics.cka import Cka, linear_cka
 from hf_unlearn.metrics.cmia import cmia
 from hf_unlearn.metrics.completeness import Completeness, sample_completeness
 from hf_unlearn.metrics.emia import Emia, best_threshold, emia, view_alignment
+from hf_unlearn.metrics.estimated_gap import (
+    EstimatedGap,
+    ImageTextEvidence,
+    ProbeEvidence,
+    ViewEvidence,
+    wasserstein,
+)
 from hf_unlearn.metrics.forgetting_score import ForgettingScore, forgetting_score
 from hf_unlearn.metrics.gap import Gap, gap_to_retrain
 from hf_unlearn.metrics.klom import Klom, klom
@@ -30,8 +37,10 @@ __all__ = [
     "Completeness",
     "EmbeddingHealth",
     "Emia",
+    "EstimatedGap",
     "ForgettingScore",
     "Gap",
+    "ImageTextEvidence",
     "Klom",
     "KnnProbe",
     "LikelihoodRatioAttack",
@@ -40,9 +49,11 @@ __all__ = [
     "MembershipAttack",
     "NegativeAlignment",
     "NeighbourhoodResidual",
+    "ProbeEvidence",
     "RelativePosition",
     "Relearning",
     "Retrieval",
+    "ViewEvidence",
     "agreement",
     "best_threshold",
     "cached_views",
@@ -67,4 +78,5 @@ __all__ = [
     "sample_completeness",
     "tpr_at_fpr",
     "view_alignment",
+    "wasserstein",
 ]
