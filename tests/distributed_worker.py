@@ -14,6 +14,7 @@ import torch.distributed as dist
 from accelerate import PartialState
 from conftest import COLOURS, SHAPES, draw
 from datasets import Dataset, Features, Image, List, Value
+from peft import LoraConfig
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.utils.data import Sampler
 from transformers import CLIPConfig, CLIPModel, ResNetConfig, SiglipConfig, SiglipModel, TrainerCallback
@@ -107,7 +108,7 @@ def build(family):
     return CLIPModel(config), processor
 
 
-def make_trainer(method, family, rows, batch=BATCH, steps=2, **settings):
+def make_trainer(method, family, rows, batch=BATCH, steps=2, peft_config=None, **settings):
     """A Trainer of two steps over the same global batch."""
     model, processor = build(family)
     config = METHODS[method].config_class(
@@ -138,6 +139,7 @@ def make_trainer(method, family, rows, batch=BATCH, steps=2, **settings):
         {name: SPLITS[family][name] for name in ("retain", "unlearn")},
         eval_dataset=SPLITS[family]["validation"],
         processing_class=processor,
+        peft_config=peft_config,
     )
     if family in ("simclr", "moco"):
         trainer.model.double()  # so that processes are not told apart by the rounding of a ResNet's batch norms
@@ -169,6 +171,12 @@ def training_cases():
         yield f"{family} l1_sparsity", train("l1_sparsity", family, range(BATCH), l1_lambda=1e-3)
         yield f"{family} alignment_calibration", train("alignment_calibration", family, UNEVEN, beta=3.0)
         yield (
+        if family != "moco":
+            lora = LoraConfig(r=4)
+            yield (
+                f"{family} alignment_calibration lora",
+                train("alignment_calibration", family, UNEVEN, beta=3.0, peft_config=lora),
+            )
             f"{family} alignment_calibration reference",
             train("alignment_calibration", family, PAIRED, preset="reference", beta=12.0),
         )
@@ -253,6 +261,12 @@ if __name__ == "__main__":
     for processes in (1, 2, 4):
         # What torchrun does; processes are forked, so that the libraries are imported once instead of seven times.
         config = LaunchConfig(
-            min_nodes=1, max_nodes=1, nproc_per_node=processes, rdzv_backend="c10d", start_method="fork", max_restarts=0
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",  # any free port, so that launches side by side do not meet
+            start_method="fork",
+            max_restarts=0,
         )
         elastic_launch(config, run)(sys.argv[1])

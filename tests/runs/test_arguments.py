@@ -2,7 +2,7 @@ import pytest
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods import PAPER_METHODS
-from hf_unlearn.runs.arguments import parse_run
+from hf_unlearn.runs.arguments import get_peft_config, parse_run
 
 
 @pytest.fixture
@@ -72,3 +72,26 @@ def test_bad_yaml_is_named(tmp_path, content):
     path.write_text(content)
     with pytest.raises(UserError, match=r"bad\.yaml"):
         parse_run(["--config", str(path)])
+
+
+def test_an_adapter_is_described_as_trl_describes_it(tmp_path):
+    given = ["--use_peft", "--lora_r", "8", "--lora_alpha", "4", "--lora_target_modules", "q_proj", "v_proj"]
+    config = get_peft_config(parse_run(given).arguments)
+    assert (config.r, config.lora_alpha, config.lora_dropout) == (8, 4, 0.0)
+    assert config.target_modules == {"q_proj", "v_proj"}
+    (tmp_path / "run.yaml").write_text("use_peft: true\nlora_target_modules: all-linear\nlora_dropout: 0.1\n")
+    config = get_peft_config(parse_run(["--config", str(tmp_path / "run.yaml")]).arguments)
+    assert (config.r, config.lora_alpha, config.lora_dropout, config.target_modules) == (16, 32, 0.1, "all-linear")
+    assert get_peft_config(parse_run([]).arguments) is None
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--lora_r", "8"], "--lora_r describes an adapter; give --use_peft, too"),
+        (["--use_peft", "--methods", "retrain"], "Retrain draws every weight anew"),
+    ],
+)
+def test_adapters_that_cannot_be_are_refused(argv, message):
+    with pytest.raises(UserError, match=message):
+        parse_run(argv)
