@@ -30,10 +30,10 @@ class TargetedCalibrationConfig(UnlearningConfig):
         metadata={"help": "Learning-rate schedule; what is left of it at the end scatters alignments."},
     )
     unlearn_weight: float = field(
-        default=100.0, metadata={"help": "Weight of unlearn alignments' squared distance to what Retrain would give."}
+        default=200.0, metadata={"help": "Weight of unlearn alignments' squared distance to what Retrain would give."}
     )
     retain_weight: float = field(
-        default=200.0, metadata={"help": "Weight of retain alignments' squared shortfall of the base model's."}
+        default=400.0, metadata={"help": "Weight of retain alignments' squared shortfall of the base model's."}
     )
     negative_weight: float = field(
         default=1000.0,
