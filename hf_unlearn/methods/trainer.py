@@ -222,7 +222,6 @@ class UnlearningTrainer(Trainer):
         evaluated = None if eval_dataset is None else EncodedSplits(self._encode(eval_dataset), None)
         self._seeded_step, self._micro_step = -1, 0
         self._seconds_before = 0.0
-        self._scalars: frozenset[str] = frozenset()  # parameters that FSDP holds as vectors of one number
         self._partial_folder: str | None = None
         self._terms: dict[str, dict[str, list[Tensor]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
         super().__init__(
@@ -311,7 +310,7 @@ class UnlearningTrainer(Trainer):
     def create_optimizer(self, *positional: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """As the Trainer does; what FSDP shards next is made ready for it before."""
         if self.is_fsdp_enabled and not isinstance(self.model, FSDPModule):
-            self._scalars = make_shardable(self.model)
+            make_shardable(self.model)
         return super().create_optimizer(*positional, **kwargs)
 
     def whole_model(self) -> PreTrainedModel:
@@ -537,8 +536,8 @@ class UnlearningTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        if state_dict is not None and self._scalars:
-            state_dict = {n: v.squeeze() if n in self._scalars else v for n, v in state_dict.items()}
+        if isinstance(self.model, FSDPModule):  # as the model is without shards; all processes come here
+            state_dict = self.whole_model().state_dict()
         super()._save(output_dir, state_dict)
         # The Trainer pickles its arguments beside the weights; unlearning.json records them readably instead.
         (Path(output_dir or str(self.args.output_dir)) / TRAINING_ARGS_NAME).unlink(missing_ok=True)

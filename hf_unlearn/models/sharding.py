@@ -10,22 +10,16 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 
-def make_shardable(model: PreTrainedModel) -> frozenset[str]:
+def make_shardable(model: PreTrainedModel) -> None:
     """Prepare a dual encoder, in place, for `accelerate` to shard it.
 
     FSDP2 takes no scalar parameters, such as CLIP's `logit_scale`: they become vectors of one number.
-
-    Returns:
-        The names of the parameters that were scalars.
     """
-    scalars = frozenset(name for name, parameter in model.named_parameters() if parameter.ndim == 0)
-    for name in scalars:
+    for name, parameter in [(name, value) for name, value in model.named_parameters() if value.ndim == 0]:
         path, _, leaf = name.rpartition(".")
-        parameter = model.get_parameter(name)
         setattr(model.get_submodule(path), leaf, nn.Parameter(parameter.detach()[None], parameter.requires_grad))
     # Accelerate makes a language model's embeddings a unit of their own; here they already belong to the text encoder.
     model.get_input_embeddings = lambda: None  # type: ignore[assignment,return-value]
-    return scalars
 
 
 def gather_whole(model: PreTrainedModel) -> PreTrainedModel:
