@@ -142,7 +142,8 @@ def make_trainer(method, family, rows, batch=BATCH, steps=2, peft_config=None, *
         peft_config=peft_config,
     )
     if family in ("simclr", "moco"):
-        trainer.model.double()  # so that processes are not told apart by the rounding of a ResNet's batch norms
+        for model in (trainer.model, getattr(trainer, "teacher", trainer.model)):
+            model.double()  # so that processes are not told apart by the rounding of a ResNet's batch norms
         trainer.model_inputs = ViewsByPicture(processor, VIEW_PRESETS["light"])
     return trainer
 
@@ -180,6 +181,12 @@ def training_cases():
             f"{family} alignment_calibration reference",
             train("alignment_calibration", family, PAIRED, preset="reference", beta=12.0),
         )
+    for family in ("clip", "moco"):
+        yield f"{family} npo", train("npo", family, UNEVEN, beta=0.5)
+    for family in ("clip", "simclr"):
+        yield f"{family} scrub", train("scrub", family, UNEVEN)
+    yield "clip task_vector", train("task_vector", "clip", unlearn)
+    yield "clip saliency", train("neg_grad", "clip", UNEVEN, saliency_share=0.3)
     yield "siglip alignment_calibration", train("alignment_calibration", "siglip", UNEVEN)
 
 
@@ -190,6 +197,18 @@ def chunked_cases():
     rows = [row % RETAIN for row in range(2048)]
     for name, chunk in (("whole", None), ("chunks", 64)):
         yield name, train("fine_tune", "clip", rows, batch=2048, steps=1, forward_chunk_size=chunk)
+
+
+def edits():
+    """The weights after methods that make no steps; batches of 16 rows, the last of retain filled up."""
+    results = {}
+    for method, settings in (("selective_synaptic_dampening", {"alpha": 1.2}), ("slug", {"target_cosine": -0.5})):
+        trainer = make_trainer(method, "clip", None, **settings)
+        if method == "slug":
+            trainer.args.target_cosine = trainer._cosine(trainer._unlearn) - 0.05
+        trainer.train()
+        results[method] = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    return results
 
 
 def orders():
@@ -245,7 +264,12 @@ def run(folder):
     torch.set_num_threads(1)
     PartialState(cpu=True)  # joins the processes
     alignment_calibration.derangement = neighbours
-    results = {"training": dict(training_cases()), "chunked": dict(chunked_cases()), "evaluation": evaluations()}
+    results = {
+        "training": dict(training_cases()),
+        "chunked": dict(chunked_cases()),
+        "evaluation": evaluations(),
+        "edits": edits(),
+    }
     own = {"world_size": dist.get_world_size(), "orders": orders()}
     ranks = [None] * world_size()
     dist.all_gather_object(ranks, own)

@@ -20,6 +20,8 @@ METHODS = (
     "alignment_calibration reference",
 )
 CASES = [f"{family} {method}" for family in ("clip", "simclr", "moco") for method in METHODS]
+# The others go through the same gathering, so that a few combinations will do.
+FURTHER = ("clip npo", "moco npo", "clip scrub", "simclr scrub", "clip task_vector", "clip saliency")
 
 
 @pytest.fixture(scope="session")
@@ -55,11 +57,19 @@ def test_so_many_processes_took_part(launches, count):
 
 
 @pytest.mark.parametrize("count", [2, 4])
-@pytest.mark.parametrize("case", [*CASES, "siglip alignment_calibration"])
+@pytest.mark.parametrize("case", [*CASES, *FURTHER, "siglip alignment_calibration"])
 def test_losses_and_gradients_are_those_of_one_process(launches, case, count):
     wanted = launches[1]["training"][case]
     assert any(gradient.abs().max() > 0 for gradient in wanted["gradients"].values())
     assert_same_training(launches[count]["training"][case], wanted)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("method", ["selective_synaptic_dampening", "slug"])
+def test_methods_without_steps_edit_the_weights_as_one_process_does(launches, method, count):
+    ours, wanted = launches[count]["edits"][method], launches[1]["edits"][method]
+    difference = torch.cat([(ours[name] - wanted[name]).flatten() for name in wanted])
+    assert difference.norm() <= 1e-3 * torch.cat([value.flatten() for value in wanted.values()]).norm()
 
 
 @pytest.mark.parametrize("count", [1, 2])
