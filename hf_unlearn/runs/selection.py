@@ -104,6 +104,23 @@ def read_candidates(path: Path) -> list[Candidate]:
     ]
 
 
+def averaged(tasks: Iterable[Sequence[Candidate]]) -> list[Candidate]:
+    """The runs that every task has, each with its mean gap and estimates: the same task over several splits.
+
+    With few unlearn or held-out samples a single split's gaps are mostly sampling error, the true one's included.
+    """
+    named = [{candidate.name: candidate for candidate in candidates} for candidates in tasks]
+    return [
+        Candidate(
+            name,
+            float(np.mean([runs[name].gap for runs in named])),
+            {k: float(np.mean([runs[name].estimates[k] for runs in named])) for k in first.estimates},
+        )
+        for name, first in named[0].items()
+        if all(name in runs for runs in named)
+    ]
+
+
 def selection_table(tasks: Mapping[str, Sequence[Candidate]], by_part: bool = False) -> str:
     """Markdown: one line a task; with `by_part` also what choosing by each part of the estimate alone would give."""
     header = ["Task", "Chosen by", "Runs", "Spearman", "Kendall", "Selected", "Best", "Regret", "Regret at random"]
