@@ -111,24 +111,24 @@ def build(family):
 def make_trainer(method, family, rows, batch=BATCH, steps=2, peft_config=None, **settings):
     """A Trainer of two steps over the same global batch."""
     model, processor = build(family)
-    config = METHODS[method].config_class(
-        output_dir=f"{sys.argv[1]}/out",
-        use_cpu=True,
-        report_to="none",
-        disable_tqdm=True,
-        views="light",
-        optim="sgd",
-        learning_rate=1e-3,
-        lr_scheduler_type="constant",
-        warmup_steps=0,
-        max_grad_norm=0.0,
-        per_device_train_batch_size=batch // world_size(),
-        per_device_eval_batch_size=16 // world_size(),
-        max_steps=steps,
-        logging_strategy="steps",
-        logging_steps=1,
-        **settings,
-    )
+    given = {
+        "output_dir": f"{sys.argv[1]}/out",
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "views": "light",
+        "optim": "sgd",
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "constant",
+        "warmup_steps": 0,
+        "max_grad_norm": 0.0,
+        "per_device_train_batch_size": batch // world_size(),
+        "per_device_eval_batch_size": 16 // world_size(),
+        "max_steps": steps,
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+    }
+    config = METHODS[method].config_class(**{**given, **settings})
     trainer_class = METHODS[method]
     if rows is not None:
         sampler = {"_get_train_sampler": lambda self, dataset=None: InOrder(rows, steps)}
@@ -171,13 +171,13 @@ def training_cases():
         yield f"{family} neg_grad reference", train("neg_grad", family, UNEVEN, preset="reference")
         yield f"{family} l1_sparsity", train("l1_sparsity", family, range(BATCH), l1_lambda=1e-3)
         yield f"{family} alignment_calibration", train("alignment_calibration", family, UNEVEN, beta=3.0)
-        yield (
         if family != "moco":
             lora = LoraConfig(r=4)
             yield (
                 f"{family} alignment_calibration lora",
                 train("alignment_calibration", family, UNEVEN, beta=3.0, peft_config=lora),
             )
+        yield (
             f"{family} alignment_calibration reference",
             train("alignment_calibration", family, PAIRED, preset="reference", beta=12.0),
         )

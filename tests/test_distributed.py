@@ -20,6 +20,7 @@ METHODS = (
     "alignment_calibration reference",
 )
 CASES = [f"{family} {method}" for family in ("clip", "simclr", "moco") for method in METHODS]
+CASES += [f"{family} alignment_calibration lora" for family in ("clip", "simclr")]
 # The others go through the same gathering, so that a few combinations will do.
 FURTHER = ("clip npo", "moco npo", "clip scrub", "simclr scrub", "clip task_vector", "clip saliency")
 
