@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
+from hf_unlearn.audit.dealing import deal
 from hf_unlearn.audit.embeddings import Array, Embeddings
 from hf_unlearn.audit.images import Picture
 from hf_unlearn.audit.transforms import Transform, Views, draw_views
@@ -174,6 +175,8 @@ def measure(
 ) -> Embeddings:
     """Ask an encoder about every picture: its views, its held-back views, its captions, and one question twice.
 
+    Several processes share the pictures out, in whole chunks, and each gets the answers to all.
+
     Args:
         encoder: The encoder.
         pictures: The pictures, n.
@@ -192,22 +195,25 @@ def measure(
     texts = [text for group in captions for text in group]
     # Captions first: an encoder that takes none says so before the long part.
     text_embeddings = encoder.embed_texts(texts) if texts else None
-    images, kept_back, repeats = [], [], []
-    for start in range(0, len(pictures), CHUNK):
+
+    def ask(number: int) -> tuple[Array, ...]:
+        start = number * CHUNK
         chunk = pictures[start : start + CHUNK]
         logger.info("Embedding pictures %d to %d of %d.", start + 1, start + len(chunk), len(pictures))
         views = draw_views(chunk, transform, seed=seed, count=count)
-        images.append(_embed_views(encoder, views))
-        kept_back.append(_embed_views(encoder, draw_views(chunk, held_back, seed=seed + 1, count=count)))
-        if not encoder.deterministic:
-            repeats.append(encoder.embed_images(views[:, 0], repeat=1))
-    embedded = np.concatenate(images)
+        images = _embed_views(encoder, views)
+        kept_back = _embed_views(encoder, draw_views(chunk, held_back, seed=seed + 1, count=count))
+        repeats = images[:, 0] if encoder.deterministic else encoder.embed_images(views[:, 0], repeat=1)
+        return images, kept_back, repeats
+
+    answers = deal(-(-len(pictures) // CHUNK), ask)
+    embedded, kept_back, repeats = (np.concatenate(parts) for parts in zip(*answers, strict=True))
     return Embeddings(
         images=embedded,
         texts=text_embeddings,
         text_owner=np.array([i for i, group in enumerate(captions) for _ in group], dtype=np.int64) if texts else None,
-        held_back=np.concatenate(kept_back),
-        repeats=embedded[:, 0] if encoder.deterministic else np.concatenate(repeats),
+        held_back=kept_back,
+        repeats=repeats,
         source={**encoder.describe(), "dimension": int(embedded.shape[-1])},
     )
 

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from hf_unlearn.audit.dealing import deal
 from hf_unlearn.audit.embeddings import Embeddings, change, is_precomputed, noise, read_embeddings, save_embeddings
 from hf_unlearn.audit.encoders import Backend, Encoder, Features, LocalEncoder, measure
 from hf_unlearn.audit.endpoint import EmbeddingCache, EndpointEncoder, EndpointOptions, is_endpoint
@@ -22,6 +23,7 @@ from hf_unlearn.audit.subjects import Subjects, collect_subjects
 from hf_unlearn.audit.transforms import HeldBackViews, TrainingViews, Transform
 from hf_unlearn.audit.verdict import run_tests, run_tests_by_owner
 from hf_unlearn.errors import UserError
+from hf_unlearn.losses.distributed import world_size
 
 logger = logging.getLogger(__name__)
 
@@ -100,8 +102,7 @@ def run_audit(
         UserError: When any input is bad; nothing is written then, except what endpoints have answered.
     """
     folder = Path(output_dir)
-    if (folder / REPORT_FILE).exists() and not overwrite:
-        raise UserError(f"'{folder}' holds a finished audit; choose another output folder, or overwrite it.")
+    deal(1, lambda _: _refuse_finished(folder, overwrite))  # by one process, while the others wait
     settings = settings or AuditSettings()
     subjects = collect_subjects(images, still_trained, never_trained, captions=captions, plan=plan)
     with ExitStack() as stack:
@@ -123,7 +124,7 @@ def run_audit(
         notes=notes,
         folder=folder,
     )
-    write_report(audit)
+    deal(1, lambda _: write_report(audit))
     return audit
 
 
@@ -220,6 +221,11 @@ def table(before: Embeddings, after: Embeddings, subjects: Subjects) -> list[Ima
     ]
 
 
+def _refuse_finished(folder: Path, overwrite: bool) -> None:
+    if (folder / REPORT_FILE).exists() and not overwrite:
+        raise UserError(f"'{folder}' holds a finished audit; choose another output folder, or overwrite it.")
+
+
 def _measure_both(
     before: str, after: str, subjects: Subjects, settings: AuditSettings, folder: Path, stack: ExitStack
 ) -> tuple[dict[str, Embeddings], dict[str, Any]]:
@@ -276,6 +282,8 @@ def _measure(
 
 def _open_encoder(name: str, side: str, cache: Path, settings: AuditSettings, stack: ExitStack) -> Encoder:
     if is_endpoint(name):
+        if world_size() > 1:
+            raise UserError(f"The endpoint of the model {side} is asked by a single process; launch the audit as one.")
         return EndpointEncoder(name, side, stack.enter_context(EmbeddingCache(cache)), settings.endpoint)
     return LocalEncoder(name, features=settings.features, backend=settings.backend, device=settings.device)
 

@@ -1,6 +1,7 @@
 """`hf-unlearn audit`: what a data owner runs, alone, with a folder of pictures and two encoders."""
 
 import logging
+import os
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -112,6 +113,7 @@ def run(
     if before is None or after is None or images is None:
         raise UserError(f"An audit needs {', '.join(missing)}; see 'hf-unlearn audit --help'.")
     _show_progress()
+    first = _join_processes(device)
     from hf_unlearn.audit.encoders import Backend, Features
     from hf_unlearn.audit.endpoint import EndpointOptions
     from hf_unlearn.audit.run import AuditSettings, run_audit
@@ -143,9 +145,10 @@ def run(
         ),
         overwrite=overwrite,
     )
-    for owner, result in audit.results.items():
-        typer.echo(summary(result, owner))
-    typer.echo(f"Report: {audit.folder / 'report.html'}")
+    if first:
+        for owner, result in audit.results.items():
+            typer.echo(summary(result, owner))
+        typer.echo(f"Report: {audit.folder / 'report.html'}")
     if any(result.verdict in failing for result in audit.results.values()):
         raise typer.Exit(1)
 
@@ -225,6 +228,16 @@ def _choice(word: str, choices: Mapping[str, T], option: str) -> T:
         if spelling in choices:
             return choices[spelling]
     raise UserError(f"{option} knows no '{word}'; choose among {', '.join(choices)}.")
+
+
+def _join_processes(device: str | None) -> bool:
+    """Join the other processes of `accelerate launch`, if there are any; gives whether this is the first one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return True
+    import torch
+    from accelerate import PartialState
+
+    return PartialState(cpu=device == "cpu" or not torch.accelerator.is_available()).is_main_process
 
 
 def _show_progress() -> None:
