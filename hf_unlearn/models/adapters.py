@@ -79,7 +79,11 @@ def add_adapter(model: PreTrainedModel, config: "LoraConfig") -> Any:
     try:
         adapted = peft.get_peft_model(model, config, revision=getattr(model.config, "_commit_hash", None))
     except (ValueError, TypeError) as error:
-        raise UserError(f"the adapter does not fit {type(model).__name__}: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        targets = config.target_modules if isinstance(config.target_modules, str) else sorted(config.target_modules)
+        raise UserError(
+            f"the adapter (target_modules {targets}) does not fit {type(model).__name__}: {reason}"
+        ) from error
     own = adapted.active_peft_config
     if own.base_model_name_or_path and Path(own.base_model_name_or_path).is_dir():
         # Wherever the adapter is loaded from; publishing puts the folder's bare name in its place.
@@ -152,8 +156,8 @@ def apply_adapter(model: PreTrainedModel, folder: Path) -> Any:
 
 
 def merged(model: Any) -> PreTrainedModel:
-    """A plain model with the adapter, where there is one, added to its weights."""
-    return model.merge_and_unload() if is_adapted(model) else model
+    """A plain model, trainable again, with the adapter, where there is one, added to its weights."""
+    return model.merge_and_unload().requires_grad_(True) if is_adapted(model) else model
 
 
 def _check_base(base: str, folder: Path) -> None:

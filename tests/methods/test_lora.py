@@ -188,8 +188,8 @@ def test_an_adapter_made_with_peft_is_trained_as_it_is(with_lora, make_trainer, 
     [
         ("retrain", "clip", LoraConfig(), "Retrain draws every weight anew"),
         ("fine_tune", "moco", LoraConfig(), "MoCo cannot be trained through an adapter: its momentum encoder"),
-        ("fine_tune", "clip", LoraConfig(target_modules=["nowhere"]), "the adapter does not fit CLIPModel: .*nowhere"),
-        ("fine_tune", "clip", LoraConfig(r=0), "the adapter does not fit CLIPModel: .*r"),
+        ("fine_tune", "clip", LoraConfig(target_modules=["nowhere"]), "nowhere.* does not fit CLIPModel: "),
+        ("fine_tune", "clip", LoraConfig(r=0), "the adapter .* does not fit CLIPModel: .*r"),
         ("fine_tune", "clip", "lora", "peft_config is a str; pass a peft.LoraConfig"),
     ],
 )
