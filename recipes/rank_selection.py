@@ -1,10 +1,10 @@
 """Report how well runs are chosen without Retrain, over finished runs of which the true gap is known as well.
 
-    python recipes/rank_selection.py recipes/sweeps/*.json runs/benchmark/clip_openmoji/trial-* [--parts]
+    python recipes/rank_selection.py recipes/sweeps/*.json runs/benchmark/clip_openmoji/trial-* [--parts] [--mean]
 
 One line a file: the rank correlation of the gap that is estimated without Retrain with the true one, which run it
 selects, and by how much that run's true gap exceeds the best one's. `--parts` adds what each part of the estimate alone
-would select.
+would select, and `--mean` the mean over all files, where they hold the same runs on several splits of one task.
 """
 
 import sys
@@ -12,18 +12,20 @@ from pathlib import Path
 
 from hf_unlearn.cli.guard import guarded
 from hf_unlearn.errors import UserError
-from hf_unlearn.runs.selection import read_candidates, selection_table
+from hf_unlearn.runs.selection import averaged, read_candidates, selection_table
 
 
 def main() -> None:
     """Print the report over the files and folders named."""
-    paths = [Path(word) for word in sys.argv[1:] if word != "--parts"]
+    paths = [Path(word) for word in sys.argv[1:] if word not in ("--parts", "--mean")]
     if not paths:
-        raise UserError("usage: rank_selection.py SWEEP.json|results.json|TRIAL_FOLDER ... [--parts]")
+        raise UserError("usage: rank_selection.py SWEEP.json|results.json|TRIAL_FOLDER ... [--parts] [--mean]")
     tasks = {str(path): read_candidates(path) for path in paths}
     bare = [name for name, candidates in tasks.items() if len(candidates) < 2]
     if bare:
         raise UserError(f"{bare[0]} has fewer than two runs with a gap and an estimate; run its settings again")
+    if "--mean" in sys.argv:
+        tasks["mean"] = averaged(list(tasks.values()))
     print(selection_table(tasks, by_part="--parts" in sys.argv))
 
 

@@ -7,7 +7,7 @@ from scipy.stats import kendalltau, spearmanr
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.runs import selection
-from hf_unlearn.runs.selection import Candidate, assess_selection, read_candidates, selection_table
+from hf_unlearn.runs.selection import Candidate, assess_selection, averaged, read_candidates, selection_table
 
 SWEEP = [
     {"method": "before", "estimated_gap": 30.0},
@@ -47,6 +47,12 @@ def test_candidates_are_the_finished_runs_of_a_sweep(tmp_path):
     assert [run.name for run in found] == ["fine_tune learning_rate 0.0001", "fine_tune learning_rate 0.001", "npo"]
     table = selection_table({"task": found})
     assert "| fine_tune learning_rate 0.001 (4.00) | npo (3.50) | 0.50 | 2.00 |" in table
+
+
+def test_splits_are_averaged_over_the_runs_they_share():
+    first = [Candidate("a", 1.0, {"estimated_gap": 5.0}), Candidate("b", 2.0, {"estimated_gap": 4.0})]
+    second = [Candidate("b", 6.0, {"estimated_gap": 1.0}), Candidate("c", 0.0, {"estimated_gap": 0.0})]
+    assert averaged([first, second]) == [Candidate("b", 4.0, {"estimated_gap": 2.5})]
 
 
 def test_results_of_a_run_and_trials_of_a_benchmark_are_read(tmp_path):
