@@ -1,9 +1,7 @@
 """Small real parts shared by all tests: drawn pictures with captions, and a tiny CLIP saved with its processor."""
 
 import os
-from collections.abc import Generator, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -12,7 +10,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
-from folders import folder_hash
+from folders import BASE_MODELS, folder_hash, watched
 from PIL import Image as PILImage
 from PIL import ImageDraw
 
@@ -20,7 +18,6 @@ torch.set_num_threads(1)
 
 COLOURS = ["red", "green", "blue", "orange", "purple", "black"]
 SHAPES = ["circle", "square", "triangle"]
-BASE_MODELS: dict[Path, str] = {}  # the folder of each, and its hash when it was made
 
 
 def draw(colour: str, shape: str, size: int, side: int = 20) -> PILImage.Image:
@@ -60,16 +57,6 @@ def shapes() -> Dataset:
     )
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_fixture_setup(fixturedef: pytest.FixtureDef) -> Generator[None, Any, Any]:
-    """Remember what a base model's folder held when it was made, before any other fixture could use it."""
-    value = yield
-    if fixturedef.argname in ("tiny_clip", "bases", "base"):
-        for folder in value.values() if isinstance(value, dict) else [value]:
-            BASE_MODELS.setdefault(Path(folder), folder_hash(Path(folder)))
-    return value
-
-
 @pytest.fixture(autouse=True)
 def untouched_base_models() -> Iterator[None]:
     """Whatever a test and its fixtures do, faults injected or not, every base model's folder stays as it was made."""
@@ -89,7 +76,7 @@ def tiny_clip(tmp_path_factory, shapes):
     folder = tmp_path_factory.mktemp("tiny-clip")
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    return folder
+    return watched(folder)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
+from folders import BASE_MODELS, watched
 
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.views import VIEW_PRESETS
@@ -41,12 +42,13 @@ def bases(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Path) -> dict[str
     for name, model in models.items():
         model.save_pretrained(root / name)
         processor.save_pretrained(root / name)
-    return {"clip": tiny_clip, **{name: root / name for name in models}}
+    return {"clip": tiny_clip, **{name: watched(root / name) for name in models}}
 
 
 @pytest.fixture(autouse=True)
 def every_test_has_bases(bases: dict[str, Path]) -> None:
-    """So that the check of base models around every test (`tests/conftest.py`) watches these folders in all of them."""
+    """So that the check of base models after every test (`tests/conftest.py`) sees these folders in all of them."""
+    assert set(bases.values()) <= set(BASE_MODELS)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Features, Image, List, Value
+from folders import watched
 from hub.finished_run import CAPTIONS, describe, perturb
 from hub.local_hub import LocalHub, serve
 from PIL import Image as Picture
@@ -44,7 +45,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     (folder / "README.md").write_text("---\nlicense: cc-by-sa-4.0\n---\n\n# small-clip\n")
-    return folder
+    return watched(folder)
 
 
 @pytest.fixture(scope="session")

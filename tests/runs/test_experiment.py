@@ -6,6 +6,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from folders import watched
 from transformers import SiglipConfig, SiglipModel, SiglipProcessor
 
 from hf_unlearn.data.views import VIEW_PRESETS
@@ -40,7 +41,7 @@ def bases(tmp_path_factory, tiny_clip, shapes):
     SiglipProcessor(image_processor=image_processor_of(SMALL_VIEWS), tokenizer=tokenizer).save_pretrained(
         root / "siglip"
     )
-    return {"clip": tiny_clip, **{name: root / name for name in ("simclr", "moco", "siglip")}}
+    return {"clip": tiny_clip, **{name: watched(root / name) for name in ("simclr", "moco", "siglip")}}
 
 
 @pytest.fixture
