@@ -121,3 +121,17 @@ def finite_differences(function, *arrays, step=1e-6):
             array[index] = kept
         gradients.append(gradient)
     return gradients
+
+
+def targeted_calibration(family, x, y, scale, unlearn, targets, negative, weights, queue=None):
+    """Pairs are held to their targets from both sides (unlearn) or from below (retain), views from above (unlearn)."""
+    to_unlearn, to_retain, to_negative = weights
+    members, others = ([i for i in range(len(x)) if unlearn[i] is which] for which in (True, False))
+    loss = info_nce(family, x, y, scale, [not u for u in unlearn], queue)
+    if family != "cross_modal":
+        excess = [max(0.0, x[i] @ y[i] - targets[i]) ** 2 for i in members]
+        return loss + to_unlearn * (np.mean(excess) if members else 0.0)
+    drift = negative_alignment(x, y, 1.0, [True] * len(x)) - negative
+    loss += to_unlearn * (np.mean([(x[i] @ y[i] - targets[i]) ** 2 for i in members]) if members else 0.0)
+    loss += to_retain * (np.mean([min(0.0, x[i] @ y[i] - targets[i]) ** 2 for i in others]) if others else 0.0)
+    return loss + to_negative * drift**2

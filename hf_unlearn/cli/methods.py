@@ -16,8 +16,9 @@ def methods(
     from hf_unlearn.methods import METHODS, UnlearningConfig
 
     if method is None:
+        width = max(map(len, METHODS)) + 2
         for name, trainer in METHODS.items():
-            typer.echo(f"{name:24}{(trainer.__doc__ or '').strip().splitlines()[0]}")
+            typer.echo(f"{name:{width}}{(trainer.__doc__ or '').strip().splitlines()[0]}")
         return
     if method not in METHODS:
         raise UserError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")

@@ -11,6 +11,7 @@ from hf_unlearn.data.inputs import ImageTextInputs, ImageViewInputs
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import info_nce, masked_mean, negative_alignment
 from hf_unlearn.losses.distributed import all_reduce_sum, world_size
+from hf_unlearn.methods.search_space import Log, SearchSpace
 from hf_unlearn.methods.targets import AlignmentTargets, pair_targets, view_targets
 from hf_unlearn.methods.trainer import UnlearningConfig, UnlearningTrainer
 from hf_unlearn.models.contrastive import contrastive_terms
@@ -22,6 +23,10 @@ class TargetedCalibrationConfig(UnlearningConfig):
 
     method: ClassVar[str] = "targeted_calibration"
     title: ClassVar[str] = "Targeted Calibration"
+    search_space: ClassVar[SearchSpace] = SearchSpace(
+        image_text={"learning_rate": Log(3e-4, 2e-3), "unlearn_weight": Log(50, 400), "retain_weight": Log(100, 800)},
+        views={"learning_rate": Log(5e-3, 5e-2), "unlearn_weight": Log(5, 100)},
+    )
 
     num_train_epochs: float = field(default=10, metadata={"help": "Epochs over retain."})
     learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate."})

@@ -1,0 +1,102 @@
+import loss_oracle
+import numpy as np
+import pytest
+import torch
+
+from hf_unlearn.errors import UserError
+
+FAMILIES = ["clip", "simclr", "moco"]
+MIXED = [*range(3, 10), 41, 44, 47, 49]  # seven retain rows and four unlearn rows
+WEIGHTS = {"unlearn_weight": 30.0, "retain_weight": 20.0, "negative_weight": 50.0}
+
+
+def disturb(trainer):
+    """Move the model away from the base model, on which retain is at its targets."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+
+
+def drawn(trainer, rows):
+    """Which caption of each row the step with seed 7 takes; views have one second half."""
+    batch = trainer.train_dataset.__getitems__(list(rows))
+    if "input_ids" not in batch:
+        return [0] * len(rows)
+    tokens = trainer.model_inputs.batch(dict(batch), 7)["input_ids"].tolist()
+    return [captions.index(taken) for captions, taken in zip(batch["input_ids"].tolist(), tokens, strict=True)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("rows", [MIXED, [3, 4, 5], [43, 44], [1, 2, 3, 45]], ids=["mixed", "none", "all", "single"])
+def test_the_loss_is_retain_info_nce_and_squared_distances_to_targets(make_trainer, loss_of_batch, family, rows):
+    trainer = make_trainer("targeted_calibration", family, **WEIGHTS)
+    disturb(trainer)
+    loss, quantities = loss_of_batch(trainer, rows)
+    targets = [
+        trainer.targets.positive[row, column].item() for row, column in zip(rows, drawn(trainer, rows), strict=True)
+    ]
+    wanted = quantities(
+        loss_oracle.targeted_calibration,
+        quantities.unlearn,
+        targets,
+        trainer.targets.negative.item(),
+        tuple(WEIGHTS.values()),
+    )
+    assert loss.item() == pytest.approx(wanted, rel=1e-5)
+    loss.backward()
+    gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
+    assert gradients and all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_weights_it_is_retain_info_nce_alone(make_trainer, loss_of_batch, family):
+    trainer = make_trainer("targeted_calibration", family, unlearn_weight=0, retain_weight=0, negative_weight=0)
+    loss, quantities = loss_of_batch(trainer, MIXED)
+    wanted = quantities(loss_oracle.info_nce, [not member for member in quantities.unlearn])
+    assert loss.item() == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize(("family", "below", "above"), [("clip", -1, 1), ("simclr", 0, 1), ("moco", 0, 1)])
+def test_unlearn_alignments_are_pulled_to_their_target(make_trainer, family, below, above):
+    """Gradient descent lowers what lies above the target; what lies below is raised with pairs, let be with views."""
+    for target, wanted in ((2.0, below), (-2.0, above)):
+        trainer = make_trainer("targeted_calibration", family, unlearn_weight=1, retain_weight=0, negative_weight=0)
+        trainer.targets.positive[40:] = target
+        trainer._step_seed = lambda: 7
+        batch = trainer.train_dataset.__getitems__([41, 44, 47, 49])  # no retain sample, so no InfoNCE
+        seen = []
+        trainer.report = lambda total, seen=seen, **terms: seen.append(terms) or total
+        loss = trainer.compute_loss(trainer.model.train(), batch)
+        loss.backward()
+        with torch.no_grad():
+            before = seen[0]["unlearn_distance"].item()
+            slope = sum((p.grad**2).sum() for p in trainer.model.parameters() if p.grad is not None)
+        assert (slope > 0) == (wanted != 0)
+        assert (before > 0) == (wanted != 0)
+
+
+def test_each_caption_has_a_target_of_its_own(make_trainer, splits, loss_of_batch):
+    """The caption drawn at a step decides, also where a picture has several."""
+    rows = splits["unlearn"].map(lambda row: {"captions": [row["captions"][0], f"also {row['captions'][0]}"]})
+    trainer = make_trainer("targeted_calibration", "clip", {**splits, "unlearn": rows}, **WEIGHTS)
+    assert trainer.targets.positive.shape == (50, 2)
+    trainer.targets.positive[40:, 1] = -5.0  # far away: the distance tells which one was taken
+    drawn = []
+    for seed in range(6):
+        batch = trainer.train_dataset.__getitems__(MIXED)
+        trainer._step_seed = lambda seed=seed: seed
+        tokens = trainer.model_inputs.batch(dict(batch), seed)["input_ids"]
+        second = sum(bool((tokens[i] == batch["input_ids"][i, 1]).all()) for i in range(7, 11))
+        seen = []
+        trainer.report = lambda total, seen=seen, **terms: seen.append(terms) or total
+        trainer.compute_loss(trainer.model.train(), batch)
+        drawn.append(second)
+        assert seen[0]["unlearn_distance"].item() == pytest.approx(second * 25 / 4, abs=second * 3.0 + 1.1)
+    assert 0 < np.mean(drawn) < 4
+
+
+def test_it_needs_held_out_samples(make_trainer, splits):
+    without = {name: split for name, split in splits.items() if name != "validation"}
+    with pytest.raises(UserError, match="pass them as split validation"):
+        make_trainer("targeted_calibration", "clip", without)
