@@ -13,8 +13,7 @@ from hf_unlearn.hub.manifest import AUDIT_NAME, MANIFEST_NAME, AuditRecord, Resu
 from hf_unlearn.hub.method_descriptions import PAPER_CITATION, describe_method
 from hf_unlearn.hub.metric_labels import in_display_order, metric_label, short_name
 from hf_unlearn.hub.records import from_json, write_atomically
-from hf_unlearn.models.adapters import LOCAL_PREFIX
-from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, file_sha256, has_weights
+from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, LOCAL_PREFIX, file_sha256, has_weights
 
 RESULTS_NAME = "results.json"
 _KEPT = (CARD_NAME, MANIFEST_NAME, AUDIT_NAME)

@@ -10,7 +10,6 @@ from hf_unlearn.hub.card import write_card
 from hf_unlearn.hub.manifest import BaseModel, DatasetRecord, RequestRecord, UnlearningManifest
 from hf_unlearn.hub.publishing import PublishResult, publish_run
 from hf_unlearn.hub.recording import describe_base_model, public_hyper_parameters, record_run
-from hf_unlearn.models.adapters import adapter_settings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -45,6 +44,7 @@ def trainer_record(
         UserError: The base has no safetensors weights, or the unlearn split has no ids and no request was given.
     """
     from hf_unlearn.data.fingerprint import combine_hashes, dataset_sha256
+    from hf_unlearn.models.adapters import adapter_settings
 
     model = trainer.model
     config = getattr(model, "config", None)

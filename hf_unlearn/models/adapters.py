@@ -14,14 +14,12 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.contrastive import is_dual_encoder, unwrap
 from hf_unlearn.models.moco import MoCoModel
-from hf_unlearn.models.weights import ADAPTER_NAME, weights_sha256
+from hf_unlearn.models.weights import ADAPTER_NAME, LOCAL_PREFIX, weights_sha256
 
 if TYPE_CHECKING:
     from peft import LoraConfig
 
 ALL_LINEAR = "all-linear"  # of peft: every linear layer
-# What a published adapter calls a base model that is on no Hub: `local/<name of its folder>`.
-LOCAL_PREFIX = "local/"
 RECORDS_NAME = "unlearning.json"  # where a finished run notes the hash of its base model
 
 

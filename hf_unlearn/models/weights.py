@@ -10,6 +10,8 @@ WEIGHTS_NAME = "model.safetensors"
 WEIGHTS_INDEX_NAME = "model.safetensors.index.json"
 ADAPTER_NAME = "adapter_model.safetensors"
 ADAPTER_CONFIG_NAME = "adapter_config.json"
+# What is published calls a model that is on no Hub: `local/<name of its folder>`.
+LOCAL_PREFIX = "local/"
 
 
 def file_sha256(path: str | Path) -> str:

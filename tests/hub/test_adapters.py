@@ -221,3 +221,9 @@ def test_an_audit_takes_an_adapter_as_it_takes_a_model(run: Path) -> None:
     assert encoder.describe()["weights_sha256"] == weights_sha256(run)
     texts = encoder.embed_texts(["a red circle"])
     assert texts.shape == (1, model.config.projection_dim)
+
+
+def test_publishing_and_verifying_load_neither_torch_nor_peft() -> None:
+    modules = "hf_unlearn.hub.publishing, hf_unlearn.hub.verification, hf_unlearn.hub.trainer_push"
+    script = f"import sys, {modules}; print({{'torch', 'transformers', 'peft'}} & set(sys.modules))"
+    assert python("-c", script).stdout.strip() == "set()"
