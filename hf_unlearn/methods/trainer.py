@@ -30,8 +30,8 @@ from hf_unlearn.losses import ContrastiveTerms, info_nce
 from hf_unlearn.losses.distributed import rank, world_size
 from hf_unlearn.methods import checkpoints
 from hf_unlearn.methods.guards import BUDGET_HELP, FLOOR_HELP, PROBE_SAMPLES, DivergenceGuard
-from hf_unlearn.methods.search_space import Around, SearchSpace, everywhere
 from hf_unlearn.methods.saliency import SaliencyMask
+from hf_unlearn.methods.search_space import Around, SearchSpace, everywhere
 from hf_unlearn.models.adapters import add_adapter, is_adapted
 from hf_unlearn.models.contrastive import ModelInputs, contrastive_terms, is_dual_encoder, unwrap
 from hf_unlearn.models.sharding import gather_whole, make_shardable
