@@ -53,6 +53,7 @@ from hf_unlearn.methods.trainer import make_inputs
 from hf_unlearn.metrics.cmia import cmia
 from hf_unlearn.metrics.emia import REFERENCE_GRID, best_threshold
 from hf_unlearn.metrics.linear_probe import cached_views, linear_probe
+from hf_unlearn.models.contrastive import embed_images
 from hf_unlearn.models.image_processor import image_processor_of
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.moco import MoCoConfig, MoCoModel
@@ -528,7 +529,7 @@ def probes(setting: Setting, folder: str) -> Iterator[Row]:
     def embed(pictures: Tensor, view: bool = True) -> Tensor:
         parts = pictures.split(256)
         drawn = [views(part, seed=next(seeds), count=1)[:, 0] if view else views.plain(part) for part in parts]
-        return torch.cat([model.get_image_features(part).pooler_output for part in drawn]).cpu()
+        return torch.cat([embed_images(model, part) for part in drawn]).cpu()
 
     def probe(name: str, kept: int | None) -> None:
         sets = {split: (embed(pixels[split], view=False), labels[split]) for split in rows}

@@ -120,8 +120,8 @@ def publish_run(
                 api.create_branch(repo_id, branch=revision, exist_ok=True)
         head, superseded = _superseded(api, result)
         title = commit_message or f"Unlearned with {describe_method(manifest.method).name}"
-        if create_pr and (opened := _opened_before(api, repo_id, title, contents, superseded)):
-            return replace(result, removed=superseded, **opened)
+        if create_pr and (opened := _opened_before(api, result, title, contents, superseded)):
+            return opened
         operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
         commit = api.create_commit(
             repo_id,
@@ -205,15 +205,16 @@ def _superseded(api: "HfApi", result: PublishResult) -> tuple[str | None, tuple[
 
 
 def _opened_before(
-    api: "HfApi", repo_id: str, title: str, contents: dict[str, Content], superseded: tuple[str, ...]
-) -> dict[str, str] | None:
+    api: "HfApi", result: PublishResult, title: str, contents: dict[str, Content], superseded: tuple[str, ...]
+) -> PublishResult | None:
     """Find an open pull request that already brings these files, as an attempt leaves whose answer was lost.
 
     Publishing to a branch again makes no further commit; this is the same for pull requests.
 
     Returns:
-        The fields of `PublishResult` that say where it is; None if there is none.
+        The result, with where it is; None if there is none.
     """
+    repo_id = result.repo_id
     for request in api.get_repo_discussions(repo_id, discussion_type="pull_request", discussion_status="open"):
         if request.title != title or request.git_reference is None:
             continue
@@ -222,7 +223,7 @@ def _opened_before(
         brought = all(_is_content(there.get(name), content) for name, content in contents.items())
         if info.sha and brought and not any(name in there for name in superseded):
             url = f"{api.endpoint}/{repo_id}/commit/{info.sha}"
-            return {"commit": info.sha, "commit_url": url, "pull_request": request.url}
+            return replace(result, removed=superseded, commit=info.sha, commit_url=url, pull_request=request.url)
     return None
 
 
