@@ -53,8 +53,9 @@ def every_test_has_bases(bases: dict[str, Path]) -> None:
 
 @pytest.fixture(scope="session")
 def splits(shapes: Dataset) -> DatasetDict:
-    """40 rows to retain, 8 to unlearn."""
-    return DatasetDict(retain=shapes.select(range(40)), unlearn=shapes.select(range(40, 48)))
+    """40 rows to retain, 8 to unlearn, 24 that were never trained on."""
+    parts = {"retain": range(40), "unlearn": range(40, 48), "validation": range(48, 72)}
+    return DatasetDict({name: shapes.select(rows) for name, rows in parts.items()})
 
 
 @pytest.fixture(scope="session")
