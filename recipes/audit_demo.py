@@ -1,4 +1,4 @@
-"""Audit the demo's models as a data owner would: Retrain, Alignment Calibration, the untouched model, and mere drift.
+"""Audit the demo's models as a data owner would: Retrain, both calibrations, the untouched model, and mere drift.
 
     accelerate launch recipes/unlearn_clip.py && accelerate launch recipes/audit_demo.py clip
     accelerate launch recipes/unlearn_moco.py && accelerate launch recipes/audit_demo.py moco
@@ -32,17 +32,19 @@ from hf_unlearn.runs.recipe import base_model
 from hf_unlearn.runs.task import Task, prepare_task
 
 CONFIGS = Path(__file__).parent / "configs"
+AUDITED = ("retrain", "alignment_calibration", "targeted_calibration")
 FIGURES = ("paired_dots.png", "levels.png")
 
 
 def main() -> None:
-    """Export the owner's pictures, make the drift-only control, audit four models, put their figures side by side."""
+    """Export the owner's pictures, make the drift-only control, audit each model, put their figures side by side."""
     if len(sys.argv) != 2 or sys.argv[1] not in BUILDERS:
         raise UserError(f"usage: audit_demo.py {'|'.join(BUILDERS)}")
     family = sys.argv[1]
     run = parse_run([], CONFIGS / f"{family}_openmoji.yaml")
     finished = Path(run.arguments.output_dir)
-    if not (finished / "alignment_calibration" / "config.json").is_file():
+    unlearned = [name for name in AUDITED if (finished / name / "config.json").is_file()]
+    if not unlearned:
         raise UserError(f"{finished} holds no finished run; run recipes/unlearn_{family}.py first")
     task = prepare_task(run.arguments)
     base = base_model(run, task, BUILDERS[family])
@@ -50,8 +52,7 @@ def main() -> None:
     shutil.rmtree(folder, ignore_errors=True)
     arms = export_arms(task, folder / "pictures")
     models = {
-        "retrain": finished / "retrain",
-        "alignment_calibration": finished / "alignment_calibration",
+        **{name: finished / name for name in unlearned},
         "untouched": Path(base),
         "drift_only": drift(run, task, base, folder / "drift_only_model"),
     }
@@ -96,7 +97,8 @@ def drift(run: Run, task: Task, base: str, folder: Path) -> Path:
     """The base model trained further on all of train, as long and as fast as Alignment Calibration was."""
     config = deepcopy(run.methods["fine_tune"])
     assert isinstance(config, FineTuneConfig)
-    config.learning_rate = run.methods["alignment_calibration"].learning_rate
+    calibration = run.methods["alignment_calibration"]
+    config.learning_rate, config.lr_scheduler_type = calibration.learning_rate, calibration.lr_scheduler_type
     model, processor = load_encoder(base)
     train = EncodedSplit(task.train, make_inputs(model, processor, config))
     trainer = FineTuneTrainer(model, config, {"retain": train}, processing_class=processor)
