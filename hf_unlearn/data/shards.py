@@ -182,7 +182,7 @@ def _shard_ids(shard: str, column: str) -> Iterator[pa.Array]:
 
 
 def _parquet_ids(shard: str, column: str) -> Iterator[pa.Array]:
-    with pq.ParquetFile(shard) as file:
+    with pq.ParquetFile(shard, pre_buffer=False) as file:  # or the whole column would be kept
         if column not in file.schema_arrow.names:
             raise UserError(f"The shard {shard} has no column {column!r} (--id_column).")
         for batch in file.iter_batches(_CHUNK, columns=[column]):
