@@ -51,7 +51,7 @@ class ShardPlan:
 def plan_request_in_shards(
     shards: Shards, requested: Sequence[object], id_column: str = "id", name: str = "The removal request"
 ) -> ShardPlan:
-    """Find the rows that a request names, in memory that depends on the request and not on the data.
+    """Find the rows that a request names, reading ids alone, a chunk at a time.
 
     Args:
         shards: Parquet files, of which only the column of ids is read, or WebDataset tar files, of which only the
@@ -182,7 +182,7 @@ def _shard_ids(shard: str, column: str) -> Iterator[pa.Array]:
 
 
 def _parquet_ids(shard: str, column: str) -> Iterator[pa.Array]:
-    with pq.ParquetFile(shard, pre_buffer=False) as file:  # or the whole column would be kept
+    with pq.ParquetFile(shard) as file:
         if column not in file.schema_arrow.names:
             raise UserError(f"The shard {shard} has no column {column!r} (--id_column).")
         for batch in file.iter_batches(_CHUNK, columns=[column]):
