@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import datasets.config
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
@@ -15,6 +16,9 @@ from PIL import Image as PILImage
 from PIL import ImageDraw
 
 torch.set_num_threads(1)
+# Seconds that datasets waits after every pass over streamed parquet, lest reading threads outlive the interpreter; tests
+# make many short passes.
+datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0.1
 
 COLOURS = ["red", "green", "blue", "orange", "purple", "black"]
 SHAPES = ["circle", "square", "triangle"]
