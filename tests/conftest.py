@@ -16,8 +16,8 @@ from PIL import Image as PILImage
 from PIL import ImageDraw
 
 torch.set_num_threads(1)
-# Seconds that datasets waits after every pass over streamed parquet, lest reading threads outlive the interpreter; tests
-# make many short passes.
+# Seconds that datasets waits after every pass over streamed parquet, lest reading threads outlive the interpreter;
+# tests make many short passes.
 datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0.1
 
 COLOURS = ["red", "green", "blue", "orange", "purple", "black"]
