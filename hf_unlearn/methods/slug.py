@@ -12,7 +12,7 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.losses import masked_mean
 from hf_unlearn.methods.gradients import info_nce_of_all, mean_gradient, split_batches
 from hf_unlearn.methods.one_shot import OneShotTrainer
-from hf_unlearn.methods.search_space import Choice, SearchSpace, Uniform, everywhere
+from hf_unlearn.methods.search_space import Choice, SearchSpace, everywhere
 from hf_unlearn.methods.trainer import UnlearningConfig
 from hf_unlearn.models.contrastive import ModelInputs, contrastive_terms
 
@@ -25,7 +25,7 @@ class SLUGConfig(UnlearningConfig):
 
     method: ClassVar[str] = "slug"
     title: ClassVar[str] = "SLUG"
-    search_space: ClassVar[SearchSpace] = everywhere(target_cosine=Uniform(0, 1), candidates=Choice((1, 3, 5)))
+    search_space: ClassVar[SearchSpace] = everywhere(candidates=Choice((1, 3, 5)))
 
     target_cosine: float | None = field(
         default=None,
