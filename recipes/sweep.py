@@ -19,11 +19,12 @@ from hf_unlearn.cli.guard import guarded
 from hf_unlearn.errors import DivergenceError, UserError
 from hf_unlearn.hub.records import write_atomically
 from hf_unlearn.metrics.gap import gap_to_retrain
-from hf_unlearn.runs.arguments import Run, parse_run
+from hf_unlearn.runs.arguments import Run, parse_run, section_options
 from hf_unlearn.runs.benchmark import BUILDERS, Benchmark
 from hf_unlearn.runs.experiment import Experiment
 from hf_unlearn.runs.recipe import start
 from hf_unlearn.runs.resuming import settings_hash
+from hf_unlearn.runs.tables import markdown
 
 SWEEP_SEED = 100
 
@@ -63,8 +64,7 @@ def load(path: Path) -> tuple[Benchmark, list[tuple[Row, Run]]]:
     runs: list[tuple[Row, Run]] = [({"method": "before"}, retrain), ({"method": "retrain"}, retrain)]
     for method, choices in settings.items():
         for setting in choices:
-            options = [token for name, value in setting.items() for token in (f"--{method}.{name}", str(value))]
-            run = parse_run(sweep.argv(seed, "--methods", method, *options))
+            run = parse_run(sweep.argv(seed, "--methods", method, *section_options(method, setting)))
             runs.append(({"method": method, "setting": setting}, run))
     return sweep, [(row | {"key": f"{row['method']}-{settings_hash(run)}"}, run) for row, run in runs]
 
@@ -108,7 +108,7 @@ def table(rows: list[Row]) -> str:
         if "avg_gap" in row and row["avg_gap"] == best[row["method"]]:
             numbers[-1] = f"**{numbers[-1]}**"
         lines.append([row["method"], setting, *numbers])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    return markdown(lines)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,13 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from folders import BASE_MODELS, folder_hash, watched
+from hypothesis import settings
 from PIL import Image as PILImage
 from PIL import ImageDraw
+
+# The same examples on every run, so that a change alone can break the suite; --hypothesis-profile default draws others.
+settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
+settings.load_profile("repeatable")
 
 torch.set_num_threads(1)
 # Seconds that datasets waits after every pass over streamed parquet, lest reading threads outlive the interpreter;

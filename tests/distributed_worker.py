@@ -278,19 +278,26 @@ def run(folder):
     dist.destroy_process_group()
 
 
+def launch(check, processes):
+    """Run a check in so many processes, as torchrun would.
+
+    They are forked, so that the libraries are imported once instead of in every one.
+    """
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",  # any free port, so that launches side by side do not meet
+        start_method="fork",
+        max_restarts=0,
+    )
+    elastic_launch(config, check)(sys.argv[1])
+
+
 if __name__ == "__main__":
     ROWS = drawn_shapes()
     SPLITS = {family: encode(family) for family in (*FAMILIES, "siglip")}
     gc.freeze()  # every Trainer collects garbage, and spends seconds in total on looking through the libraries
     for processes in (1, 2, 4):
-        # What torchrun does; processes are forked, so that the libraries are imported once instead of seven times.
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=processes,
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",  # any free port, so that launches side by side do not meet
-            start_method="fork",
-            max_restarts=0,
-        )
-        elastic_launch(config, run)(sys.argv[1])
+        launch(run, processes)

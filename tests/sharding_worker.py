@@ -18,7 +18,6 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from transformers import CLIPModel
 
 from hf_unlearn.methods import alignment_calibration
@@ -137,13 +136,4 @@ if __name__ == "__main__":
     common.SPLITS = {family: common.encode(family) for family in ("clip", "siglip")}
     gc.freeze()
     for processes in (1, 2):
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=processes,
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",  # any free port, so that launches side by side do not meet
-            start_method="fork",
-            max_restarts=0,
-        )
-        elastic_launch(config, run)(sys.argv[1])
+        common.launch(run, processes)

@@ -34,6 +34,18 @@ def guarded(main: Callable[[], None]) -> None:
             raise
         _tell(f"error: {sentence}")
         sys.exit(2)
+    finally:
+        _leave_processes()
+
+
+def _leave_processes() -> None:
+    """Leave the process group of `accelerate launch`: its threads would else abort the exit of a finished program."""
+    if "torch" not in sys.modules:
+        return
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _sentence(error: Exception) -> str | None:

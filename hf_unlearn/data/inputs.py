@@ -108,6 +108,13 @@ class ImageTextInputs(ContrastiveInputs):
         tokens = {name: encoded[name][rows, chosen].long() for name in self.token_names(encoded)}
         return {"pixel_values": self.normalise(pixels), **tokens}
 
+    def captions(self, encoded: Encoded) -> tuple[Encoded, Tensor]:
+        """Token tensors `[m, max_length]` of all captions of a batch, and the row `[m]` of each."""
+        counts, names = encoded["caption_counts"], self.token_names(encoded)
+        present = torch.arange(encoded[names[0]].shape[1], device=counts.device) < counts[:, None]
+        owner = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+        return {name: encoded[name][present].long() for name in names}, owner
+
     @staticmethod
     def token_names(encoded: Encoded) -> list[str]:
         """Names of the tokenizer's tensors among the encoded ones."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.losses import info_nce
 from hf_unlearn.losses.distributed import all_reduce_sum, rank, world_size
-from hf_unlearn.models.contrastive import ModelInputs, contrastive_terms
+from hf_unlearn.models.contrastive import ModelInputs, contrastive_terms, evaluation_mode
 
 if TYPE_CHECKING:
     from hf_unlearn.methods.trainer import UnlearningTrainer
@@ -48,23 +48,26 @@ def batch_gradients(trainer: "UnlearningTrainer", split: EncodedSplit, objective
     Yields:
         One tensor per trainable parameter, in their order.
     """
-    model, was_training = trainer.model, trainer.model.training
+    model = trainer.model
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    model.eval()
-    try:
+    with evaluation_mode(model):
         for batch in split_batches(trainer, split):
             value = objective(model, batch, trainer.args.forward_chunk_size)
             gradients = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
             yield [all_reduce_sum(gradient) / world_size() for gradient in gradients]
-    finally:
-        model.train(was_training)
 
 
-def mean_gradient(trainer: "UnlearningTrainer", split: EncodedSplit, objective: Objective) -> list[Tensor]:
-    """The mean of `batch_gradients`."""
+def mean_gradient(
+    trainer: "UnlearningTrainer",
+    split: EncodedSplit,
+    objective: Objective,
+    size: Callable[[Tensor], Tensor] = lambda gradient: gradient,
+) -> list[Tensor]:
+    """The mean over batches of `batch_gradients`, or of what `size` makes of each."""
     total: list[Tensor] = []
     batches = 0
     for gradients in batch_gradients(trainer, split, objective):
-        total = [a + b for a, b in zip(total, gradients, strict=True)] if total else gradients
+        sizes = map(size, gradients)
+        total = [a + b for a, b in zip(total, sizes, strict=True)] if total else list(sizes)
         batches += 1
     return [value / batches for value in total]

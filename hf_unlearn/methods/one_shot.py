@@ -1,6 +1,7 @@
 """Methods without a training loop: they measure, change the weights once, and are done."""
 
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ from hf_unlearn.methods.trainer import UnlearningTrainer
 from hf_unlearn.models.adapters import is_adapted
 
 
-class OneShotTrainer(UnlearningTrainer):
+class OneShotTrainer(UnlearningTrainer, ABC):
     """An `UnlearningTrainer` whose `train` edits the weights once, through `edit`, where others make steps.
 
     It writes no checkpoint: a run that was interrupted starts over. Settings of the optimiser and of epochs have no
@@ -44,9 +45,9 @@ class OneShotTrainer(UnlearningTrainer):
     def _unlearn(self) -> EncodedSplit:
         return self.train_dataset.splits[-1]  # type: ignore[union-attr]
 
+    @abstractmethod
     def edit(self) -> dict[str, float]:
         """Change the model's weights, the same way on all processes; returns what is logged."""
-        raise NotImplementedError
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *positional: Any, **kwargs: Any) -> TrainOutput:
         """Measure and edit.

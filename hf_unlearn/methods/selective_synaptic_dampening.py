@@ -1,5 +1,6 @@
 """Selective Synaptic Dampening (SSD): shrink the weights that matter to unlearn more than to everything else."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -8,13 +9,28 @@ from torch import Tensor, nn
 
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.errors import UserError
-from hf_unlearn.methods.gradients import Objective, batch_gradients, info_nce_of_all
+from hf_unlearn.methods.gradients import Objective, info_nce_of_all, mean_gradient
 from hf_unlearn.methods.one_shot import OneShotTrainer
-from hf_unlearn.methods.search_space import Log, SearchSpace
+from hf_unlearn.methods.search_space import Log, SearchSpace, everywhere
 from hf_unlearn.methods.trainer import UnlearningConfig
 from hf_unlearn.models.contrastive import ModelInputs, embed_images, embed_texts, is_dual_encoder
 
-IMPORTANCES = ("output_norm", "info_nce")
+
+def output_norm(model: nn.Module, batch: ModelInputs, chunk_size: int | None) -> Tensor:
+    """Mean over a batch of the squared norm of what a model projects to, before it is normalised."""
+    if is_dual_encoder(model):
+        texts = {name: value for name, value in batch.items() if name != "pixel_values"}
+        outputs = [embed_images(model, batch["pixel_values"]), embed_texts(model, **texts)]  # type: ignore[arg-type]
+    else:
+        outputs = [model.get_projected_features(batch["pixel_values"].flatten(0, 1))]  # type: ignore[operator]
+    return torch.stack([output.float().square().sum(-1).mean() for output in outputs]).sum()
+
+
+# What a weight's importance is the mean size of, over batches: the gradient of an objective, and how it is measured.
+IMPORTANCES: dict[str, tuple[Objective, Callable[[Tensor], Tensor]]] = {
+    "output_norm": (output_norm, torch.abs),
+    "info_nce": (info_nce_of_all, torch.square),
+}
 
 
 @dataclass
@@ -23,10 +39,7 @@ class SSDConfig(UnlearningConfig):
 
     method: ClassVar[str] = "selective_synaptic_dampening"
     title: ClassVar[str] = "SSD"
-    search_space: ClassVar[SearchSpace] = SearchSpace(
-        image_text={"alpha": Log(1, 100), "dampening": Log(0.1, 10)},
-        views={"alpha": Log(1, 100), "dampening": Log(0.1, 10)},
-    )
+    search_space: ClassVar[SearchSpace] = everywhere(alpha=Log(1, 100), dampening=Log(0.1, 10))
 
     per_device_train_batch_size: int = field(
         default=16, metadata={"help": "Samples whose gradients are averaged before their size is taken."}
@@ -83,21 +96,4 @@ class SSDTrainer(OneShotTrainer):
     @torch.enable_grad()
     def _importances(self, split: EncodedSplit) -> list[Tensor]:
         """The mean size of each weight's gradient over the batches of a split."""
-        total: list[Tensor] = []
-        count = 0
-        objective: Objective = output_norm if self.args.importance == "output_norm" else info_nce_of_all
-        for gradients in batch_gradients(self, split, objective):
-            sizes = [g.abs() if self.args.importance == "output_norm" else g.square() for g in gradients]
-            total = [a + b for a, b in zip(total, sizes, strict=True)] if total else sizes
-            count += 1
-        return [value / count for value in total]
-
-
-def output_norm(model: nn.Module, batch: ModelInputs, chunk_size: int | None) -> Tensor:
-    """Mean over a batch of the squared norm of what a model projects to, before it is normalised."""
-    if is_dual_encoder(model):
-        texts = {name: value for name, value in batch.items() if name != "pixel_values"}
-        outputs = [embed_images(model, batch["pixel_values"]), embed_texts(model, **texts)]  # type: ignore[arg-type]
-    else:
-        outputs = [model.get_projected_features(batch["pixel_values"].flatten(0, 1))]  # type: ignore[operator]
-    return torch.stack([output.float().square().sum(-1).mean() for output in outputs]).sum()
+        return mean_gradient(self, split, *IMPORTANCES[self.args.importance])

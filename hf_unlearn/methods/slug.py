@@ -14,7 +14,7 @@ from hf_unlearn.methods.gradients import info_nce_of_all, mean_gradient, split_b
 from hf_unlearn.methods.one_shot import OneShotTrainer
 from hf_unlearn.methods.search_space import Choice, SearchSpace, everywhere
 from hf_unlearn.methods.trainer import UnlearningConfig
-from hf_unlearn.models.contrastive import ModelInputs, contrastive_terms
+from hf_unlearn.models.contrastive import ModelInputs, contrastive_terms, evaluation_mode
 
 logger = logging.getLogger(__name__)
 
@@ -153,10 +153,9 @@ class SLUGTrainer(OneShotTrainer):
     @torch.no_grad()
     def _cosine(self, split: EncodedSplit) -> float:
         """Mean cosine of the pairs of a split, in evaluation mode, over all processes."""
-        was_training = self.model.training
-        self.model.eval()
-        means = [mean_cosine(self.model, batch, self.args.forward_chunk_size) for batch in split_batches(self, split)]
-        self.model.train(was_training)
+        chunk = self.args.forward_chunk_size
+        with evaluation_mode(self.model):
+            means = [mean_cosine(self.model, batch, chunk) for batch in split_batches(self, split)]
         return self.accelerator.reduce(torch.stack(means).mean(), "mean").item()
 
 

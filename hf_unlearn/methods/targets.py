@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_unlearn.data.encoded import EncodedSplit
-from hf_unlearn.data.inputs import Encoded, ImageTextInputs, ImageViewInputs
-from hf_unlearn.models.contrastive import contrastive_terms, embed_images, embed_texts
+from hf_unlearn.data.inputs import ImageTextInputs, ImageViewInputs
+from hf_unlearn.models.contrastive import contrastive_terms, embed_images, embed_texts, evaluation_mode
 
 logger = logging.getLogger(__name__)
 
@@ -79,13 +79,10 @@ def pair_targets(
         unlearn: rows to be unlearned.
         held_out: rows that the base model never saw.
     """
-    was_training = model.training
-    model.eval()
     rows = np.linspace(0, len(retain) - 1, min(len(retain), REGRESSION_ROWS)).astype(np.int64)
-    kept, asked, unseen = (
-        _look_at(model, inputs, split, of) for split, of in ((retain, rows), (unlearn, None), (held_out, None))
-    )
-    model.train(was_training)
+    with evaluation_mode(model):
+        kept = _look_at(model, inputs, retain, rows)
+        asked, unseen = (_look_at(model, inputs, split) for split in (unlearn, held_out))
     scores, unseen_scores = pair_scores(kept, asked, unseen)
     _say_if_unlike(scores, unseen_scores)
     captions = max(kept.caption.max(), asked.caption.max()) + 1
@@ -104,10 +101,8 @@ def view_targets(
     How well two views of a picture agree depends on the picture above all, so retraining changes their order little.
     The `retain` samples get -1, which no alignment falls short of.
     """
-    was_training = model.training
-    model.eval()
-    own, unseen = (_view_alignment(model, inputs, split) for split in (unlearn, held_out))
-    model.train(was_training)
+    with evaluation_mode(model):
+        own, unseen = (_view_alignment(model, inputs, split) for split in (unlearn, held_out))
     positive = np.concatenate([np.full(retain, -1.0), match_quantiles(own, unseen)])
     return AlignmentTargets(torch.tensor(positive[:, None], dtype=torch.float32), torch.tensor(0.0))
 
@@ -176,7 +171,7 @@ def _look_at(model: PreTrainedModel, inputs: ImageTextInputs, split: EncodedSpli
     for start, encoded in zip(range(0, len(split), BATCH), split.batches(BATCH), strict=True):
         encoded = {name: value.to(model.device) for name, value in encoded.items()}
         x = F.normalize(embed_images(model, inputs.normalise(encoded["pixels"]).to(model.dtype)).float(), dim=-1)
-        tokens, owner = _captions(inputs, encoded)
+        tokens, owner = inputs.captions(encoded)
         y = F.normalize(embed_texts(model, **tokens).float(), dim=-1)
         alignments.append((x[owner] * y).sum(-1).cpu())
         counts.append(encoded["caption_counts"].cpu())
@@ -200,14 +195,6 @@ def _look_at(model: PreTrainedModel, inputs: ImageTextInputs, split: EncodedSpli
         texts,
         np.repeat(np.arange(close.sum()), captions[close]),
     )
-
-
-def _captions(inputs: ImageTextInputs, encoded: Encoded) -> tuple[dict[str, Tensor], Tensor]:
-    """Tokens of all captions of a batch, and the row of each."""
-    counts, names = encoded["caption_counts"], inputs.token_names(encoded)
-    present = torch.arange(encoded[names[0]].shape[1], device=counts.device) < counts[:, None]
-    owner = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
-    return {name: encoded[name][present].long() for name in names}, owner
 
 
 def _view_alignment(model: PreTrainedModel, inputs: ImageViewInputs, split: EncodedSplit) -> Array:

@@ -33,7 +33,7 @@ from hf_unlearn.methods.guards import BUDGET_HELP, FLOOR_HELP, PROBE_SAMPLES, Di
 from hf_unlearn.methods.saliency import SaliencyMask
 from hf_unlearn.methods.search_space import Around, SearchSpace, everywhere
 from hf_unlearn.models.adapters import add_adapter, is_adapted
-from hf_unlearn.models.contrastive import ModelInputs, contrastive_terms, is_dual_encoder, unwrap
+from hf_unlearn.models.contrastive import ModelInputs, contrastive_terms, evaluation_mode, is_dual_encoder, unwrap
 from hf_unlearn.models.sharding import gather_whole, make_shardable
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Split: TypeAlias = Dataset | EncodedSplit | IterableDataset | StreamedSplit
+Stream: TypeAlias = IterableDataset | StreamedSplit
+Split: TypeAlias = Dataset | EncodedSplit | Stream
 
 
 @dataclass
@@ -248,14 +249,14 @@ class UnlearningTrainer(Trainer):
             return split
         return EncodedSplit(split, self.model_inputs, self.resident_bytes)
 
-    def _stream(self, split: IterableDataset | StreamedSplit, args: UnlearningConfig) -> StreamedSplit:
+    def _stream(self, split: Stream, args: UnlearningConfig) -> StreamedSplit:
         if isinstance(split, StreamedSplit):
             return split
         return StreamedSplit(split, self.model_inputs, args.retain_rows, args.shuffle_buffer or SHUFFLE_BUFFER)
 
     def _training_rows(self, splits: Mapping[str, Any], args: UnlearningConfig) -> EncodedSplits | StreamedBatches:
         """The splits this method learns from, as whole batches."""
-        resident = {n: self._encode(splits[n]) for n in self.uses if not _is_stream(splits[n])}
+        resident = {n: self._encode(splits[n]) for n in self.uses if not isinstance(splits[n], Stream)}
         if len(resident) == len(self.uses):
             return EncodedSplits(resident.get("retain"), resident.get("unlearn"))
         retain, size = self._stream(splits["retain"], args), args.train_batch_size
@@ -270,7 +271,7 @@ class UnlearningTrainer(Trainer):
 
     def _probe_rows(self, retain: Split, args: UnlearningConfig) -> dict[str, Tensor]:
         """This process's share of the retain samples that budgets are measured on; the first ones of a stream."""
-        if isinstance(retain, IterableDataset | StreamedSplit):
+        if isinstance(retain, Stream):
             size = world_size() * min(args.per_device_train_batch_size, PROBE_SAMPLES)
             first = self._stream(retain, args).first(size)
             each = len(first["pixels"]) // world_size()  # the same number on every process
@@ -300,8 +301,8 @@ class UnlearningTrainer(Trainer):
             raise UserError(
                 "FSDP 1 is not supported; set fsdp_version: 2, as recipes/accelerate_configs/fsdp.yaml does"
             )
-        if not is_dual_encoder(model) or hasattr(model, "get_base_model"):
-            what = "an adapter" if hasattr(model, "get_base_model") else f"a {type(model).__name__}"
+        if not is_dual_encoder(model) or is_adapted(model):
+            what = "an adapter" if is_adapted(model) else f"a {type(model).__name__}"
             raise UserError(
                 f"FSDP is for the weights of image-text models, not for {what}; launch with "
                 "recipes/accelerate_configs/multi_gpu.yaml"
@@ -383,12 +384,9 @@ class UnlearningTrainer(Trainer):
         """
         if self._probe is None:
             return None
-        was_training = self.model.training
-        self.model.eval()
-        rows = self._prepare_inputs(self._probe)
-        batch = self.model_inputs.batch(rows, self.args.seed)
-        terms = contrastive_terms(self.model, batch, self.args.forward_chunk_size)
-        self.model.train(was_training)
+        batch = self.model_inputs.batch(self._prepare_inputs(self._probe), self.args.seed)
+        with evaluation_mode(self.model):
+            terms = contrastive_terms(self.model, batch, self.args.forward_chunk_size)
         everything = torch.ones(len(terms.x), device=terms.x.device)
         uninformed = replace(terms, scale=torch.zeros_like(terms.scale))
         spread = torch.stack([half.var(0, correction=0).sum() for half in (terms.x, terms.y)]).min()
@@ -543,15 +541,11 @@ class UnlearningTrainer(Trainer):
         (Path(output_dir or str(self.args.output_dir)) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
 
-def _is_stream(split: Any) -> bool:
-    return isinstance(split, IterableDataset | StreamedSplit)
-
-
 def _rows(split: Split | None, args: UnlearningConfig) -> float:
     """Rows of a split; infinity for a stream with an unknown number of them."""
     if split is None:
         return 0
-    if isinstance(split, IterableDataset | StreamedSplit):
+    if isinstance(split, Stream):
         known = split.rows if isinstance(split, StreamedSplit) else args.retain_rows or known_rows(split)
         return math.inf if known is None else known
     return len(split)

@@ -6,7 +6,8 @@ A new family registers how its outputs become terms; every method then works on 
     def _(model: MyModel, outputs) -> ContrastiveTerms: ...
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import singledispatch
 from types import SimpleNamespace
 from typing import Any
@@ -103,6 +104,17 @@ def contrastive_terms(model: nn.Module, inputs: ModelInputs, chunk_size: int | N
 
 def _embeds(outputs: Any) -> tuple[Tensor, Tensor]:
     return outputs.image_embeds, outputs.text_embeds
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode, and back into its own afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def embed_images(model: PreTrainedModel, pixel_values: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import sys
 from argparse import ArgumentParser
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -168,9 +168,7 @@ def parse_run(argv: Sequence[str] | None = None, default_config: str | Path | No
         configs = [str(default_config)]
     options = [(name, values) for name, values in options if name != "config"]
     general, sections, model = _read_yaml(Path(configs[-1])) if configs else ([], {}, {})
-    model |= {
-        name.partition(".")[2]: yaml.safe_load(" ".join(v)) for name, v in options if name.startswith(f"{MODEL}.")
-    }
+    model |= {name.partition(".")[2]: _yaml_value(name, v) for name, v in options if name.startswith(f"{MODEL}.")}
     options = [(name, values) for name, values in options if not name.startswith(f"{MODEL}.")]
     own = {f.name for f in fields(RunArguments)}
     arguments = _parse(RunArguments, [(n, v) for n, v in [*general, *options] if n in own])
@@ -191,6 +189,11 @@ def parse_run(argv: Sequence[str] | None = None, default_config: str | Path | No
     pretrain = parsed.pop(PRETRAIN)
     assert isinstance(pretrain, RetrainConfig)
     return Run(arguments, parsed, pretrain, model)
+
+
+def section_options(section: str, setting: Mapping[str, Any]) -> list[str]:
+    """The words of a command line that set fields of one section, such as a method."""
+    return [token for name, value in setting.items() for token in (f"--{section}.{name}", str(value))]
 
 
 def grouped_options(tokens: Iterable[str]) -> list[Option]:
@@ -229,6 +232,13 @@ def _read_yaml(path: Path) -> tuple[list[Option], dict[str, list[Option]], dict[
     return _yaml_options({k: v for k, v in content.items() if not isinstance(v, dict)}), sections, model
 
 
+def _yaml_value(name: str, words: list[str]) -> Any:
+    try:
+        return yaml.safe_load(" ".join(words))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"--{name} {' '.join(words)!r} is not a value that YAML could hold; mend it") from error
+
+
 def _yaml_options(content: dict[str, Any]) -> list[Option]:
     return [
         (str(name), [str(item) for item in value] if isinstance(value, list) else [str(value)])
@@ -259,5 +269,5 @@ def _parse(config_class: type[T], options: list[Option]) -> T:
     parser: ArgumentParser = _Parser(config_class, allow_abbrev=False)  # type: ignore[arg-type]
     try:
         return parser.parse_args_into_dataclasses(tokens, look_for_args_file=False)[0]  # type: ignore[attr-defined]
-    except ValueError as error:  # a config's own checks, or the parser's
+    except (ValueError, TypeError, OSError) as error:  # a config's own checks, or the parser's, or a file it names
         raise UserError(f"{config_class.__name__}: {error}") from error

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ from hf_unlearn.hub.metric_labels import short_name
 from hf_unlearn.hub.records import write_atomically
 from hf_unlearn.methods import METHODS
 from hf_unlearn.metrics.gap import gap_to_retrain
-from hf_unlearn.runs.arguments import Run, parse_run
+from hf_unlearn.runs.arguments import Run, parse_run, section_options
 from hf_unlearn.runs.builders import Builder, moco, simclr, small_clip
 from hf_unlearn.runs.recipe import start
-from hf_unlearn.runs.tables import COLUMNS, TAIL
+from hf_unlearn.runs.tables import COLUMNS, TAIL, markdown
 
 BUILDERS: dict[str, Builder] = {"clip": small_clip, "simclr": simclr, "moco": moco}
 RETRAIN_AGAIN = "retrain_again"  # a second Retrain with another seed: the ceiling of agreement with Retrain
@@ -123,7 +123,7 @@ def _configs(benchmark: Benchmark, trial: int, run: Run) -> dict[str, Any]:
     configs: dict[str, Any] = {"retrain": run.methods["retrain"], RETRAIN_AGAIN: again.methods["retrain"]}
     configs |= {name: config for name, config in run.methods.items() if name != "retrain"}
     for name, setting in benchmark.variants().items():
-        options = [token for field_, value in setting.items() for token in (f"--{CALIBRATION}.{field_}", str(value))]
+        options = section_options(CALIBRATION, setting)
         configs[name] = parse_run(benchmark.argv(trial, "--methods", CALIBRATION, *options)).methods[CALIBRATION]
     return configs
 
@@ -193,11 +193,11 @@ def _main_table(summary: Summary, names: Sequence[str]) -> str:
         cells = [_title(name), *(_cell(summary, name, key) for key in columns)]
         gap = "–" if name == "retrain" else _number(summary, name, "avg_gap")
         lines.append([*cells, f"**{gap}**" if name in compared and summary.mean[name]["avg_gap"] == best else gap])
-    return _markdown(lines)
+    return markdown(lines)
 
 
 def _ablation_table(summary: Summary) -> str:
-    return _markdown([["Terms", "Avg. gap"], ["---", "---:"], *([n, _number(summary, n, "avg_gap")] for n in ABLATION)])
+    return markdown([["Terms", "Avg. gap"], ["---", "---:"], *([n, _number(summary, n, "avg_gap")] for n in ABLATION)])
 
 
 def _cell(summary: Summary, name: str, key: str) -> str:
@@ -219,10 +219,6 @@ def _mean_std(summary: Summary, name: str, key: str) -> tuple[float, float]:
 def _title(name: str) -> str:
     titles = {"before": "before unlearning", RETRAIN_AGAIN: "Retrain, other seed"}
     return titles.get(name) or describe_method(name).name
-
-
-def _markdown(lines: Iterable[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def _csv(summary: Summary) -> str:

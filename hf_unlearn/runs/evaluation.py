@@ -8,14 +8,13 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.distributed as dist
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hf_unlearn.audit.dealing import deal
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.inputs import ContrastiveInputs, Encoded, ImageTextInputs, ImageViewInputs
-from hf_unlearn.losses.distributed import rank, world_size
 from hf_unlearn.metrics.agreement import agreement
 from hf_unlearn.metrics.alignment import matched_cosine
 from hf_unlearn.metrics.cka import linear_cka
@@ -27,7 +26,7 @@ from hf_unlearn.metrics.knn_probe import knn_probe
 from hf_unlearn.metrics.linear_probe import cached_views, linear_probe
 from hf_unlearn.metrics.negative_alignment import negative_alignment
 from hf_unlearn.metrics.retrieval import retrieval
-from hf_unlearn.models.contrastive import embed_images, embed_texts
+from hf_unlearn.models.contrastive import embed_images, embed_texts, evaluation_mode
 
 BATCH = 256
 AUDIT_VIEWS = 10  # views an image, as EMIA takes them
@@ -148,12 +147,9 @@ class ImageTextEvaluator(Evaluator):
         """Images `[n, d]`, captions `[m, d]` and the index `[m]` of each caption's image."""
 
         def embed(encoded: Encoded, _: int) -> tuple[Tensor, ...]:
-            counts = encoded["caption_counts"]
-            width = encoded[self.inputs.token_names(encoded)[0]].shape[1]
-            present = torch.arange(width, device=counts.device) < counts[:, None]
-            tokens = {name: encoded[name][present].long() for name in self.inputs.token_names(encoded)}
+            tokens = self.inputs.captions(encoded)[0]
             pixels = self.inputs.normalise(encoded["pixels"]).to(model.dtype)
-            return embed_images(model, pixels), embed_texts(model, **tokens), counts
+            return embed_images(model, pixels), embed_texts(model, **tokens), encoded["caption_counts"]
 
         x, y, counts = embed_split(model, split, embed)
         return x, y, np.repeat(np.arange(len(counts)), counts.astype(np.int64))
@@ -286,16 +282,13 @@ def embed_split(
     Returns:
         The tensors that `embed` returns, concatenated over batches in the order of the rows, as float32 arrays.
     """
-    was_training, rows = model.training, range(len(split)) if rows is None else rows
-    model.eval()
-    parts: dict[int, list[Array]] = {}
-    for number in range(rank(), -(-len(rows) // batch_size), world_size()):
-        encoded = split.rows(rows[number * batch_size : (number + 1) * batch_size])
+    chosen = range(len(split)) if rows is None else rows
+
+    def embed_batch(number: int) -> list[Array]:
+        encoded = split.rows(chosen[number * batch_size : (number + 1) * batch_size])
         outputs = embed({name: value.to(model.device) for name, value in encoded.items()}, number)
-        parts[number] = [output.float().cpu().numpy() for output in outputs]
-    model.train(was_training)
-    if world_size() > 1:
-        gathered: list[dict[int, list[Array]]] = [{} for _ in range(world_size())]
-        dist.all_gather_object(gathered, parts)
-        parts = {number: part for share in gathered for number, part in share.items()}
-    return tuple(np.concatenate(columns) for columns in zip(*(parts[n] for n in sorted(parts)), strict=True))
+        return [output.float().cpu().numpy() for output in outputs]
+
+    with evaluation_mode(model):
+        parts = deal(-(-len(chosen) // batch_size), embed_batch)
+    return tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))

@@ -14,6 +14,7 @@ from hf_unlearn.metrics.gap import gap_to_retrain
 from hf_unlearn.runs.benchmark import RETRAIN_AGAIN
 from hf_unlearn.runs.evaluation import ImageTextEvaluator, ImageViewEvaluator
 from hf_unlearn.runs.experiment import BEFORE, RETRAIN
+from hf_unlearn.runs.tables import markdown
 
 REFERENCES = (BEFORE, RETRAIN, RETRAIN_AGAIN)  # no candidates
 ESTIMATE = "estimated_gap"
@@ -132,7 +133,7 @@ def selection_table(tasks: Mapping[str, Sequence[Candidate]], by_part: bool = Fa
             runs = [f"{run.name} ({run.gap:.2f})" for run in (outcome.selected, outcome.best)]
             numbers = [str(outcome.runs), f"{outcome.spearman:.2f}", f"{outcome.kendall:.2f}"]
             lines.append([task, estimate, *numbers, *runs, f"{outcome.regret:.2f}", f"{outcome.regret_at_random:.2f}"])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    return markdown(lines)
 
 
 def _file_rows(path: Path) -> Iterable[dict[str, Any]]:

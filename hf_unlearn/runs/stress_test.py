@@ -25,6 +25,7 @@ from hf_unlearn.metrics.likelihood_ratio import likelihood_ratio_attack
 from hf_unlearn.metrics.relative_position import NEIGHBOURS, neighbourhood_residual, relative_position
 from hf_unlearn.metrics.relearning import relearning
 from hf_unlearn.models.loading import load_encoder
+from hf_unlearn.runs import tables
 from hf_unlearn.runs.arguments import Run, parse_run
 from hf_unlearn.runs.benchmark import BUILDERS, Benchmark
 from hf_unlearn.runs.experiment import BEFORE, RETRAIN, Experiment
@@ -360,9 +361,9 @@ def markdown(rows: Sequence[AttackRow]) -> str:
         unit = f" ({row.unit})" if row.unit != POINTS else ""
         cells = [f"{row.attack}{unit}", f"{row.retrain:.2f}{spread}"]
         lines.append([*cells, *(_cell(row, name) for name in names)])
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    table = tables.markdown(lines)
     inside = [_verdict(rows, name) for name in names]
-    return f"{table}\n\nAttacks (in points) within {TOLERANCE:g} points of Retrain's: {'; '.join(inside)}.\n"
+    return f"{table}\nAttacks (in points) within {TOLERANCE:g} points of Retrain's: {'; '.join(inside)}.\n"
 
 
 def _cell(row: AttackRow, name: str) -> str:

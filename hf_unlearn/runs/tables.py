@@ -1,6 +1,6 @@
 """The comparison across methods: `results.json`, `results.md` and the table on the terminal are one set of rows."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hf_unlearn.hub.card import RESULTS_NAME
@@ -46,20 +46,29 @@ def save_results(results: Results, folder: Path) -> None:
 def markdown_table(results: Results) -> str:
     """The comparison as a Markdown table: gaps to Retrain in parentheses, the smallest average gap in bold."""
     header, rows = _cells(results)
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    return markdown([header, ["---"] + ["---:"] * (len(header) - 1), *rows])
 
 
 def text_table(results: Results) -> str:
     """The comparison with aligned columns, for a terminal."""
     header, rows = _cells(results)
     lines = [[cell.replace("**", "") for cell in line] for line in (header, *rows)]
+    text = aligned(lines, words=1)
+    return "\n".join([text[0], "-" * len(text[0]), *text[1:]])
+
+
+def markdown(lines: Iterable[Sequence[str]]) -> str:
+    """Rows of cells, the header and its rule among them, as a Markdown table."""
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def aligned(lines: Sequence[Sequence[str]], words: int) -> list[str]:
+    """Rows of cells as lines of one width: the first columns, so many, hold words, and the others numbers."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [
-        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
+    return [
+        "  ".join(c.ljust(w) if i < words else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
         for line in lines
     ]
-    return "\n".join([text[0], "-" * len(text[0]), *text[1:]])
 
 
 def _cells(results: Results) -> tuple[list[str], list[list[str]]]:

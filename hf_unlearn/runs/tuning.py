@@ -20,12 +20,13 @@ from hf_unlearn.hub.records import write_atomically
 from hf_unlearn.losses.distributed import world_size
 from hf_unlearn.methods import METHODS, UnlearningConfig
 from hf_unlearn.methods.search_space import Around, Choice, Log, Range, Same
-from hf_unlearn.runs.arguments import Run, grouped_options, parse_run
+from hf_unlearn.runs.arguments import Run, grouped_options, parse_run, section_options
 from hf_unlearn.runs.benchmark import BUILDERS
 from hf_unlearn.runs.builders import Builder
 from hf_unlearn.runs.experiment import RETRAIN, Experiment
 from hf_unlearn.runs.recipe import start
 from hf_unlearn.runs.resuming import settings_hash
+from hf_unlearn.runs.tables import aligned
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -82,8 +83,7 @@ class Search:
 
     def run_of(self, method: str, setting: Setting | None = None) -> Run:
         """The run of one setting of a method."""
-        options = [token for name, value in (setting or {}).items() for token in (f"--{method}.{name}", str(value))]
-        return parse_run([*self.argv, "--methods", method, *options])
+        return parse_run([*self.argv, "--methods", method, *section_options(method, setting or {})])
 
     def key(self, method: str) -> str:
         """What a trial of a method must agree in to be one of this search."""
@@ -187,11 +187,7 @@ def trials_table(rows: Sequence[Row]) -> str:
     for row in rows:
         numbers = [f"{row[name]:.2f}" if name in row else "–" for name in ("estimated_gap", *parts)]
         lines.append([row["method"], _words(row["setting"]), *numbers])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-        for line in lines
-    )
+    return "\n".join(aligned(lines, words=2))
 
 
 def tuned_config(argv: Sequence[str], method: str, setting: Setting) -> dict[str, Any]:

@@ -1,9 +1,13 @@
 import json
 import sys
+from contextlib import nullcontext
 
 import pytest
+import torch.distributed as dist
 
 from hf_unlearn.cli import COMMANDS, main
+from hf_unlearn.cli.guard import guarded
+from hf_unlearn.errors import UserError
 from hf_unlearn.methods import METHODS
 
 
@@ -45,8 +49,6 @@ def test_bad_input_is_a_sentence_and_status_2(cli):
 
 
 def test_debug_shows_the_traceback(monkeypatch):
-    from hf_unlearn.errors import UserError
-
     monkeypatch.setattr(sys, "argv", ["hf-unlearn", "methods", "amnesia", "--debug"])
     with pytest.raises(UserError):
         main()
@@ -60,3 +62,15 @@ def test_evaluate_measures_a_finished_checkpoint(cli, tiny_clip, shapes, tmp_pat
     assert status == 0 and "Avg. gap" in out
     rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
     assert rows[-1]["avg_gap"] == 0 and rows[-1]["metrics"]["agreement_pearson"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_program_leaves_its_process_group_however_it_ends(fails):
+    def program():
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        if fails:
+            raise UserError("no such picture")
+
+    with pytest.raises(SystemExit) if fails else nullcontext():
+        guarded(program)
+    assert not dist.is_initialized()

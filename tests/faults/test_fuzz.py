@@ -66,8 +66,12 @@ def parsed_or_told(argv: list[str]) -> Run | None:
 @example(["--lr_scheduler_kwargs", "{"])
 @example(["--learning_rate"])
 @example(["--output_dir", "\0"])
+@example(["--accelerator_config", ""])
+@example(["--model.width", "\x1f"])
+@example(["--model.width", "[" * 5000])
 def test_any_command_line(argv: list[str]) -> None:
-    parsed_or_told(argv)
+    first, again = parsed_or_told(argv), parsed_or_told(argv)
+    assert (first is None) == (again is None)  # parsing leaves nothing behind that a second one trips over
 
 
 @QUICK
