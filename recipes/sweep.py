@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from hf_unlearn.cli.guard import guarded
-from hf_unlearn.errors import DivergenceError, UserError
+from hf_unlearn.errors import UserError
 from hf_unlearn.hub.records import write_atomically
 from hf_unlearn.metrics.gap import gap_to_retrain
 from hf_unlearn.runs.arguments import Run, parse_run, section_options
@@ -39,16 +39,16 @@ def main() -> None:
     sweep, runs = load(path)
     stored = path.with_suffix(".json")
     known = {row.get("key"): row for row in (json.loads(stored.read_text("utf-8")) if stored.is_file() else [])}
-    rows = [known.get(row["key"], row) for row, _ in runs]
     experiment: Experiment | None = None
-    for number, (row, run) in enumerate(runs):
+    for row, run in runs:
         if row["key"] not in known:
             experiment = experiment or begin(sweep, runs[1][1])
-            rows[number] = known[row["key"]] = row | measured(experiment, row["method"], run)
-            print(summary(rows[number]), flush=True)
-            done = [row for row in rows if row["key"] in known]
-            write_atomically(stored, json.dumps(done, indent=1) + "\n")
-    write_atomically(path.with_suffix(".md"), table(rows))
+            known[row["key"]] = row | measured(experiment, row["method"], run)
+            print(summary(known[row["key"]]), flush=True)
+            done = {row["key"]: known[row["key"]] for row, _ in runs if row["key"] in known}
+            write_atomically(stored, json.dumps(list(done.values()), indent=1) + "\n")
+    rows = {row["key"]: known[row["key"]] for row, _ in runs}
+    write_atomically(path.with_suffix(".md"), table(list(rows.values())))
 
 
 def load(path: Path) -> tuple[Benchmark, list[tuple[Row, Run]]]:
@@ -83,7 +83,7 @@ def measured(experiment: Experiment, method: str, run: Run) -> Row:
         return (experiment.before if method == "before" else experiment.retrain).metrics
     try:
         _, evaluation = experiment.measure(run.methods[method])
-    except DivergenceError as error:
+    except UserError as error:  # it diverged, or the method found nothing to do
         return {"failed": str(error)}
     keys = experiment.evaluator.gap_keys
     gap = gap_to_retrain(evaluation.metrics, experiment.retrain.metrics, keys)

@@ -1,8 +1,9 @@
 """What exact retraining would make of each sample's alignment, predicted from the base model without retraining.
 
 After exact retraining the unlearn samples are samples the model never saw, as held-out ones already are. So their
-alignments should be distributed as those of held-out samples under the base model, and those of retain samples should
-stay. Which unlearn sample gets which of these alignments follows from a score of each.
+alignments should be distributed as those of held-out samples under the base model, weighted to resemble the request,
+and those of retain samples should stay. Which unlearn sample gets which of these alignments follows from a score of
+each.
 """
 
 import logging
@@ -27,14 +28,16 @@ Rows = npt.NDArray[np.int64]
 BATCH = 256
 VIEW_PAIRS = 8  # pairs of random views that a picture's alignment is averaged over
 # Ridge regressions from what a retain sample looks like to where the base model embeds it.
-REGRESSION_ROWS = 8192  # they are fitted on at most so many samples: their cost is cubic
+REGRESSION_PAIRS = 4096  # they are fitted on about so many at most: their cost is cubic
 CAPTION_NGRAMS = (2, 4)  # characters
 CAPTION_PENALTY = 0.1
 PICTURE_SIZE = 16  # pixels
 PICTURE_COMPONENTS = 64
 PICTURE_BANDWIDTH = 0.3  # times the median squared distance
 PICTURE_PENALTY = 0.3
-UNLIKE = 1e-3  # p-value below which the request is called unlike the held-out samples
+LIKENESS = 1.0  # standard deviations of the held-out scores over which one of them stands for an unlearn pair's
+FEW = 30  # effective number of held-out pairs below which their distribution is called uncertain
+CHUNK = 2**24  # pairs of scores compared at a time
 
 
 @dataclass(frozen=True)
@@ -55,22 +58,41 @@ class AlignmentTargets:
         return AlignmentTargets(self.positive.to(device), self.negative.to(device))
 
 
-def match_quantiles(scores: Array, sample: Array) -> Array:
+def match_quantiles(scores: Array, sample: Array, weights: Array | None = None) -> Array:
     """`[n]` values distributed as `sample [m]` and ordered as `scores [n]`.
 
-    The k-th smallest score is given the `(k - 1/2) / n` quantile of the sample.
+    The k-th smallest score is given the `(k - 1/2) / n` quantile of the sample, whose j-th smallest value is at half
+    its weight after the weights before it, and which is linear in between. `weights [m]` default to equal ones.
     """
     ranks = np.argsort(np.argsort(scores, kind="stable"), kind="stable")
-    return np.quantile(sample, (ranks + 0.5) / len(scores))
+    order = np.argsort(sample, kind="stable")
+    share = np.full(len(sample), 1 / len(sample)) if weights is None else weights[order] / weights.sum()
+    return np.interp((ranks + 0.5) / len(scores), np.cumsum(share) - share / 2, sample[order])
+
+
+def likeness_weights(scores: Array, unseen: Array) -> Array:
+    """`[m]` weights, summing to 1, with which held-out pairs of scores `unseen [m]` stand for those of `scores [n]`.
+
+    Each of the n spreads `1 / n` over the held-out pairs, by a Gaussian of the difference of scores. So a random
+    request weighs them nearly alike, and one of a kind gives weight to its kind.
+    """
+    from scipy.special import softmax
+
+    width = LIKENESS * unseen.std() or 1.0
+    parts = np.array_split(scores, -(-len(scores) * len(unseen) // CHUNK))
+    near = (softmax(-0.5 * ((part[:, None] - unseen) / width) ** 2, axis=1).sum(0) for part in parts)
+    return sum(near, np.zeros(len(unseen))) / len(scores)
 
 
 @torch.no_grad()
 def pair_targets(
     model: PreTrainedModel, inputs: ImageTextInputs, retain: EncodedSplit, unlearn: EncodedSplit, held_out: EncodedSplit
 ) -> AlignmentTargets:
-    """Targets of image-text pairs: retain and negative pairs as they are, unlearn as held-out pairs.
+    """Targets of image-text pairs: retain and negative pairs as they are, unlearn as held-out pairs of their kind.
 
-    Unlearn pairs are ordered by `pair_scores`, which the base model's memory of them does not enter.
+    Unlearn pairs are ordered by `pair_scores`, which the base model's memory of them does not enter, and held-out pairs
+    weighted by the likeness of theirs. Pairs that were trained on are predicted better than held-out ones all the same,
+    because what is like them was trained beside them; by how much, retain pairs show, each predicted from the others.
 
     Args:
         model: the base model; each split passes through it once.
@@ -79,16 +101,18 @@ def pair_targets(
         unlearn: rows to be unlearned.
         held_out: rows that the base model never saw.
     """
-    rows = np.linspace(0, len(retain) - 1, min(len(retain), REGRESSION_ROWS)).astype(np.int64)
+    captions = retain.rows(range(min(len(retain), BATCH)))["caption_counts"].float().mean().item()
+    rows = np.linspace(0, len(retain) - 1, min(len(retain), int(REGRESSION_PAIRS / captions))).astype(np.int64)
     with evaluation_mode(model):
         kept = _look_at(model, inputs, retain, rows)
         asked, unseen = (_look_at(model, inputs, split) for split in (unlearn, held_out))
-    scores, unseen_scores = pair_scores(kept, asked, unseen)
-    _say_if_unlike(scores, unseen_scores)
-    captions = max(kept.caption.max(), asked.caption.max()) + 1
-    positive = np.zeros((len(retain) + len(unlearn), captions), dtype=np.float32)
+    kept_scores, scores, unseen_scores = pair_scores(kept, asked, unseen)
+    weights = likeness_weights(scores - (kept_scores.mean() - unseen_scores.mean()), unseen_scores)
+    _say_how_alike(weights)
+    columns = max(kept.caption.max(), asked.caption.max()) + 1
+    positive = np.zeros((len(retain) + len(unlearn), columns), dtype=np.float32)
     positive[kept.row, kept.caption] = kept.alignment
-    positive[len(retain) + asked.row, asked.caption] = match_quantiles(scores, unseen.alignment)
+    positive[len(retain) + asked.row, asked.caption] = match_quantiles(scores, unseen.alignment, weights)
     return AlignmentTargets(torch.from_numpy(positive), torch.tensor(kept.negative_alignment))
 
 
@@ -133,34 +157,53 @@ class Look:
 
 
 def pair_scores(retain: Look, *others: Look) -> list[Array]:
-    """Predict the alignment of other pairs in a model that saw retain alone: a score `[pairs]` for each of them.
+    """Predict the alignment of pairs in a model that saw other retain pairs alone.
 
     Two kernel ridge regressions are fitted on retain pairs, both to the base model's image embeddings: one from
     captions (TF-IDF of character n-grams), one from pictures (principal components of their shrunken pixels). A pair's
     score is the inner product of where its caption and where its picture are predicted to lie. The pair's own
     embeddings do not enter: those of unlearn pairs are what the base model remembers.
+
+    Returns:
+        `[pairs]` scores of the retain pairs that are looked at, each predicted with its row left out, and of each other
+        split's.
     """
     from sklearn.decomposition import PCA
     from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.kernel_ridge import KernelRidge
+    from sklearn.metrics.pairwise import linear_kernel, rbf_kernel
 
     centre = retain.images.mean(0)
     embedded = retain.images - centre
     vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=CAPTION_NGRAMS, sublinear_tf=True)
-    of_captions = KernelRidge(alpha=CAPTION_PENALTY, kernel="linear")
-    of_captions.fit(vectorizer.fit_transform(retain.texts), embedded[retain.owner])
-
+    named = vectorizer.fit_transform(retain.texts)
     components = PCA(min(PICTURE_COMPONENTS, *retain.pictures.shape), random_state=0).fit(retain.pictures)
-    reduced = components.transform(retain.pictures)
-    width = PICTURE_BANDWIDTH * _median_squared_distance(reduced) or 1.0  # 0: all pictures alike
-    of_pictures = KernelRidge(alpha=PICTURE_PENALTY, kernel="rbf", gamma=1 / width).fit(reduced, embedded)
-
-    scores: list[Array] = []
+    shown = components.transform(retain.pictures)
+    gamma = 1 / (PICTURE_BANDWIDTH * _median_squared_distance(shown) or 1.0)  # 0: all pictures alike
+    of_captions, captions = _ridge(linear_kernel(named), embedded[retain.owner], CAPTION_PENALTY, retain.owner)
+    of_pictures, pictures = _ridge(rbf_kernel(shown, gamma=gamma), embedded, PICTURE_PENALTY, np.arange(len(shown)))
+    scores: list[Array] = [((captions + centre) * (pictures + centre)[retain.owner]).sum(1)]
     for look in others:
-        captions = of_captions.predict(vectorizer.transform(look.texts)) + centre
-        pictures = of_pictures.predict(components.transform(look.pictures)) + centre
+        captions = linear_kernel(vectorizer.transform(look.texts), named) @ of_captions + centre
+        pictures = rbf_kernel(components.transform(look.pictures), shown, gamma=gamma) @ of_pictures + centre
         scores.append((captions * pictures[look.owner]).sum(1))
     return scores
+
+
+def _ridge(kernel: Array, outputs: Array, penalty: float, group: Rows) -> tuple[Array, Array]:
+    """Dual coefficients `[n, d]` of a kernel ridge regression, and what the other groups predict of each of its rows.
+
+    With `C = (K + penalty I)^-1` the coefficients are `C y`, and without its group g `y_g` is missed by
+    `C_gg^-1 (C y)_g`. `group [n]` ascends.
+    """
+    inverse = np.linalg.inv(kernel + penalty * np.eye(len(kernel)))
+    dual = inverse @ outputs
+    missed = np.empty_like(dual)
+    sizes = np.bincount(group)
+    starts = np.cumsum(sizes) - sizes
+    for size in np.unique(sizes):
+        members = starts[sizes == size, None] + np.arange(size)
+        missed[members] = np.linalg.solve(inverse[members[:, :, None], members[:, None]], dual[members])
+    return dual, outputs - missed
 
 
 def _look_at(model: PreTrainedModel, inputs: ImageTextInputs, split: EncodedSplit, rows: Rows | None = None) -> Look:
@@ -214,15 +257,13 @@ def _median_squared_distance(points: Array) -> float:
     return float(np.median(pdist(points[:: max(1, len(points) // 1024)], "sqeuclidean")))
 
 
-def _say_if_unlike(scores: Array, unseen: Array) -> None:
-    """Warn where the request differs in kind from the held-out samples that stand in for it."""
-    from scipy.stats import ks_2samp
-
-    test = ks_2samp(scores, unseen)
-    logger.info("Unlearn and held-out samples differ by a Kolmogorov-Smirnov distance of %.2f.", test.statistic)
-    if test.pvalue < UNLIKE:
+def _say_how_alike(weights: Array) -> None:
+    effective = 1 / np.square(weights).sum()
+    logger.info("%d held-out pairs stand for the request with the weight of %.0f.", len(weights), effective)
+    if effective < min(FEW, len(weights) / 2):
         logger.warning(
-            "The unlearn samples look unlike the held-out ones, whose alignments they are given (Kolmogorov-Smirnov "
-            "distance %.2f); hold out samples of the request's kind.",
-            test.statistic,
+            "Of %d held-out pairs few are like the unlearn pairs: together they weigh as %.0f would; hold out more "
+            "samples of the request's kind.",
+            len(weights),
+            effective,
         )

@@ -119,12 +119,12 @@ def _run_trial(benchmark: Benchmark, trial: int, folder: Path) -> dict[str, dict
 
 def _configs(benchmark: Benchmark, trial: int, run: Run) -> dict[str, Any]:
     """Name -> config of every run of a trial, Retrain first."""
-    again = parse_run(benchmark.argv(trial, "--retrain.seed", str(trial + 1000), "--methods", "retrain"))
+    again = parse_run(benchmark.argv(trial, "--retrain.seed", str(trial + 1000)))
     configs: dict[str, Any] = {"retrain": run.methods["retrain"], RETRAIN_AGAIN: again.methods["retrain"]}
     configs |= {name: config for name, config in run.methods.items() if name != "retrain"}
     for name, setting in benchmark.variants().items():
         options = section_options(CALIBRATION, setting)
-        configs[name] = parse_run(benchmark.argv(trial, "--methods", CALIBRATION, *options)).methods[CALIBRATION]
+        configs[name] = parse_run(benchmark.argv(trial, *options)).methods[CALIBRATION]
     return configs
 
 

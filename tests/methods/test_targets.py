@@ -7,42 +7,89 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_unlearn.methods.targets import Look, _say_if_unlike, match_quantiles, pair_scores
+from hf_unlearn.methods import targets
+from hf_unlearn.methods.targets import Look, likeness_weights, match_quantiles, pair_scores
+
+SAMPLES = st.lists(st.tuples(st.floats(-1, 1), st.floats(0.01, 1)), min_size=1, max_size=40)
 
 
-@given(
-    st.lists(st.floats(-5, 5), min_size=1, max_size=40, unique=True),
-    st.lists(st.floats(-1, 1), min_size=1, max_size=40),
-)
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=40, unique=True), SAMPLES)
 def test_quantiles_take_the_order_of_one_and_the_distribution_of_the_other(scores, sample):
-    matched = match_quantiles(np.array(scores), np.array(sample))
+    values, weights = np.array(sample).T
+    matched = match_quantiles(np.array(scores), values, weights)
     order = np.argsort(scores)
     assert (np.diff(matched[order]) >= 0).all()
-    assert min(sample) <= matched.min() and matched.max() <= max(sample)
+    assert values.min() <= matched.min() and matched.max() <= values.max()
+    np.testing.assert_allclose(match_quantiles(np.array(scores), values, 7 * weights), matched, atol=1e-12)
 
 
 def test_as_many_scores_as_values_are_given_just_these_values():
     scores, sample = np.array([3.0, -1.0, 7.0, 2.0]), np.array([0.4, 0.1, 0.3, 0.2])
-    # The (k - 1/2) / n quantile of n values, interpolated linearly between their order statistics.
-    wanted = np.quantile(sample, [5 / 8, 1 / 8, 7 / 8, 3 / 8])
-    np.testing.assert_allclose(match_quantiles(scores, sample), wanted)
+    np.testing.assert_allclose(match_quantiles(scores, sample), [0.3, 0.1, 0.4, 0.2])
     large = np.random.default_rng(0).normal(size=2000)
     matched = match_quantiles(np.arange(500.0), large)
     assert matched.mean() == pytest.approx(large.mean(), abs=0.02)
     assert matched.std() == pytest.approx(large.std(), abs=0.03)
 
 
+def test_weighted_values_are_given_as_often_as_their_weights_say():
+    large = np.random.default_rng(0).normal(size=2000)
+    weights = np.exp(large)  # turns a standard normal distribution into one around 1
+    matched = match_quantiles(np.arange(500.0), large, weights)
+    assert matched.mean() == pytest.approx((weights * large).sum() / weights.sum(), abs=0.02)
+    assert matched.mean() == pytest.approx(1, abs=0.1) and matched.std() == pytest.approx(1, abs=0.1)
+
+
+def test_held_out_pairs_weigh_as_they_are_like_the_request(monkeypatch):
+    rng = np.random.default_rng(0)
+    scores, unseen = rng.normal(size=30), rng.normal(size=20)
+    wanted = np.zeros(20)
+    for score in scores:
+        near = [np.exp(-0.5 * ((score - other) / (targets.LIKENESS * unseen.std())) ** 2) for other in unseen]
+        wanted += np.array(near) / sum(near) / 30
+    np.testing.assert_allclose(likeness_weights(scores, unseen), wanted)
+    monkeypatch.setattr(targets, "CHUNK", 50)
+    np.testing.assert_allclose(likeness_weights(scores, unseen), wanted)
+    far = likeness_weights(np.full(3, 1e6), unseen)  # unlike all: the least unlike one stands for them
+    assert far.argmax() == unseen.argmax() and far.sum() == pytest.approx(1) and far.max() == pytest.approx(1)
+    np.testing.assert_allclose(likeness_weights(scores, np.full(4, 0.3)), 0.25)
+
+
+def test_a_request_of_one_kind_is_given_the_alignments_of_its_kind():
+    """Alignment follows the score: a random request keeps the held-out mean, one of high scores gets a higher one."""
+    rng = np.random.default_rng(1)
+    unseen = rng.normal(size=400)
+    alignment = 0.2 + 0.1 * unseen + 0.05 * rng.normal(size=400)
+    same, high = (match_quantiles(s, alignment, likeness_weights(s, unseen)) for s in (unseen, unseen[unseen > 0.5]))
+    assert same.mean() == pytest.approx(alignment.mean(), abs=0.005)
+    assert high.mean() > alignment.mean() + 0.4 * 0.1 * unseen[unseen > 0.5].mean()  # smoothing keeps half the distance
+
+
+def test_rows_left_out_of_a_regression_are_predicted_by_the_others():
+    rng = np.random.default_rng(0)
+    inputs, outputs, group = rng.normal(size=(20, 5)), rng.normal(size=(20, 3)), np.sort(rng.integers(0, 6, 20))
+    group = np.unique(group, return_inverse=True)[1]
+    kernel = inputs @ inputs.T
+    dual, left_out = targets._ridge(kernel, outputs, 0.3, group)
+    np.testing.assert_allclose(dual, np.linalg.solve(kernel + 0.3 * np.eye(20), outputs))
+    for one in range(group.max() + 1):
+        rest = group != one
+        fitted = np.linalg.solve(kernel[rest][:, rest] + 0.3 * np.eye(rest.sum()), outputs[rest])
+        np.testing.assert_allclose(left_out[~rest], kernel[~rest][:, rest] @ fitted)
+
+
 @pytest.mark.parametrize("family", ["simclr", "moco"])
 def test_with_views_nothing_is_asked_of_retain(make_trainer, family):
-    targets = make_trainer("targeted_calibration", family).targets
-    assert targets.positive.shape == (50, 1)
-    assert (targets.positive[:40] == -1).all()  # no alignment falls short of it
+    given = make_trainer("targeted_calibration", family).targets
+    assert given.positive.shape == (50, 1)
+    assert (given.positive[:40] == -1).all()  # no alignment falls short of it
 
 
-def test_targets_hold_retain_and_give_unlearn_what_held_out_pairs_have(make_trainer, splits):
+def test_targets_hold_retain_and_give_unlearn_what_held_out_pairs_have(make_trainer, splits, monkeypatch):
+    monkeypatch.setattr("hf_unlearn.methods.targets.likeness_weights", lambda _, unseen: np.ones(len(unseen)))
     splits = splits.map(lambda row: {"captions": row["captions"][:1]})
     trainer = make_trainer("targeted_calibration", "clip", splits)
-    targets = trainer.targets.positive[:, 0].numpy()
+    given = trainer.targets.positive[:, 0].numpy()
 
     def halves(name):
         split = trainer._encode(splits[name])
@@ -51,12 +98,12 @@ def test_targets_hold_retain_and_give_unlearn_what_held_out_pairs_have(make_trai
         return (loss_oracle.unit(half) for half in (outputs.image_embeds, outputs.text_embeds))
 
     x, y = halves("retain")
-    np.testing.assert_allclose(targets[:40], [a @ b for a, b in zip(x, y, strict=True)], atol=1e-5)
+    np.testing.assert_allclose(given[:40], [a @ b for a, b in zip(x, y, strict=True)], atol=1e-5)
     negative = loss_oracle.negative_alignment(x, y, 1.0, [True] * 40)
     assert trainer.targets.negative.item() == pytest.approx(negative, abs=1e-5)
     unseen = [a @ b for a, b in zip(*halves("validation"), strict=True)]
-    quantiles = np.quantile(unseen, (np.arange(10) + 0.5) / 10)
-    np.testing.assert_allclose(np.sort(targets[40:]), quantiles, atol=1e-5)
+    quantiles = np.quantile(unseen, (np.arange(10) + 0.5) / 10, method="hazen")
+    np.testing.assert_allclose(np.sort(given[40:]), quantiles, atol=1e-5)
 
 
 def look(rng, captions, pictures, embed):
@@ -86,26 +133,29 @@ def test_scores_find_pairs_whose_picture_and_caption_belong_together():
     named = np.where(agree, seen, (seen + 1 + rng.integers(0, 4, 60)) % 5)
     other = make(named, seen)
     garbled = Look(**{**vars(other), "images": rng.normal(size=other.images.shape)})
-    (scores,), (again,) = pair_scores(make(classes, classes), other), pair_scores(make(classes, classes), garbled)
+    retain = make(classes, classes)
+    (kept, scores), (_, again) = pair_scores(retain, other), pair_scores(retain, garbled)
+    assert kept.shape == (200,) and kept.min() > scores[~agree].max()  # retain pairs, each predicted by the others
     assert scores[agree].min() > scores[~agree].max()
     assert again[agree].min() > again[~agree].max()
 
 
 def test_targets_are_those_of_the_base_model_also_when_training_is_resumed(make_trainer, tmp_path):
     trainer = make_trainer("targeted_calibration", "clip", num_train_epochs=1, save_strategy="epoch")
-    targets = trainer.targets.positive.clone()
+    given = trainer.targets.positive.clone()
     trainer.train()
-    assert torch.equal(trainer.targets.positive, targets)
+    assert torch.equal(trainer.targets.positive, given)
     again = make_trainer("targeted_calibration", "clip", num_train_epochs=2, save_strategy="epoch")
-    assert torch.equal(again.targets.positive, targets)
+    assert torch.equal(again.targets.positive, given)
     again.train(resume_from_checkpoint=True)
-    assert torch.equal(again.targets.positive, targets)
+    assert torch.equal(again.targets.positive, given)
 
 
-def test_a_request_unlike_the_held_out_samples_is_said(make_trainer, splits, caplog):
+def test_a_request_unlike_the_held_out_samples_is_said(make_trainer, caplog):
     with caplog.at_level(logging.WARNING, logger="hf_unlearn"):  # a program that ran before may have asked for more
         make_trainer("targeted_calibration", "clip")
-    assert not caplog.records
-    odd = np.full(10, 0.9)
-    _say_if_unlike(odd, np.linspace(-0.2, 0.2, 22))
-    assert "hold out samples of the request's kind" in caplog.text
+        assert not caplog.records
+        targets._say_how_alike(likeness_weights(np.full(10, 9.0), np.linspace(-0.2, 0.2, 80)))
+    assert (
+        "Of 80 held-out pairs few are like" in caplog.text and "hold out more samples of the request's" in caplog.text
+    )
