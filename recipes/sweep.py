@@ -60,11 +60,11 @@ def load(path: Path) -> tuple[Benchmark, list[tuple[Row, Run]]]:
         raise UserError(f"the sweep file {path} must hold settings: a list of them for each method")
     settings, seed = content.pop("settings"), int(content.pop("split_seed", SWEEP_SEED))
     sweep = Benchmark.load(path, content)
-    retrain = parse_run(sweep.argv(seed, "--methods", "retrain"))
+    retrain = parse_run(sweep.argv(seed, methods=["retrain"]))
     runs: list[tuple[Row, Run]] = [({"method": "before"}, retrain), ({"method": "retrain"}, retrain)]
     for method, choices in settings.items():
         for setting in choices:
-            run = parse_run(sweep.argv(seed, "--methods", method, *section_options(method, setting)))
+            run = parse_run(sweep.argv(seed, *section_options(method, setting), methods=[method]))
             runs.append(({"method": method, "setting": setting}, run))
     return sweep, [(row | {"key": f"{row['method']}-{settings_hash(run)}"}, run) for row, run in runs]
 

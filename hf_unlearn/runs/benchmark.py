@@ -74,10 +74,13 @@ class Benchmark:
             benchmark.options["config"] = str(path.parent / benchmark.options["config"])
         return benchmark
 
-    def argv(self, trial: int, *extra: str) -> list[str]:
-        """The recipes' arguments for one trial."""
-        seeds = {"split_seed": trial, "seed": trial, "pretrain.seed": trial}
-        options = {**self.options, **seeds}
+    def argv(self, trial: int, *extra: str, methods: Sequence[str] | None = None) -> list[str]:
+        """The recipes' arguments for one trial; of the file's methods, or of `methods` and what is set for them."""
+        options = {**self.options, "split_seed": trial, "seed": trial, "pretrain.seed": trial}
+        if methods is not None:
+            others = set(METHODS) - set(methods)
+            options = {name: value for name, value in options.items() if name.partition(".")[0] not in others}
+            options["methods"] = methods
         tokens = [token for name, value in options.items() for token in (f"--{name}", *_words(value))]
         return [*tokens, *extra]
 
@@ -119,12 +122,12 @@ def _run_trial(benchmark: Benchmark, trial: int, folder: Path) -> dict[str, dict
 
 def _configs(benchmark: Benchmark, trial: int, run: Run) -> dict[str, Any]:
     """Name -> config of every run of a trial, Retrain first."""
-    again = parse_run(benchmark.argv(trial, "--retrain.seed", str(trial + 1000)))
+    again = parse_run(benchmark.argv(trial, "--retrain.seed", str(trial + 1000), methods=["retrain"]))
     configs: dict[str, Any] = {"retrain": run.methods["retrain"], RETRAIN_AGAIN: again.methods["retrain"]}
     configs |= {name: config for name, config in run.methods.items() if name != "retrain"}
     for name, setting in benchmark.variants().items():
         options = section_options(CALIBRATION, setting)
-        configs[name] = parse_run(benchmark.argv(trial, *options)).methods[CALIBRATION]
+        configs[name] = parse_run(benchmark.argv(trial, *options, methods=[CALIBRATION])).methods[CALIBRATION]
     return configs
 
 

@@ -76,9 +76,10 @@ class StressTest:
 
     def run(self, member: int, *methods: str) -> Run:
         """The parsed run of one member of the ensemble."""
-        seed = self.trial + SEED_STEP * member
-        chosen = ("--seed", str(seed), "--methods", *(methods or (RETRAIN, *self.methods)))
-        return parse_run(self.benchmark.argv(self.trial, *self.extra, *chosen))
+        seed = ("--seed", str(self.trial + SEED_STEP * member))
+        return parse_run(
+            self.benchmark.argv(self.trial, *self.extra, *seed, methods=methods or (RETRAIN, *self.methods))
+        )
 
     @property
     def family(self) -> str:

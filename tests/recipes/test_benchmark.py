@@ -162,5 +162,25 @@ def test_every_shipped_config_parses():
     for path in configs:
         run = parse_run(["--config", str(path), "--bf16", "false", "--pretrain.bf16", "false"])  # no accelerator here
         assert run.methods, path
-    for path in sorted((RECIPES / "benchmarks").glob("*.yaml")):
-        assert benchmarking.Benchmark.load(path).family in benchmarking.BUILDERS
+
+
+@pytest.mark.parametrize("path", sorted((RECIPES / "benchmarks").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_benchmark_sets_what_its_runs_take(path):
+    from hf_unlearn.runs.arguments import parse_run
+
+    benchmark = benchmarking.Benchmark.load(path)
+    run = parse_run(benchmark.argv(3))
+    configs = benchmarking._configs(benchmark, 3, run)
+    assert list(configs) == ["retrain", "retrain_again", *list(run.methods)[1:]]
+    assert configs["retrain"].seed == 3 and configs["retrain_again"].seed == 1003
+    for name, value in benchmark.options.items():
+        method, _, setting = name.partition(".")
+        assert not setting or getattr(configs[method], setting) == value
+
+
+@pytest.mark.parametrize("path", sorted((RECIPES / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_sweep_has_a_row_for_each_of_its_settings(path):
+    """The sweep's table is of this sweep: no setting was added, changed or left out since it was measured."""
+    sweep = runpy.run_path(str(RECIPES / "sweep.py"))
+    keys = {row["key"] for row, _ in sweep["load"](path)[1]}
+    assert keys == {row["key"] for row in json.loads(path.with_suffix(".json").read_text())}
