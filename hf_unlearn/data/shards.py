@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,7 +23,7 @@ from hf_unlearn.errors import UserError
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
-__all__ = ["ShardPlan", "plan_request_in_shards", "split_shards"]
+__all__ = ["ShardPlan", "plan_request_in_shards", "split_shards", "stream_shards"]
 
 _CHUNK = 2**20  # ids at a time: the lookup table of the request is built anew for each
 _KEY = "__key__"  # what WebDataset calls the id of a sample
@@ -55,7 +56,7 @@ def plan_request_in_shards(
 
     Args:
         shards: Parquet files, of which only the column of ids is read, or WebDataset tar files, of which only the
-            headers are.
+            headers are; paths, or addresses that fsspec opens, such as hf://datasets/org/name/train-0.parquet.
         requested: The ids asked for; integers stand for their decimal digits.
         id_column: Column of ids in parquet files; in tar files the key of a sample is its id.
         name: How the message calls the request.
@@ -97,6 +98,7 @@ def split_shards(
     *,
     image_column: str = "image",
     caption_column: str | None = None,
+    label_column: str | None = None,
     id_column: str = "id",
 ) -> tuple[IterableDataset, Dataset, int]:
     """Split data in shards into a retain stream and a resident unlearn split.
@@ -108,6 +110,7 @@ def split_shards(
         requested: The ids to be unlearned.
         image_column: Column (or extension, such as "jpg") of the pictures.
         caption_column: Column (or extension, such as "txt") of captions: strings or lists of them.
+        label_column: Column (or extension, such as "cls") of classes, for the probes.
         id_column: Column of ids in parquet files.
 
     Returns:
@@ -122,10 +125,10 @@ def split_shards(
     plan = plan_request_in_shards(shards, requested, id_column)
     if plan.count == plan.rows:
         raise UserError("The removal request names every row of the shards; leave some to retain.")
-    columns = {"image": image_column, "captions": caption_column, "id": id_column}
+    columns = {"image": image_column, "captions": caption_column, "label": label_column, "id": id_column}
     ids = frozenset(map(str, requested))
-    retain = _stream(shards, columns).filter(_Unasked(ids), input_columns=["id"])
-    asked = _stream(list(plan.places), columns).filter(_Asked(ids), input_columns=["id"])
+    retain = stream_shards(shards, columns).filter(_Unasked(ids), input_columns=["id"])
+    asked = stream_shards(list(plan.places), columns).filter(_Asked(ids), input_columns=["id"])
     return retain, Dataset.from_list(list(asked), features=asked.features), plan.rows - plan.count
 
 
@@ -144,8 +147,16 @@ class _Unasked(_Asked):
         return str(row_id) not in self.ids
 
 
-def _stream(shards: Shards, columns: dict[str, str | None]) -> IterableDataset:
-    """The rows of shards in the library's schema, their pictures not decoded."""
+def stream_shards(shards: Shards, columns: dict[str, str | None]) -> IterableDataset:
+    """The rows of shards in the library's schema, their pictures not decoded.
+
+    Args:
+        shards: As in `plan_request_in_shards`.
+        columns: The shards' own column for each name of the schema, None where there is none.
+
+    Raises:
+        UserError: A column is missing.
+    """
     from datasets import Image, List, Value, load_dataset
 
     kind = "webdataset" if _is_tar(shards[0]) else "parquet"
@@ -182,7 +193,7 @@ def _shard_ids(shard: str, column: str) -> Iterator[pa.Array]:
 
 
 def _parquet_ids(shard: str, column: str) -> Iterator[pa.Array]:
-    with pq.ParquetFile(shard) as file:
+    with fsspec.open(shard) as opened, pq.ParquetFile(opened) as file:
         if column not in file.schema_arrow.names:
             raise UserError(f"The shard {shard} has no column {column!r} (--id_column).")
         for batch in file.iter_batches(_CHUNK, columns=[column]):
@@ -193,7 +204,7 @@ def _tar_ids(shard: str) -> Iterator[pa.Array]:
     from datasets.packaged_modules.webdataset.webdataset import base_plus_ext  # the rule by which keys are formed
 
     keys: list[str] = []
-    with tarfile.open(shard, "r:") as file:
+    with fsspec.open(shard) as opened, tarfile.open(fileobj=opened, mode="r:") as file:
         for member in file:
             file.members = []  # type: ignore[attr-defined]  # or all headers would be kept
             key = base_plus_ext(member.name)[0] if member.isfile() else None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,16 +81,15 @@ def load_source(
         {name: normalise(part, columns, name=str(dataset_name), prefix=prefixes[name]) for name, part in splits.items()}
     )
     if any("label" in part.column_names for part in rows.values()):
-        rows = _encode_labels(rows, str(dataset_name))
+        rows = encode_labels(rows, str(dataset_name))
     return next(iter(rows.values())) if list(rows) in ([split], ["train"]) else rows
 
 
 def _load(name: str, config: str | None, revision: str | None) -> Dataset | DatasetDict:
     from datasets import DatasetDict, load_dataset, load_from_disk
-    from datasets.exceptions import DatasetsError
 
     path = Path(name).expanduser()
-    try:
+    with load_failures(name):
         if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
             return load_from_disk(str(path))
         if path.is_file():
@@ -100,8 +100,19 @@ def _load(name: str, config: str | None, revision: str | None) -> Dataset | Data
             kind = "parquet" if next(path.rglob("*.parquet"), None) else "imagefolder"
             loaded = load_dataset(kind, data_dir=str(path))
         else:
-            _check_hub_id(name)
             loaded = load_dataset(name, config, revision=revision)
+    return loaded if isinstance(loaded, DatasetDict) else DatasetDict(loaded)
+
+
+@contextmanager
+def load_failures(name: str) -> Iterator[None]:
+    """Say in one sentence why `datasets` cannot load a dataset."""
+    from datasets.exceptions import DatasetsError
+
+    if not Path(name).expanduser().exists():
+        _check_hub_id(name)
+    try:
+        yield
     except UserError:
         raise
     # A missing repository or file, an unknown configuration, damaged parquet, no connection.
@@ -111,7 +122,6 @@ def _load(name: str, config: str | None, revision: str | None) -> Dataset | Data
         raise UserError(
             f"The dataset {name} has a split without rows (--dataset_name); save it with rows, or without that split."
         ) from error
-    return loaded if isinstance(loaded, DatasetDict) else DatasetDict(loaded)
 
 
 def _check_hub_id(name: str) -> None:
@@ -252,8 +262,12 @@ def _with_caption_lists(dataset: Dataset, source: str, name: str) -> Dataset:
     return _replace(dataset, "captions", pa.chunked_array(lists, pa.list_(pa.string())), feature)
 
 
-def _encode_labels(splits: DatasetDict, name: str) -> DatasetDict:
-    """Make `label` one ClassLabel over all splits: names sorted, integers by value."""
+def encode_labels(splits: DatasetDict, name: str) -> DatasetDict:
+    """Make `label` one ClassLabel over all splits: names sorted, integers by value.
+
+    Raises:
+        UserError: Labels are missing, or neither strings nor integers.
+    """
     from datasets import ClassLabel, DatasetDict
 
     if all(isinstance(dataset.features.get("label"), ClassLabel) for dataset in splits.values()):

@@ -25,7 +25,7 @@ __all__ = ["make_splits", "paper_split", "plan_request"]
 
 logger = logging.getLogger(__name__)
 
-_HELD_OUT = {"validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
+HELD_OUT = {"validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 PAPER_VALIDATION_FRACTION = 0.1
 
 Indices = NDArray[np.int64]
@@ -240,7 +240,7 @@ def _training_rows(data: Dataset | DatasetDict) -> tuple[Dataset, Dataset | None
     is_ready = "retain" in data and "unlearn" in data
     if not is_ready and ("train" not in data or "retain" in data or "unlearn" in data):
         raise UserError(f"The dataset needs a split train, or both retain and unlearn; it has {listed(data)}.")
-    held_out = {name: next((alias for alias in aliases if alias in data), None) for name, aliases in _HELD_OUT.items()}
+    held_out = {name: next((alias for alias in aliases if alias in data), None) for name, aliases in HELD_OUT.items()}
     used = {"retain", "unlearn"} if is_ready else {"train"}
     if unused := set(data) - used - set(held_out.values()):
         logger.warning("Splits of the dataset that are not used: %s.", listed(sorted(unused)))

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Image, IterableDataset
+from datasets import Dataset, Image, IterableDataset
 from datasets.distributed import split_dataset_by_node
 from torch import Tensor
 
@@ -49,6 +49,11 @@ class StreamedSplit:
     def first(self, size: int) -> Encoded:
         """The first `size` rows, or all of them if there are fewer, encoded."""
         return self.encode(list(self.dataset.take(size)))
+
+    def sample(self, size: int) -> EncodedSplit:
+        """At most `size` rows, the same every time, mixed as far as shards and the buffer mix them."""
+        rows = list(self.shuffled((0,)).take(size))
+        return EncodedSplit(Dataset.from_list(rows, features=self.dataset.features), self.inputs)
 
     def shuffled(self, draw: Sequence[int], process: int = 0, processes: int = 1) -> IterableDataset:
         """This process's share of the rows, in an order that the numbers in `draw` decide.
@@ -89,7 +94,8 @@ class StreamedBatches(torch.utils.data.IterableDataset[dict[str, Tensor]]):
     An epoch is one pass over retain: `ceil(rows / (processes * retain rows a batch))` batches a process, and a process
     whose share is used up before that begins its next pass. Where the number of rows is unknown, an epoch has no end.
 
-    A batch holds the encoded tensors, retain rows first, and `is_unlearn [n]` bool.
+    A batch holds the encoded tensors, retain rows first, `index [n]` (place in the unlearn split; -1 for retain rows)
+    and `is_unlearn [n]` bool.
 
     Args:
         retain: the stream.
@@ -137,9 +143,12 @@ class StreamedBatches(torch.utils.data.IterableDataset[dict[str, Tensor]]):
         rows = self._endless_rows()
         for place in places:
             parts = [self.retain.encode(list(islice(rows, self.retain_per_batch)))]
+            index = torch.full((len(is_unlearn),), -1)
             if self.unlearn is not None and self.unlearn_per_batch:
-                parts.append(self.unlearn.rows(self._unlearn_rows(place * self.processes + self.process)))
-            yield {**concatenate(parts), "is_unlearn": is_unlearn}
+                unlearn_rows = self._unlearn_rows(place * self.processes + self.process)
+                parts.append(self.unlearn.rows(unlearn_rows))
+                index[self.retain_per_batch :] = torch.tensor(unlearn_rows)
+            yield {**concatenate(parts), "index": index, "is_unlearn": is_unlearn}
 
     def _endless_rows(self) -> Iterator[dict[str, Any]]:
         for visit in count():

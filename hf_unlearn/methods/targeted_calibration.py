@@ -1,20 +1,22 @@
 """Targeted Calibration: Alignment Calibration that knows where to stop."""
 
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from hf_unlearn.data.encoded import EncodedSplit, EncodedSplits
 from hf_unlearn.data.inputs import ImageTextInputs, ImageViewInputs
+from hf_unlearn.data.streaming import StreamedBatches
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import info_nce, masked_mean, negative_alignment
 from hf_unlearn.losses.distributed import all_reduce_sum, world_size
 from hf_unlearn.methods.search_space import Log, SearchSpace
-from hf_unlearn.methods.targets import AlignmentTargets, pair_targets, view_targets
+from hf_unlearn.methods.targets import REGRESSION_PAIRS, AlignmentTargets, pair_targets, view_targets
+from hf_unlearn.methods.teacher import frozen_copy
 from hf_unlearn.methods.trainer import UnlearningConfig, UnlearningTrainer
-from hf_unlearn.models.contrastive import contrastive_terms
+from hf_unlearn.models.contrastive import ModelInputs, contrastive_terms, is_dual_encoder
 
 
 @dataclass
@@ -59,6 +61,9 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
     and so collapse the embeddings. With views only excess counts, `max(0, c_i - t_i)^2` on unlearn, and InfoNCE alone
     keeps retain and negative alignments.
 
+    On a retain stream of pairs a frozen copy of the base model says, batch by batch, what its retain alignments were:
+    one more forward pass a step. The unlearn targets are then predicted from a sample of the stream.
+
     Source: the calibration terms of Eq. 5 (arXiv 2406.03603), given targets. Matching what a retrained model would give
     is the idea of Georgiev et al., "Attribute-to-Delete", arXiv 2410.23232, which trains many models for it.
     """
@@ -74,16 +79,24 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
                 f"{args.title} takes its targets from samples the model never saw; pass them as split validation"
             )
         super().__init__(model, args, train_dataset, *rest, **kwargs)
-        if not isinstance(self.train_dataset, EncodedSplits):
-            raise UserError(f"{args.title} gives every retain sample a target, so retain cannot be a stream; load it")
-        retain, unlearn = self.train_dataset.splits
-        self.targets = self._targets(retain, unlearn, self._encode(held_out)).to(args.device)
+        self.targets = self._targets(self._encode(held_out)).to(args.device)
+        streams_pairs = isinstance(self.train_dataset, StreamedBatches) and is_dual_encoder(self.model)
+        self.base_model = frozen_copy(self.model) if streams_pairs else None
 
-    def _targets(self, retain: EncodedSplit, unlearn: EncodedSplit, held_out: EncodedSplit) -> AlignmentTargets:
-        if isinstance(self.model_inputs, ImageTextInputs):
-            return pair_targets(self.model, self.model_inputs, retain, unlearn, held_out)
-        assert isinstance(self.model_inputs, ImageViewInputs)
-        return view_targets(self.model, self.model_inputs, len(retain), unlearn, held_out)
+    def _targets(self, held_out: EncodedSplit) -> AlignmentTargets:
+        """A row for each `index` of a batch: retain, then unlearn; unlearn alone where retain is a stream."""
+        rows, inputs = self.train_dataset, self.model_inputs
+        if isinstance(rows, EncodedSplits):
+            retain, unlearn = rows.splits
+            if isinstance(inputs, ImageViewInputs):
+                return view_targets(self.model, inputs, len(retain), unlearn, held_out)
+            return pair_targets(self.model, cast("ImageTextInputs", inputs), retain, unlearn, held_out)
+        assert rows.unlearn is not None  # `uses` names it
+        if isinstance(inputs, ImageViewInputs):
+            return view_targets(self.model, inputs, 0, rows.unlearn, held_out)
+        sample = rows.retain.sample(REGRESSION_PAIRS)
+        targets = pair_targets(self.model, cast("ImageTextInputs", inputs), sample, rows.unlearn, held_out)
+        return replace(targets, positive=targets.positive[len(sample) :])
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -92,18 +105,27 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
         batch, is_unlearn = self.model_batch(model, inputs)
         terms = contrastive_terms(model, batch, self.args.forward_chunk_size)
         retain = info_nce(terms, ~is_unlearn)
-        targets = self.targets.positive[inputs["index"]]
         if isinstance(self.model_inputs, ImageTextInputs):
-            drawn = (inputs["input_ids"] == batch["input_ids"][:, None]).all(-1).int().argmax(1)
-            distance = terms.cosine - targets.gather(1, drawn[:, None])[:, 0]
+            distance = terms.cosine - self._pair_targets(inputs, batch, is_unlearn)
             negative = negative_alignment(terms, torch.ones_like(is_unlearn)) / terms.scale
             drift = (all_reduce_sum(negative) / world_size() - self.targets.negative).square()
             kept = masked_mean(distance.clamp(max=0).square(), ~is_unlearn)
         else:
-            distance = (terms.cosine - targets[:, 0]).clamp(min=0)
+            distance = (terms.cosine - self.targets.positive[inputs["index"], 0]).clamp(min=0)
             drift = kept = torch.zeros_like(retain)
         unlearn = masked_mean(distance.square(), is_unlearn)
         args = self.args
         loss = retain + args.unlearn_weight * unlearn + args.retain_weight * kept + args.negative_weight * drift
         self.report(loss, loss_retain=retain, unlearn_distance=unlearn, retain_shortfall=kept, negative_drift=drift)
         return (loss, terms) if return_outputs else loss
+
+    def _pair_targets(self, inputs: dict[str, Tensor], batch: ModelInputs, is_unlearn: Tensor) -> Tensor:
+        """`[n]` target of each pair, which is a picture with the caption that this step drew for it."""
+        drawn = (inputs["input_ids"] == batch["input_ids"][:, None]).all(-1).int().argmax(1)
+        targets = self.targets.positive[inputs["index"]]
+        if self.base_model is None:
+            return targets.gather(1, drawn[:, None])[:, 0]
+        with torch.no_grad(), self.accelerator.autocast():
+            own = contrastive_terms(self.base_model, batch, self.args.forward_chunk_size).cosine
+        known = drawn.clamp(max=targets.shape[1] - 1)  # a streamed row may have more captions than any unlearn row
+        return torch.where(is_unlearn, targets.gather(1, known[:, None])[:, 0], own)

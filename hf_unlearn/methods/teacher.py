@@ -11,6 +11,11 @@ from hf_unlearn.methods.trainer import UnlearningTrainer
 from hf_unlearn.models.contrastive import contrastive_terms
 
 
+def frozen_copy(model: nn.Module) -> nn.Module:
+    """A copy of a model as it is now, in evaluation mode and without gradients."""
+    return deepcopy(model).eval().requires_grad_(False)
+
+
 class TaughtTrainer(UnlearningTrainer):
     """An `UnlearningTrainer` with the base model as its teacher.
 
@@ -22,7 +27,7 @@ class TaughtTrainer(UnlearningTrainer):
 
     def __init__(self, *positional: Any, **kwargs: Any) -> None:
         super().__init__(*positional, **kwargs)
-        self.teacher = deepcopy(self.model).eval().requires_grad_(False)
+        self.teacher = frozen_copy(self.model)
 
     def contrast_both(
         self, model: nn.Module, inputs: dict[str, Tensor]

@@ -45,6 +45,14 @@ class RunArguments:
     caption_column: str | None = field(default=None, metadata={"help": "Column of captions: strings or lists."})
     label_column: str | None = field(default=None, metadata={"help": "Column of class labels, for the probes."})
     id_column: str | None = field(default=None, metadata={"help": "Column of ids; default: row numbers."})
+    streaming: bool = field(
+        default=False,
+        metadata={"help": "Read retain from parquet or WebDataset shards as it is needed; for data that does not fit."},
+    )
+    max_eval_samples: int | None = field(
+        default=None,
+        metadata={"help": "With streaming: most rows of retain, validation and test measured on (default 10,000)."},
+    )
     num_samples: int | None = field(
         default=None, metadata={"help": "Use this many rows of a dataset, drawn by split_seed; default: all."}
     )
@@ -106,11 +114,27 @@ class RunArguments:
         chosen = [n for n in ("unlearn_fraction", "unlearn_request", "unlearn_where") if getattr(self, n) is not None]
         if len(chosen) > 1:
             raise UserError(f"--{' and --'.join(chosen)} exclude each other; give one")
+        if self.streaming:
+            self._check_streaming()
+        elif self.max_eval_samples is not None:
+            raise UserError("--max_eval_samples bounds what --streaming measures on; give both, or neither")
         lora = [name for name in LORA if getattr(self, name) is not None]
         if lora and not self.use_peft:
             raise UserError(f"--{lora[0]} describes an adapter; give --use_peft, too")
         if self.use_peft and set(self.methods) == {RetrainConfig.method}:
             raise UserError("Retrain draws every weight anew, which no adapter can hold; leave --use_peft unset")
+
+    def _check_streaming(self) -> None:
+        """Refuse what needs every row at hand."""
+        if self.model_name_or_path is None or self.unlearn_request is None:
+            raise UserError("--streaming needs --model_name_or_path and --unlearn_request, a file of ids")
+        if self.max_eval_samples is not None and self.max_eval_samples < 2:
+            raise UserError(f"--max_eval_samples {self.max_eval_samples} must be at least 2")
+        defaults = {f.name: f.default for f in fields(RunArguments)}
+        needing_all = ("num_samples", "validation_fraction", "test_fraction", "duplicates", "skip_bad_images")
+        for name in needing_all:
+            if getattr(self, name) != defaults[name]:
+                raise UserError(f"--{name} would need every row at hand, which --streaming never has; leave it unset")
 
 
 def get_peft_config(arguments: RunArguments) -> "LoraConfig | None":

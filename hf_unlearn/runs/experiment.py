@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 from hf_unlearn.audit.heatmaps import plot_agm_grid, plot_alignment_matrices, plot_bars
 from hf_unlearn.audit.matrices import alignment_gap_matrix, alignment_matrix
 from hf_unlearn.data.encoded import EncodedSplit
-from hf_unlearn.data.fingerprint import dataset_sha256
 from hf_unlearn.data.images import to_rgb
+from hf_unlearn.data.streaming import SHUFFLE_BUFFER, StreamedSplit
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.card import write_card
 from hf_unlearn.hub.manifest import AuditRecord, Matrices, Results, UnlearningManifest
@@ -87,6 +87,10 @@ class Experiment:
         self.state.require(base_key(self.base_record))
         inputs = make_inputs(model, self.processor, config)
         self.splits = {n: EncodedSplit(split, inputs, config.resident_bytes) for n, split in task.splits.items()}
+        self.training_splits: dict[str, EncodedSplit | StreamedSplit] = {**self.splits}
+        if task.streamed is not None:
+            buffer = config.shuffle_buffer or SHUFFLE_BUFFER
+            self.training_splits["retain"] = StreamedSplit(task.streamed.stream, inputs, task.streamed.rows, buffer)
         self.evaluator = make_evaluator(model, task, self.splits, inputs)
         before = self.evaluator.evaluate(_on(model, config.device))
         self.evaluations: dict[str, Evaluation] = {BEFORE: before.with_estimated_gap(before)}
@@ -215,8 +219,8 @@ class Experiment:
         """Run a method; with a folder for checkpoints, go on from the newest one there."""
         model, _ = self._load_base()
         if isinstance(config, RetrainConfig):  # the same Retrain serves every run on the same rows and settings
-            rows = replace(self.task.dataset, sha256=dataset_sha256(self.task.splits["retain"]))
-            folder = train_from_scratch(lambda: self.splits["retain"], rows, model, self.processor, config)
+            rows = replace(self.task.dataset, sha256=self.task.retain_sha256)
+            folder = train_from_scratch(lambda: self.training_splits["retain"], rows, model, self.processor, config)
             return Trained(_on(load_encoder(str(folder))[0], config.device), run_time_seconds(folder))
         config = deepcopy(config)
         if checkpoints is None:  # nothing is to be written
@@ -227,7 +231,7 @@ class Experiment:
         if checkpoint is not None:
             logger.info("%s goes on from %s.", config.title, checkpoint.name)
         trainer = METHODS[config.method](
-            model, config, self.splits, processing_class=self.processor, peft_config=self.peft_config
+            model, config, self.training_splits, processing_class=self.processor, peft_config=self.peft_config
         )
         output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         return Trained(
@@ -250,7 +254,7 @@ class Experiment:
             split_seed=self.arguments.split_seed,
             seed=config.seed,
             run_time_seconds=trained.seconds,
-            notes=trained.notes,
+            notes=(*trained.notes, *self._data_notes()),
             history=self.history,
         )
         (folder / "assets").mkdir()
@@ -263,6 +267,13 @@ class Experiment:
         )
         self._write_audit(folder, evaluation)
         write_card(folder)
+
+    def _data_notes(self) -> list[str]:
+        """What a reader of the figures must know of the rows they are measured on."""
+        if self.task.streamed is None:
+            return []
+        rows, measured = self.task.streamed.rows, len(self.splits["retain"])
+        return [f"Retain is a stream of {rows:,} rows; its figures are of {measured:,} of them."]
 
     def _write_audit(self, folder: Path, evaluation: Evaluation) -> None:
         """`audit.json`: every number and matrix behind the card, with the gap to Retrain where Retrain is known."""

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.openmoji import cache_folder
+from hf_unlearn.data.streaming import StreamedSplit
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.manifest import DatasetRecord
 from hf_unlearn.hub.recording import public_hyper_parameters
@@ -57,7 +58,7 @@ def pretrain(task: Task, model: PreTrainedModel, processor: Any, config: Retrain
 
 
 def train_from_scratch(
-    train: Callable[[], EncodedSplit],
+    train: Callable[[], EncodedSplit | StreamedSplit],
     data: DatasetRecord,
     model: PreTrainedModel,
     processor: Any,
@@ -68,7 +69,7 @@ def train_from_scratch(
     A training that was interrupted goes on from its newest checkpoint.
 
     Args:
-        train: gives the encoded rows; called only if the cache has no such model.
+        train: gives the rows, encoded or streamed; called only if the cache has no such model.
         data: identifies the rows by their hash, and names the folder.
         model: the architecture.
         processor: saved beside the weights.
@@ -99,7 +100,7 @@ def _is_finished(folder: Path) -> bool:
 
 def _train(
     folder: Path,
-    train: Callable[[], EncodedSplit],
+    train: Callable[[], EncodedSplit | StreamedSplit],
     data: DatasetRecord,
     model: PreTrainedModel,
     processor: Any,

@@ -30,8 +30,8 @@ RUN_NAME = "run.json"
 CHECKPOINTS = "checkpoints"
 # Arguments that say what is done, beside what the hashes of model, rows and request say already.
 _ARGUMENTS = (
-    "split_seed", "validation_fraction", "test_fraction", "num_samples", "duplicates", "retrain_model", "use_peft",
-    *LORA,
+    "split_seed", "validation_fraction", "test_fraction", "num_samples", "duplicates", "max_eval_samples",
+    "retrain_model", "use_peft", *LORA,
 )  # fmt: skip
 # Arguments that say what is run and reported, not what comes out.
 _REPORTING = ("methods", "output_dir", "resume", "audit_samples", "show_samples", "request_salt", "retrain_model")
@@ -138,6 +138,7 @@ def data_key(arguments: RunArguments, task: Task) -> dict[str, Any]:
         "request": task.request.sha256,
         "dataset": task.dataset.name,
         "dataset.sha256": task.dataset.sha256,
+        "retain.sha256": None if task.streamed is None else task.streamed.sha256,
         "splits": task.sizes,
         **{name: getattr(arguments, name) for name in _ARGUMENTS},
     }
@@ -152,7 +153,8 @@ def training_key(run: Run) -> dict[str, Any]:
 def settings_hash(run: Run) -> str:
     """Hash of all that a run's metrics depend on and its arguments say: data, base model, settings of its methods."""
     data = {n: v for n, v in dataclasses.asdict(run.arguments).items() if n not in _REPORTING}
-    data["use_peft"] = data["use_peft"] or None
+    for switch in ("use_peft", "streaming"):
+        data[switch] = data[switch] or None
     settings = training_key(dataclasses.replace(run, methods={**run.methods, PRETRAIN: run.pretrain}))
     given = {n: v for n, v in (data | settings).items() if v is not None}  # so that it stays when fields are added
     content = json.dumps([given, run.model], sort_keys=True, default=str)

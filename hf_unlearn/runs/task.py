@@ -1,5 +1,6 @@
 """What a run unlearns from what: the splits, the request and where they came from."""
 
+import logging
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -10,18 +11,25 @@ from hf_unlearn.data.fingerprint import dataset_sha256
 from hf_unlearn.data.openmoji import load_openmoji
 from hf_unlearn.data.sources import load_source
 from hf_unlearn.data.splits import make_splits
+from hf_unlearn.data.streamed_source import EVALUATED_ROWS, StreamedRetain, stream_source
 from hf_unlearn.hub.manifest import DatasetRecord, RequestRecord
 from hf_unlearn.hub.recording import describe_request
 from hf_unlearn.runs.arguments import OPENMOJI, RunArguments
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Task:
-    """The four splits, what was asked to be removed, and the records that describe both."""
+    """The four splits, what was asked to be removed, and the records that describe both.
+
+    Where retain is a stream, the split of that name is the sample of it that is measured on.
+    """
 
     splits: DatasetDict
     request: RequestRecord
     dataset: DatasetRecord
+    streamed: StreamedRetain | None = None
 
     @property
     def train(self) -> Dataset:
@@ -31,15 +39,23 @@ class Task:
     @property
     def sizes(self) -> dict[str, int]:
         """Rows of each split."""
-        return {name: len(split) for name, split in self.splits.items()}
+        sizes = {name: len(split) for name, split in self.splits.items()}
+        return sizes if self.streamed is None else sizes | {"retain": self.streamed.rows}
+
+    @property
+    def retain_sha256(self) -> str:
+        """What identifies the retain rows."""
+        return dataset_sha256(self.splits["retain"]) if self.streamed is None else self.streamed.sha256
 
 
 def prepare_task(arguments: RunArguments) -> Task:
     """Load the data and split it, before any model is loaded and anything is written.
 
     Raises:
-        UserError: as `load_source` and `make_splits` do.
+        UserError: as `load_source` and `make_splits`, or `stream_source`, do.
     """
+    if arguments.streaming:
+        return _prepare_streamed(arguments)
     revision = arguments.dataset_revision
     if arguments.dataset_name == OPENMOJI:
         data: Dataset | DatasetDict = load_openmoji()
@@ -68,10 +84,37 @@ def prepare_task(arguments: RunArguments) -> Task:
         skip_bad_images=arguments.skip_bad_images,
     )
     train = concatenate_datasets([splits["retain"], splits["unlearn"]])
-    local = Path(arguments.dataset_name).exists()
-    name = Path(arguments.dataset_name).resolve().name if local else arguments.dataset_name
     return Task(
         splits,
         describe_request(request, splits["unlearn"], arguments.request_salt),
-        DatasetRecord(name, revision, dataset_sha256(train)),
+        DatasetRecord(_public_name(arguments), revision, dataset_sha256(train)),
     )
+
+
+def _prepare_streamed(arguments: RunArguments) -> Task:
+    assert arguments.unlearn_request is not None  # the arguments' own check
+    logger.warning("Copies of unlearn pictures are not looked for in a stream.")
+    streamed, splits, request = stream_source(
+        arguments.dataset_name,
+        arguments.unlearn_request,
+        dataset_config=arguments.dataset_config,
+        revision=arguments.dataset_revision,
+        image_column=arguments.image_column,
+        caption_column=arguments.caption_column,
+        label_column=arguments.label_column,
+        id_column=arguments.id_column,
+        max_eval_samples=arguments.max_eval_samples or EVALUATED_ROWS,
+    )
+    # Hashing every row, as for loaded data, would read every picture.
+    return Task(
+        splits,
+        describe_request(request, splits["unlearn"], arguments.request_salt),
+        DatasetRecord(_public_name(arguments), arguments.dataset_revision),
+        streamed,
+    )
+
+
+def _public_name(arguments: RunArguments) -> str:
+    """The data's name without the machine's folders."""
+    local = Path(arguments.dataset_name).exists()
+    return Path(arguments.dataset_name).resolve().name if local else arguments.dataset_name

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,17 +25,17 @@ def shards(tmp_path_factory, shapes):
 
 
 # What these compute before training needs every retain sample.
-LOADED = {"targeted_calibration", "selective_synaptic_dampening", "slug"}
+LOADED = {"selective_synaptic_dampening", "slug"}
 
 
 @pytest.fixture
 def streamed(make_trainer, shards, splits):
     """A function from a method and settings to its Trainer on the stream."""
 
-    def make(method, retain=shards, **settings):
+    def make(method, retain=shards, family="clip", **settings):
         settings = {"per_device_train_batch_size": 16, "num_train_epochs": 2, "retain_rows": 40} | settings
         rows = {"retain": retain, "unlearn": splits["unlearn"], "validation": splits["validation"]}
-        return make_trainer(method, train_dataset=rows, **settings)
+        return make_trainer(method, family, train_dataset=rows, **settings)
 
     return make
 
@@ -68,6 +69,43 @@ def test_its_losses_are_those_of_resident_splits(streamed, make_trainer, splits)
     assert same["is_unlearn"].equal(batch["is_unlearn"])
     losses = [trainer.compute_loss(trainer.model.eval(), b) for trainer, b in ((ours, batch), (resident, same))]
     torch.testing.assert_close(*losses)
+
+
+@pytest.mark.parametrize("family", ["clip", "simclr"])
+def test_targeted_calibration_has_the_targets_of_resident_splits(streamed, make_trainer, family):
+    """The sample of the stream is all of it here, and the frozen base model gives what it gave."""
+    ours, resident = (make("targeted_calibration", family=family) for make in (streamed, make_trainer))
+    torch.testing.assert_close(ours.targets.positive, resident.targets.positive[40:], atol=2e-4, rtol=0)
+    torch.testing.assert_close(ours.targets.negative, resident.targets.negative)
+    ours.targets = replace(resident.targets, positive=resident.targets.positive[40:])  # free of the order of rows
+    torch.manual_seed(1)
+    moved = [p + 0.05 * torch.randn_like(p) for p in ours.model.parameters()]
+    for trainer in (ours, resident):
+        with torch.no_grad():
+            for parameter, value in zip(trainer.model.parameters(), moved, strict=True):
+                parameter.copy_(value)
+        trainer._step_seed = lambda: 7
+    batch = next(iter(ours.get_train_dataloader()))
+    known = resident.train_dataset.__getitems__(range(50))["pixels"].flatten(1)
+    rows = [int((known == picture).all(1).nonzero()[0, 0]) for picture in batch["pixels"].flatten(1)]
+    same = resident.train_dataset.__getitems__(rows)
+    unlearn = batch["is_unlearn"]
+    assert batch["index"][unlearn].tolist() == [row - 40 for row in rows[-int(unlearn.sum()) :]]
+    losses = [trainer.compute_loss(trainer.model.train(), b) for trainer, b in ((ours, batch), (resident, same))]
+    torch.testing.assert_close(*losses)
+    for loss in losses:
+        loss.backward()
+    for mine, theirs in zip(ours.model.parameters(), resident.model.parameters(), strict=True):
+        if theirs.grad is not None:
+            torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_a_streamed_row_may_have_more_captions_than_any_unlearn_row(streamed, shapes, tmp_path):
+    rows = shapes.select(range(40)).map(lambda row: {"captions": [*row["captions"], "one more", "and another"]})
+    rows.to_parquet(tmp_path / "many.parquet")
+    stream = load_dataset("parquet", data_files=str(tmp_path / "many.parquet"), split="train", streaming=True)
+    trainer = streamed("targeted_calibration", retain=stream)
+    assert trainer.train().training_loss > 0
 
 
 @pytest.mark.parametrize("settings", [{"num_train_epochs": 2}, {"max_steps": 6, "dataloader_num_workers": 2}])

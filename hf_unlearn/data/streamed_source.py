@@ -1,0 +1,132 @@
+"""The user's own data where it does not fit: retain as a stream of shards, everything else resident."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import fsspec
+
+from hf_unlearn.data.listing import listed
+from hf_unlearn.data.requests import RemovalRequest, read_entries
+from hf_unlearn.data.shards import Shards, split_shards, stream_shards
+from hf_unlearn.data.sources import encode_labels, load_failures, normalise
+from hf_unlearn.data.splits import HELD_OUT
+from hf_unlearn.data.streaming import SHUFFLE_BUFFER
+from hf_unlearn.errors import UserError
+
+if TYPE_CHECKING:
+    import os
+
+    from datasets import Dataset, DatasetDict, IterableDataset
+
+__all__ = ["StreamedRetain", "stream_source"]
+
+EVALUATED_ROWS = 10_000
+_SHARDED = ("Parquet", "WebDataset")  # the builders whose files are shards of rows
+
+
+@dataclass(frozen=True)
+class StreamedRetain:
+    """Retain rows that are read as they come.
+
+    Args:
+        stream: The rows in the library's schema.
+        rows: How many there are.
+        sha256: Hash of the shards' names and sizes and of the request, which together say what the rows are.
+    """
+
+    stream: IterableDataset = field(repr=False)
+    rows: int
+    sha256: str
+
+
+def stream_source(
+    dataset_name: str | os.PathLike[str],
+    unlearn_request: str | os.PathLike[str],
+    *,
+    dataset_config: str | None = None,
+    revision: str | None = None,
+    image_column: str = "image",
+    caption_column: str | None = None,
+    label_column: str | None = None,
+    id_column: str | None = None,
+    max_eval_samples: int = EVALUATED_ROWS,
+) -> tuple[StreamedRetain, DatasetDict, RemovalRequest]:
+    """Split sharded data into a retain stream and resident splits, without reading more pictures than those.
+
+    Args:
+        dataset_name: A folder of parquet shards or WebDataset tar files, or the id of such a dataset on the Hub, with
+            splits `train`, `validation` and `test` (as `datasets` finds them by the names of the files).
+        unlearn_request: File of the ids to be unlearned.
+        dataset_config: Configuration of a Hub dataset.
+        revision: Branch, tag or commit of a Hub dataset.
+        image_column: Column (or extension, such as "jpg") of the pictures.
+        caption_column: Column (or extension, such as "txt") of captions.
+        label_column: Column (or extension, such as "cls") of classes.
+        id_column: Column of ids in parquet files, by default "id"; in tar files the key of a sample is its id.
+        max_eval_samples: At most so many rows of retain, of validation and of test are taken to be measured on.
+
+    Returns:
+        Retain, the resident splits `retain` (a sample, to be measured on), `unlearn`, `validation` and `test`, and the
+        request.
+
+    Raises:
+        UserError: The data is not in shards or lacks a split or column, or the request names rows that are not there.
+    """
+    from datasets import DatasetDict
+
+    shards = _shards(str(dataset_name), dataset_config, revision)
+    held_out = {name: next((alias for alias in aliases if alias in shards), None) for name, aliases in HELD_OUT.items()}
+    missing = [name for name, alias in held_out.items() if alias is None]
+    if "train" not in shards or missing:
+        raise UserError(
+            f"--streaming needs splits train, validation and test, the last two of rows that the model never saw; "
+            f"{dataset_name} has {listed(shards)}: name its shards train-*, validation-* and test-*."
+        )
+    columns = {"image": image_column, "captions": caption_column, "label": label_column, "id": id_column or "id"}
+    requested = read_entries(unlearn_request)
+    retain, unlearn, rows = split_shards(
+        shards["train"],
+        requested,
+        image_column=image_column,
+        caption_column=caption_column,
+        label_column=label_column,
+        id_column=id_column or "id",
+    )
+    mixed = retain.shuffle(seed=0, buffer_size=SHUFFLE_BUFFER)
+    resident = {"retain": _resident(mixed, max_eval_samples), "unlearn": unlearn}
+    for name, alias in held_out.items():
+        resident[name] = _resident(stream_shards(shards[alias], columns), max_eval_samples)  # type: ignore[index]
+    present = {name: name if name in unlearn.column_names else None for name in columns}
+    splits = DatasetDict({n: normalise(part, present, name=str(dataset_name)) for n, part in resident.items()})
+    if present["label"] is not None:
+        splits = encode_labels(splits, str(dataset_name))
+    request = RemovalRequest("file", ids=tuple(sorted(map(str, requested))))
+    return StreamedRetain(retain, rows, _digest(shards["train"], request)), splits, request
+
+
+def _shards(name: str, config: str | None, revision: str | None) -> dict[str, list[str]]:
+    """The files of each split of a dataset that consists of shards."""
+    from datasets import load_dataset_builder
+
+    with load_failures(name):
+        builder = load_dataset_builder(name, config, revision=revision)
+    if not any(kind.__name__ in _SHARDED for kind in type(builder).__mro__):
+        raise UserError(f"--streaming reads parquet or WebDataset shards, which {name} does not consist of.")
+    return {str(split): list(map(str, files)) for split, files in (builder.config.data_files or {}).items()}
+
+
+def _resident(rows: IterableDataset, most: int) -> Dataset:
+    from datasets import Dataset
+
+    return Dataset.from_list(list(rows.take(most)), features=rows.features)
+
+
+def _digest(shards: Shards, request: RemovalRequest) -> str:
+    digest = hashlib.sha256(request.sha256.encode())
+    for shard in sorted(map(str, shards)):
+        digest.update(f"{Path(shard).name} {fsspec.open(shard).fs.size(shard)}\n".encode())
+    return digest.hexdigest()
