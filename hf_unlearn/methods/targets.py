@@ -84,9 +84,34 @@ def likeness_weights(scores: Array, unseen: Array) -> Array:
     return sum(near, np.zeros(len(unseen))) / len(scores)
 
 
+@dataclass(frozen=True)
+class TargetNoise:
+    """How far targets are drawn instead of predicted, so that runs differ as retrainings do.
+
+    Attributes:
+        share: of the variance of the scores that order the unlearn samples, what is drawn, in [0, 1].
+        seed: of the draw.
+    """
+
+    share: float = 0.0
+    seed: int = 0
+
+    def added(self, scores: Array) -> Array:
+        """`[n]` scores of the same variance, `share` of it normal noise."""
+        if self.share == 0:
+            return scores
+        noise = np.random.default_rng(self.seed).normal(scale=scores.std(), size=len(scores))
+        return scores.mean() + np.sqrt(1 - self.share) * (scores - scores.mean()) + np.sqrt(self.share) * noise
+
+
 @torch.no_grad()
 def pair_targets(
-    model: PreTrainedModel, inputs: ImageTextInputs, retain: EncodedSplit, unlearn: EncodedSplit, held_out: EncodedSplit
+    model: PreTrainedModel,
+    inputs: ImageTextInputs,
+    retain: EncodedSplit,
+    unlearn: EncodedSplit,
+    held_out: EncodedSplit,
+    noise: TargetNoise = TargetNoise(),
 ) -> AlignmentTargets:
     """Targets of image-text pairs: retain and negative pairs as they are, unlearn as held-out pairs of their kind.
 
@@ -100,6 +125,7 @@ def pair_targets(
         retain: rows that stay.
         unlearn: rows to be unlearned.
         held_out: rows that the base model never saw.
+        noise: added to the scores that order the unlearn pairs, after held-out pairs were weighted by them.
     """
     captions = retain.rows(range(min(len(retain), BATCH)))["caption_counts"].float().mean().item()
     rows = np.linspace(0, len(retain) - 1, min(len(retain), int(REGRESSION_PAIRS / captions))).astype(np.int64)
@@ -112,13 +138,18 @@ def pair_targets(
     columns = max(kept.caption.max(), asked.caption.max()) + 1
     positive = np.zeros((len(retain) + len(unlearn), columns), dtype=np.float32)
     positive[kept.row, kept.caption] = kept.alignment
-    positive[len(retain) + asked.row, asked.caption] = match_quantiles(scores, unseen.alignment, weights)
+    positive[len(retain) + asked.row, asked.caption] = match_quantiles(noise.added(scores), unseen.alignment, weights)
     return AlignmentTargets(torch.from_numpy(positive), torch.tensor(kept.negative_alignment))
 
 
 @torch.no_grad()
 def view_targets(
-    model: PreTrainedModel, inputs: ImageViewInputs, retain: int, unlearn: EncodedSplit, held_out: EncodedSplit
+    model: PreTrainedModel,
+    inputs: ImageViewInputs,
+    retain: int,
+    unlearn: EncodedSplit,
+    held_out: EncodedSplit,
+    noise: TargetNoise = TargetNoise(),
 ) -> AlignmentTargets:
     """Targets of pictures under random views: unlearn as held-out pictures, in the order of the base model's own.
 
@@ -127,7 +158,7 @@ def view_targets(
     """
     with evaluation_mode(model):
         own, unseen = (_view_alignment(model, inputs, split) for split in (unlearn, held_out))
-    positive = np.concatenate([np.full(retain, -1.0), match_quantiles(own, unseen)])
+    positive = np.concatenate([np.full(retain, -1.0), match_quantiles(noise.added(own), unseen)])
     return AlignmentTargets(torch.tensor(positive[:, None], dtype=torch.float32), torch.tensor(0.0))
 
 

@@ -100,3 +100,20 @@ def test_it_needs_held_out_samples(make_trainer, splits):
     without = {name: split for name, split in splits.items() if name != "validation"}
     with pytest.raises(UserError, match="pass them as split validation"):
         make_trainer("targeted_calibration", "clip", without)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_noisy_targets_differ_by_seed_and_only_in_who_gets_which(make_trainer, family):
+    def unlearn_targets(**settings):
+        return make_trainer("targeted_calibration", family, **settings).targets.positive[40:].flatten().tolist()
+
+    fixed, drawn, again = (unlearn_targets(**{"seed": 1, "target_noise": noise}) for noise in (None, 0.5, 0.5))
+    assert unlearn_targets(seed=2) == fixed
+    assert drawn == again != fixed
+    assert unlearn_targets(seed=2, target_noise=0.5) not in (drawn, fixed)
+    assert sorted(drawn) == pytest.approx(sorted(fixed), abs=1e-6)
+
+
+def test_noise_is_a_share(make_trainer):
+    with pytest.raises(UserError, match=r"target_noise=1\.5 must be from 0 to 1"):
+        make_trainer("targeted_calibration", target_noise=1.5)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_unlearn.methods import targets
-from hf_unlearn.methods.targets import Look, likeness_weights, match_quantiles, pair_scores
+from hf_unlearn.methods.targets import Look, TargetNoise, likeness_weights, match_quantiles, pair_scores
 
 SAMPLES = st.lists(st.tuples(st.floats(-1, 1), st.floats(0.01, 1)), min_size=1, max_size=40)
 
@@ -38,6 +38,19 @@ def test_weighted_values_are_given_as_often_as_their_weights_say():
     matched = match_quantiles(np.arange(500.0), large, weights)
     assert matched.mean() == pytest.approx((weights * large).sum() / weights.sum(), abs=0.02)
     assert matched.mean() == pytest.approx(1, abs=0.1) and matched.std() == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.35, 1.0])
+def test_noise_takes_its_share_of_the_order_and_leaves_the_distribution(share):
+    """Two draws of the same scores correlate by what is left of them; the targets are the same values."""
+    rng = np.random.default_rng(0)
+    scores, sample = rng.normal(3, 2, size=20_000), rng.uniform(size=20_000)
+    first, second = (TargetNoise(share, seed).added(scores) for seed in (1, 2))
+    assert np.corrcoef(first, second)[0, 1] == pytest.approx(1 - share, abs=0.02)
+    assert np.corrcoef(first, scores)[0, 1] == pytest.approx(np.sqrt(1 - share), abs=0.02)
+    assert (first.mean(), first.std()) == pytest.approx((scores.mean(), scores.std()), abs=0.05)
+    assert sorted(match_quantiles(first, sample)) == sorted(match_quantiles(scores, sample))
+    assert (TargetNoise(share, 1).added(scores) == first).all()
 
 
 def test_held_out_pairs_weigh_as_they_are_like_the_request(monkeypatch):
