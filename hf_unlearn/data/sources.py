@@ -56,8 +56,9 @@ def load_source(
         label_column: Column with the classes (ClassLabel, strings or integers); becomes `label`, a ClassLabel.
             By default the column `label`, where there is one.
         id_column: Column with strings or integers that tell the rows apart; becomes `id`, a string. By default the
-            column `id`, or where there is none the row's number, "0", "1", ..., with the split before it in all
-            splits but `train` ("test/0").
+            column `id`; where there is none, a picture's path in its folder of images ("cat/7.png", without the
+            "train/" before it), and elsewhere the row's number, "0", "1", ..., with the split before it in all splits
+            but `train` ("test/0").
 
     Returns:
         The rows with `image`, `captions` and `label` where there are any, `id`, and every other column as it was; one
@@ -69,7 +70,7 @@ def load_source(
     """
     from datasets import Dataset, DatasetDict
 
-    loaded = _load(str(dataset_name), dataset_config, revision)
+    loaded = _load(str(dataset_name), dataset_config, revision, name_files=id_column is None)
     splits = DatasetDict({"train": loaded}) if isinstance(loaded, Dataset) else loaded
     if split is not None:
         if split not in splits:
@@ -85,7 +86,7 @@ def load_source(
     return next(iter(rows.values())) if list(rows) in ([split], ["train"]) else rows
 
 
-def _load(name: str, config: str | None, revision: str | None) -> Dataset | DatasetDict:
+def _load(name: str, config: str | None, revision: str | None, name_files: bool) -> Dataset | DatasetDict:
     from datasets import DatasetDict, load_dataset, load_from_disk
 
     path = Path(name).expanduser()
@@ -97,11 +98,30 @@ def _load(name: str, config: str | None, revision: str | None) -> Dataset | Data
                 raise UserError(f"{path} is neither a folder nor a .parquet file (--dataset_name).")
             return load_dataset("parquet", data_files=str(path), split="train")
         if path.is_dir():
-            kind = "parquet" if next(path.rglob("*.parquet"), None) else "imagefolder"
-            loaded = load_dataset(kind, data_dir=str(path))
+            if next(path.rglob("*.parquet"), None):
+                loaded = load_dataset("parquet", data_dir=str(path))
+            else:
+                loaded = load_dataset("imagefolder", data_dir=str(path))
+                loaded = _with_file_ids(loaded, path.resolve()) if name_files else loaded
         else:
             loaded = load_dataset(name, config, revision=revision)
     return loaded if isinstance(loaded, DatasetDict) else DatasetDict(loaded)
+
+
+def _with_file_ids(splits: DatasetDict, folder: Path) -> DatasetDict:
+    """Give the pictures of a folder their paths in it as ids, as their owners know them; in archives they have none."""
+    from datasets import DatasetDict, Image, Value
+
+    named = {}
+    for name, rows in splits.items():
+        if "id" not in rows.column_names:
+            column = arrow_column(rows.cast_column("image", Image(decode=False)), "image")
+            paths = [Path(file) for file in pc.struct_field(column, "path").to_pylist()]
+            if all(path.is_relative_to(folder) for path in paths):
+                ids = [path.relative_to(folder).as_posix().removeprefix("train/") for path in paths]
+                rows = rows.add_column("id", ids, feature=Value("string"))
+        named[name] = rows
+    return DatasetDict(named)
 
 
 @contextmanager

@@ -192,7 +192,8 @@ def plan_request(ids: Ids, requested: Sequence[object], name: str = "The removal
     if not is_known.all():
         unknown = wanted.filter(pa.array(~is_known))
         shown = listed(unknown.slice(0, LIMIT).to_pylist(), len(unknown))
-        problems.append(f"ids that no training row has ({len(unknown):,}): {shown}")
+        known = listed(column.slice(0, 2).to_pylist())
+        problems.append(f"ids that no training row has ({len(unknown):,}): {shown} (there are ids such as {known})")
     if problems:
         raise UserError(f"{name} must be corrected; it has {'; '.join(problems)}.")
     return rows

@@ -51,9 +51,9 @@ def test_imagefolder_with_captions(folder: Path, noise: Callable[..., PILImage.I
     np.testing.assert_array_equal(np.asarray(dataset[2]["image"]), np.asarray(noise(2)))
 
 
-def test_other_columns_are_kept_and_rows_numbered(folder: Path) -> None:
+def test_other_columns_are_kept_and_rows_named_by_their_files(folder: Path) -> None:
     dataset = load_source(folder, caption_column="text")
-    assert dataset["id"][:] == ["0", "1", "2"]
+    assert dataset["id"][:] == ["0.png", "1.png", "2.png"]
     assert dataset["owner"][:] == ["bob", "alice", "alice"]
     assert dataset["number"][:] == [0, 10, 20]
 
@@ -65,8 +65,8 @@ def test_imagefolder_with_classes_for_folders(tmp_path: Path, noise: Callable[..
     splits = load_source(tmp_path / "data")
     assert isinstance(splits, DatasetDict)
     assert splits["train"].features["label"].names == ["cat", "dog"]
-    assert splits["train"]["id"][:] == ["0", "1"]
-    assert splits["test"]["id"][:] == ["test/0"]
+    assert splits["train"]["id"][:] == ["cat/a.png", "dog/a.png"]
+    assert splits["test"]["id"][:] == ["test/cat/a.png"]
     assert "captions" not in splits["train"].column_names
 
 

@@ -191,7 +191,7 @@ READY = DatasetDict(retain=ids_only(20), unlearn=ids_only(3, "u"))
         ({"unlearn_request": [str(i) for i in range(40)]}, "No row is left for retain, validation, test"),
         (
             {"unlearn_request": ["3", "nope", "3", 1.5, "gone"]},
-            r"no id \(1\): 1\.5 .*repeated ids \(1\): 3; .*\(2\): nope, gone\.",
+            r"no id \(1\): 1\.5 .*repeated ids \(1\): 3; .*\(2\): nope, gone \(there are ids such as .*\)\.",
         ),
         ({"unlearn_request": "ids.xlsx"}, "must be a .txt, .csv or .json file"),
         ({"unlearn_where": "owner"}, "not of the form column=value"),
@@ -293,7 +293,7 @@ def test_plan_request_finds_what_a_dictionary_finds(ids: list[str], data: st.Dat
 
 def test_plan_request_takes_integers_and_cuts_long_lists() -> None:
     assert plan_request(["10", "11"], [11]).tolist() == [1]
-    with pytest.raises(UserError, match=r"no training row has \(30\): 0, 1, .*, 19 and 10 more\.$"):
+    with pytest.raises(UserError, match=r"no training row has \(30\): 0, 1, .*, 19 and 10 more \(there are ids such as a\)\.$"):
         plan_request(["a"], list(range(30)))
 
 
