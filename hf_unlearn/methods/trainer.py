@@ -32,8 +32,16 @@ from hf_unlearn.methods import checkpoints
 from hf_unlearn.methods.guards import BUDGET_HELP, FLOOR_HELP, PROBE_SAMPLES, DivergenceGuard
 from hf_unlearn.methods.saliency import SaliencyMask
 from hf_unlearn.methods.search_space import Around, SearchSpace, everywhere
+from hf_unlearn.methods.temperature import LogitScaleBound
 from hf_unlearn.models.adapters import add_adapter, is_adapted
-from hf_unlearn.models.contrastive import ModelInputs, contrastive_terms, evaluation_mode, is_dual_encoder, unwrap
+from hf_unlearn.models.contrastive import (
+    ModelInputs,
+    caption_length,
+    contrastive_terms,
+    evaluation_mode,
+    is_dual_encoder,
+    unwrap,
+)
 from hf_unlearn.models.sharding import gather_whole, make_shardable
 
 if TYPE_CHECKING:
@@ -242,6 +250,7 @@ class UnlearningTrainer(Trainer):
             self._keep_on_device(encoded)
         self.guard = DivergenceGuard(self)
         self.add_callback(self.guard)
+        self.add_callback(LogitScaleBound(self, model))
         self.saliency = self._saliency_mask(train_dataset) if args.saliency_share is not None else None
 
     def _encode(self, split: Dataset | EncodedSplit) -> EncodedSplit:
@@ -579,6 +588,7 @@ def make_inputs(model: PreTrainedModel, processing_class: Any, args: UnlearningC
         )
     model = unwrap(model)  # type: ignore[assignment]
     if is_dual_encoder(model):
-        length = args.max_length or model.config.get_text_config().max_position_embeddings
+        tokenizer = getattr(processing_class, "tokenizer", None)
+        length = args.max_length or caption_length(model, tokenizer)  # type: ignore[arg-type]
         return ImageTextInputs(processing_class, length, args.flip_probability)
     return ImageViewInputs(processing_class, VIEW_PRESETS[args.views])
