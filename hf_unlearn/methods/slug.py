@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import masked_mean
+from hf_unlearn.methods.config import UnlearningConfig
 from hf_unlearn.methods.gradients import info_nce_of_all, mean_gradient, split_batches
 from hf_unlearn.methods.one_shot import OneShotTrainer
 from hf_unlearn.methods.search_space import Choice, SearchSpace, everywhere
-from hf_unlearn.methods.trainer import UnlearningConfig
 from hf_unlearn.models.contrastive import ModelInputs, contrastive_terms, evaluation_mode
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class SLUGTrainer(OneShotTrainer):
         held_out = train_dataset.get("validation")
         if args.target_cosine is None and not held_out:
             raise UserError("SLUG aims at the cosine of held-out pairs; pass a validation split, or set target_cosine")
-        self._held_out = None if args.target_cosine is not None else self._encode(held_out)
+        self._held_out = None if args.target_cosine is not None else self.rows.encoded(held_out)
         self._stopped_early: str | None = None
 
     @property
