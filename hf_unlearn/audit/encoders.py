@@ -131,20 +131,24 @@ class LocalEncoder:
         return torch.cat([part.float().cpu() for part in parts]).numpy()
 
     def _image_batch(self, views: Views) -> "Tensor":
+        from hf_unlearn.models.contrastive import embed_images
+
         # Pictures of one size go in as arrays; the processor resizes, crops and normalises as its checkpoint says.
         inputs = self.image_processor(list(views), input_data_format="channels_last", return_tensors="pt")
         pixels = inputs["pixel_values"].to(self.device)
         if self.features == "projection" and hasattr(self.model, "get_projected_features"):
-            return _tensor(self.model.get_projected_features(pixel_values=pixels))
-        return _tensor(self.model.get_image_features(pixel_values=pixels))
+            return self.model.get_projected_features(pixel_values=pixels)
+        return embed_images(self.model, pixels)
 
     def _text_batch(self, texts: Sequence[str]) -> "Tensor":
+        from hf_unlearn.models.contrastive import caption_length, embed_texts
+
         tokenizer = self._tokenizer
-        length = getattr(getattr(self.model.config, "text_config", None), "max_position_embeddings", None)
+        length = caption_length(self.model, tokenizer)
         tokens = tokenizer(
             list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
         ).to(self.device)
-        return _tensor(self.model.get_text_features(**tokens))
+        return embed_texts(self.model, **tokens)
 
     def describe(self) -> dict[str, Any]:
         """Name, revision, hash of the weights, architecture, which features, and the processor's settings."""
@@ -249,11 +253,6 @@ def resolve_folder(name: str) -> tuple[Path, str | None]:
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise UserError(f"The model '{name}' cannot be fetched: {_first_line(error)}") from error
     return folder, folder.name
-
-
-def _tensor(output: Any) -> "Tensor":
-    """An output object's pooled features, or the tensor itself."""
-    return getattr(output, "pooler_output", output)
 
 
 def _first_line(error: Exception) -> str:

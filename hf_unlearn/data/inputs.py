@@ -57,7 +57,8 @@ class ContrastiveInputs(ABC):
 class ImageTextInputs(ContrastiveInputs):
     """Image-caption pairs for a dual encoder.
 
-    An image may have several captions: training draws one of them at each visit, evaluation uses them all.
+    An image may have several captions: training draws one of them at each visit, the evaluation loss takes the first,
+    and metrics use them all.
 
     Args:
         processor: the model's processor, with `image_processor` and `tokenizer`.

@@ -34,7 +34,7 @@ def split_batches(trainer: "UnlearningTrainer", split: EncodedSplit) -> Iterator
     for start in range(0, len(split), each * world_size()):
         first = start + rank() * each
         rows = trainer._prepare_inputs(split.rows([row % len(split) for row in range(first, first + each)]))
-        yield trainer.model_inputs.batch(rows, (trainer.args.seed * 1_000_003 + first) % 2**31)
+        yield trainer.model_inputs.batch(rows, trainer.place_seed(first))
 
 
 def batch_gradients(trainer: "UnlearningTrainer", split: EncodedSplit, objective: Objective) -> Iterator[list[Tensor]]:

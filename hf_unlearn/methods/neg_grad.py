@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import info_nce
+from hf_unlearn.methods.config import UnlearningConfig
 from hf_unlearn.methods.guards import BUDGET_HELP, COLLAPSE_FLOOR, FLOOR_HELP, RETAIN_LOSS_BUDGET
 from hf_unlearn.methods.search_space import Log, SearchSpace
-from hf_unlearn.methods.trainer import UnlearningConfig, UnlearningTrainer
+from hf_unlearn.methods.trainer import UnlearningTrainer
 
 
 @dataclass
@@ -54,7 +55,7 @@ class NegGradTrainer(UnlearningTrainer):
         terms, is_unlearn = self.contrast(model, inputs)
         retain, unlearn = info_nce(terms, ~is_unlearn), info_nce(terms, is_unlearn)
         if self.args.preset == "reference":
-            loss = (retain - self.unlearn_to_retain * unlearn) / (1 + self.unlearn_to_retain)
+            loss = (retain - self.unlearn_to_retain * unlearn) / (1 + self.rows.unlearn_to_retain)
         else:
             loss = retain - unlearn
         self.report(loss, loss_retain=retain, loss_unlearn=unlearn)

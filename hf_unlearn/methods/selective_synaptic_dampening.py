@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.errors import UserError
+from hf_unlearn.methods.config import UnlearningConfig
 from hf_unlearn.methods.gradients import Objective, info_nce_of_all, mean_gradient
 from hf_unlearn.methods.one_shot import OneShotTrainer
 from hf_unlearn.methods.search_space import Log, SearchSpace, everywhere
-from hf_unlearn.methods.trainer import UnlearningConfig
-from hf_unlearn.models.contrastive import ModelInputs, embed_images, embed_texts, is_dual_encoder
+from hf_unlearn.models.contrastive import ModelInputs, as_weights, embed_images, embed_texts, is_dual_encoder
 
 
 def output_norm(model: nn.Module, batch: ModelInputs, chunk_size: int | None) -> Tensor:
@@ -22,7 +22,8 @@ def output_norm(model: nn.Module, batch: ModelInputs, chunk_size: int | None) ->
         texts = {name: value for name, value in batch.items() if name != "pixel_values"}
         outputs = [embed_images(model, batch["pixel_values"]), embed_texts(model, **texts)]  # type: ignore[arg-type]
     else:
-        outputs = [model.get_projected_features(batch["pixel_values"].flatten(0, 1))]  # type: ignore[operator]
+        views = as_weights(model, batch["pixel_values"]).flatten(0, 1)
+        outputs = [model.get_projected_features(views)]  # type: ignore[operator]
     return torch.stack([output.float().square().sum(-1).mean() for output in outputs]).sum()
 
 

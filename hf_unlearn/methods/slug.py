@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import masked_mean
+from hf_unlearn.methods.config import UnlearningConfig
 from hf_unlearn.methods.gradients import info_nce_of_all, mean_gradient, split_batches
 from hf_unlearn.methods.one_shot import OneShotTrainer
 from hf_unlearn.methods.search_space import Choice, SearchSpace, everywhere
-from hf_unlearn.methods.trainer import UnlearningConfig
 from hf_unlearn.models.contrastive import ModelInputs, contrastive_terms, evaluation_mode
 
 logger = logging.getLogger(__name__)
@@ -48,10 +48,11 @@ class SLUGConfig(UnlearningConfig):
 class SLUGTrainer(OneShotTrainer):
     """`theta_l = theta_l - t * g_l` for one layer l, with g the gradient of the mean cosine of unlearn pairs.
 
-    Layers are weight matrices. Of each, the importance `||g_l|| / ||theta_l||` should be large and its alignment
-    `|cos(g_l, grad_l InfoNCE(R))|` small; the layers that no other beats in both are tried, with the step t, found by
-    bisection, at which the mean cosine of unlearn pairs is the target: that of held-out pairs under the base model,
-    which is where exact retraining would bring them. The layer that then keeps the most of retain's cosine is taken.
+    Layers are weight matrices, but for those that are all zeros. Of each, the importance `||g_l|| / ||theta_l||` should
+    be large and its alignment `|cos(g_l, grad_l InfoNCE(R))|` small; the layers that no other beats in both are tried,
+    with the step t, found by bisection, at which the mean cosine of unlearn pairs is the target: that of held-out pairs
+    under the base model, which is where exact retraining would bring them. The layer that then keeps the most of
+    retain's cosine is taken.
 
     Source: Cai et al., "Targeted Unlearning with Single Layer Unlearning Gradient", arXiv 2407.11867, Eqs. 5-9.
     Deviations: the step's size is set by held-out alignment where the paper searches by a zero-shot accuracy; the
@@ -69,7 +70,7 @@ class SLUGTrainer(OneShotTrainer):
         held_out = train_dataset.get("validation")
         if args.target_cosine is None and not held_out:
             raise UserError("SLUG aims at the cosine of held-out pairs; pass a validation split, or set target_cosine")
-        self._held_out = None if args.target_cosine is not None else self._encode(held_out)
+        self._held_out = None if args.target_cosine is not None else self.rows.encoded(held_out)
         self._stopped_early: str | None = None
 
     @property
@@ -120,7 +121,7 @@ class SLUGTrainer(OneShotTrainer):
         retain = mean_gradient(self, self._retain, info_nce_of_all)
         layers = []
         for weight, own, others in zip(weights, unlearn, retain, strict=True):
-            if weight.ndim >= 2:
+            if weight.ndim >= 2 and weight.any():  # one of zeros has no norm that a step could be measured by
                 alignment = nn.functional.cosine_similarity(own.flatten(), others.flatten(), dim=0).abs()
                 layers.append((torch.stack([own.norm() / weight.norm(), -alignment]), weight, own))
         scores = torch.stack([score for score, _, _ in layers]).detach().cpu()

@@ -12,10 +12,11 @@ from hf_unlearn.data.streaming import StreamedBatches
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import info_nce, masked_mean, negative_alignment
 from hf_unlearn.losses.distributed import all_reduce_sum, world_size
+from hf_unlearn.methods.config import UnlearningConfig
 from hf_unlearn.methods.search_space import Log, SearchSpace
 from hf_unlearn.methods.targets import REGRESSION_PAIRS, AlignmentTargets, TargetNoise, pair_targets, view_targets
 from hf_unlearn.methods.teacher import frozen_copy
-from hf_unlearn.methods.trainer import UnlearningConfig, UnlearningTrainer
+from hf_unlearn.methods.trainer import UnlearningTrainer
 from hf_unlearn.models.contrastive import ModelInputs, contrastive_terms, is_dual_encoder
 
 
@@ -88,13 +89,13 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
     targets: AlignmentTargets
 
     def __init__(self, model: Any, args: TargetedCalibrationConfig, train_dataset: Any, *rest: Any, **kwargs: Any):
+        super().__init__(model, args, train_dataset, *rest, **kwargs)
         held_out = train_dataset.get("validation")
-        if held_out is None or len(held_out) == 0:
+        if not held_out:
             raise UserError(
                 f"{args.title} takes its targets from samples the model never saw; pass them as split validation"
             )
-        super().__init__(model, args, train_dataset, *rest, **kwargs)
-        self.targets = self._targets(self._encode(held_out)).to(args.device)
+        self.targets = self._targets(self.rows.encoded(held_out)).to(args.device)
         streams_pairs = isinstance(self.train_dataset, StreamedBatches) and is_dual_encoder(self.model)
         self.base_model = frozen_copy(self.model) if streams_pairs else None
 

@@ -244,7 +244,7 @@ def _look_at(model: PreTrainedModel, inputs: ImageTextInputs, split: EncodedSpli
     total_x = total_y = torch.zeros((), device=model.device)
     for start, encoded in zip(range(0, len(split), BATCH), split.batches(BATCH), strict=True):
         encoded = {name: value.to(model.device) for name, value in encoded.items()}
-        x = F.normalize(embed_images(model, inputs.normalise(encoded["pixels"]).to(model.dtype)).float(), dim=-1)
+        x = F.normalize(embed_images(model, inputs.normalise(encoded["pixels"])).float(), dim=-1)
         tokens, owner = inputs.captions(encoded)
         y = F.normalize(embed_texts(model, **tokens).float(), dim=-1)
         alignments.append((x[owner] * y).sum(-1).cpu())
@@ -283,8 +283,11 @@ def _view_alignment(model: PreTrainedModel, inputs: ImageViewInputs, split: Enco
 
 
 def _median_squared_distance(points: Array) -> float:
+    """Of pairs of different points; 1 where there are none."""
     from scipy.spatial.distance import pdist
 
+    if len(points) < 2:
+        return 1.0
     return float(np.median(pdist(points[:: max(1, len(points) // 1024)], "sqeuclidean")))
 
 

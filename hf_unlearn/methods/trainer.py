@@ -1,150 +1,49 @@
-"""What every unlearning method shares: its `TrainingArguments` and its `Trainer` around the three quantities."""
+"""What every unlearning method shares: its `Trainer` around the three quantities."""
 
-import logging
-import math
 import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from accelerate.data_loader import DataLoaderShard
-from datasets import Dataset, DatasetDict, IterableDataset
+from datasets import Dataset, DatasetDict
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
+from transformers import PreTrainedModel, Trainer, set_seed
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
-from hf_unlearn.data.encoded import RESIDENT_BYTES, EncodedSplit, EncodedSplits, as_batch
+from hf_unlearn.data.encoded import EncodedSplit, EncodedSplits, as_batch
 from hf_unlearn.data.inputs import ContrastiveInputs, ImageTextInputs, ImageViewInputs
 from hf_unlearn.data.sampler import SplitSampler
-from hf_unlearn.data.streaming import SHUFFLE_BUFFER, StreamedBatches, StreamedSplit, known_rows
+from hf_unlearn.data.streaming import StreamedBatches
 from hf_unlearn.data.views import VIEW_PRESETS
 from hf_unlearn.errors import DivergenceError, UserError, is_out_of_memory
 from hf_unlearn.losses import ContrastiveTerms, info_nce
-from hf_unlearn.losses.distributed import rank, world_size
 from hf_unlearn.methods import checkpoints
-from hf_unlearn.methods.guards import BUDGET_HELP, FLOOR_HELP, PROBE_SAMPLES, DivergenceGuard
+from hf_unlearn.methods.config import NO_PUSHED_CHECKPOINTS, UnlearningConfig
+from hf_unlearn.methods.guards import DivergenceGuard
 from hf_unlearn.methods.saliency import SaliencyMask
-from hf_unlearn.methods.search_space import Around, SearchSpace, everywhere
+from hf_unlearn.methods.temperature import LogitScaleBound
+from hf_unlearn.methods.training_rows import Split, TrainingRows
 from hf_unlearn.models.adapters import add_adapter, is_adapted
-from hf_unlearn.models.contrastive import ModelInputs, contrastive_terms, evaluation_mode, is_dual_encoder, unwrap
+from hf_unlearn.models.contrastive import (
+    ModelInputs,
+    caption_length,
+    contrastive_terms,
+    evaluation_mode,
+    is_dual_encoder,
+    unwrap,
+)
 from hf_unlearn.models.sharding import gather_whole, make_shardable
 
 if TYPE_CHECKING:
     from peft import LoraConfig
-
-logger = logging.getLogger(__name__)
-
-Stream: TypeAlias = IterableDataset | StreamedSplit
-Split: TypeAlias = Dataset | EncodedSplit | Stream
-
-
-@dataclass
-class UnlearningConfig(TrainingArguments):
-    """`TrainingArguments` with the defaults contrastive unlearning needs; each method's config extends it."""
-
-    method: ClassVar[str]
-    title: ClassVar[str]
-    # Where `hf-unlearn tune` looks for better settings; a method says its own.
-    search_space: ClassVar[SearchSpace] = everywhere(learning_rate=Around(10))
-
-    per_device_train_batch_size: int = field(
-        default=128, metadata={"help": "Batch size per device; a contrastive loss depends on it."}
-    )
-    per_device_eval_batch_size: int = field(default=256, metadata={"help": "Batch size per device in evaluation."})
-    lr_scheduler_type: str = field(  # type: ignore[assignment]
-        default="constant", metadata={"help": "Learning-rate schedule; the paper's unlearning runs hold it fixed."}
-    )
-    save_strategy: str = field(  # type: ignore[assignment]
-        default="no", metadata={"help": "When to write checkpoints to resume from: no, epoch or steps."}
-    )
-    save_total_limit: int | None = field(
-        default=2, metadata={"help": "Checkpoints kept; with two, one may be damaged."}
-    )
-    checkpoint_minutes: float | None = field(
-        default=15, metadata={"help": "Also write a checkpoint when this many minutes have passed; unset: never."}
-    )
-    logging_strategy: str = field(  # type: ignore[assignment]
-        default="epoch", metadata={"help": "When to log the mean of each loss term: epoch or steps."}
-    )
-    logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Hide losses that are not finite; the guard stops at them instead."}
-    )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Rows are encoded by the library itself."})
-    seed: int = field(default=0, metadata={"help": "Seed of the order of samples, of views and of new weights."})
-    max_length: int | None = field(
-        default=None, metadata={"help": "Tokens a caption is padded and cut to; default: what the text encoder takes."}
-    )
-    flip_probability: float = field(
-        default=0.0, metadata={"help": "Chance of mirroring a picture in image-text training (paper, COCO: .5)."}
-    )
-    views: str = field(
-        default="cifar", metadata={"help": f"Preset of random views for SimCLR and MoCo: {', '.join(VIEW_PRESETS)}."}
-    )
-    forward_chunk_size: int | None = field(
-        default=None,
-        metadata={"help": "Embed this many samples at a time and recompute in backward: exact, for large batches."},
-    )
-    resident_bytes: int = field(
-        default=RESIDENT_BYTES,
-        metadata={
-            "help": "Encoded splits up to this size are decoded once, into memory (an accelerator's if it has room)."
-        },
-    )
-    retain_rows: int | None = field(
-        default=None, metadata={"help": "Rows of a streaming retain; default: what the data's own info says."}
-    )
-    shuffle_buffer: int | None = field(
-        default=None,
-        metadata={"help": f"Rows of a streaming retain among which the next is drawn; default: {SHUFFLE_BUFFER:,}."},
-    )
-    channels_last: bool | None = field(
-        default=None,
-        metadata={"help": "Lay out convolutions channels-last; default: on an accelerator, where they are faster so."},
-    )
-    guard_steps: int | None = field(
-        default=None,
-        metadata={"help": "Steps between checks of the training's health; default: a twentieth of all, at most 50."},
-    )
-    saliency_share: float | None = field(
-        default=None,
-        metadata={"help": "Share of weights to train, those most salient to unlearn samples (SalUn); default: all."},
-    )
-    retain_loss_budget: float | None = field(default=None, metadata=BUDGET_HELP)
-    collapse_floor: float | None = field(default=None, metadata=FLOOR_HELP)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.dataloader_pin_memory &= torch.accelerator.is_available()  # on a CPU it would only warn
-        if self.per_device_train_batch_size < 2:
-            raise UserError("per_device_train_batch_size 1 leaves InfoNCE without negatives; use at least 2")
-        if self.views not in VIEW_PRESETS:
-            raise UserError(f"views={self.views!r} is unknown; choose one of {', '.join(VIEW_PRESETS)}")
-        if self.forward_chunk_size is not None and self.forward_chunk_size < 1:
-            raise UserError(f"forward_chunk_size={self.forward_chunk_size} must be at least 1, or unset")
-        if self.max_steps <= 0 and not self.num_train_epochs > 0:
-            raise UserError(f"num_train_epochs={self.num_train_epochs} would make no update; use more than 0")
-        if self.dataloader_drop_last:
-            raise UserError("dataloader_drop_last would leave a small split without any batch; leave it unset")
-        if self.auto_find_batch_size:
-            raise UserError(
-                "auto_find_batch_size would change the number of negatives unseen; choose per_device_train_batch_size, "
-                "with forward_chunk_size where memory is short"
-            )
-        if self.resume_from_checkpoint is not None:
-            raise UserError("resume_from_checkpoint is an argument of trainer.train(); recipes take --resume")
-        for name in ("guard_steps", "retain_loss_budget", "collapse_floor", "retain_rows", "shuffle_buffer"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UserError(f"{name}={value} must be more than 0, or unset")
-        if self.saliency_share is not None and not 0 < self.saliency_share <= 1:
-            raise UserError(f"saliency_share={self.saliency_share} must be more than 0 and at most 1, or unset")
 
 
 class UnlearningTrainer(Trainer):
@@ -156,14 +55,14 @@ class UnlearningTrainer(Trainer):
         train_dataset: `DatasetDict` with splits `retain` and `unlearn` in the schema of `hf_unlearn.data`, or the same
             splits already encoded, so that several methods share them. `retain` may be a stream, a
             `datasets.IterableDataset`, whose pictures are then decoded batch by batch.
-        eval_dataset: rows for the evaluation loss, usually `validation`.
+        eval_dataset: rows for the evaluation loss, usually `validation`, or several splits by name.
         processing_class: the model's processor (image-text) or image processor (views).
         peft_config: a `peft.LoraConfig` to train an adapter instead of the model's own weights, which then stay as they
             are; without `target_modules`, all linear layers are adapted, and a view encoder's convolutions, too.
 
     Raises:
-        UserError: when a split the method learns from is missing or empty, no step could be made, or the model cannot
-            have this adapter.
+        UserError: when a split the method learns from is missing or empty, no step could be made, the model cannot
+            have this adapter, or an argument of `transformers.Trainer` would have no effect.
     """
 
     uses: ClassVar[tuple[str, ...]] = ("retain", "unlearn")
@@ -182,34 +81,16 @@ class UnlearningTrainer(Trainer):
         model: PreTrainedModel,
         args: UnlearningConfig,
         train_dataset: DatasetDict | Mapping[str, Split],
-        eval_dataset: Dataset | EncodedSplit | None = None,
+        eval_dataset: Dataset | EncodedSplit | Mapping[str, Dataset | EncodedSplit] | None = None,
         processing_class: Any = None,
         peft_config: "LoraConfig | None" = None,
         **kwargs: Any,
     ) -> None:
-        sizes = {name: _rows(train_dataset.get(name), args) for name in ("retain", "unlearn")}
-        for name in self.uses:
-            if sizes[name] == 0:
-                raise UserError(
-                    f"{args.title} learns from the {name} split, which is empty or missing; pass one with rows"
-                )
-        if sum(sizes[name] for name in self.uses) < 2:
-            raise UserError(
-                f"{args.title} has a single sample to learn from, so InfoNCE has no negatives; pass more rows"
-            )
-        if "unlearn" in self.uses and sizes["unlearn"] == 1:
-            logger.warning("%s: one unlearn sample has no negative pair; terms over such pairs are zero.", args.title)
-        if math.isinf(sizes["unlearn"]):
-            raise UserError("The unlearn split is a stream; pass its rows as a datasets.Dataset, which is kept encoded")
-        if math.isinf(sizes["retain"]) and "retain" in self.uses:
-            _refuse_endless(self.uses, args)
-        watchable = sizes["retain"] >= 2 * world_size()
-        if has_budget(args) and not watchable:
-            logger.warning("%s: too few retain samples to watch; its budgets against divergence are off.", args.title)
-        self.unlearn_to_retain = sizes["unlearn"] / max(1, sizes["retain"])
-        self.resident_bytes = args.resident_bytes
+        _refuse_without_effect(kwargs)
         self.source_splits = train_dataset if isinstance(train_dataset, DatasetDict) else None
         self.model_inputs = make_inputs(model, processing_class, args)
+        self.rows = TrainingRows(train_dataset, self.uses, self.model_inputs, args)
+        self.unlearn_to_retain = self.rows.unlearn_to_retain
         if peft_config is not None:
             set_seed(args.seed)  # the adapter's new weights
             model = add_adapter(model, peft_config)
@@ -218,9 +99,8 @@ class UnlearningTrainer(Trainer):
                 "the model has no trainable weights; load its adapter with is_trainable=True, or merge it with "
                 "merge_and_unload"
             )
-        self._probe = self._probe_rows(train_dataset["retain"], args) if has_budget(args) and watchable else None
-        encoded = self._training_rows(train_dataset, args)
-        evaluated = None if eval_dataset is None else EncodedSplits(self._encode(eval_dataset), None)
+        self._probe = self.rows.probe()
+        batches = self.rows.batches()
         self._seeded_step, self._micro_step = -1, 0
         self._seconds_before = 0.0
         self._partial_folder: str | None = None
@@ -228,8 +108,8 @@ class UnlearningTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            train_dataset=encoded,
-            eval_dataset=evaluated,
+            train_dataset=batches,
+            eval_dataset=self.rows.evaluation(eval_dataset),
             processing_class=processing_class,
             data_collator=as_batch,  # type: ignore[arg-type]
             **kwargs,
@@ -238,29 +118,12 @@ class UnlearningTrainer(Trainer):
             self._check_shardable(model)
         if args.channels_last or (args.channels_last is None and args.device.type != "cpu"):
             model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
-        if isinstance(encoded, EncodedSplits) and args.device.type != "cpu" and args.dataloader_num_workers == 0:
-            self._keep_on_device(encoded)
+        if isinstance(batches, EncodedSplits) and args.device.type != "cpu" and args.dataloader_num_workers == 0:
+            self._keep_on_device(batches)
         self.guard = DivergenceGuard(self)
         self.add_callback(self.guard)
+        self.add_callback(LogitScaleBound(self, model))
         self.saliency = self._saliency_mask(train_dataset) if args.saliency_share is not None else None
-
-    def _encode(self, split: Dataset | EncodedSplit) -> EncodedSplit:
-        if isinstance(split, EncodedSplit):
-            return split
-        return EncodedSplit(split, self.model_inputs, self.resident_bytes)
-
-    def _stream(self, split: Stream, args: UnlearningConfig) -> StreamedSplit:
-        if isinstance(split, StreamedSplit):
-            return split
-        return StreamedSplit(split, self.model_inputs, args.retain_rows, args.shuffle_buffer or SHUFFLE_BUFFER)
-
-    def _training_rows(self, splits: Mapping[str, Any], args: UnlearningConfig) -> EncodedSplits | StreamedBatches:
-        """The splits this method learns from, as whole batches."""
-        resident = {n: self._encode(splits[n]) for n in self.uses if not isinstance(splits[n], Stream)}
-        if len(resident) == len(self.uses):
-            return EncodedSplits(resident.get("retain"), resident.get("unlearn"))
-        retain, size = self._stream(splits["retain"], args), args.train_batch_size
-        return StreamedBatches(retain, resident.get("unlearn"), size, args.seed, rank(), world_size())
 
     def _keep_on_device(self, splits: EncodedSplits) -> None:
         """Put encoded splits on the accelerator if they take at most a quarter of its free memory."""
@@ -268,20 +131,6 @@ class UnlearningTrainer(Trainer):
         if splits.nbytes is not None and splits.nbytes <= free // 4:
             self.train_dataset = splits.on(self.args.device)
             self.args.dataloader_pin_memory = False  # of no use there, and refused
-
-    def _probe_rows(self, retain: Split, args: UnlearningConfig) -> dict[str, Tensor]:
-        """This process's share of the retain samples that budgets are measured on; the first ones of a stream."""
-        if isinstance(retain, Stream):
-            size = world_size() * min(args.per_device_train_batch_size, PROBE_SAMPLES)
-            first = self._stream(retain, args).first(size)
-            each = len(first["pixels"]) // world_size()  # the same number on every process
-            return {name: value[rank() * each : (rank() + 1) * each] for name, value in first.items()}
-        size = min(len(retain) // world_size(), args.per_device_train_batch_size, PROBE_SAMPLES)
-        spread_out = [place * len(retain) // (size * world_size()) for place in range(size * world_size())]
-        rows = spread_out[rank() :: world_size()]
-        if isinstance(retain, EncodedSplit):
-            return retain.rows(rows)
-        return self._encode(retain.select(rows)).rows(range(len(rows)))
 
     def _saliency_mask(self, splits: Mapping[str, Any]) -> SaliencyMask:
         if not splits.get("unlearn"):
@@ -291,7 +140,7 @@ class UnlearningTrainer(Trainer):
             )
         if self.is_fsdp_enabled or is_adapted(self.model):
             raise UserError("saliency_share chooses among whole weights, no shards and no adapters; leave it unset")
-        mask = SaliencyMask(self, self._encode(splits["unlearn"]), self.args.saliency_share or 1.0)
+        mask = SaliencyMask(self, self.rows.unlearn(self.train_dataset), self.args.saliency_share or 1.0)
         self.add_callback(mask)
         return mask
 
@@ -335,6 +184,14 @@ class UnlearningTrainer(Trainer):
             prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
         )
 
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """As the Trainer does, for a split of rows, too, which is encoded first."""
+        return super().get_eval_dataloader(self.rows.evaluation(eval_dataset))
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
+        """As `get_eval_dataloader`."""
+        return super().get_test_dataloader(self.rows.evaluation(test_dataset))
+
     def num_examples(self, dataloader: DataLoader[Any]) -> int:
         """Rows of an epoch; for a stream, whose items are batches, those of all its batches."""
         rows = dataloader.dataset
@@ -353,11 +210,17 @@ class UnlearningTrainer(Trainer):
         return contrastive_terms(model, batch, self.args.forward_chunk_size), is_unlearn
 
     def model_batch(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[ModelInputs, Tensor]:
-        """What the model's forward takes, with this step's views, and which samples to unlearn (`[n]` bool)."""
+        """What the model's forward takes, with this step's views, and which samples to unlearn (`[n]` bool).
+
+        In evaluation mode views depend on the batch's place alone, and of several captions the first is taken.
+        """
         inputs = dict(inputs)
-        is_unlearn = inputs.pop("is_unlearn")
-        inputs.pop("index", None)
-        seed = self._step_seed() if model.training else None
+        is_unlearn, index = inputs.pop("is_unlearn"), inputs.pop("index")
+        seed = None
+        if model.training:
+            seed = self._step_seed()
+        elif isinstance(self.model_inputs, ImageViewInputs):  # a picture compared with itself would say nothing
+            seed = self.place_seed(int(index[0]))
         return self.model_inputs.batch(inputs, seed), is_unlearn
 
     def _step_seed(self) -> int:
@@ -367,6 +230,10 @@ class UnlearningTrainer(Trainer):
         self._seeded_step = step
         place = (self.args.seed, step, self._micro_step, self.args.process_index)
         return int(torch.tensor(place).mul(torch.tensor([1, 7_919, 104_729, 1_299_709])).sum()) % 2**31
+
+    def place_seed(self, first: int) -> int:
+        """The seed for random views of a batch outside training, whose first row has this number in its split."""
+        return (self.args.seed * 1_000_003 + first) % 2**31
 
     def report(self, total: Tensor, **terms: Tensor) -> Tensor:
         """Remember each named loss term for the logs and return the total; costs no synchronisation."""
@@ -453,7 +320,10 @@ class UnlearningTrainer(Trainer):
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[Tensor, None, None]:
-        """InfoNCE of held-out rows; methods differ in what they train on, not in what they are evaluated by."""
+        """InfoNCE of held-out rows: pairs with their first caption, or two seeded views of each picture.
+
+        Methods differ in what they train on, not in what they are evaluated by.
+        """
         with torch.no_grad(), self.compute_loss_context_manager():
             terms, _ = self.contrast(model, self._prepare_inputs(inputs))
             everything = torch.ones(len(terms.x), device=terms.x.device)
@@ -499,9 +369,7 @@ class UnlearningTrainer(Trainer):
         """Nothing: the card is written from the run's records, by `push_to_hub` and `hf-unlearn card`."""
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        raise UserError(
-            "push_to_hub=True would send checkpoints with optimiser pickles; call trainer.push_to_hub() instead"
-        )
+        raise UserError(NO_PUSHED_CHECKPOINTS)  # the config refuses the setting, but may be changed afterwards
 
     def _get_output_dir(self, trial: Any) -> str:
         return self._partial_folder or super()._get_output_dir(trial)
@@ -541,30 +409,14 @@ class UnlearningTrainer(Trainer):
         (Path(output_dir or str(self.args.output_dir)) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
 
-def _rows(split: Split | None, args: UnlearningConfig) -> float:
-    """Rows of a split; infinity for a stream with an unknown number of them."""
-    if split is None:
-        return 0
-    if isinstance(split, Stream):
-        known = split.rows if isinstance(split, StreamedSplit) else args.retain_rows or known_rows(split)
-        return math.inf if known is None else known
-    return len(split)
-
-
-def _refuse_endless(uses: tuple[str, ...], args: UnlearningConfig) -> None:
-    """Say what cannot be done on a retain stream whose number of rows is unknown."""
-    if "unlearn" in uses:  # |U| / |R| decides the mixture of a batch and the weight of the unlearn terms
-        raise UserError(
-            f"{args.title} weighs unlearn against retain samples, and the retain stream does not say how many rows it "
-            "has; set retain_rows"
-        )
-    if args.max_steps <= 0:
-        raise UserError("The retain stream does not say how many rows it has; set max_steps, or retain_rows")
-
-
-def has_budget(args: UnlearningConfig) -> bool:
-    """Whether retain samples are watched for divergence."""
-    return args.retain_loss_budget is not None or args.collapse_floor is not None
+def _refuse_without_effect(options: Mapping[str, Any]) -> None:
+    """Say which arguments of the Trainer nothing would come of: its evaluation has a loss and no predictions."""
+    for name in ("compute_metrics", "preprocess_logits_for_metrics", "compute_loss_func"):
+        if options.get(name) is not None:
+            raise UserError(
+                f"{name} would have no effect, since methods have their own losses and evaluation has no predictions; "
+                "leave it unset, and measure the trained model with hf-unlearn evaluate"
+            )
 
 
 def make_inputs(model: PreTrainedModel, processing_class: Any, args: UnlearningConfig) -> ContrastiveInputs:
@@ -579,6 +431,7 @@ def make_inputs(model: PreTrainedModel, processing_class: Any, args: UnlearningC
         )
     model = unwrap(model)  # type: ignore[assignment]
     if is_dual_encoder(model):
-        length = args.max_length or model.config.get_text_config().max_position_embeddings
+        tokenizer = getattr(processing_class, "tokenizer", None)
+        length = args.max_length or caption_length(model, tokenizer)  # type: ignore[arg-type]
         return ImageTextInputs(processing_class, length, args.flip_probability)
     return ImageViewInputs(processing_class, VIEW_PRESETS[args.views])

@@ -16,13 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import ContrastiveTerms, CrossModalTerms
 from hf_unlearn.losses.distributed import all_reduce_sum, world_size
-
-# CLIP clamps its learned inverse temperature here (Radford et al. 2021, section 2.5).
-MAX_LOGIT_SCALE = 100.0
 
 ModelInputs = Mapping[str, Tensor]
 
@@ -40,12 +38,12 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def logit_scale(model: nn.Module) -> Tensor:
-    """Scalar inverse temperature of a dual encoder, with gradient, clamped as CLIP clamps it."""
+    """Scalar inverse temperature of a dual encoder, with gradient; training bounds it (`LogitScaleBound`)."""
     if hasattr(model, "logit_scale"):
         scale = model.logit_scale
         if hasattr(scale, "full_tensor"):  # sharded by FSDP; each rank's gradient is made the mean over ranks
             scale = all_reduce_sum(scale.full_tensor() / world_size())  # type: ignore[operator]
-        return scale.float().exp().clamp(max=MAX_LOGIT_SCALE).squeeze()  # type: ignore[operator,union-attr]
+        return scale.float().exp().squeeze()  # type: ignore[operator,union-attr]
     if hasattr(model, "temperature"):  # ALIGN
         return 1 / model.temperature.float().squeeze()  # type: ignore[operator,union-attr]
     raise UserError(
@@ -75,21 +73,23 @@ def contrastive_terms(model: nn.Module, inputs: ModelInputs, chunk_size: int | N
 
     Args:
         model: any registered family, possibly wrapped for data-parallel training.
-        inputs: what the model's forward takes, batch first.
+        inputs: what the model's forward takes, batch first; pictures are cast to the type of the model's weights.
         chunk_size: if set, embed this many samples at a time and compute their activations again in the backward
             pass: exact gradients of a batch beyond memory (gradient caching, arXiv 2101.06983).
 
     Raises:
-        UserError: for an unknown family, or chunks with a model whose batch norm would see the chunk, not the batch.
+        UserError: for an unknown family, or chunks with a model that embeds a sample by more than the sample itself.
     """
     family = unwrap(model)
+    inputs = {name: as_weights(family, value) for name, value in inputs.items()}
     size = len(next(iter(inputs.values())))
     if chunk_size is None or size <= chunk_size:
         return terms_from_outputs(family, model(**inputs))
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in family.modules()):
+    normalises = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in family.modules())
+    if normalises or not is_dual_encoder(family):
         raise UserError(
-            f"forward_chunk_size cannot be exact for {type(family).__name__}: its batch norm would normalise each "
-            "chunk instead of the batch; leave it unset"
+            f"forward_chunk_size cannot be exact for {type(family).__name__}: it needs an image-text model without "
+            "batch norm, which embeds each sample by itself; leave it unset"
         )
     chunks = zip(*(value.split(chunk_size) for value in inputs.values()), strict=True)
     outputs = [
@@ -119,9 +119,35 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 def embed_images(model: PreTrainedModel, pixel_values: Tensor) -> Tensor:
     """`[n, d]` embeddings of `pixel_values [n, 3, H, W]`: a dual encoder's projection, a view encoder's backbone."""
-    return model.get_image_features(pixel_values=pixel_values).pooler_output  # type: ignore[operator]
+    return _pooled(model.get_image_features(pixel_values=as_weights(model, pixel_values)))  # type: ignore[operator]
 
 
 def embed_texts(model: PreTrainedModel, **text_inputs: Tensor) -> Tensor:
     """`[n, d]` text embeddings of tokenised captions."""
-    return model.get_text_features(**text_inputs).pooler_output  # type: ignore[operator]
+    return _pooled(model.get_text_features(**text_inputs))  # type: ignore[operator]
+
+
+def as_weights(model: nn.Module, value: Tensor) -> Tensor:
+    """An input in the floating type of the model's weights, which convolutions insist on; token ids as they are."""
+    return value.to(model.dtype) if value.is_floating_point() else value  # type: ignore[arg-type]
+
+
+def caption_length(model: PreTrainedModel, tokenizer: Any) -> int:
+    """Tokens a caption may have, by the text encoder's positions and by its tokenizer, which may reserve some.
+
+    Raises:
+        UserError: when neither of them says.
+    """
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", LARGE_INTEGER)
+    length = min(positions, getattr(tokenizer, "model_max_length", LARGE_INTEGER))
+    if length >= LARGE_INTEGER:
+        raise UserError(
+            f"neither {type(model).__name__} nor its tokenizer says how many tokens a caption may have; set "
+            "model_max_length of the tokenizer"
+        )
+    return length
+
+
+def _pooled(output: Any) -> Tensor:
+    """An output's pooled features, or the tensor itself, which code that comes with a model may return."""
+    return getattr(output, "pooler_output", output)

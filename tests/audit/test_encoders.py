@@ -65,6 +65,14 @@ def test_captions_answer_as_transformers_does(checkpoints):
     np.testing.assert_allclose(got, expected, atol=2e-5)
 
 
+def test_captions_are_cut_where_their_tokenizer_says(checkpoints):
+    encoder = LocalEncoder(str(checkpoints["clip_a"]), device="cpu")
+    texts = ["a drawing", "a discs"]
+    assert not np.array_equal(*encoder.embed_texts(texts))
+    encoder._tokenizer.model_max_length = 3
+    np.testing.assert_array_equal(*encoder.embed_texts(texts))
+
+
 def test_measure_asks_views_captions_and_held_back_views(tmp_path, checkpoints):
     pictures = list_pictures(folder_of(tmp_path, 18))  # more than one chunk
     captions = [("a",), *((f"b{i}", "c") for i in range(17))]

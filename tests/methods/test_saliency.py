@@ -5,7 +5,7 @@ from peft import LoraConfig
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import info_nce
-from hf_unlearn.methods import METHODS, FineTuneConfig
+from hf_unlearn.methods import METHODS, FineTuneConfig, training_rows
 from hf_unlearn.models.contrastive import contrastive_terms
 
 SHORT = {"per_device_train_batch_size": 12, "max_steps": 3, "learning_rate": 1e-3}
@@ -89,6 +89,20 @@ def test_resuming_has_the_same_mask(make_trainer, family, tmp_path):
     resumed = make_trainer("alignment_calibration", family, **options)
     resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
     assert same(weights(never_stopped), weights(resumed)) and same(weights(never_stopped), weights(saving))
+
+
+@pytest.mark.parametrize("method", ["l1_sparsity", "neg_grad"])  # neg_grad watches some retain rows, too: 16 of them
+def test_the_unlearn_split_is_encoded_once(make_trainer, monkeypatch, method):
+    made = []
+
+    class Counted(training_rows.EncodedSplit):
+        def __init__(self, dataset, *rest):
+            super().__init__(dataset, *rest)
+            made.append(len(dataset))
+
+    monkeypatch.setattr(training_rows, "EncodedSplit", Counted)
+    trainer = make_trainer(method, saliency_share=0.5, per_device_train_batch_size=16)
+    assert made.count(10) == 1 and made.count(40) == 1 and len(trainer.saliency._unlearn) == 10
 
 
 def test_methods_that_learn_from_retain_alone_need_the_unlearn_split_for_it(make_trainer, splits):

@@ -53,6 +53,15 @@ def test_layers_on_the_front_are_not_beaten_in_both(make_trainer):
     assert norms == sorted(norms, reverse=True)
 
 
+def test_layers_of_zeros_are_left_out(make_trainer):
+    """A step is measured by its layer's norm, so that none of a layer without one would ever be too long."""
+    trainer = make_trainer("slug", target_cosine=0.0, candidates=100)
+    zeroed = trainer.model.get_parameter("vision_model.embeddings.position_embedding.weight")
+    zeroed.data.zero_()
+    front = trainer._front()
+    assert front and not any(weight is zeroed for weight, _ in front)
+
+
 def test_the_target_is_that_of_held_out_pairs(make_trainer):
     trainer = make_trainer("slug", per_device_train_batch_size=22)
     held_out = cosine(trainer, trainer._held_out)

@@ -4,6 +4,7 @@ import loss_oracle
 import numpy as np
 import pytest
 import torch
+from datasets import DatasetDict
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -91,6 +92,19 @@ def test_rows_left_out_of_a_regression_are_predicted_by_the_others():
         np.testing.assert_allclose(left_out[~rest], kernel[~rest][:, rest] @ fitted)
 
 
+@pytest.mark.parametrize("rows", [0, 1, 2, 3])
+def test_points_without_a_distance_count_as_one_apart(rows):
+    points = np.array([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]])[:rows]
+    assert targets._median_squared_distance(points) == (25.0 if rows > 1 else 1.0)
+
+
+def test_a_single_retain_row_gives_targets(make_trainer, splits):
+    few = DatasetDict({**splits, "retain": splits["retain"].select([0])})
+    trainer = make_trainer("targeted_calibration", train_dataset=few, max_steps=1, per_device_train_batch_size=8)
+    assert trainer.targets.positive.isfinite().all() and trainer.targets.negative.isfinite()
+    assert trainer.train().global_step == 1
+
+
 @pytest.mark.parametrize("family", ["simclr", "moco"])
 def test_with_views_nothing_is_asked_of_retain(make_trainer, family):
     given = make_trainer("targeted_calibration", family).targets
@@ -105,7 +119,7 @@ def test_targets_hold_retain_and_give_unlearn_what_held_out_pairs_have(make_trai
     given = trainer.targets.positive[:, 0].numpy()
 
     def halves(name):
-        split = trainer._encode(splits[name])
+        split = trainer.rows.encoded(splits[name])
         with torch.no_grad():
             outputs = trainer.model.eval()(**trainer.model_inputs.batch(split.rows(range(len(split))), None))
         return (loss_oracle.unit(half) for half in (outputs.image_embeds, outputs.text_embeds))

@@ -1,14 +1,17 @@
 """What all methods share: batches, seeds, gradient accumulation, logs, evaluation and what is written."""
 
+from dataclasses import replace
+
 import loss_oracle
 import pytest
 import torch
-from datasets import DatasetDict
+from datasets import DatasetDict, concatenate_datasets
 from torch.utils.data import Sampler
 
 from hf_unlearn.data.sampler import SplitSampler
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods import METHODS, FineTuneConfig, FineTuneTrainer
+from hf_unlearn.methods.trainer import make_inputs
 from hf_unlearn.models.simclr import SimCLRModel
 
 
@@ -127,6 +130,63 @@ def test_the_evaluation_loss_is_info_nce_of_held_out_rows(make_trainer, splits):
     assert not set(metrics) & {"eval_loss_retain", "eval_positive"}
 
 
+@pytest.mark.parametrize("family", ["simclr", "moco"])
+def test_the_evaluation_loss_of_view_encoders_compares_seeded_views(make_trainer, splits, family):
+    trainer = make_trainer("fine_tune", family, eval_dataset=splits["validation"], per_device_eval_batch_size=22)
+    found = trainer.evaluate()["eval_loss"]
+    pixels = trainer.eval_dataset.__getitems__(list(range(22)))["pixels"]
+    with torch.no_grad():
+        outputs = trainer.model.eval()(trainer.model_inputs.views(pixels, seed=trainer.place_seed(0)))
+    x, y = (loss_oracle.unit(half.double().numpy()) for half in (outputs.x_embeds, outputs.y_embeds))
+    assert ((x * y).sum(1) < 0.9999).all()  # no picture is compared with itself
+    scale = 1 / trainer.model.config.temperature
+    kind, queue = ("two_view", None) if family == "simclr" else ("queue", trainer.model.queue.double().numpy())
+    wanted = loss_oracle.info_nce(kind, x, y, scale, [True] * 22, queue=queue)
+    assert found == pytest.approx(wanted, rel=1e-5) == trainer.evaluate()["eval_loss"]
+    trainer.args.seed = 1
+    assert found != trainer.evaluate()["eval_loss"]
+
+
+def test_batches_of_an_evaluation_have_views_of_their_own(make_trainer, splits):
+    twice = concatenate_datasets([splits["validation"].select(range(4))] * 2)
+    trainer = make_trainer("fine_tune", "simclr", eval_dataset=twice, per_device_eval_batch_size=4)
+    first, second = (trainer.contrast(trainer.model.eval(), batch)[0] for batch in trainer.get_eval_dataloader())
+    assert not torch.equal(first.x, second.x)
+
+
+def test_any_split_of_rows_can_be_evaluated_on(make_trainer, splits):
+    trainer = make_trainer("fine_tune", eval_dataset=splits["validation"])
+    other = trainer.evaluate(splits["unlearn"])["eval_loss"]
+    assert other == make_trainer("fine_tune", eval_dataset=splits["unlearn"]).evaluate()["eval_loss"]
+    assert other == trainer.predict(splits["unlearn"]).metrics["test_loss"] != trainer.evaluate()["eval_loss"]
+    named = trainer.evaluate({"held_out": splits["validation"], "asked": splits["unlearn"]})
+    assert named["eval_asked_loss"] == other and named["eval_held_out_loss"] == trainer.evaluate()["eval_loss"]
+
+
+def test_several_splits_are_evaluated_by_name_while_training(make_trainer, splits):
+    held_out = DatasetDict({name: splits[name] for name in ("validation", "unlearn")})
+    trainer = make_trainer("fine_tune", eval_dataset=held_out, eval_strategy="steps", eval_steps=1, max_steps=1)
+    trainer.train()
+    logged = {name: value for entry in trainer.state.log_history for name, value in entry.items()}
+    assert logged["eval_validation_loss"] == trainer.evaluate("validation")["eval_loss"]
+    assert logged["eval_unlearn_loss"] == trainer.evaluate(splits["unlearn"])["eval_loss"]
+
+
+def test_what_is_no_split_is_refused(make_trainer, splits):
+    with pytest.raises(UserError, match="train_dataset is a Dataset; pass its splits by name, as DatasetDict"):
+        make_trainer("fine_tune", train_dataset=splits["retain"])
+    with pytest.raises(UserError, match="kept encoded is a IterableDataset; pass its rows as a datasets"):
+        make_trainer("fine_tune", eval_dataset=splits["validation"].to_iterable_dataset())
+
+
+@pytest.mark.parametrize("name", ["compute_metrics", "preprocess_logits_for_metrics", "compute_loss_func"])
+def test_arguments_without_effect_are_refused(encoder, splits, tmp_path, name):
+    model, processor = encoder("clip")
+    config = FineTuneConfig(output_dir=str(tmp_path), use_cpu=True)
+    with pytest.raises(UserError, match=f"{name} would have no effect"):
+        FineTuneTrainer(model, config, splits, processing_class=processor, **{name: print})
+
+
 def test_views_are_drawn_from_seed_step_and_micro_step(make_trainer):
     def drawn(trainer):
         batch = trainer.train_dataset.__getitems__([0, 1, 2, 45])
@@ -202,6 +262,7 @@ def test_splits_without_rows_are_refused(make_trainer, shapes, method, rows, mes
         ({"per_device_train_batch_size": 1}, "leaves InfoNCE without negatives; use at least 2"),
         ({"views": "wild"}, "views='wild' is unknown; choose one of cifar"),
         ({"forward_chunk_size": 0}, "forward_chunk_size=0 must be at least 1"),
+        ({"push_to_hub": True}, r"optimiser pickles; leave it unset, and publish .* with trainer.push_to_hub"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(tmp_path, settings, message):
@@ -252,6 +313,35 @@ def test_losses_stay_in_float32_under_mixed_precision(make_trainer):
     with trainer.compute_loss_context_manager(), trainer.accelerator.autocast():
         terms, _ = trainer.contrast(trainer.model.train(), batch)
         assert {terms.x.dtype, terms.log_partition.dtype} == {torch.float32}
+
+
+@pytest.mark.parametrize("family", ["clip", "simclr", "moco"])
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("gradient_ascent", {"max_steps": 1, "learning_rate": 1e-3}),
+        ("targeted_calibration", {"max_steps": 1, "learning_rate": 1e-3}),
+        ("scrub", {"max_steps": 1, "learning_rate": 1e-3}),
+        ("selective_synaptic_dampening", {"alpha": 1.0}),
+    ],
+)
+def test_weights_in_half_precision_train(make_trainer, encoder, splits, family, method, settings):
+    model = encoder(family)[0].to(torch.bfloat16)
+    settings = {"per_device_train_batch_size": 10, **settings}
+    trainer = make_trainer(method, family, given_model=model, eval_dataset=splits["validation"], **settings)
+    before = weights(trainer)
+    trainer.train()
+    assert {weight.dtype for weight in weights(trainer)} == {torch.bfloat16}
+    assert not same(before, weights(trainer)) and torch.tensor(trainer.evaluate()["eval_loss"]).isfinite()
+
+
+def test_captions_are_as_long_as_the_tokenizer_says(encoder, splits, tmp_path):
+    model, processor = encoder("clip")
+    config = FineTuneConfig(output_dir=str(tmp_path), use_cpu=True)
+    assert make_inputs(model, processor, config).max_length == 16
+    processor.tokenizer.model_max_length = 8
+    assert make_inputs(model, processor, config).max_length == 8
+    assert make_inputs(model, processor, replace(config, max_length=12)).max_length == 12
 
 
 def test_convolutions_are_laid_out_channels_last_on_request(make_trainer):
