@@ -3,12 +3,17 @@
 from collections.abc import Iterator, Sequence
 from copy import copy
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from datasets import Dataset, Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from hf_unlearn.data.inputs import ContrastiveInputs, Encoded
+from hf_unlearn.data.device import to_device
+from hf_unlearn.data.inputs import ContrastiveInputs, Encoded, RowError
+from hf_unlearn.errors import UserError
 
 # A split whose encoding needs no more than this is decoded once and kept in memory.
 RESIDENT_BYTES = 4 * 2**30
@@ -19,22 +24,39 @@ class EncodedSplit:
     """The rows of one split as encoded tensors, kept in memory if they fit and encoded when asked for if not.
 
     Args:
-        dataset: rows in the schema of `hf_unlearn.data`.
+        dataset: rows in the schema of `hf_unlearn.data`; messages call a row by its `id`, or else by its number.
         inputs: how rows are encoded.
         resident_bytes: the most memory to keep them in.
+
+    Raises:
+        UserError: a column is missing, or a row holds something else than pictures and captions.
     """
 
     def __init__(self, dataset: Dataset, inputs: ContrastiveInputs, resident_bytes: int = RESIDENT_BYTES) -> None:
-        columns = [name for name in ("image", "captions") if name in dataset.column_names]
+        inputs.check_columns(dataset.column_names)
+        columns = [*inputs.columns, *(["id"] if "id" in dataset.column_names else [])]
         # Stored bytes, so that `encode` decodes them (upright, any mode, within the pixel limit) and nothing else does.
-        self.dataset = dataset.select_columns(columns).cast_column("image", Image(decode=False)).with_format(None)
+        try:
+            stored = dataset.select_columns(columns).cast_column("image", Image(decode=False))
+        except (pa.ArrowException, TypeError) as error:
+            raise UserError(
+                f"The column 'image' holds {dataset.features['image']}, neither images nor encoded bytes nor paths; "
+                "rename the one that holds them"
+            ) from error
+        self.dataset = stored.with_format(None)
         self.inputs = inputs
+        self.device = torch.device("cpu")
         self.resident: Encoded | None = None
-        row_bytes = sum(value.nbytes for value in inputs.encode(self.dataset[:1]).values()) if len(dataset) else 0
-        if row_bytes * len(dataset) <= resident_bytes:
+        # No row takes more than one with the most captions.
+        row = self.rows([_row_of_most_captions(self.dataset)]) if len(dataset) else {}
+        if _nbytes(row) * len(dataset) <= resident_bytes:
+            whole = {name: value.new_empty((len(dataset), *value.shape[1:])) for name, value in row.items()}
             starts = range(0, len(dataset), ENCODE_ROWS)
-            bar = tqdm(starts, desc="Encoding", unit=" batches", leave=False, delay=2)
-            self.resident = concatenate([inputs.encode(self.dataset[i : i + ENCODE_ROWS]) for i in bar])
+            for first in tqdm(starts, desc="Encoding", unit=" batches", leave=False, delay=2):
+                places = range(first, min(first + ENCODE_ROWS, len(dataset)))
+                room = {name: value[first : places.stop] for name, value in whole.items()}
+                _write(self.rows(places), torch.arange(len(places)), room)
+            self.resident = whole
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -42,21 +64,32 @@ class EncodedSplit:
     @property
     def nbytes(self) -> int | None:
         """Bytes of memory the encoded rows take; None if they are encoded when asked for."""
-        return None if self.resident is None else sum(value.nbytes for value in self.resident.values())
+        return None if self.resident is None else _nbytes(self.resident)
 
     def on(self, device: torch.device) -> "EncodedSplit":
         """The same split with the rows it keeps on `device`; the original keeps its own."""
         moved = copy(self)
         if self.resident is not None:
+            moved.device = device
             moved.resident = {name: value.to(device) for name, value in self.resident.items()}
         return moved
 
     def rows(self, indices: Sequence[int]) -> Encoded:
         """The encoded rows at `indices`, in that order."""
         if self.resident is not None:
-            index = torch.as_tensor(indices)
+            index = to_device(torch.as_tensor(indices), self.device)
             return {name: value[index] for name, value in self.resident.items()}
-        return self.inputs.encode(self.dataset[list(indices)])
+        rows = self.dataset[indices]
+        try:
+            return self.inputs.encode(rows)
+        except RowError as error:
+            raise error.named(str(rows.get("id", indices)[error.place])) from error
+
+    def source(self, index: Tensor) -> tuple[Encoded, Tensor]:
+        """Tensors with the rows at `index` (on this split's device) among others, and where in them these rows are."""
+        if self.resident is not None:
+            return self.resident, index
+        return self.rows(index.tolist()), torch.arange(len(index))
 
     def batches(self, size: int, indices: Sequence[int] | None = None) -> Iterator[Encoded]:
         """All rows (or those at `indices`) in order, `size` at a time."""
@@ -65,16 +98,50 @@ class EncodedSplit:
             yield self.rows(indices[start : start + size])
 
 
+def _nbytes(encoded: Encoded) -> int:
+    return sum(value.nbytes for value in encoded.values())
+
+
+def _row_of_most_captions(dataset: Dataset) -> int:
+    """Such a row, the first; 0 where captions are missing or no lists. Lengths are read off Arrow's offsets."""
+    if "captions" not in dataset.column_names:
+        return 0
+    kind = dataset.features.arrow_schema.field("captions").type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        return 0
+    tables = dataset.select_columns("captions").with_format("arrow").iter(batch_size=10_000)
+    lengths = [pc.fill_null(pc.list_value_length(table["captions"]), 0).to_numpy() for table in tables]
+    return int(np.concatenate(lengths).argmax())
+
+
 def concatenate(parts: Sequence[Encoded]) -> Encoded:
     """Join encoded parts; caption tensors of different widths are widened by repeating their first caption."""
+    return _gather([(part, torch.arange(len(part["pixels"]))) for part in parts])
+
+
+def _gather(sources: Sequence[tuple[Encoded, Tensor]]) -> Encoded:
+    """Rows of several encoded parts, one part after the other, each copied once, to where it stays."""
     joined: Encoded = {}
-    for name in parts[0] if parts else ():
-        values = [part[name] for part in parts]
-        if values[0].dim() == 3:  # [rows, captions, tokens]
-            width = max(value.shape[1] for value in values)
-            values = [torch.cat([v, v[:, :1].expand(-1, width - v.shape[1], -1)], dim=1) for v in values]
-        joined[name] = torch.cat(values)
+    for name in sources[0][0] if sources else ():
+        widest = max((part[name] for part, _ in sources), key=lambda value: value.shape[1:].numel())
+        joined[name] = widest.new_empty((sum(len(rows) for _, rows in sources), *widest.shape[1:]))
+    first = 0
+    for part, rows in sources:
+        _write(part, rows, {name: value[first : first + len(rows)] for name, value in joined.items()})
+        first += len(rows)
     return joined
+
+
+def _write(part: Encoded, rows: Tensor, room: Encoded) -> None:
+    """Copy rows of an encoded part into tensors of as many rows, which may have room for more captions than it has."""
+    for name, value in part.items():
+        space = room[name]
+        if value.shape[1:] == space.shape[1:]:
+            torch.index_select(value, 0, rows, out=space)
+        else:  # [rows, captions, tokens]
+            captions = value[rows]
+            space[:, : value.shape[1]] = captions
+            space[:, value.shape[1] :] = captions[:, :1]
 
 
 class EncodedSplits(torch.utils.data.Dataset[dict[str, Tensor]]):
@@ -108,16 +175,18 @@ class EncodedSplits(torch.utils.data.Dataset[dict[str, Tensor]]):
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
         """One batch; PyTorch's loader calls this with all indices of a batch at once."""
-        index = torch.tensor(indices)
-        parts, places, first = [], [], 0
-        for split in self.splits:
-            place = ((index >= first) & (index < first + len(split))).nonzero().flatten()
-            if len(place):
-                parts.append(split.rows((index[place] - first).tolist()))
-                places.append(place)
-            first += len(split)
-        order = torch.cat(places).argsort()
-        batch = {name: value[order] for name, value in concatenate(parts).items()}
+        wanted = torch.tensor(indices)
+        of_unlearn = wanted >= self.retain
+        retained = len(wanted) - int(of_unlearn.sum())
+        if not of_unlearn[retained:].all():  # unlike the batches of `SplitSampler`
+            order = of_unlearn.int().argsort(stable=True)
+            grouped = self.__getitems__(wanted[order].tolist())
+            back = to_device(order.argsort(), grouped["index"].device)
+            return {name: value[back] for name, value in grouped.items()}
+        index = to_device(wanted, self.splits[0].device)  # one copy, for every tensor of both splits
+        places = ((index[:retained], self.retain), (index[retained:] - self.retain, self.unlearn))
+        rows = zip(self.splits, (place for place, size in places if size), strict=True)
+        batch = _gather([split.source(place) for split, place in rows if len(place)])
         return {**batch, "index": index, "is_unlearn": index >= self.retain}
 
 

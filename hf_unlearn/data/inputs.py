@@ -5,28 +5,76 @@ tensors (uint8 pixels) that are kept in memory when they fit. `batch` augments a
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from reprlib import repr as shortened
+from typing import Any, ClassVar
 
 import torch
+from PIL import Image as PILImage
 from torch import Tensor
 
 from hf_unlearn.data.images import read_image, to_rgb
+from hf_unlearn.data.listing import listed
+from hf_unlearn.data.preparation import Preparation, resize
 from hf_unlearn.data.views import BatchedViews, ViewConfig
 from hf_unlearn.errors import UserError
 
 Encoded = dict[str, Tensor]
 
 
+class RowError(UserError):
+    """A row that cannot be encoded, known by its place among the rows given.
+
+    Args:
+        column: where the fault is.
+        place: of the row.
+        fault: what is wrong, and the remedy.
+    """
+
+    def __init__(self, column: str, place: int, fault: str) -> None:
+        super().__init__(f"Column '{column}' of row {place}: {fault}")
+        self.column, self.place, self.fault = column, place, fault
+
+    def named(self, row: str) -> UserError:
+        """The same fault of a row that has a name."""
+        return UserError(f"Column '{self.column}' of row {row}: {self.fault}")
+
+
 class ContrastiveInputs(ABC):
-    """How rows become batches for one kind of encoder; the image processor is the model's own."""
+    """How rows become batches for one kind of encoder; the image processor is the model's own.
+
+    Raises:
+        UserError: the image processor does more than to resize pictures to one size and normalise them.
+    """
+
+    columns: ClassVar[tuple[str, ...]] = ("image",)
+    """What `encode` reads of rows."""
 
     def __init__(self, image_processor: Any) -> None:
         self.image_processor = image_processor
+        self.preparation = Preparation.of(image_processor)
+
+    def check_columns(self, present: Iterable[str]) -> None:
+        """Refuse rows without a column that `encode` reads.
+
+        Raises:
+            UserError: a column is missing.
+        """
+        present = list(present)
+        missing = [name for name in self.columns if name not in present]
+        if missing:
+            raise UserError(
+                f"The rows have no column '{missing[0]}', only {listed(present)}; rename the one that holds it "
+                "(rename_column), or read the data with load_source, which is told the columns' names"
+            )
 
     @abstractmethod
     def encode(self, rows: Mapping[str, list[Any]]) -> Encoded:
-        """Decode, resize and tokenise a batch of rows; every tensor has one entry a row."""
+        """Decode, resize and tokenise a batch of rows; every tensor has one entry a row.
+
+        Raises:
+            RowError: a row holds something else than pictures and captions, or a picture that cannot be read.
+        """
 
     @abstractmethod
     def batch(self, encoded: Encoded, seed: int | None) -> dict[str, Tensor]:
@@ -34,37 +82,37 @@ class ContrastiveInputs(ABC):
 
     def _resize(self, images: list[Any]) -> Tensor:
         """`[n, 3, H, W]` uint8 pictures at the model's size."""
-        pixels = self.image_processor(
-            [read_image(image) if isinstance(image, Mapping) else to_rgb(image) for image in images],
-            do_rescale=False,
-            do_normalize=False,
-            return_tensors="pt",
-        )["pixel_values"]
+        pictures = resize(self.image_processor, [_picture(image, place) for place, image in enumerate(images)])
+        size = (self.preparation.height, self.preparation.width)
+        for place, picture in enumerate(pictures):
+            if picture.shape[-2:] != size:
+                raise RowError(
+                    "image",
+                    place,
+                    f"{type(self.image_processor).__name__} makes its height and width {tuple(picture.shape[-2:])}, "
+                    f"but those of a square picture {size}; set do_center_crop, or a size with height and width",
+                )
+        pixels = torch.stack(pictures)
         return pixels if pixels.dtype == torch.uint8 else pixels.round().clamp(0, 255).to(torch.uint8)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """What the image processor does after resizing, for a whole batch on its device."""
-        values = pixels.float() * getattr(self.image_processor, "rescale_factor", 1 / 255)
-        if getattr(self.image_processor, "do_normalize", True):
-            mean, std = (
-                torch.tensor(statistic, device=pixels.device).view(3, 1, 1)
-                for statistic in (self.image_processor.image_mean, self.image_processor.image_std)
-            )
-            values = (values - mean) / std
-        return values
+        return self.preparation.normalise(pixels.float() * (1 / 255))
 
 
 class ImageTextInputs(ContrastiveInputs):
     """Image-caption pairs for a dual encoder.
 
     An image may have several captions: training draws one of them at each visit, the evaluation loss takes the first,
-    and metrics use them all.
+    and metrics use them all. One that has a single caption may have it without a list around it.
 
     Args:
         processor: the model's processor, with `image_processor` and `tokenizer`.
         max_length: tokens a caption is padded and cut to.
         flip_probability: of mirroring a picture in training (the paper's COCO setting: .5).
     """
+
+    columns = ("image", "captions")
 
     def __init__(self, processor: Any, max_length: int, flip_probability: float = 0.0) -> None:
         if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
@@ -86,7 +134,7 @@ class ImageTextInputs(ContrastiveInputs):
 
     def encode(self, rows: Mapping[str, list[Any]]) -> Encoded:
         """`pixels [n, 3, H, W]` uint8, `caption_counts [n]`, and per tokenizer output `[n, captions, max_length]`."""
-        captions: list[list[str]] = rows["captions"]
+        captions = _caption_lists(rows["captions"])
         width = max(map(len, captions))
         tokens = self.tokenise([texts[i % len(texts)] for texts in captions for i in range(width)])
         return {
@@ -103,8 +151,9 @@ class ImageTextInputs(ContrastiveInputs):
             generator = torch.Generator(pixels.device).manual_seed(seed)
             draws = torch.rand(2, len(pixels), generator=generator, device=pixels.device)
             chosen = (draws[0] * counts).long()
-            mirrored = draws[1] < self.flip_probability
-            pixels = torch.where(mirrored.view(-1, 1, 1, 1), pixels.flip(-1), pixels)
+            if self.flip_probability:
+                mirrored = draws[1] < self.flip_probability
+                pixels = torch.where(mirrored.view(-1, 1, 1, 1), pixels.flip(-1), pixels)
         rows = torch.arange(len(pixels), device=pixels.device)
         tokens = {name: encoded[name][rows, chosen].long() for name in self.token_names(encoded)}
         return {"pixel_values": self.normalise(pixels), **tokens}
@@ -144,3 +193,34 @@ class ImageViewInputs(ContrastiveInputs):
         if seed is None:
             return {"pixel_values": self.normalise(pixels).unsqueeze(1).expand(-1, 2, -1, -1, -1)}
         return {"pixel_values": self.views(pixels, seed=seed)}
+
+
+def _picture(stored: Any, place: int) -> PILImage.Image:
+    """The upright RGB picture of a row, which a stream may have decoded already."""
+    try:
+        if isinstance(stored, PILImage.Image):
+            return to_rgb(stored)
+        if isinstance(stored, Mapping) and {"bytes", "path"} <= stored.keys():
+            return read_image(stored)
+    except UserError as error:
+        raise RowError("image", place, f"{error}; mend it, or leave the row out") from error
+    except (OSError, ValueError) as error:  # a picture that Pillow has opened but not read yet, or of another mode
+        raise RowError("image", place, f"it cannot be read ({error}); mend it, or leave the row out") from error
+    if stored is None:
+        raise RowError("image", place, "there is no image; give it one, or leave the row out")
+    raise RowError(
+        "image", place, f'it holds {type(stored).__name__}, no picture; use cast_column("image", datasets.Image())'
+    )
+
+
+def _caption_lists(column: Sequence[Any]) -> list[Sequence[str]]:
+    """The captions of every row; one on its own is a list of one."""
+    lists = [[texts] if isinstance(texts, str) else texts for texts in column]
+    for place, texts in enumerate(lists):
+        if not (isinstance(texts, list | tuple) and texts and all(isinstance(text, str) for text in texts)):
+            raise RowError(
+                "captions",
+                place,
+                f"{shortened(texts)} is neither a caption nor a list of captions; give it one, or leave the row out",
+            )
+    return lists

@@ -16,7 +16,7 @@ from datasets.distributed import split_dataset_by_node
 from torch import Tensor
 
 from hf_unlearn.data.encoded import EncodedSplit, concatenate
-from hf_unlearn.data.inputs import ContrastiveInputs, Encoded
+from hf_unlearn.data.inputs import ContrastiveInputs, Encoded, RowError
 from hf_unlearn.data.sampler import SplitSampler
 from hf_unlearn.errors import UserError
 
@@ -68,18 +68,13 @@ class StreamedSplit:
         """Encode rows as they come from the stream.
 
         Raises:
-            UserError: a picture cannot be read; its row is named.
+            UserError: a column is missing, or a row, which is named, holds something else than pictures and captions.
         """
-        columns = [name for name in ("image", "captions") if rows and name in rows[0]]
+        self.inputs.check_columns(rows[0])
         try:
-            return self.inputs.encode({name: [row[name] for row in rows] for name in columns})
-        except UserError:
-            for row in rows:
-                try:
-                    self.inputs.encode({name: [row[name]] for name in columns})
-                except UserError as error:
-                    raise UserError(f"The picture of row {row.get('id', '?')} of the retain stream: {error}") from error
-            raise
+            return self.inputs.encode({name: [row.get(name) for row in rows] for name in self.inputs.columns})
+        except RowError as error:
+            raise error.named(f"{rows[error.place].get('id', '?')} of the retain stream") from error
 
 
 def known_rows(dataset: IterableDataset) -> int | None:

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as transforms
 
+from hf_unlearn.data.device import per_channel, to_device
+from hf_unlearn.data.preparation import Preparation
 from hf_unlearn.errors import UserError
 
 
@@ -38,8 +40,8 @@ class ViewConfig:
     jitter_probability: float = 0.8
     grayscale: float = 0.2
     blur: float = 0.0
-    mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465)
-    std: tuple[float, float, float] = (0.2023, 0.1994, 0.2010)
+    mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465)
+    std: tuple[float, ...] = (0.2023, 0.1994, 0.2010)
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -56,14 +58,21 @@ class ViewConfig:
         """The same views with the size and normalisation of a Hugging Face image processor.
 
         Args:
-            image_processor: processor saved beside a model; its `size` is {"height", "width"} or {"shortest_edge"}.
+            image_processor: processor saved beside a model.
 
         Returns:
-            A copy whose `size`, `mean` and `std` are the processor's.
+            A copy whose `size`, `mean` and `std` are those of the pictures that the processor prepares.
+
+        Raises:
+            UserError: these are not square, not of one size, or not normalised per channel.
         """
-        size = image_processor.size
-        side = size["height"] if "height" in size else size["shortest_edge"]
-        return replace(self, size=side, mean=tuple(image_processor.image_mean), std=tuple(image_processor.image_std))
+        found = Preparation.of(image_processor)
+        if found.height != found.width:
+            raise UserError(
+                f"Views are square, but {type(image_processor).__name__} makes pictures of {found.height} x "
+                f"{found.width} pixels; give its size, or crop_size, the same height and width"
+            )
+        return replace(self, size=found.height, mean=found.mean, std=found.std)
 
 
 VIEW_PRESETS = {
@@ -127,7 +136,7 @@ class BatchedViews:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             boxes = self._crop.forward_parameters(flat.shape)["src"]
-            flat = self._augment(_resize_boxes(flat, boxes.to(flat), self.config.size))
+            flat = self._augment(_resize_boxes(flat, boxes, self.config.size))
         return self._normalise(flat).unflatten(0, (len(images), count))
 
     def plain(self, images: Tensor) -> Tensor:
@@ -147,7 +156,7 @@ class BatchedViews:
         return self._normalise(_unit_range(resized))
 
     def _normalise(self, pixels: Tensor) -> Tensor:
-        mean, std = (pixels.new_tensor(values).view(3, 1, 1) for values in (self.config.mean, self.config.std))
+        mean, std = (per_channel(tuple(values), pixels.device) for values in (self.config.mean, self.config.std))
         return (pixels - mean) / std
 
 
@@ -156,17 +165,17 @@ def _resize_boxes(images: Tensor, boxes: Tensor, size: int) -> Tensor:
 
     Args:
         images: `[n, 3, H, W]`.
-        boxes: `[n, 4, 2]`, the x and y of the corner pixels from the top left on, clockwise.
+        boxes: `[n, 4, 2]` on the CPU, the x and y of the corner pixels from the top left on, clockwise.
         size: side of the output.
 
     Returns:
         `[n, 3, size, size]`.
     """
-    extent = images.new_tensor([images.shape[-1], images.shape[-2]])
+    extent = torch.tensor([images.shape[-1], images.shape[-2]])
     scale = (boxes[:, 2] - boxes[:, 0] + 1) / extent
     shift = (boxes[:, 2] + boxes[:, 0] + 1) / extent - 1  # of the box's centre from the image's, in half images
     transform = torch.cat([torch.diag_embed(scale), shift.unsqueeze(-1)], dim=-1)
-    grid = F.affine_grid(transform, [len(images), 3, size, size], align_corners=False)
+    grid = F.affine_grid(to_device(transform, images.device), [len(images), 3, size, size], align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 

@@ -1,7 +1,8 @@
 """Divergence guards: a training that stops making sense ends, says why, and leaves its last good state.
 
-No step waits for the device. Losses and gradients are tested there, a fused optimiser skips its update there from the
-first bad one on, and the host reads what was found only at a check, every `guard_steps` steps.
+With a fused optimiser, the default, no step waits for the device. Losses and gradients are tested there, the optimiser
+skips its update there from the first bad one on, and the host reads what was found only at a check, every `guard_steps`
+steps. Other optimisers cannot skip on the device: before each of their updates the host waits to learn whether to.
 """
 
 import logging

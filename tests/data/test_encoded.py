@@ -1,10 +1,17 @@
+import re
+import weakref
+
 import pytest
 import torch
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict, Image, Value
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoProcessor
 
 from hf_unlearn.data.encoded import ENCODE_ROWS, EncodedSplit, EncodedSplits, as_batch, concatenate
-from hf_unlearn.data.inputs import ImageTextInputs
+from hf_unlearn.data.inputs import ImageTextInputs, ImageViewInputs
+from hf_unlearn.data.views import VIEW_PRESETS
+from hf_unlearn.errors import UserError
+from hf_unlearn.models.image_processor import image_processor_of
 
 LENGTH = 8
 
@@ -44,6 +51,85 @@ def test_residency_is_decided_by_the_bytes_a_split_needs(shapes, inputs):
     assert EncodedSplit(shapes, inputs, 72 * one_row).resident is not None
     assert EncodedSplit(shapes, inputs, 72 * one_row - 1).resident is None
     assert needed >= 72 * one_row  # rows with a second caption are wider than the first
+
+
+@pytest.mark.parametrize("place", [0, 3, 71])
+def test_one_row_of_many_captions_counts_for_every_row(shapes, inputs, place):
+    captions = [row[:1] for row in shapes["captions"]]
+    captions[place] = ["a red circle"] * 50
+    skewed = shapes.remove_columns("captions").add_column("captions", captions)
+    needed = EncodedSplit(skewed, inputs).nbytes
+    assert needed > 72 * 50 * LENGTH * 4
+    assert EncodedSplit(skewed, inputs, needed).nbytes == needed
+    assert EncodedSplit(skewed, inputs, needed - 1).resident is None
+    moved = skewed.select(reversed(range(72)))  # through an indices mapping
+    assert EncodedSplit(moved, inputs, needed - 1).resident is None
+
+
+def test_encoded_parts_are_let_go_while_a_split_is_filled(shapes, inputs, monkeypatch):
+    pictures, most = [], 0
+
+    def encode(rows):
+        nonlocal most
+        most = max(most, sum(len(tensor) for picture in pictures if (tensor := picture()) is not None))
+        encoded = ImageTextInputs.encode(inputs, rows)
+        pictures.append(weakref.ref(encoded["pixels"]))
+        return encoded
+
+    monkeypatch.setattr(inputs, "encode", encode)
+    assert EncodedSplit(shapes.select([i % 72 for i in range(3 * ENCODE_ROWS)]), inputs).resident is not None
+    assert len(pictures) == 4 and most <= ENCODE_ROWS + 1  # the row that told the size, and the part before
+
+
+def test_a_caption_without_a_list_is_one_caption(shapes, inputs):
+    first = shapes.remove_columns("captions").add_column("captions", [row[0] for row in shapes["captions"]])
+    listed = shapes.remove_columns("captions").add_column("captions", [row[:1] for row in shapes["captions"]])
+    assert first.features["captions"] == Value("string")
+    strings, lists = EncodedSplit(first, inputs), EncodedSplit(listed, inputs)
+    assert strings.resident["caption_counts"].unique().tolist() == [1]
+    assert equal(strings.resident, lists.resident)
+    assert equal(EncodedSplit(first, inputs, resident_bytes=0).rows([3, 1]), lists.rows([3, 1]))
+
+
+@pytest.mark.parametrize("limit", [2**30, 0])
+@pytest.mark.parametrize("ids", [True, False])
+@pytest.mark.parametrize(
+    ("column", "value", "fault"),
+    [
+        ("captions", [], r"\[\] is neither a caption nor a list of captions; give it one, or leave the row out"),
+        ("captions", None, "None is neither a caption"),
+        ("captions", ["a", None], r"\['a', None\] is neither a caption"),
+        ("image", None, "there is no image; give it one, or leave the row out"),
+        ("image", {"bytes": b"no picture", "path": None}, "it cannot be read .*; mend it, or leave the row out"),
+    ],
+)
+def test_a_row_that_cannot_be_encoded_is_named(shapes, inputs, column, value, fault, ids, limit):
+    stored = shapes.cast_column("image", Image(decode=False)).select(range(9))
+    values = [*stored[column][:7], value, *stored[column][8:]]
+    bad = stored.remove_columns(column).add_column(column, values, feature=stored.features[column])
+    name = bad["id"][7] if ids else "7"
+    bad = bad if ids else bad.remove_columns("id")
+    with pytest.raises(UserError, match=f"Column '{column}' of row {name}: {fault}"):
+        EncodedSplit(bad, inputs, limit).rows([2, 7])
+
+
+@pytest.mark.parametrize("rows", [9, 0])
+def test_a_missing_column_is_named_with_those_there_are(shapes, inputs, rows):
+    data = shapes.select(range(rows)).remove_columns("captions")
+    with pytest.raises(UserError, match="The rows have no column 'captions', only image, label, owner, id; rename"):
+        EncodedSplit(data, inputs)
+    with pytest.raises(UserError, match="The rows have no column 'image', only label, owner, id; rename"):
+        EncodedSplit(data.remove_columns("image"), inputs)
+    views = ImageViewInputs(image_processor_of(VIEW_PRESETS["light"]), VIEW_PRESETS["light"])
+    assert len(EncodedSplit(data, views)) == rows  # which needs no captions
+
+
+def test_columns_of_other_types_are_named(inputs):
+    with pytest.raises(UserError, match=re.escape("The column 'image' holds Value('int64'), neither images nor")):
+        EncodedSplit(Dataset.from_dict({"image": [1, 2], "captions": ["a", "b"]}), inputs)
+    png = {"bytes": b"", "path": None}
+    with pytest.raises(UserError, match="Column 'captions' of row 0: 5 is neither a caption nor a list of captions"):
+        EncodedSplit(Dataset.from_dict({"image": [png, png], "captions": [5, 6]}), inputs)
 
 
 def test_batches_cover_the_rows_in_order(split):
@@ -87,6 +173,57 @@ def test_retain_comes_first_and_a_batch_keeps_the_order_asked_for(shapes, inputs
     assert torch.equal(batch["pixels"], whole["pixels"][order])
     single = data[61]
     assert torch.equal(single["pixels"], whole["pixels"][61]) and bool(single["is_unlearn"])
+
+
+@pytest.mark.parametrize("limits", [(2**30, 2**30), (0, 0), (2**30, 0)])
+def test_a_batch_is_put_together_from_splits_of_different_widths(shapes, inputs, limits):
+    narrow = [row for row, captions in enumerate(shapes["captions"]) if len(captions) == 1]
+    wide = [row for row, captions in enumerate(shapes["captions"]) if len(captions) == 2]
+    parts = [EncodedSplit(shapes.select(rows), inputs, most) for rows, most in zip((narrow, wide), limits, strict=True)]
+    data, whole = EncodedSplits(*parts), EncodedSplit(shapes, inputs)
+    for order in ([0, 5, 1, 40, 71, 40], [71, 0, 40, 3]):  # as `SplitSampler` has them, and otherwise
+        batch, rows = data.__getitems__(order), whole.rows([(narrow + wide)[place] for place in order])
+        assert batch["index"].tolist() == order
+        counts = batch["caption_counts"]
+        assert torch.equal(counts, rows["caption_counts"]) and torch.equal(batch["pixels"], rows["pixels"])
+        assert batch["input_ids"].shape == (len(order), 2, LENGTH)
+        found, _ = inputs.captions(batch)
+        wanted, _ = inputs.captions(rows)
+        assert equal(found, wanted)
+
+
+class Log(TorchDispatchMode):
+    """Notes what makes or fills tensors of pixels, and how often something is brought to another device."""
+
+    def __init__(self):
+        super().__init__()
+        self.pictures, self.brought = [], 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        moved = function is torch.ops.aten._to_copy.default and args[0].device != result.device
+        self.brought += moved
+        if not function.is_view and isinstance(result, torch.Tensor) and result.dtype == torch.uint8:
+            self.pictures.append(function.overloadpacket.__name__)
+        return result
+
+
+def test_pictures_of_a_batch_are_copied_once(shapes, inputs):
+    data = EncodedSplits(EncodedSplit(shapes.select(range(60)), inputs), EncodedSplit(shapes.select([60, 61]), inputs))
+    with Log() as log:
+        data.__getitems__([3, 1, 60, 61])
+    assert log.pictures == ["new_empty", "index_select", "index_select"]  # room, and each split's rows into it
+
+
+def test_a_batch_on_a_device_is_asked_for_with_one_copy(shapes, inputs):
+    split = EncodedSplit(shapes, inputs)
+    moved = EncodedSplits(split, split).on(torch.device("meta"))
+    with Log() as log:
+        batch = moved.__getitems__([3, 1, 80])
+    assert log.brought == 1 and {value.device.type for value in batch.values()} == {"meta"}
+    with Log() as log:
+        moved.splits[0].rows([3, 1])
+    assert log.brought == 1
 
 
 @pytest.mark.parametrize("missing", ["retain", "unlearn"])

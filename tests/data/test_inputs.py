@@ -1,7 +1,7 @@
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoProcessor, AutoTokenizer
+from transformers import AutoProcessor, AutoTokenizer, BitImageProcessor
 
 from hf_unlearn.data.inputs import ImageTextInputs, ImageViewInputs
 from hf_unlearn.data.views import VIEW_PRESETS, BatchedViews
@@ -86,12 +86,48 @@ def test_pictures_are_mirrored_with_the_given_probability(processor, shapes, pro
     assert mirrored.float().mean() == pytest.approx(probability, abs=0.1)
 
 
+@pytest.mark.parametrize("probability", [0.0, 1e-9])
+def test_captions_are_drawn_alike_whether_pictures_may_be_mirrored_or_not(pairs, processor, probability):
+    _, encoded = pairs
+    batch = ImageTextInputs(processor, LENGTH, flip_probability=probability).batch(encoded, 5)
+    draws = torch.rand(2, 24, generator=torch.Generator().manual_seed(5))
+    chosen = (draws[0] * encoded["caption_counts"]).long()
+    assert torch.equal(batch["input_ids"], encoded["input_ids"][torch.arange(24), chosen].long())
+
+
+def test_nothing_is_mirrored_at_no_probability(pairs, monkeypatch):
+    inputs, encoded = pairs
+    monkeypatch.setattr(torch.Tensor, "flip", None)
+    inputs.batch(encoded, 5)
+
+
 def test_any_picture_mode_and_size_becomes_rgb_at_the_models_size(processor):
     inputs = ImageTextInputs(processor, LENGTH)
     images = [Image.new("L", (50, 30), 128), Image.new("RGBA", (5, 9), (255, 0, 0, 255)), Image.new("P", (16, 16))]
     encoded = inputs.encode({"image": images, "captions": [["a"], ["b"], ["c"]]})
     assert encoded["pixels"].shape == (3, 3, 16, 16)
     assert encoded["pixels"][0].unique().tolist() == [128]
+
+
+@pytest.mark.parametrize(
+    ("image", "fault"),
+    [
+        (None, "there is no image; give it one, or leave the row out"),
+        (b"bytes", r'it holds bytes, no picture; use cast_column\("image", datasets.Image\(\)\)'),
+        ({"file": "a.png"}, "it holds dict, no picture"),
+        ({"bytes": b"GIF89a", "path": None}, "it cannot be read .*; mend it, or leave the row out"),
+        (Image.new("F", (4, 4)), "it cannot be read .*mode F.*; mend it, or leave the row out"),
+        (
+            Image.new("RGB", (32, 16)),
+            r"CLIPImageProcessor\w* makes its height and width \(16, 32\), .* \(16, 16\); set",
+        ),
+    ],
+)
+def test_what_is_no_picture_of_the_right_size_is_told_with_its_row(processor, image, fault, monkeypatch):
+    monkeypatch.setattr(processor.image_processor, "do_center_crop", False)
+    inputs = ImageTextInputs(processor, LENGTH)
+    with pytest.raises(UserError, match=f"Column 'image' of row 1: {fault}"):
+        inputs.encode({"image": [Image.new("RGB", (16, 16)), image], "captions": ["a", "b"]})
 
 
 def test_a_tokenizer_alone_cannot_prepare_pairs(tiny_clip):
@@ -105,6 +141,16 @@ def test_two_views_of_each_picture_at_the_processors_size(pictures):
     assert views.shape == (6, 2, 3, 32, 32)
     assert not torch.equal(views[:, 0], views[:, 1])
     assert torch.equal(views, inputs.views(encoded["pixels"], seed=3))
+
+
+def test_views_are_as_large_as_the_pictures_a_processor_crops(shapes):
+    # As DINOv2's: resized to more than is then cut out.
+    processor = BitImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32})
+    inputs = ImageViewInputs(processor, VIEW_PRESETS["light"])
+    encoded = inputs.encode(shapes[:3])
+    wanted = processor(shapes[:3]["image"], return_tensors="pt")["pixel_values"]
+    assert inputs.batch(encoded, 0)["pixel_values"].shape == (3, 2, *wanted.shape[1:]) == (3, 2, 3, 32, 32)
+    torch.testing.assert_close(inputs.batch(encoded, None)["pixel_values"][:, 0], wanted)
 
 
 def test_without_a_seed_both_views_are_the_plain_picture(pictures):

@@ -293,7 +293,8 @@ def test_plan_request_finds_what_a_dictionary_finds(ids: list[str], data: st.Dat
 
 def test_plan_request_takes_integers_and_cuts_long_lists() -> None:
     assert plan_request(["10", "11"], [11]).tolist() == [1]
-    with pytest.raises(UserError, match=r"no training row has \(30\): 0, 1, .*, 19 and 10 more \(there are ids such as a\)\.$"):
+    told = r"no training row has \(30\): 0, 1, .*, 19 and 10 more \(there are ids such as a\)\.$"
+    with pytest.raises(UserError, match=told):
         plan_request(["a"], list(range(30)))
 
 

@@ -8,7 +8,7 @@ from itertools import islice
 
 import pytest
 import torch
-from datasets import Dataset, load_dataset
+from datasets import Dataset, IterableDataset, load_dataset
 from torch.utils.data import DataLoader
 
 from hf_unlearn.data.encoded import EncodedSplit
@@ -181,6 +181,44 @@ def test_a_bad_picture_is_named(inputs, shapes):
     stream = Dataset.from_list(rows).to_iterable_dataset()
     with pytest.raises(UserError, match="row the-bad-one of the retain stream: it cannot be read"):
         list(StreamedBatches(StreamedSplit(stream, inputs, rows=4), None, 4))
+
+
+def test_a_caption_without_a_list_is_one_caption(shapes, pairs):
+    data = shapes.select(range(6)).remove_columns("captions").add_column("captions", ["a red circle"] * 6)
+    stream = StreamedSplit(data.to_iterable_dataset(), pairs)
+    listed = data.remove_columns("captions").add_column("captions", [["a red circle"]] * 6)
+    first, wanted = stream.first(6), EncodedSplit(listed, pairs).resident
+    assert first.keys() == wanted.keys() and all(first[name].equal(wanted[name]) for name in first)
+
+
+@pytest.fixture(scope="module")
+def pairs(tiny_clip):
+    return ImageTextInputs(load_encoder(str(tiny_clip))[1], max_length=12)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"captions": []}, r"'captions' of row the-bad-one of the retain stream: \[\] is neither a caption nor a list"),
+        ({"captions": None}, "'captions' of row the-bad-one of the retain stream: None is neither"),
+        ({"image": None}, "'image' of row the-bad-one of the retain stream: there is no image; give it one"),
+        (
+            {"image": b"raw"},
+            "'image' of row the-bad-one of the retain stream: it holds bytes, no picture; use cast_col",
+        ),
+    ],
+)
+def test_a_row_that_cannot_be_encoded_is_named(pairs, shapes, change, fault):
+    good = {"image": shapes[0]["image"], "captions": ["a red circle"], "id": "good"}
+    stream = IterableDataset.from_generator(lambda: iter([good, {**good, "id": "the-bad-one", **change}]))
+    with pytest.raises(UserError, match=f"Column {fault}"):
+        StreamedSplit(stream, pairs).first(2)
+
+
+def test_a_missing_column_is_named_with_those_there_are(pairs, shapes):
+    stream = StreamedSplit(shapes.remove_columns("captions").to_iterable_dataset(), pairs, rows=72)
+    with pytest.raises(UserError, match="The rows have no column 'captions', only image, label, owner, id; rename"):
+        next(iter(StreamedBatches(stream, None, 4)))
 
 
 def test_a_stream_without_rows_is_refused(inputs, parquet):

@@ -7,6 +7,7 @@ import torch
 from scipy.stats import binomtest, kstest
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as torchvision
+from transformers import BitImageProcessor, SiglipImageProcessor
 
 from hf_unlearn.data.views import VIEW_PRESETS, BatchedViews, ViewConfig
 from hf_unlearn.errors import UserError
@@ -173,3 +174,22 @@ def test_only_uint8_rgb_batches_are_taken(wrong: torch.Tensor) -> None:
 def test_impossible_settings_are_named(field: str, value: object) -> None:
     with pytest.raises(UserError, match=field if field != "size" else "side"):
         ViewConfig(**{field: value})
+
+
+def test_size_and_statistics_are_those_of_the_pictures_a_processor_prepares() -> None:
+    crop = {"height": 24, "width": 24}
+    views = ViewConfig(flip=0.1).matching(BitImageProcessor(size={"shortest_edge": 32}, crop_size=crop))
+    assert (views.size, views.flip) == (24, 0.1)
+    plain = SiglipImageProcessor(size=crop, do_normalize=False, image_mean=None, image_std=None)
+    assert replace(ViewConfig().matching(plain), mean=(0.5,) * 3) == ViewConfig(
+        size=24, mean=(0.5,) * 3, std=(1.0,) * 3
+    )
+    assert ViewConfig().matching(plain).mean == (0.0,) * 3
+
+
+def test_oblong_pictures_have_no_views() -> None:
+    oblong = SiglipImageProcessor(size={"height": 24, "width": 16})
+    with pytest.raises(
+        UserError, match="Views are square, but SiglipImageProcessor makes pictures of 24 x 16 pixels; "
+    ):
+        ViewConfig().matching(oblong)

@@ -1,0 +1,57 @@
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hf_unlearn.data.device import per_channel, to_device
+from hf_unlearn.data.inputs import ImageViewInputs
+from hf_unlearn.data.views import VIEW_PRESETS, _resize_boxes
+from hf_unlearn.models.image_processor import image_processor_of
+
+META = torch.device("meta")  # stands for an accelerator: a device that is not the CPU
+
+
+class Copies(TorchDispatchMode):
+    """Counts what is brought from one device to another."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        self.count += function is torch.ops.aten._to_copy.default and args[0].device != result.device
+        return result
+
+
+def test_a_step_brings_only_what_it_drew_to_the_device():
+    inputs = ImageViewInputs(image_processor_of(VIEW_PRESETS["light"]), VIEW_PRESETS["light"])
+    pixels = torch.zeros(2, 3, 32, 32, dtype=torch.uint8, device=META)
+    inputs.normalise(pixels)  # the first time, the constants
+    with Copies() as copies:
+        inputs.normalise(pixels)
+        inputs.views._normalise(pixels / 255)
+    assert copies.count == 0
+    boxes = torch.tensor([[0.0, 0], [7, 0], [7, 7], [0, 7]]).expand(2, 4, 2)
+    with Copies() as copies:
+        assert _resize_boxes(pixels / 255, boxes, 8).shape == (2, 3, 8, 8)
+    assert copies.count == 1
+
+
+def test_constants_are_copied_to_a_device_once():
+    values = (0.1, 0.2, 0.3)
+    for device in (torch.device("cpu"), META):
+        first = per_channel(values, device)
+        assert first.shape == (3, 1, 1) and first.dtype == torch.float32 and first.device == device
+        assert per_channel(values, device) is first
+    assert torch.equal(per_channel(values, torch.device("cpu")).flatten(), torch.tensor(values))
+
+
+def test_constants_first_asked_for_in_inference_mode_serve_training():
+    with torch.inference_mode():
+        constants = per_channel((0.7, 0.8, 0.9), torch.device("cpu"))
+    picture = torch.ones(3, 2, 2, requires_grad=True)
+    (picture * constants).sum().backward()
+    assert torch.equal(picture.grad, constants.expand(3, 2, 2))
+
+
+def test_values_arrive_unchanged():
+    values = torch.arange(5)
+    assert to_device(values, torch.device("cpu")) is values
+    assert to_device(values, META).device == META
