@@ -39,7 +39,8 @@ def build_app(*, hub_only: bool = False) -> "gr.Blocks":
     """Build the page.
 
     Args:
-        hub_only: Whether models must be Hub ids: on a public Space nobody should reach its files or its network.
+        hub_only: Whether models must be public Hub ids: on a public Space nobody should reach its files, its network,
+            or the private models that its token could read.
 
     Returns:
         A Gradio app to `launch()`.
@@ -73,7 +74,9 @@ def build_app(*, hub_only: bool = False) -> "gr.Blocks":
                     still_trained=_folder(still_trained, Path(work, "still_trained")) if still_trained else None,
                     never_trained=_folder(never_trained, Path(work, "never_trained")) if never_trained else None,
                     captions=captions or None,
-                    settings=AuditSettings(views=None if views == AUTOMATIC else views, view_count=int(view_count)),
+                    settings=AuditSettings(
+                        views=None if views == AUTOMATIC else views, view_count=int(view_count), anonymous=hub_only
+                    ),
                 )
             except UserError as error:
                 raise gr.Error(html.escape(str(error)), print_exception=False) from error

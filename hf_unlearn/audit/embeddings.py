@@ -1,5 +1,6 @@
 """What an audit measures: embeddings of views and captions, their alignments, and their faults in plain words."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -238,6 +239,19 @@ def read_embeddings(path: str | Path, pictures: Sequence[Picture], captions: Seq
     )
 
 
+def captions_sha256(captions: Sequence[Sequence[str]]) -> str:
+    """Hash the captions of several pictures, in order, so that a recording can tell whether they are still the same."""
+    return _combined([_captions_hash(texts) for texts in captions])
+
+
+def _captions_hash(texts: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
+
+
+def _combined(hashes: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
 def _pairs(unit: Matrix) -> int:
     """Ordered pairs of distinct views of one picture, k (k - 1)."""
     count = unit.shape[1]
@@ -249,15 +263,20 @@ def _pairs(unit: Matrix) -> int:
 
 
 def save_embeddings(
-    embeddings: Embeddings, pictures: Sequence[Picture], path: str | Path, drawn: Mapping[str, Any]
+    embeddings: Embeddings,
+    pictures: Sequence[Picture],
+    path: str | Path,
+    drawn: Mapping[str, Any],
+    captions: Sequence[Sequence[str]] | None = None,
 ) -> Path:
-    """Write embeddings for a later audit, together with the pictures' hashes.
+    """Write embeddings for a later audit, together with the hashes of the pictures and of their captions.
 
     Args:
         embeddings: One encoder's answers.
         pictures: The pictures, in the same order.
         path: A `.safetensors` file.
         drawn: How the views were drawn.
+        captions: Each picture's captions; None where they are not known.
 
     Returns:
         The path written.
@@ -274,6 +293,8 @@ def save_embeddings(
         "source": dict(embeddings.source),
         "drawn": dict(drawn),
     }
+    if captions is not None:
+        told["captions"] = [_captions_hash(texts) for texts in captions]
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(".partial")
@@ -306,23 +327,27 @@ def _read_safetensors(file: Path, pictures: Sequence[Picture]) -> Parts:
         raise UserError(
             f"'{file.name}' holds the tensors {sorted(parts)}; it needs 'images' and may hold 'texts' and 'held_back'."
         )
-    return (
-        (_reorder(parts, told["pictures"], pictures, file), {**told["source"], "drawn": told["drawn"]})
-        if told
-        else (parts, {})
-    )
+    if not told:
+        return parts, {}
+    rows = _recorded_rows(told["pictures"], pictures, file)
+    source = {**told["source"], "drawn": told["drawn"]}
+    if "captions" in told:
+        source["captions_sha256"] = _combined([told["captions"][row] for row in rows])
+    return _reorder(parts, rows), source
 
 
-def _reorder(
-    parts: dict[str, Array], hashes: Sequence[str], pictures: Sequence[Picture], file: Path
-) -> dict[str, Array]:
-    """Bring recorded rows into the order of the audited pictures, which are known by hash."""
+def _recorded_rows(hashes: Sequence[str], pictures: Sequence[Picture], file: Path) -> list[int]:
+    """Find the audited pictures, which are known by hash, among the recorded ones."""
     place = {sha256: i for i, sha256 in enumerate(hashes)}
     if missing := [picture.name for picture in pictures if picture.sha256 not in place]:
         raise UserError(f"'{file.name}' has no record of {', '.join(missing[:5])}; audit the recorded pictures.")
-    rows = [place[picture.sha256] for picture in pictures]
+    return [place[picture.sha256] for picture in pictures]
+
+
+def _reorder(parts: dict[str, Array], rows: Sequence[int]) -> dict[str, Array]:
+    """Bring recorded rows into the order of the audited pictures."""
     ordered: dict[str, Array] = {
-        name: parts[name][rows] for name in ("images", "held_back", "repeats") if name in parts
+        name: parts[name][list(rows)] for name in ("images", "held_back", "repeats") if name in parts
     }
     if "texts" in parts:
         chosen = [np.flatnonzero(parts["text_owner"] == row) for row in rows]

@@ -13,7 +13,7 @@ from hf_unlearn.audit.embeddings import Array, Embeddings
 from hf_unlearn.audit.images import Picture
 from hf_unlearn.audit.transforms import Transform, Views, draw_views
 from hf_unlearn.errors import UserError
-from hf_unlearn.models.weights import weights_sha256
+from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, weights_sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,9 +56,11 @@ class LocalEncoder:
         backend: Image processor's backend, `torchvision` or `pil`; they differ, so both encoders must share it.
         device: Where to compute; the accelerator, if there is one, by default.
         batch_size: Pictures or texts a forward pass.
+        anonymous: Whether the Hub is asked as anybody could, without the token logged in with; adapters, whose base
+            model would be looked up too, are then refused.
 
     Raises:
-        UserError: When nothing usable is found under the name.
+        UserError: When nothing usable is found under the name, or the device cannot be used.
     """
 
     def __init__(
@@ -69,16 +71,20 @@ class LocalEncoder:
         backend: Backend = "torchvision",
         device: str | None = None,
         batch_size: int = 64,
+        anonymous: bool = False,
     ) -> None:
-        import torch
         from safetensors import SafetensorError
         from transformers import AutoImageProcessor
 
         from hf_unlearn.models.loading import load_model
 
         self.name, self.features, self.backend, self.batch_size = name, features, backend, batch_size
-        self.folder, self.revision = resolve_folder(name)
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = usable_device(device)
+        self.folder, self.revision = resolve_folder(name, anonymous=anonymous)
+        if anonymous and (self.folder / ADAPTER_CONFIG_NAME).is_file():
+            raise UserError(
+                f"The model '{name}' is an adapter, whose base model is not looked up here; merge it first."
+            )
         try:
             self.model: Any = load_model(str(self.folder))
             self.image_processor = AutoImageProcessor.from_pretrained(self.folder, backend=backend)
@@ -103,6 +109,12 @@ class LocalEncoder:
     def deterministic(self) -> bool:
         """True on a CPU; an accelerator may pick another kernel, and other last digits, for a batch of another size."""
         return self.device == "cpu"
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """What was chosen of how it answers, and must be the same on both sides: the backend, and which features."""
+        chosen: dict[str, str] = {"processor_backend": self.backend}
+        return chosen | ({"features": self.features} if hasattr(self.model, "get_projected_features") else {})
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -159,12 +171,9 @@ class LocalEncoder:
             "weights_sha256": weights_sha256(self.folder),
             "architecture": type(self.model).__name__,
             "processor": type(self.image_processor).__name__,
-            "processor_backend": self.backend,
             "processor_size": self.view_side,
         }
-        if hasattr(self.model, "get_projected_features"):
-            described["features"] = self.features
-        return described
+        return described | self.choices
 
 
 def measure(
@@ -228,11 +237,37 @@ def _embed_views(encoder: Encoder, views: Views) -> Array:
     return encoder.embed_images(views.reshape(n * count, *views.shape[2:])).reshape(n, count, -1)
 
 
-def resolve_folder(name: str) -> tuple[Path, str | None]:
+def usable_device(device: str | None) -> str:
+    """Check that a device is there, before anything is loaded for it.
+
+    Args:
+        device: What the user gave, or None for the accelerator, if there is one.
+
+    Returns:
+        The device's name.
+
+    Raises:
+        UserError: When there is no such device, or nothing can be computed on it.
+    """
+    import torch
+
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch that was built without it
+        raise UserError(
+            f"The device '{device}' cannot be used ({_first_line(error)}); give cpu, or leave it out."
+        ) from error
+    return device
+
+
+def resolve_folder(name: str, *, anonymous: bool = False) -> tuple[Path, str | None]:
     """Find a checkpoint's folder; a Hub id is fetched without pickles and code.
 
     Args:
         name: A folder, or a Hub id, optionally `id@revision`.
+        anonymous: Whether the Hub is asked without the token logged in with.
 
     Returns:
         The folder, and the commit for a Hub id (None for a folder of the user's).
@@ -240,17 +275,21 @@ def resolve_folder(name: str) -> tuple[Path, str | None]:
     Raises:
         UserError: When neither a folder nor a repository goes by that name.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import model_info, snapshot_download
+    from huggingface_hub.errors import HFValidationError, HTTPError
 
     if Path(name).is_dir():
         return Path(name), None
-    repository, _, revision = name.partition("@")
+    repository, _, given = name.partition("@")
+    revision = given or None
     try:
-        folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=WANTED_FILES))
+        token = False if anonymous else None
+        if anonymous:  # the cache may hold what was fetched with a token
+            revision = model_info(repository, revision=revision, token=token).sha
+        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=WANTED_FILES, token=token))
     except HFValidationError as error:
         raise UserError(f"'{name}' is neither a folder nor a Hub id; check the spelling.") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+    except (HTTPError, OSError) as error:
         raise UserError(f"The model '{name}' cannot be fetched: {_first_line(error)}") from error
     return folder, folder.name
 

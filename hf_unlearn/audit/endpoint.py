@@ -17,6 +17,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import os
 import sqlite3
 import time
@@ -27,7 +28,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 import numpy as np
 import requests
@@ -54,6 +55,9 @@ class EndpointOptions:
         timeout: Seconds to wait for an answer.
         backoff: Seconds before the second try; doubled before every further one, unless the endpoint says how long.
         longest_wait: Seconds beyond which a wait is left to the user.
+
+    Raises:
+        UserError: When a batch is empty or there is no time to answer.
     """
 
     batch_size: int = 16
@@ -61,6 +65,12 @@ class EndpointOptions:
     timeout: float = 60.0
     backoff: float = 1.0
     longest_wait: float = 300.0
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UserError(f"An endpoint is asked about at least 1 item a request, not {self.batch_size}.")
+        if not 0 < self.timeout < math.inf:
+            raise UserError(f"The endpoint's timeout must be a number of seconds above 0, not {self.timeout:g}.")
 
 
 class EmbeddingCache:
@@ -134,7 +144,7 @@ class EndpointEncoder:
         sleep: How to wait; a test may count instead.
 
     Raises:
-        UserError: When the URL carries a secret, or a token would travel unencrypted.
+        UserError: As `check_endpoint` does.
     """
 
     view_side = None
@@ -148,19 +158,11 @@ class EndpointEncoder:
         options: EndpointOptions | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.username or parts.password or parts.query:
-            raise UserError(
-                f"The endpoint URL for the model {side} must carry no user, password or query, which may hold a "
-                f"secret; put a token into the environment variable {token_variable(side)}."
-            )
+        parts, self._token = check_endpoint(url, side)
         self.url = urlunsplit(parts._replace(fragment=""))
         self.model, self.side, self.cache = parts.fragment, side, cache
         self.options, self._sleep = options or EndpointOptions(), sleep
         self.openai = parts.path.rstrip("/").endswith("/embeddings")
-        self._token = os.environ.get(token_variable(side)) or os.environ.get("HF_UNLEARN_TOKEN")
-        if self._token and parts.scheme != "https" and parts.hostname not in LOOPBACK:
-            raise UserError(f"The endpoint {self.url} would get its token unencrypted; use an https URL.")
         self._session = requests.Session()
         self._session.auth = self._authorise  # set even without a token, so that no ~/.netrc entry is sent instead
         self._batch_size = self.options.batch_size
@@ -329,6 +331,52 @@ def is_endpoint(name: str) -> bool:
     return name.startswith(("http://", "https://"))
 
 
+def check_endpoint(url: str, side: str) -> tuple[SplitResult, str | None]:
+    """Check an endpoint's URL and token before anything is asked or written; no message repeats a secret.
+
+    Args:
+        url: The endpoint.
+        side: `before` or `after`.
+
+    Returns:
+        The URL in parts, and the token for it, if there is one.
+
+    Raises:
+        UserError: When it is no URL or carries a secret, the token is none, or it would travel unencrypted.
+    """
+    try:
+        parts = urlsplit(url)
+        named = bool(parts.hostname and parts.port != 0)
+    except ValueError:  # brackets that do not match, a port that is no number
+        named = False
+    if not named:
+        raise UserError(f"The endpoint for the model {side} is no URL of a host; check its spelling.")
+    if parts.username or parts.password or parts.query:
+        raise UserError(
+            f"The endpoint URL for the model {side} must carry no user, password or query, which may hold a "
+            f"secret; put a token into the environment variable {token_variable(side)}."
+        )
+    token = _token(side)
+    if token and parts.scheme != "https" and parts.hostname not in LOOPBACK:
+        plain = urlunsplit(parts._replace(fragment=""))
+        raise UserError(f"The endpoint {plain} would get its token unencrypted; use an https URL.")
+    return parts, token
+
+
+def _token(side: str) -> str | None:
+    """The token for a side, without the line break that a file may have ended with."""
+    for variable in (token_variable(side), "HF_UNLEARN_TOKEN"):
+        token = os.environ.get(variable, "").strip()
+        if not token:
+            continue
+        if not (token.isascii() and token.isprintable() and " " not in token):
+            raise UserError(
+                f"The environment variable {variable} holds a character that no token has (a blank?); set it anew."
+            )
+        return token
+    return None
+
+
 def token_variable(side: str) -> str:
     """Name the environment variable that holds an endpoint's token; `HF_UNLEARN_TOKEN` serves both.
 
@@ -363,6 +411,8 @@ def retry_after(header: str | None) -> float | None:
         when = parsedate_to_datetime(header)
     except ValueError:
         return None
+    if when.tzinfo is None:  # "-0000": a time in UTC that says nothing of where it was written
+        when = when.replace(tzinfo=UTC)
     return max(0.0, (when - datetime.now(UTC)).total_seconds())
 
 

@@ -31,6 +31,8 @@ MAX_LABELS = 16  # samples up to which the axes carry thumbnails, captions or nu
 STRIP = 0.5  # inches, a thumbnail's largest side
 CAPTION_WIDTH = 18  # characters a line; two lines for few samples, one for more
 CHARACTER = 0.064  # inches, a generous width of one character of a caption
+MARK = "Samples"  # text field of every PNG: whether it shows samples, which only who draws it knows for sure
+SHOWN, NOT_SHOWN = "shown", "not shown"
 
 
 def plot_alignment_matrices(
@@ -65,7 +67,7 @@ def plot_alignment_matrices(
         "AM after": square(am_after),
         f"AGM = before {MINUS} after": alignment_gap_matrix(am_before, am_after),
     }
-    return save(_draw_panels(panels, images, captions, title), path)
+    return save(_draw_panels(panels, images, captions, title), path, shown=_shown(am_before, images, captions))
 
 
 def plot_agm_grid(
@@ -95,7 +97,9 @@ def plot_agm_grid(
     """
     if not gaps:
         raise UserError("A grid of alignment gap matrices needs at least one method; got none.")
-    return save(_draw_panels({name: square(gap) for name, gap in gaps.items()}, images, captions, title), path)
+    panels = {name: square(gap) for name, gap in gaps.items()}
+    shown = _shown(next(iter(panels.values())), images, captions)
+    return save(_draw_panels(panels, images, captions, title), path, shown=shown)
 
 
 def plot_bars(
@@ -379,17 +383,36 @@ def new_figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), dpi=DPI, facecolor="white")
 
 
-def save(figure: "Figure", path: str | Path) -> Path:
-    """Write a figure as a PNG.
+def save(figure: "Figure", path: str | Path, *, shown: bool = False) -> Path:
+    """Write a figure as a PNG, marked with whether it shows samples.
 
     Args:
         figure: What to write.
         path: Where; missing folders are made.
+        shown: Whether samples can be recognised on it, by picture or caption.
 
     Returns:
         The path written.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, format="png")
+    figure.savefig(target, format="png", metadata={MARK: SHOWN if shown else NOT_SHOWN})
     return target
+
+
+def shows_samples(path: str | Path) -> bool | None:
+    """Read from a PNG that was drawn here whether it shows samples; None for any other picture.
+
+    Args:
+        path: A PNG file.
+    """
+    try:
+        with Image.open(path) as picture:
+            return {SHOWN: True, NOT_SHOWN: False}.get(picture.info.get(MARK, ""))
+    except OSError:  # no picture at all
+        return None
+
+
+def _shown(matrix: ArrayLike, images: Sequence[Image.Image] | None, captions: Sequence[str] | None) -> bool:
+    """Whether the axes are labelled with samples: many samples get no labels."""
+    return bool(images or captions) and len(square(matrix)) <= MAX_LABELS

@@ -80,7 +80,7 @@ class Measurements:
     held_back: str
 
 
-def measure(arms: Arms, *, level: float, permutations: int, seed: int) -> Measurements:
+def measure(arms: Arms, *, level: float, permutations: int, seed: int, owners: int = 1) -> Measurements:
     """Run every test the arms allow.
 
     Args:
@@ -88,6 +88,7 @@ def measure(arms: Arms, *, level: float, permutations: int, seed: int) -> Measur
         level: level of each test.
         permutations: Monte-Carlo draws where enumeration is too long.
         seed: their seed.
+        owners: how many owners the p-values will be adjusted over, for the minimum detectable effects.
 
     Returns:
         Tests, effects and minimum detectable effects.
@@ -106,7 +107,8 @@ def measure(arms: Arms, *, level: float, permutations: int, seed: int) -> Measur
         bench.before_and_after(reference, held_back=True)
         bench.transfer(margin)
     tests = {name: bench.tests[name] for name in _ORDER if name in bench.tests}
-    return Measurements(tests, bench.effects, _detectable(arms, reference, level), reference, margin, noise, held_back)
+    detectable = _detectable(arms, reference, level, owners)
+    return Measurements(tests, bench.effects, detectable, reference, margin, noise, held_back)
 
 
 def choose_reference(arms: Arms, level: float) -> Arm | None:
@@ -295,16 +297,18 @@ def _histogram(values: Floats) -> Histogram:
     return Histogram(tuple(edges.tolist()), tuple(counts.tolist()))
 
 
-def _detectable(arms: Arms, reference: Arm | None, level: float) -> tuple[MinimumDetectableEffect, ...]:
+def _detectable(arms: Arms, reference: Arm | None, level: float, owners: int) -> tuple[MinimumDetectableEffect, ...]:
     """Minimum detectable effects of T1 and T2 against every control there is; of the forgetting score without any."""
     before = {arm: arms.before(arm) for arm in arms.rows}
     scores = {arm: before[arm] - arms.after(arm) for arm in before}
     requested = scores[Arm.REQUESTED]
     compared = reference or next((arm for arm in (Arm.STILL_TRAINED, Arm.NEVER_TRAINED) if arm in arms), None)
     if compared is None:
-        return (minimum_detectable_effect("forgetting_score", requested, level=level),)
-    found = [minimum_detectable_effect("T2", requested, scores[compared], level=level)]
+        return (minimum_detectable_effect("forgetting_score", requested, level=level, owners=owners),)
+    found = [minimum_detectable_effect("T2", requested, scores[compared], level=level, owners=owners)]
     if Arm.NEVER_TRAINED in arms:
-        gap = minimum_detectable_effect("T1", before[Arm.REQUESTED], before[Arm.NEVER_TRAINED], level=level)
+        gap = minimum_detectable_effect(
+            "T1", before[Arm.REQUESTED], before[Arm.NEVER_TRAINED], level=level, owners=owners
+        )
         found.insert(0, gap)
     return tuple(found)

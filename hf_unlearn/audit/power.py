@@ -79,8 +79,19 @@ def images_needed(effect: float, *, arms: int = 2, level: float = 0.05, power: f
     return ceil(solver.solve_power(effect_size=effect, alpha=level, power=power, alternative="larger"))
 
 
+def level_of_one(level: float, owners: int) -> float:
+    """The level that Benjamini-Yekutieli leaves to one of several owners at worst, when no other finds anything.
+
+    `level / (m (1 + 1/2 + ... + 1/m))` for m owners: a p-value up to it passes whatever the others' are.
+
+    >>> level_of_one(0.05, 1), round(level_of_one(0.05, 5), 6)
+    (0.05, 0.00438)
+    """
+    return level / (owners * sum(1 / rank for rank in range(1, owners + 1)))
+
+
 def minimum_detectable_effect(
-    test: str, treated: ArrayLike, control: ArrayLike | None = None, *, level: float = 0.05
+    test: str, treated: ArrayLike, control: ArrayLike | None = None, *, level: float = 0.05, owners: int = 1
 ) -> MinimumDetectableEffect:
     """The smallest effect that these arms find with 80% power, standardised and on the cosine scale.
 
@@ -91,6 +102,7 @@ def minimum_detectable_effect(
         treated: values of the treated arm `[n]`.
         control: values of the control arm `[m]`; None for one arm against 0.
         level: one-sided level.
+        owners: how many owners the p-values are adjusted over; the power is that at the level left to one of them.
 
     Returns:
         The effect, the power curve around it, and one sentence.
@@ -98,6 +110,7 @@ def minimum_detectable_effect(
     arms = [np.asarray(arm, float) for arm in (treated, control) if arm is not None]
     sizes = tuple(len(arm) for arm in arms)
     n, m = sizes[0], sizes[1] if len(sizes) == 2 else None
+    level = level_of_one(level, owners)
     standardised = detectable_effect(n, m, level)
     freedom = sum(sizes) - len(sizes)
     std = float(np.sqrt(sum(np.sum((arm - arm.mean()) ** 2) for arm in arms) / freedom)) if freedom else None
@@ -115,18 +128,22 @@ def minimum_detectable_effect(
         level,
         POWER,
         tuple(curve),
-        _words(test, sizes, standardised, cosine, level),
+        _words(test, sizes, standardised, cosine, level, owners),
     )
 
 
-def _words(test: str, sizes: tuple[int, ...], standardised: float, cosine: float | None, level: float) -> str:
+def _words(
+    test: str, sizes: tuple[int, ...], standardised: float, cosine: float | None, level: float, owners: int
+) -> str:
     images = " and ".join(str(size) for size in sizes) + (" image" if sizes == (1,) else " images")
     what = _EFFECTS.get(test, "an effect")
+    share = f", which is left to one of {owners} owners at worst" if owners > 1 else ""
     if not isfinite(standardised):
         return (
             f"The minimum detectable effect is not defined: with {images} no effect, however large, could reach "
-            f"p ≤ {level:g}."
+            f"p ≤ {level:.2g}{share}."
         )
+    at = f", at p ≤ {level:.2g}{share}" if owners > 1 else ""
     deviations = f"{standardised:.2f} standard deviations"
     size = deviations if cosine is None else f"{cosine:.3f} in cosine ({deviations})"
-    return f"With {images}, {what} of {size} is found in {POWER:.0%} of audits."
+    return f"With {images}, {what} of {size} is found in {POWER:.0%} of audits{at}."

@@ -169,7 +169,7 @@ class MinimumDetectableEffect:
         standardised: Cohen's d; infinite if no effect, however large, could be found.
         cosine: the same on the cosine scale (d times the pooled standard deviation); None if that is not defined.
         pooled_std: that standard deviation; None if not defined.
-        level: one-sided level.
+        level: one-sided level; with several owners, what the adjustment leaves to one of them at worst.
         power: power at that effect.
         curve: points (effect on the cosine scale, power) for the power plot; empty if not defined.
         words: the same as one sentence.

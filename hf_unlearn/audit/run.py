@@ -12,9 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from hf_unlearn.audit.dealing import deal
-from hf_unlearn.audit.embeddings import Embeddings, change, is_precomputed, noise, read_embeddings, save_embeddings
+from hf_unlearn.audit.embeddings import (
+    Embeddings,
+    captions_sha256,
+    change,
+    is_precomputed,
+    noise,
+    read_embeddings,
+    save_embeddings,
+)
 from hf_unlearn.audit.encoders import Backend, Encoder, Features, LocalEncoder, measure
-from hf_unlearn.audit.endpoint import EmbeddingCache, EndpointEncoder, EndpointOptions, is_endpoint
+from hf_unlearn.audit.endpoint import EmbeddingCache, EndpointEncoder, EndpointOptions, check_endpoint, is_endpoint
 from hf_unlearn.audit.images import list_pictures
 from hf_unlearn.audit.plan import AuditPlan, draw_plan, write_plan
 from hf_unlearn.audit.report import REPORT_FILE, AlignmentMatrices, Audit, write_report
@@ -30,6 +38,14 @@ logger = logging.getLogger(__name__)
 VIEW_SIDE = 224  # for encoders that do not say what they were made for
 CACHE_FILE = "answers.sqlite"
 MOST_IN_MATRIX = 200
+_QUESTION = {  # what both sides must have in common, as a recording notes it, and how a message calls it
+    "views": "views",
+    "seed": "seed",
+    "count": "view count",
+    "captions_sha256": "captions",
+    "features": "features",
+    "processor_backend": "image processors' backend",
+}
 LIBRARIES = ("hf-unlearn", "torch", "torchvision", "transformers", "kornia", "numpy", "scipy", "pillow")
 
 
@@ -45,10 +61,11 @@ class AuditSettings:
         backend: Backend of both checkpoints' image processors, `torchvision` or `pil`.
         device: Where checkpoints compute; the accelerator, if there is one, by default.
         endpoint: Batch size and patience with endpoints.
-        seed: Seed of the views and of Monte-Carlo permutations.
+        seed: Seed of the views and of Monte-Carlo permutations, at least 0.
+        anonymous: Whether Hub models are fetched as anybody could, without the token logged in with.
 
     Raises:
-        UserError: When there are fewer than two views a picture.
+        UserError: When there are fewer than two views a picture, or a number is out of its range.
     """
 
     views: str | None = None
@@ -59,8 +76,13 @@ class AuditSettings:
     device: str | None = None
     endpoint: EndpointOptions = field(default_factory=EndpointOptions)
     seed: int = 0
+    anonymous: bool = False
 
     def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UserError(f"The seed must be a whole number of at least 0, not {self.seed}.")
+        if self.view_side is not None and self.view_side < 1:
+            raise UserError(f"A view needs a side of at least 1 pixel, not {self.view_side}.")
         if self.view_count < 2:
             raise UserError(f"An audit needs at least 2 views a picture to compare, not {self.view_count}.")
 
@@ -159,13 +181,14 @@ def record_embeddings(
         raise UserError(f"Embeddings are recorded as .safetensors; '{target.name}' is something else.")
     if target.exists():
         raise UserError(f"'{target}' exists and is never replaced; choose another file.")
+    _refuse_no_folder(target.parent)
     subjects = collect_subjects(images, captions=captions)
     settings = settings or AuditSettings()
     with ExitStack() as stack:
         encoder = _open_encoder(str(model), "before", target.parent / CACHE_FILE, settings, stack)
         transform, held_back = _transforms(settings, [encoder], bool(subjects.captions[0]))
         embeddings = _measure(encoder, subjects, settings, transform, held_back)
-    return save_embeddings(embeddings, subjects.pictures, target, _drawn(transform, settings))
+    return save_embeddings(embeddings, subjects.pictures, target, _drawn(transform, settings), subjects.captions)
 
 
 def plan_request(images: str | Path, output_dir: str | Path, seed: int) -> AuditPlan:
@@ -222,8 +245,16 @@ def table(before: Embeddings, after: Embeddings, subjects: Subjects) -> list[Ima
 
 
 def _refuse_finished(folder: Path, overwrite: bool) -> None:
+    _refuse_no_folder(folder)
     if (folder / REPORT_FILE).exists() and not overwrite:
         raise UserError(f"'{folder}' holds a finished audit; choose another output folder, or overwrite it.")
+
+
+def _refuse_no_folder(folder: Path) -> None:
+    """Refuse a place where no folder can be made, since a file is in the way."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"'{there}' is a file, and what is written needs a folder there; choose another.")
 
 
 def _measure_both(
@@ -242,9 +273,18 @@ def _measure_both(
     if encoders:
         transform, held_back = _transforms(settings, encoders, bool(subjects.captions[0]))
         how |= {"views": transform.describe(), "held_back_views": held_back.describe()}
-        for side, found in opened.items():
-            if isinstance(found, Embeddings):
-                _check_same_views(side, found, _drawn(transform, settings))
+    _check_same_question(
+        {
+            side: _recorded_question(found)
+            if isinstance(found, Embeddings)
+            else {
+                **_drawn(transform, settings),
+                "captions_sha256": captions_sha256(subjects.captions),
+                **_choices(found),
+            }
+            for side, found in opened.items()
+        }
+    )
     measured = {}
     for side, found in opened.items():
         if isinstance(found, Embeddings):
@@ -284,8 +324,15 @@ def _open_encoder(name: str, side: str, cache: Path, settings: AuditSettings, st
     if is_endpoint(name):
         if world_size() > 1:
             raise UserError(f"The endpoint of the model {side} is asked by a single process; launch the audit as one.")
+        check_endpoint(name, side)  # before a file is made for its answers
         return EndpointEncoder(name, side, stack.enter_context(EmbeddingCache(cache)), settings.endpoint)
-    return LocalEncoder(name, features=settings.features, backend=settings.backend, device=settings.device)
+    return LocalEncoder(
+        name,
+        features=settings.features,
+        backend=settings.backend,
+        device=settings.device,
+        anonymous=settings.anonymous,
+    )
 
 
 def _transforms(
@@ -302,13 +349,25 @@ def _drawn(transform: Transform, settings: AuditSettings) -> dict[str, Any]:
     return json.loads(json.dumps(drawn))
 
 
-def _check_same_views(side: str, recorded: Embeddings, now: Mapping[str, Any]) -> None:
-    """Refuse to compare a recording with views that are drawn otherwise."""
-    then = recorded.source.get("drawn")
-    if then is not None and then != now:
+def _choices(encoder: Encoder) -> dict[str, str]:
+    """What was chosen for a checkpoint; an endpoint leaves no choice."""
+    return encoder.choices if isinstance(encoder, LocalEncoder) else {}
+
+
+def _recorded_question(recorded: Embeddings) -> dict[str, Any]:
+    """What a file says of how it was made: everything if it was recorded here, nothing if it is another's."""
+    told = recorded.source
+    return {**told.get("drawn", {}), **{name: told[name] for name in _QUESTION if name in told}}
+
+
+def _check_same_question(asked: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse to compare a recording with what is measured, or was recorded, otherwise."""
+    before, after = asked["before"], asked["after"]
+    if other := [name for name in _QUESTION if name in before and name in after and before[name] != after[name]]:
+        told = {side: json.dumps({name: question[name] for name in other}) for side, question in asked.items()}
         raise UserError(
-            f"The model {side} was recorded with {json.dumps(then)}, but the other side would be asked with "
-            f"{json.dumps(now)}; use the recorded views, view count, side and seed."
+            f"A model was recorded with another question than the other is asked: before {told['before']}, after "
+            f"{told['after']}; use the same {', '.join(_QUESTION[name] for name in other)} for both."
         )
 
 
@@ -334,10 +393,15 @@ def _notes(measured: Mapping[str, Embeddings], subjects: Subjects) -> tuple[str,
     """What a reader should know about the measurement, though it forbids no verdict by itself."""
     notes = [note for side, e in measured.items() for note in e.faults(f"The model {side}", subjects.names)]
     precomputed = [side for side, e in measured.items() if e.source.get("kind") == "precomputed"]
-    if precomputed:
+    if foreign := [side for side in precomputed if not {"drawn", "captions_sha256"} <= set(measured[side].source)]:
         notes.append(
-            f"The embeddings {' and '.join(precomputed)} were computed elsewhere; that both sides saw the same views "
-            "is taken on trust."
+            f"The embeddings {' and '.join(foreign)} were computed elsewhere; that both sides saw the same views and "
+            "captions is taken on trust."
+        )
+    elif precomputed:
+        notes.append(
+            f"The embeddings {' and '.join(precomputed)} were recorded earlier; by that record, both sides saw the "
+            "same views and captions."
         )
     before, after = (measured[side].source for side in ("before", "after"))
     for key, what in (("processor", "image processors"), ("processor_size", "picture sizes")):

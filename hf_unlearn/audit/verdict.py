@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 from hf_unlearn.audit.arms import Arms, collect
-from hf_unlearn.audit.hypotheses import Measurements, measure
-from hf_unlearn.audit.power import minimum_detectable_effect
+from hf_unlearn.audit.hypotheses import SHARE_LEVEL, Measurements, measure
+from hf_unlearn.audit.power import level_of_one, minimum_detectable_effect
 from hf_unlearn.audit.results import Arm, AuditResult, ImageRow, TestResult, Verdict
 from hf_unlearn.audit.statistics import benjamini_yekutieli
 from hf_unlearn.audit.wording import FOOTER, assumptions, explain, limits, reasons
@@ -119,7 +120,8 @@ def run_tests_by_owner(
 
     Args:
         images: every image of every arm of every owner; a control without an owner serves all of them.
-        plan_sha256, provenance, problems, level, permutations, seed: as in `run_tests`.
+        plan_sha256, provenance, problems, level, seed: as in `run_tests`.
+        permutations: Monte-Carlo draws at least; so many owners that none could pass with them get more.
 
     Returns:
         One result an owner, in alphabetical order.
@@ -150,18 +152,27 @@ def _audit(tables: Mapping[str, Sequence[ImageRow]], settings: _Settings) -> dic
     """Measure every owner, adjust over owners, then decide for each."""
     arms = {owner: collect(rows) for owner, rows in tables.items()}
     problems = {owner: [*settings.problems, *of_owner.problems()] for owner, of_owner in arms.items()}
+    permutations = _enough_permutations(settings, len(tables))
     measured = {
-        owner: measure(arms[owner], level=settings.level, permutations=settings.permutations, seed=settings.seed)
+        owner: measure(
+            arms[owner], level=settings.level, permutations=permutations, seed=settings.seed, owners=len(tables)
+        )
         for owner in arms
         if not problems[owner]
     }
     if len(tables) > 1:
         measured = _adjust(measured)
-    multiplicity = _MANY_OWNERS.format(len(tables)) if len(tables) > 1 else _ONE_OWNER
     return {
-        owner: _result(owner, arms[owner], problems[owner], measured.get(owner), multiplicity, settings)
+        owner: _result(owner, arms[owner], problems[owner], measured.get(owner), len(tables), settings)
         for owner in tables
     }
+
+
+def _enough_permutations(settings: _Settings, owners: int) -> int:
+    """Draws with which one owner's p-value can pass every test although no other owner's does."""
+    if owners == 1:
+        return settings.permutations
+    return max(settings.permutations, ceil(1 / level_of_one(min(settings.level, SHARE_LEVEL), owners)))
 
 
 def _adjust(measured: Mapping[str, Measurements]) -> dict[str, Measurements]:
@@ -213,11 +224,11 @@ def _result(
     arms: Arms,
     problems: Sequence[str],
     measured: Measurements | None,
-    multiplicity: str,
+    owners: int,
     settings: _Settings,
 ) -> AuditResult:
     if measured is None:
-        measured = _nothing(arms, settings.level)
+        measured = _nothing(arms, settings.level, owners)
         findings = Findings(usable=False)
     else:
         findings = find(measured)
@@ -238,18 +249,18 @@ def _result(
         minimum_detectable_effects=measured.minimum_detectable_effects,
         margin=measured.margin,
         noise=measured.noise,
-        multiplicity=multiplicity,
+        multiplicity=_MANY_OWNERS.format(owners) if owners > 1 else _ONE_OWNER,
         level=settings.level,
         seed=settings.seed,
         plan_sha256=settings.plan_sha256,
     )
 
 
-def _nothing(arms: Arms, level: float) -> Measurements:
+def _nothing(arms: Arms, level: float, owners: int) -> Measurements:
     """What an unusable measurement still says: how large an effect arms of this size would see."""
     unknown = {arm: [float("nan")] * arms.size(arm) for arm in arms.rows}
     control = next((arm for arm in (Arm.STILL_TRAINED, Arm.NEVER_TRAINED) if arm in arms), None)
     test = "forgetting_score" if control is None else "T2"
     controls = None if control is None else unknown[control]
-    effect = minimum_detectable_effect(test, unknown[Arm.REQUESTED], controls, level=level)
+    effect = minimum_detectable_effect(test, unknown[Arm.REQUESTED], controls, level=level, owners=owners)
     return Measurements({}, {}, (effect,), None, None, None, "none")

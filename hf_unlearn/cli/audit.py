@@ -6,12 +6,15 @@ import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, TypeVar, get_args
 
 import typer
 
 from hf_unlearn.audit.results import Arm, AuditResult, Verdict
 from hf_unlearn.errors import UserError
+
+if TYPE_CHECKING:
+    from hf_unlearn.audit.run import AuditSettings
 
 T = TypeVar("T")
 
@@ -114,9 +117,7 @@ def run(
         raise UserError(f"An audit needs {', '.join(missing)}; see 'hf-unlearn audit --help'.")
     _show_progress()
     first = _join_processes(device)
-    from hf_unlearn.audit.encoders import Backend, Features
-    from hf_unlearn.audit.endpoint import EndpointOptions
-    from hf_unlearn.audit.run import AuditSettings, run_audit
+    from hf_unlearn.audit.run import run_audit
 
     failing = [_choice(word, {verdict.slug: verdict for verdict in Verdict}, "--fail-on") for word in fail_on or []]
     words = {}
@@ -133,15 +134,8 @@ def run(
         captions=captions,
         plan=plan,
         provenance=words,
-        settings=AuditSettings(
-            views=views,
-            view_count=view_count,
-            view_side=view_side,
-            features=_choice(features, {word: word for word in get_args(Features)}, "--features"),
-            backend=_choice(backend, {word: word for word in get_args(Backend)}, "--backend"),
-            device=device,
-            endpoint=EndpointOptions(batch_size=endpoint_batch_size, timeout=endpoint_timeout),
-            seed=seed,
+        settings=_settings(
+            views, view_count, view_side, features, backend, device, endpoint_batch_size, endpoint_timeout, seed
         ),
         overwrite=overwrite,
     )
@@ -180,13 +174,20 @@ def record(
     views: Views = None,
     view_count: ViewCount = 10,
     view_side: ViewSide = None,
+    features: FeaturesOption = "projection",
+    backend: BackendOption = "torchvision",
+    device: Device = None,
+    endpoint_batch_size: BatchSize = 16,
+    endpoint_timeout: Timeout = 60.0,
     seed: Seed = 0,
 ) -> None:
     """Record an encoder's embeddings now, to audit later: an endpoint's answers of before are gone once it changes."""
     _show_progress()
-    from hf_unlearn.audit.run import AuditSettings, record_embeddings
+    from hf_unlearn.audit.run import record_embeddings
 
-    settings = AuditSettings(views=views, view_count=view_count, view_side=view_side, seed=seed)
+    settings = _settings(
+        views, view_count, view_side, features, backend, device, endpoint_batch_size, endpoint_timeout, seed
+    )
     written = record_embeddings(model, images, output_file, captions=captions, settings=settings)
     typer.echo(f"Recorded: {written}")
 
@@ -220,6 +221,34 @@ def summary(result: AuditResult, owner: str = "") -> str:
         name = arm.arm.value.replace("_", " ")
         lines.append(f"{name:18}{arm.size:>7}{before:>9.4f}{after:>9.4f}{before - after:>+18.4f}")
     return "\n".join([*lines, "", *textwrap.wrap(result.footer, WIDTH), ""])
+
+
+def _settings(
+    views: str | None,
+    view_count: int,
+    view_side: int | None,
+    features: str,
+    backend: str,
+    device: str | None,
+    endpoint_batch_size: int,
+    endpoint_timeout: float,
+    seed: int,
+) -> "AuditSettings":
+    """How encoders are measured, from the options that audits and recordings have in common."""
+    from hf_unlearn.audit.encoders import Backend, Features
+    from hf_unlearn.audit.endpoint import EndpointOptions
+    from hf_unlearn.audit.run import AuditSettings
+
+    return AuditSettings(
+        views=views,
+        view_count=view_count,
+        view_side=view_side,
+        features=_choice(features, {word: word for word in get_args(Features)}, "--features"),
+        backend=_choice(backend, {word: word for word in get_args(Backend)}, "--backend"),
+        device=device,
+        endpoint=EndpointOptions(batch_size=endpoint_batch_size, timeout=endpoint_timeout),
+        seed=seed,
+    )
 
 
 def _choice(word: str, choices: Mapping[str, T], option: str) -> T:

@@ -16,9 +16,12 @@ def card(
     ] = None,
 ) -> None:
     """Write README.md into a run's folder, from unlearning.json and audit.json."""
+    from hf_unlearn.errors import UserError
     from hf_unlearn.hub.card import keep_card, write_card
     from hf_unlearn.hub.verification import check_card
 
+    if check and copy_to is not None:
+        raise UserError("--check writes nothing, so --copy-to cannot go with it; give one of the two.")
     if check:
         problems = check_card(run)
         for line in problems:

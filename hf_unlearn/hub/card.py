@@ -12,7 +12,7 @@ from hf_unlearn.hub.contents import CARD_NAME, published_names
 from hf_unlearn.hub.manifest import AUDIT_NAME, MANIFEST_NAME, AuditRecord, Results, UnlearningManifest
 from hf_unlearn.hub.method_descriptions import PAPER_CITATION, describe_method
 from hf_unlearn.hub.metric_labels import in_display_order, metric_label, short_name
-from hf_unlearn.hub.records import from_json, write_atomically
+from hf_unlearn.hub.records import from_json, read_text, write_atomically
 from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, LOCAL_PREFIX, file_sha256, has_weights
 
 RESULTS_NAME = "results.json"
@@ -63,7 +63,7 @@ def write_card(run_dir: str | Path) -> Path:
     audit = AuditRecord.load(folder) if (folder / AUDIT_NAME).is_file() else None
     results = folder.resolve().parent / RESULTS_NAME
     if audit is not None and results.is_file():
-        rows = from_json(Results, results.read_text(encoding="utf-8"), RESULTS_NAME).rows
+        rows = from_json(Results, read_text(results), RESULTS_NAME).rows
         audit = replace(audit, comparison=rows)
         audit.save(folder)
     if has_weights(folder):

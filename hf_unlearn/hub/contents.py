@@ -36,6 +36,35 @@ PUBLISHED = (
     "view_encoder.py",  # what SimCLR's and MoCo's code share
 )
 
+# Files that a loader could take for the model, or run: pickles and other forms of weights wherever they lie, and code
+# at the root, where loaders and Inference Endpoints look for it.
+WEIGHT_SUFFIXES = (
+    *(".safetensors", ".bin", ".pt", ".pt2", ".pth", ".pte", ".ot", ".ckpt", ".nemo", ".mar", ".distcp"),
+    *(".pkl", ".pickle", ".dill", ".joblib", ".npy", ".npz", ".h5", ".hdf5", ".keras", ".msgpack", ".index.json"),
+    *(".onnx", ".onnx_data", ".gguf", ".ggml", ".tflite", ".pb", ".mlmodel", ".engine", ".trt", ".llamafile"),
+)
+CODE_SUFFIXES = (".py", ".pyc", ".so", ".ipynb")
+# What a Trainer leaves in its own output folder, and nobody sends.
+_TRAINING = ("training_args.bin", "checkpoint-*/*")
+
+
+def is_foreign(name: str) -> bool:
+    """Say whether a file, named by its path, could be loaded or run as the model's although it is never published."""
+    return not is_published(name) and could_be_loaded(name)
+
+
+def could_be_loaded(name: str) -> bool:
+    """Say whether a file, named by its path, holds weights of any form, or code where a loader looks for it."""
+    return name.lower().endswith(WEIGHT_SUFFIXES) or ("/" not in name and name.lower().endswith(CODE_SUFFIXES))
+
+
+def foreign_files(folder: str | Path) -> list[str]:
+    """List the foreign files of a folder, but for the checkpoints and arguments that a Trainer leaves beside a run."""
+    folder = Path(folder)
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    left = (name for name in names if not any(fnmatchcase(name, pattern) for pattern in _TRAINING))
+    return sorted(name for name in left if is_foreign(name))
+
 
 def is_published(name: str) -> bool:
     """Say whether a file, named by its path inside the repository, is one that publishing sends."""

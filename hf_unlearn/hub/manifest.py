@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.hub.records import from_json, to_json, write_atomically
+from hf_unlearn.hub.records import from_json, read_text, to_json, write_atomically
 
 MANIFEST_NAME = "unlearning.json"
 AUDIT_NAME = "audit.json"
@@ -217,7 +217,7 @@ def _read(folder: str | Path, name: str) -> str:
     path = Path(folder) / name
     if not path.is_file():
         raise UserError(f"{Path(folder).name or folder} holds no {name}; name the folder of a finished run.")
-    return path.read_text(encoding="utf-8")
+    return read_text(path)
 
 
 def _of_known_schema(record: Any, source: str) -> Any:

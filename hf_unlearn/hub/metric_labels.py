@@ -62,6 +62,27 @@ _SHORT_NAMES = {
     "cmia": "CMIA",
 }
 
+# What the average gap to Retrain is over, by family (Tables 1 and 4); without labels there is no probe, and EMIA alone.
+GAP_KEYS = {
+    "image-text": ("cosine_retain", "cosine_unlearn"),
+    "views": ("emia", "retain_accuracy", "test_accuracy", "unlearn_accuracy", "cmia"),
+}
+_PROBED = GAP_KEYS["views"][1:]
+
+
+def gap_keys(family: str, measured: Iterable[str]) -> tuple[str, ...]:
+    """Name the metrics that a family's average gap to Retrain is over.
+
+    Args:
+        family: image-text or views.
+        measured: The metrics that were measured: without any of the probe's, views are judged by EMIA alone.
+
+    Returns:
+        Keys of metrics; none for a family that is not known.
+    """
+    keys = GAP_KEYS.get(family, ())
+    return keys if family != "views" or set(measured) & set(_PROBED) else keys[:1]
+
 
 def metric_label(key: str) -> MetricLabel:
     """Look up a metric of `audit.json`; one that is not in the table is named after its key."""

@@ -3,15 +3,16 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hf_unlearn.audit.heatmaps import shows_samples
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.card import hub_identifier, is_adapter, render_card
-from hf_unlearn.hub.contents import CARD_NAME, is_published, missing_code, published_names
+from hf_unlearn.hub.contents import CARD_NAME, could_be_loaded, is_published, missing_code, published_names
 from hf_unlearn.hub.manifest import AUDIT_NAME, MANIFEST_NAME, AuditRecord, BaseModel, UnlearningManifest
 from hf_unlearn.hub.method_descriptions import describe_method
 from hf_unlearn.hub.screening import Content, screen
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
 logger = logging.getLogger(__name__)
-
-# Other forms of weights, which would still load as the model from before unlearning.
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".tflite")
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class PlannedFile:
 class PublishResult:
     """What publishing did, or would do.
 
-    `removed` are files of the repository that a reader could mistake for this model's: older weights and pictures. It
+    `removed` are files of the repository that could be taken for this model's: older weights, code and pictures. It
     is None where a dry run could not reach the Hub. `kept_back` are files of the run's folder that are never sent.
     """
 
@@ -73,8 +71,8 @@ def publish_run(
 ) -> PublishResult:
     """Publish a run's folder as one commit, having checked everything before anything is sent.
 
-    The folder itself is not written to. Weights of other forms and pictures that the repository holds and the run does
-    not are deleted in the same commit: left there, they could be loaded or read as this model's.
+    The folder itself is not written to. Weights of other forms, code and pictures that the repository holds and the run
+    does not are deleted in the same commit: left there, they could be loaded or read as this model's.
 
     Args:
         run_dir: The folder of a finished run, with its card.
@@ -158,11 +156,7 @@ def _contents(folder: Path, repo_id: str, show_samples: bool) -> tuple[dict[str,
             f"Nothing was published, since {folder.name} does not agree with its own records: {'; '.join(problems)}. "
             f"If the files are as you want them, run `hf-unlearn card {folder.name}` again."
         )
-    if audit and audit.matrices and audit.matrices.shows_samples and not show_samples:
-        raise UserError(
-            "The heatmaps show requested samples by picture or caption; draw them with numbers instead, or publish "
-            "with --show-samples if these samples may be seen by everybody."
-        )
+    _check_pictures(folder, names, audit, show_samples)
     manifest = replace(manifest, repo_id=repo_id)
     contents: dict[str, Content] = {name: folder / name for name in names}
     if is_adapter(manifest):
@@ -172,6 +166,25 @@ def _contents(folder: Path, repo_id: str, show_samples: bool) -> tuple[dict[str,
     contents[MANIFEST_NAME] = manifest.to_json().encode()
     contents[CARD_NAME] = render_card(manifest, audit).encode()
     return contents, manifest
+
+
+def _check_pictures(folder: Path, names: Sequence[str], audit: AuditRecord | None, show_samples: bool) -> None:
+    """Refuse pictures of requested samples: by what `audit.json` says of them, and by the mark each was drawn with.
+
+    A picture may be older than the record; the mark cannot be, and a picture without one could show anything.
+    """
+    told = audit is not None and audit.matrices is not None and audit.matrices.shows_samples
+    marks = {name: shows_samples(folder / name) for name in names if name.endswith(".png")}
+    remedy = "draw them again with numbers, or publish with --show-samples if these samples may be seen by everybody"
+    if told and not show_samples:
+        raise UserError(f"The heatmaps show requested samples by picture or caption; {remedy}.")
+    if not told and (shown := [name for name, mark in marks.items() if mark]):
+        raise UserError(
+            f"{', '.join(shown)} shows requested samples, but {AUDIT_NAME} and so the card say that none is shown; "
+            f"remove it or draw it again, then run `hf-unlearn card {folder.name}`."
+        )
+    if not show_samples and (unknown := [name for name, mark in marks.items() if mark is None]):
+        raise UserError(f"{', '.join(unknown)} does not say whether requested samples are shown; {remedy}.")
 
 
 def _portable(path: Path, base: BaseModel) -> bytes:
@@ -252,11 +265,10 @@ def _superseded_if_reachable(api: "HfApi", result: PublishResult) -> tuple[str, 
 
 
 def _could_mislead(name: str) -> bool:
-    """Say whether a file left from before would pass for the new model's weights or pictures."""
-    if "/" not in name:
-        # A loader that meets a config of the other kind would look for the other kind's weights.
-        return name.endswith((*_WEIGHTS, ".index.json")) or name in ("config.json", ADAPTER_CONFIG_NAME)
-    return name.startswith("assets/") and is_published(name)
+    """Say whether a file left from before would pass for the new model's weights, code or pictures."""
+    # A loader that meets a config of the other kind would look for the other kind's weights.
+    config = name in ("config.json", ADAPTER_CONFIG_NAME)
+    return config or could_be_loaded(name) or (name.startswith("assets/") and is_published(name))
 
 
 def _sends(name: str, contents: dict[str, Content]) -> bool:

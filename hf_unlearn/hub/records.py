@@ -40,6 +40,19 @@ def write_atomically(path: str | Path, text: str) -> Path:
     return path
 
 
+def read_text(path: str | Path) -> str:
+    """Read a text file of a run, without touching its line ends.
+
+    Raises:
+        UserError: It is not UTF-8.
+    """
+    path = Path(path)
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path.name} is no UTF-8 text ({error}); restore it from the run that wrote it.") from error
+
+
 def to_json(record: Any) -> str:
     """Render a frozen dataclass as indented JSON; numbers that are not finite become null, which JSON can hold."""
     return json.dumps(_finite(asdict(record)), indent=2, ensure_ascii=False, allow_nan=False) + "\n"

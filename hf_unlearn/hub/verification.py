@@ -11,21 +11,25 @@ from pathlib import Path
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.card import hash_files, hub_identifier, is_adapter, render_card
 from hf_unlearn.hub.card_check import verify_card
-from hf_unlearn.hub.contents import CARD_NAME, PUBLISHED, is_published
+from hf_unlearn.hub.contents import CARD_NAME, PUBLISHED, foreign_files, is_foreign
 from hf_unlearn.hub.download import fetch
 from hf_unlearn.hub.manifest import (
     AUDIT_NAME,
     MANIFEST_NAME,
     AuditRecord,
     BaseModel,
+    ComparisonRow,
+    Matrices,
     RequestRecord,
     UnlearningManifest,
 )
+from hf_unlearn.hub.metric_labels import gap_keys
+from hf_unlearn.hub.records import read_text
 from hf_unlearn.hub.report import Line, Verdict, VerificationReport, judged
 from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, has_weights, weights_sha256
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npz", ".h5", ".msgpack")
+RETRAIN = "retrain"  # the method's id
 _TOLERANCE = 1e-5  # the matrices are stored with six decimals
 
 
@@ -71,7 +75,9 @@ def verify_repo(
     folder = Path(repo_or_dir) if local else fetch(str(repo_or_dir), PUBLISHED, revision, token)
     manifest = UnlearningManifest.load(folder)
     lines = list(verify_folder(folder, manifest))
-    if not local:
+    if local:
+        lines.append(_other_files(foreign_files(folder)))
+    else:
         lines += _repository(str(repo_or_dir), manifest, folder.name, token)
     lines += _base_weights(manifest, base)
     if request is not None:
@@ -83,10 +89,11 @@ def verify_repo(
 
 
 def check_card(folder: str | Path) -> tuple[Line, ...]:
-    """Check a card kept without its weights, as in `model_cards/`: regenerated from its records, it must be the same.
+    """Check that a card, regenerated from its records, is the same, and that the files beside it are the recorded ones.
 
     Args:
-        folder: Holds `README.md`, `unlearning.json`, `audit.json` and `assets/*.png`.
+        folder: A finished run's, or one that keeps `README.md`, `unlearning.json`, `audit.json` and `assets/*.png`
+            without the weights, as in `model_cards/`.
 
     Returns:
         What does not hold; empty for a card that nobody edited by hand.
@@ -97,12 +104,18 @@ def check_card(folder: str | Path) -> tuple[Line, ...]:
     folder = Path(folder)
     manifest = UnlearningManifest.load(folder)
     audit = AuditRecord.load(folder)
-    kept = {name: sha256 for name, sha256 in manifest.files.items() if name == AUDIT_NAME or name.startswith("assets/")}
-    lines = [*_files(folder, kept), *_audit(audit, manifest), *verify_card(folder, manifest, audit)]
+    whole = has_weights(folder)
+    weights = (_weights(folder, manifest),) if whole else ()
+    recorded = {name: sha256 for name, sha256 in manifest.files.items() if whole or _is_kept(name)}
+    lines = [*weights, *_files(folder, recorded), *_audit(audit, manifest), *verify_card(folder, manifest, audit)]
     failures = [line for line in lines if line.fails]
-    if not failures and (folder / CARD_NAME).read_text(encoding="utf-8") != render_card(manifest, audit):
+    if not failures and read_text(folder / CARD_NAME) != render_card(manifest, audit):
         failures.append(Line("card", Verdict.FAILS, "this version would write it otherwise; write it again"))
     return tuple(failures)
+
+
+def _is_kept(name: str) -> bool:
+    return name == AUDIT_NAME or name.startswith("assets/")
 
 
 def verify_folder(folder: Path, manifest: UnlearningManifest) -> Iterator[Line]:
@@ -229,28 +242,87 @@ def _audit(audit: AuditRecord, manifest: UnlearningManifest) -> Iterator[Line]:
     if audit.weights_sha256 is not None:
         same = audit.weights_sha256 == manifest.weights_sha256
         yield judged(f"{AUDIT_NAME}: weights", same, "measured these", f"it measured weights {audit.weights_sha256}")
-    if audit.retrain is not None and audit.avg_gap is not None:
-        gaps = [_difference(audit.metrics.get(key), audit.retrain.get(key)) for key in audit.gap_keys]
-        expected = sum(gaps) / len(gaps) if gaps else math.nan
-        yield _agrees(f"{AUDIT_NAME}: average gap", audit.avg_gap, expected)
-    if scores := [score for score in audit.per_sample.get("forgetting_score", ()) if score is not None]:
-        mean, recorded = sum(scores) / len(scores), audit.metrics.get("forgetting_score")
-        if recorded is not None and len(scores) == len(audit.per_sample["forgetting_score"]):
-            yield _agrees(f"{AUDIT_NAME}: forgetting score", recorded, 100 * mean)
+    keys = gap_keys(audit.family, audit.metrics) if audit.gap_keys or audit.retrain is not None else ()
+    due, found = ", ".join(keys) or "nothing", ", ".join(audit.gap_keys) or "nothing"
+    yield judged(f"{AUDIT_NAME}: gap", audit.gap_keys == keys, f"over {due}", f"is over {found}, and should be {due}")
+    yield _agrees(f"{AUDIT_NAME}: average gap", audit.avg_gap, _average_gap(audit.metrics, audit.retrain, keys))
+    scores = audit.per_sample.get("forgetting_score", ())
+    known = [score for score in scores if score is not None]
+    recorded = audit.metrics.get("forgetting_score")
+    if known and recorded is not None and len(known) == len(scores):
+        yield _agrees(f"{AUDIT_NAME}: forgetting score", recorded, 100 * sum(known) / len(known))
     if audit.matrices is not None:
-        am = audit.matrices
-        wrong = [
-            f"agm[{i}][{j}]"
-            for i, rows in enumerate(zip(am.am_before, am.am_after, am.agm, strict=False))
-            for j, (before, after, gap) in enumerate(zip(*rows, strict=False))
-            if before is not None and after is not None and not _close(gap, before - after)
-        ]
-        yield judged(f"{AUDIT_NAME}: matrices", not wrong, "AGM is AM before minus AM after", f"differs at {wrong}")
-    for row in audit.comparison:
-        if row.method == manifest.method:
-            keys = [key for key in audit.gap_keys if not _close(row.metrics.get(key), audit.metrics.get(key))]
-            problem = f"{', '.join(keys)} of this model differ from its row"
-            yield judged(f"{AUDIT_NAME}: comparison", not keys, "its row for this model has the same figures", problem)
+        yield from _matrices(audit.matrices, scores, audit.family)
+    problems = [problem for row in audit.comparison for problem in _row_problems(row, audit, manifest.method, keys)]
+    if audit.comparison:
+        fine = f"{len(audit.comparison)} rows, whose gaps follow from their figures and Retrain's"
+        yield judged(f"{AUDIT_NAME}: comparison", not problems, fine, "; ".join(problems))
+
+
+Metrics = Mapping[str, float | None]
+
+
+def _average_gap(metrics: Metrics, retrain: Metrics | None, keys: Sequence[str]) -> float | None:
+    """Mean absolute difference to Retrain; None without Retrain, or where a figure is missing or not finite."""
+    gaps = [_difference(metrics.get(key), (retrain or {}).get(key)) for key in keys]
+    known = [gap for gap in gaps if gap is not None]
+    return math.fsum(known) / len(known) if known and len(known) == len(gaps) else None
+
+
+def _row_problems(row: ComparisonRow, audit: AuditRecord, method: str, keys: Sequence[str]) -> Iterator[str]:
+    """What is wrong in a row: figures other than those of the column with its name, or a gap that does not follow.
+
+    Retrain's own row may leave its gap out, which is zero.
+    """
+    columns: dict[str, Metrics] = {
+        "before": audit.before or {},
+        RETRAIN: audit.retrain or {},
+        method: audit.metrics,
+    }
+    if row.method in columns:
+        column = columns[row.method]
+        shown = dict.fromkeys((*keys, "run_time_minutes", *row.metrics))
+        if differing := [key for key in shown if not _close(row.metrics.get(key), column.get(key))]:
+            yield f"{', '.join(differing)} of {row.method} differ from its figures above"
+    if row.method == RETRAIN and not row.gap and row.avg_gap is None:
+        return
+    gaps = {key: _difference(row.metrics.get(key), (audit.retrain or {}).get(key)) for key in keys}
+    wrong = [key for key in dict.fromkeys((*keys, *row.gap)) if not _close(row.gap.get(key), gaps.get(key))]
+    if wrong:
+        yield f"the gap of {row.method} in {', '.join(wrong)} does not follow"
+    if not _close(row.avg_gap, _average_gap(row.metrics, audit.retrain, keys)):
+        yield f"the average gap of {row.method} is {row.avg_gap}, and does not follow"
+
+
+def _matrices(am: Matrices, scores: Sequence[float | None], family: str) -> Iterator[Line]:
+    """Check that the matrices have one shape and that AGM follows from the other two, and look at its diagonal."""
+    subject = f"{AUDIT_NAME}: matrices"
+    count = len(am.agm)
+    square = all(
+        len(matrix) == count and all(len(row) == count for row in matrix)
+        for matrix in (am.am_before, am.am_after, am.agm)
+    )
+    if not square or len(am.labels) not in (0, count):
+        yield Line(subject, Verdict.FAILS, "AM before, AM after, AGM and their labels differ in size")
+        return
+    wrong = [
+        f"agm[{i}][{j}]"
+        for i, rows in enumerate(zip(am.am_before, am.am_after, am.agm, strict=True))
+        for j, (before, after, gap) in enumerate(zip(*rows, strict=True))
+        if not _close(gap, None if before is None or after is None else before - after)
+    ]
+    yield judged(subject, not wrong, "AGM is AM before minus AM after", f"differs at {wrong}")
+    if family == "image-text" and am.agm and scores:
+        diagonal = [row[i] for i, row in enumerate(am.agm)]
+        same = len(scores) >= count and all(_close(*pair) for pair in zip(diagonal, scores[:count], strict=True))
+        # The matrix shows an image's first caption, the score is the mean over all of them: with several they differ.
+        reason = "is not the forgetting scores, as it may only be where images have several captions"
+        subject = f"{AUDIT_NAME}: diagonal of AGM"
+        yield (
+            Line(subject, Verdict.HOLDS, "is the forgetting scores")
+            if same
+            else Line(subject, Verdict.UNCHECKED, reason)
+        )
 
 
 def _repository(repo_id: str, manifest: UnlearningManifest, commit: str, token: str | None) -> Iterator[Line]:
@@ -265,8 +337,13 @@ def _repository(repo_id: str, manifest: UnlearningManifest, commit: str, token: 
     except (HTTPError, OSError) as error:
         yield Line("other weights", Verdict.UNCHECKED, f"the Hub cannot be reached ({type(error).__name__})")
         return
-    foreign = sorted(name for name in names if not is_published(name) and name.endswith((*_PICKLES, ".safetensors")))
-    yield judged("other weights", not foreign, "neither pickles nor other weights", f"also holds {', '.join(foreign)}")
+    yield _other_files(sorted(name for name in names if is_foreign(name)))
+
+
+def _other_files(foreign: Sequence[str]) -> Line:
+    """Say whether there is anything beside what is published that could be loaded, or run, as the model's."""
+    fine = "no pickles, weights of another form or foreign code beside what is published"
+    return judged("other weights", not foreign, fine, f"also holds {', '.join(foreign)}")
 
 
 def _base_weights(manifest: UnlearningManifest, base: str | Path | None) -> Iterator[Line]:
@@ -302,14 +379,21 @@ def _owned_samples(request: RequestRecord, salt: str | None, samples: Sequence[O
         yield judged(subject, found, "is in the request", "is not in the request, or the salt or a caption differs")
 
 
-def _agrees(subject: str, recorded: float, expected: float) -> Line:
+def _agrees(subject: str, recorded: float | None, expected: float | None) -> Line:
     return judged(
-        subject, _close(recorded, expected), f"{recorded:.4g}", f"is {recorded:.6g}, follows as {expected:.6g}"
+        subject,
+        _close(recorded, expected),
+        "none" if recorded is None else f"{recorded:.4g}",
+        f"is {_figure(recorded)}, follows as {_figure(expected)}",
     )
 
 
-def _difference(value: float | None, exact: float | None) -> float:
-    return math.nan if value is None or exact is None else abs(value - exact)
+def _figure(value: float | None) -> str:
+    return "none" if value is None else f"{value:.6g}"
+
+
+def _difference(value: float | None, exact: float | None) -> float | None:
+    return None if value is None or exact is None else abs(value - exact)
 
 
 def _close(value: float | None, expected: float | None) -> bool:

@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from audit.conftest import folder_of
@@ -119,6 +120,45 @@ def test_a_public_space_reaches_neither_files_nor_network(name):
     assert _model(" org/clip ", "before", hub_only=True) == "org/clip"
 
 
+def test_a_public_space_asks_the_hub_as_anybody_could(monkeypatch, tmp_path, checkpoints):
+    """With a token in the Space's secrets, its owner's private models must stay out of reach."""
+    from hf_unlearn.audit.encoders import LocalEncoder, resolve_folder
+
+    asked = []
+
+    def answer(*_, token=None, **__):
+        asked.append(token)
+        return SimpleNamespace(sha="0" * 40)
+
+    monkeypatch.setattr("huggingface_hub.model_info", answer)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **how: (answer(**how), tmp_path)[1])
+    resolve_folder("org/private", anonymous=True)
+    assert asked == [False, False]
+    resolve_folder("org/private")
+    assert asked[2:] == [None]
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "org/private"}')
+    with pytest.raises(UserError, match="is an adapter"):
+        LocalEncoder("org/adapter", anonymous=True)
+
+
+@pytest.mark.parametrize("hub_only", [True, False])
+def test_the_page_passes_on_that_it_is_public(monkeypatch, arms, hub_only):
+    settings = []
+    stop = UserError("enough")
+
+    def run_audit(*_, **how):
+        settings.append(how["settings"])
+        raise stop
+
+    monkeypatch.setattr("hf_unlearn.audit.app.run_audit", run_audit)
+    page = build_app(hub_only=hub_only)
+    (audit,) = [f.fn for f in page.fns.values() if f.fn and f.fn.__name__ == "audit"]
+    files = [str(file) for file in arms["images"].iterdir()]
+    with pytest.raises(Exception, match="enough"):
+        next(audit(files, None, None, None, "org/a", "org/b", "automatic", 10))
+    assert [s.anonymous for s in settings] == [hub_only]
+
+
 def test_without_gradio_the_remedy_is_said(monkeypatch):
     import sys
 
@@ -128,14 +168,23 @@ def test_without_gradio_the_remedy_is_said(monkeypatch):
 
 
 def test_the_report_reads_well_in_a_browser(browser, tmp_path, arms, checkpoints):
-    """No request leaves the page, nothing is wider than the window, and the headings are there."""
+    """No request leaves the page, nothing is wider than the window or a table's box, and the headings are there."""
     from hf_unlearn.audit.run import AuditSettings, run_audit
 
     settings = AuditSettings(view_count=3, view_side=16, device="cpu")
-    audit = run_audit(
-        checkpoints["simclr_a"], checkpoints["simclr_b"], output_dir=tmp_path / "r", settings=settings, **arms
+    owners = tmp_path / "owners.csv"  # with several owners the tests have a column more
+    names = [file.name for folder in (arms["images"], arms["still_trained"]) for file in sorted(folder.iterdir())]
+    owners.write_text(
+        "image,owner\n" + "".join(f"{name},{'ann' if i % 2 else 'bob'}\n" for i, name in enumerate(names))
     )
-    for width in (1200, 500):
+    audit = run_audit(
+        *(checkpoints["simclr_a"], checkpoints["simclr_b"]),
+        output_dir=tmp_path / "r",
+        captions=owners,
+        settings=settings,
+        **arms,
+    )
+    for width in (1280, 1920, 500):
         browser.set_window_size(width, 900)
         browser.get((tmp_path / "r" / "report.html").as_uri())
         until(browser, ".verdict h2")
@@ -146,5 +195,11 @@ def test_the_report_reads_well_in_a_browser(browser, tmp_path, arms, checkpoints
             == 0
         )
         assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+        boxes = "[...document.querySelectorAll('.scroll')]"
+        if width > 500:  # a small screen scrolls within the boxes
+            cut = browser.execute_script(
+                f"return {boxes}.filter(e => e.scrollWidth > e.clientWidth).map(e => e.ariaLabel)"
+            )
+            assert cut == []
         assert browser.execute_script("return [...document.images].every(i => i.complete && i.naturalWidth > 0)")
-    assert audit.result.verdict.value in browser.page_source
+    assert all(result.verdict.value in browser.page_source for result in audit.results.values())

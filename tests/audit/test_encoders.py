@@ -139,6 +139,12 @@ def test_a_damaged_checkpoint_is_named(tmp_path, checkpoints, change):
         LocalEncoder(str(path), device="cpu")
 
 
+@pytest.mark.parametrize("device", ["cudaa", "", "meta", "cuda:99"])
+def test_a_device_that_cannot_be_used_is_said_before_anything_is_loaded(device):
+    with pytest.raises(UserError, match=f"The device '{device}' cannot be used"):
+        LocalEncoder("nobody/nothing-here", device=device)
+
+
 def test_pickled_weights_are_never_loaded(tmp_path, checkpoints):
     path = broken(tmp_path, checkpoints["clip_a"], lambda p: (p / "model.safetensors").unlink())
     torch.save(AutoModel.from_pretrained(checkpoints["clip_a"]).state_dict(), path / "pytorch_model.bin")

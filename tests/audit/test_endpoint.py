@@ -81,6 +81,8 @@ def test_429_waits_as_long_as_the_endpoint_says_then_recovers(endpoint, cache, w
 def test_retry_after_may_be_a_date():
     soon = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
     assert 80 < retry_after(soon) <= 90
+    assert 80 < retry_after(soon.replace("GMT", "-0000")) <= 90
+    assert retry_after("Wed, 21 Oct 2015 07:28:00 -0000") == 0
     assert retry_after(format_datetime(datetime.now(UTC) - timedelta(days=1), usegmt=True)) == 0
 
 
@@ -207,6 +209,35 @@ def test_a_token_goes_into_the_header_and_nowhere_else(endpoint, cache, waits, m
     assert SECRET not in caplog.text and SECRET not in str(one.describe())
     assert SECRET.encode() not in cache.path.read_bytes()
     assert SECRET not in str(endpoint.bodies)
+
+
+def test_a_line_break_behind_a_token_is_no_part_of_it(endpoint, cache, waits, monkeypatch):
+    monkeypatch.setenv("HF_UNLEARN_BEFORE_TOKEN", " \n")
+    monkeypatch.setenv("HF_UNLEARN_TOKEN", f"{SECRET}\n")
+    encoder(endpoint.tei, cache, waits).embed_images(views(1))
+    assert endpoint.headers[0]["Authorization"] == f"Bearer {SECRET}"
+
+
+@pytest.mark.parametrize("token", [f"a\n{SECRET}", f"a\x7f{SECRET}", f"{SECRET} b", f"{SECRET}\u20ac"])
+def test_what_can_be_no_token_is_refused_without_repeating_it(cache, waits, monkeypatch, token):
+    monkeypatch.setenv("HF_UNLEARN_TOKEN", token)
+    with pytest.raises(UserError, match="HF_UNLEARN_TOKEN holds a character that no token has") as caught:
+        encoder("https://host/embed", cache, waits)
+    assert SECRET not in str(caught.value) and caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[bad/embed", "http:///embed", "https://host:port/embed", "https://host:99999/e"]
+)
+def test_what_is_no_url_is_refused(cache, waits, url):
+    with pytest.raises(UserError, match="for the model before is no URL"):
+        encoder(url, cache, waits)
+
+
+@pytest.mark.parametrize("options", [{"timeout": -1}, {"timeout": float("nan")}, {"timeout": 0}, {"batch_size": 0}])
+def test_options_out_of_range_are_refused(options):
+    with pytest.raises(UserError, match="endpoint"):
+        EndpointOptions(**options)
 
 
 def test_each_side_has_its_own_token(endpoint, cache, waits, monkeypatch):

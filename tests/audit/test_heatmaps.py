@@ -11,6 +11,7 @@ from hf_unlearn.audit.heatmaps import (
     plot_alignment_matrices,
     plot_bars,
     short_caption,
+    shows_samples,
     symmetric_limit,
     thumbnail,
 )
@@ -44,6 +45,23 @@ def texts(figure):
 
 def extent(text, renderer):
     return text.get_window_extent(renderer)
+
+
+def test_every_picture_says_whether_it_shows_samples(tmp_path):
+    path = tmp_path / "am.png"
+
+    def drawn(n=2, **axes):
+        return shows_samples(plot_alignment_matrices(*matrices(n), path, **axes))
+
+    assert drawn() is False
+    assert drawn(images=pictures(2)) is True and drawn(captions=CAPTIONS[:2]) is True
+    assert drawn(17, images=pictures(17)) is False  # so many get no labels
+    assert shows_samples(plot_agm_grid({"a": np.eye(2)}, path, images=pictures(2))) is True
+    assert shows_samples(plot_bars({"a": (0.1, 0.1)}, path)) is False
+    pictures(1)[0].save(path)
+    assert shows_samples(path) is None
+    path.write_bytes(b"no picture")
+    assert shows_samples(path) is None
 
 
 @pytest.mark.parametrize(

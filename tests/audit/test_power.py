@@ -7,8 +7,15 @@ import pytest
 from audit_simulation import PAPER_MEAN, PAPER_STD
 from scipy import stats
 
-from hf_unlearn.audit.power import attained_level, detectable_effect, images_needed, minimum_detectable_effect, power
-from hf_unlearn.audit.statistics import OneSample, TwoSample
+from hf_unlearn.audit.power import (
+    attained_level,
+    detectable_effect,
+    images_needed,
+    level_of_one,
+    minimum_detectable_effect,
+    power,
+)
+from hf_unlearn.audit.statistics import OneSample, TwoSample, benjamini_yekutieli
 
 
 def test_images_per_arm() -> None:
@@ -73,6 +80,29 @@ def test_unusable_values_leave_the_standardised_effect() -> None:
     assert effect.standardised == pytest.approx(1.31, abs=0.005)
     assert effect.cosine is None and effect.pooled_std is None
     assert "1.31 standard deviations" in effect.words
+
+
+def test_the_level_of_one_owner_is_where_its_p_value_passes_alone() -> None:
+    for owners in (1, 2, 12, 300):
+        level = level_of_one(0.05, owners)
+        others = [1.0] * (owners - 1)
+        assert (
+            benjamini_yekutieli([level * 0.999, *others])[0] <= 0.05 < benjamini_yekutieli([level * 1.001, *others])[0]
+        )
+
+
+def test_with_several_owners_the_effect_is_found_at_the_adjusted_level() -> None:
+    """The promise is kept where the verdict looks: at the p-value after adjustment."""
+    rng, owners, n = np.random.default_rng(1), 5, 12
+    effect = minimum_detectable_effect("T2", rng.normal(0, 1, n), rng.normal(0, 1, n), owners=owners)
+    assert effect.level == pytest.approx(level_of_one(0.05, owners)) and effect.standardised > detectable_effect(n, n)
+    assert "at p ≤ 0.0044, which is left to one of 5 owners at worst" in effect.words
+    treated, control = rng.normal(effect.standardised, 1, (400, n)), rng.normal(0, 1, (400, n))
+    p_values = TwoSample(treated, control, permutations=1_999).p_value("greater")
+    adjusted = [benjamini_yekutieli([p_value, 1, 1, 1, 1])[0] for p_value in p_values]
+    assert np.mean(np.array(adjusted) <= 0.05) == pytest.approx(0.8, abs=0.07)
+    alone = minimum_detectable_effect("forgetting_score", [0.1, 0.2], owners=3)
+    assert "could reach p ≤ 0.0091, which is left to one of 3 owners at worst." in alone.words
 
 
 def test_large_arms_do_not_overflow() -> None:

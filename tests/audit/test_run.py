@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from audit.conftest import FAST, folder_of
 
+from hf_unlearn.audit.embeddings import save_embeddings
 from hf_unlearn.audit.matrices import alignment_matrix
 from hf_unlearn.audit.results import Arm, AuditResult, Verdict
 from hf_unlearn.audit.run import CACHE_FILE, AuditSettings, plan_request, record_embeddings, run_audit
@@ -230,6 +232,79 @@ def test_a_recording_of_before_serves_the_audit_after(tmp_path, arms, endpoint):
         run_audit(recorded, endpoint.tei, output_dir=tmp_path / "r2", settings=other, **arms)
     with pytest.raises(UserError, match="never replaced"):
         record_embeddings(endpoint.tei, everything, recorded, settings=SMALL)
+
+
+def recorded_notes(audit):
+    return [note for note in audit.notes if "embeddings before" in note]
+
+
+def test_a_recording_is_bound_to_its_captions(tmp_path, arms, captions, checkpoints):
+    model, mine = checkpoints["clip_a"], arms["images"]
+    recorded = record_embeddings(model, mine, tmp_path / "a.safetensors", captions=captions, settings=SMALL)
+    audit = run_audit(recorded, model, mine, tmp_path / "r", captions=captions, settings=SMALL)
+    assert audit.result.verdict is Verdict.NO_MODEL_CHANGE
+    assert recorded_notes(audit) == [
+        "The embeddings before were recorded earlier; by that record, both sides saw the same views and captions."
+    ]
+    reworded = tmp_path / "reworded.csv"
+    reworded.write_text(captions.read_text().replace("a drawing, picture-00", "a photograph, picture-00"))
+    for texts in (reworded, None):
+        with pytest.raises(UserError, match=r"use the same (views, )?captions for both"):
+            run_audit(recorded, model, mine, tmp_path / "r2", captions=texts, settings=SMALL)
+    assert not (tmp_path / "r2").exists()
+    again = record_embeddings(model, mine, tmp_path / "b.safetensors", captions=reworded, settings=SMALL)
+    with pytest.raises(UserError, match="use the same captions for both"):
+        run_audit(recorded, again, mine, tmp_path / "r2", settings=SMALL)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"features": "backbone"}, "use the same features for both"),
+        ({"backend": "pil"}, "use the same image processors' backend for both"),
+        ({"seed": 4, "view_count": 2}, "use the same seed, view count for both"),
+    ],
+)
+def test_a_recording_is_bound_to_what_was_chosen(tmp_path, arms, checkpoints, change, words):
+    model, mine = checkpoints["simclr_a"], arms["images"]
+    recorded = record_embeddings(model, mine, tmp_path / "a.safetensors", settings=SMALL)
+    other = replace(SMALL, **change)
+    again = record_embeddings(model, mine, tmp_path / "b.safetensors", settings=other)
+    for after in (model, again):
+        with pytest.raises(UserError, match=words):
+            run_audit(recorded, after, mine, tmp_path / "r", settings=other)
+
+
+def test_a_recording_without_hashes_of_its_captions_is_taken_on_trust(tmp_path, arms, checkpoints, monkeypatch):
+    """As this library wrote them before."""
+    save = "hf_unlearn.audit.run.save_embeddings"
+    monkeypatch.setattr(
+        save, lambda embeddings, pictures, path, drawn, _: save_embeddings(embeddings, pictures, path, drawn)
+    )
+    model, mine = checkpoints["simclr_a"], arms["images"]
+    recorded = record_embeddings(model, mine, tmp_path / "a.safetensors", settings=SMALL)
+    audit = run_audit(recorded, model, mine, tmp_path / "r", settings=SMALL)
+    assert "taken on trust" in recorded_notes(audit)[0]
+
+
+@pytest.mark.parametrize("wrong", [{"seed": -1}, {"view_side": 0}, {"view_count": 1}])
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(UserError, match="at least"):
+        AuditSettings(**wrong)
+
+
+def test_faults_of_places_are_found_before_any_work(tmp_path, arms, checkpoints, monkeypatch):
+    monkeypatch.setattr("hf_unlearn.audit.run.measure", lambda *_, **__: pytest.fail("something was embedded"))
+    model, mine, file = checkpoints["simclr_a"], arms["images"], tmp_path / "file"
+    file.write_text("x")
+    for folder in (file, file / "report"):
+        with pytest.raises(UserError, match=r"'.*file' is a file"):
+            run_audit(model, model, mine, folder, settings=SMALL)
+    with pytest.raises(UserError, match=r"'.*file' is a file"):
+        record_embeddings(model, mine, file / "x.safetensors", settings=SMALL)
+    with pytest.raises(UserError, match="no URL"):
+        run_audit("http://[bad/embed", model, mine, tmp_path / "r", settings=SMALL)
+    assert not (tmp_path / "r").exists()
 
 
 def test_eight_images_without_controls_get_an_answer_but_no_accusation(tmp_path, checkpoints):

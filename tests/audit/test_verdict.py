@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from hf_unlearn.audit.arms import collect
 from hf_unlearn.audit.hypotheses import measure
+from hf_unlearn.audit.power import level_of_one
 from hf_unlearn.audit.results import Arm, AuditResult, ImageRow, Verdict
 from hf_unlearn.audit.statistics import benjamini_yekutieli
 from hf_unlearn.audit.verdict import Findings, decide, find, run_tests, run_tests_by_owner
@@ -221,6 +222,19 @@ def test_every_owner_is_audited_with_adjusted_p_values() -> None:
     assert [result.verdict for result in results.values()] == [Verdict.NO_TARGETED_CHANGE, Verdict.WITHIN_BAND] * 2
     assert "Benjamini-Yekutieli over 4 owners" in results["owner-0"].multiplicity
     assert all(result.arms[-1].size == 8 for result in results.values())
+
+
+def test_many_owners_get_permutations_enough_and_effects_at_their_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 99 draws no p-value of one of four owners could be as small as the adjustment asks."""
+    monkeypatch.setattr("hf_unlearn.audit.statistics.ENUMERATION_LIMIT", 0)
+    results = run_tests_by_owner(many_owners(4), permutations=99, seed=77)
+    for result in results.values():
+        assert {effect.level for effect in result.minimum_detectable_effects} == {level_of_one(0.05, 4)}
+        draws = {test.permutations for test in result.tests.values() if not test.exact}
+        assert draws and all(1 / count <= level_of_one(0.005, 4) for count in draws)
+    (alone,) = run_tests_by_owner(many_owners(1), permutations=99, seed=77).values()
+    assert {test.permutations for test in alone.tests.values() if not test.exact} == {100}
+    assert {effect.level for effect in alone.minimum_detectable_effects} == {0.05}
 
 
 def test_one_broken_owner_does_not_stop_the_others() -> None:

@@ -1,1 +1,1 @@
-from audit.conftest import arms, captions, checkpoints, small_plots  # noqa: F401  (fixtures for test_audit)
+from audit.conftest import arms, captions, checkpoints, endpoint, small_plots  # noqa: F401  (fixtures for test_audit)

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 from audit.conftest import folder_of
+from safetensors import safe_open
 from typer.testing import CliRunner
 
 from hf_unlearn.audit.plan import read_plan
@@ -66,6 +67,8 @@ def test_captions_and_provenance_reach_the_report(tmp_path, arms, captions, chec
         ),
         (["--before", "a", "--after", "b", "--images", "c", "--features", "all"], "choose among projection, backbone"),
         (["--before", "a", "--after", "b", "--images", "c", "--provenance", "mine=x"], "choose among requested"),
+        (["--before", "a", "--after", "b", "--images", "c", "--seed", "-1"], "at least 0, not -1"),
+        (["--before", "a", "--after", "b", "--images", "c", "--endpoint_timeout", "-1"], "seconds above 0, not -1"),
         (["--before", "a", "--after", "b", "--images", "no-such-folder"], "'no-such-folder' does not exist"),
     ],
 )
@@ -104,6 +107,20 @@ def test_record_then_audit(tmp_path, arms, checkpoints):
     )
     assert done.exit_code == 0, done.output
     assert "NO MODEL CHANGE" in done.stdout
+
+
+def test_record_takes_what_an_audit_takes(tmp_path, arms, endpoint, checkpoints):
+    output = tmp_path / "endpoint.safetensors"
+    words = ["record", "--model", endpoint.tei, "--images", arms["images"], "--output_file", output, *SMALL[:-2]]
+    assert call(*words, "--endpoint-batch-size", 5, "--endpoint_timeout", 9).exit_code == 0
+    assert max(len(body["inputs"]) for body in endpoint.bodies) == 5
+    output = tmp_path / "checkpoint.safetensors"
+    words = ["record", "--model", checkpoints["simclr_a"], "--images", arms["images"], "--output_file", output, *SMALL]
+    assert call(*words, "--features", "backbone", "--backend", "pil").exit_code == 0
+    with safe_open(output, "np") as file:
+        source = json.loads(file.metadata()["hf_unlearn"])["source"]
+    assert source["features"] == "backbone" and source["processor_backend"] == "pil"
+    assert "choose among projection" in str(call(*words, "--features", "all").exception)
 
 
 def test_app_opens_the_page(monkeypatch):

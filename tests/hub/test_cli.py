@@ -72,6 +72,15 @@ def test_card_writes_checks_and_keeps(run: Path, tmp_path: Path) -> None:
     assert "card text: differs at: The best model." in checked.stdout
 
 
+def test_card_checks_a_finished_run_with_its_weights(run: Path, tmp_path: Path) -> None:
+    assert call("card", run, "--check").exit_code == 0
+    both = call("card", run, "--check", "--copy-to", tmp_path / "kept")
+    assert isinstance(both.exception, UserError) and not (tmp_path / "kept").exists()
+    (run / "config.json").write_text("{}")
+    checked = call("card", run, "--check")
+    assert checked.exit_code == 1 and "config.json: SHA-256 is" in checked.stdout
+
+
 @pytest.mark.parametrize("command", ["card", "verify"])
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, command: str) -> None:
     assert isinstance(call(command, tmp_path).exception, UserError)

@@ -4,10 +4,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hub.local_hub import Blob, LocalHub, Repo
+from PIL import Image as Picture
 
+from hf_unlearn.audit.heatmaps import plot_alignment_matrices
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.card import write_card
 from hf_unlearn.hub.manifest import AuditRecord, UnlearningManifest
@@ -75,8 +78,11 @@ def test_publishing_again_makes_no_further_commit(run: Path, hub: LocalHub) -> N
 
 
 def test_older_weights_and_pictures_do_not_stay_beside_the_new(run: Path, hub: LocalHub) -> None:
-    names = ("pytorch_model.bin", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "assets/old.png")
-    kept = ("LICENSE", "onnx/model.onnx", "assets/logo.svg")
+    names = (
+        *("pytorch_model.bin", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "assets/old.png"),
+        *("onnx/model.onnx", "model.gguf", "tf_model.keras", "handler.py", "modeling_old.py"),
+    )
+    kept = ("LICENSE", "assets/logo.svg", "examples/demo.py")
     hub.repos["org/clip"] = repo = Repo()
     repo.commit("main", {name: Blob(b"old", lfs=False) for name in (*names, *kept)}, "the base model")
     assert set(publish_run(run, "org/clip", dry_run=True).removed or ()) == set(names)
@@ -218,6 +224,17 @@ def label_by_caption(run: Path) -> None:
     write_card(run)
 
 
+def draw_with_samples(run: Path) -> None:
+    samples = [Picture.new("RGB", (8, 8))] * 6
+    plot_alignment_matrices(np.eye(6), np.eye(6), run / "assets" / "alignment_matrices.png", images=samples)
+    write_card(run)
+
+
+def unmarked_picture(run: Path) -> None:
+    Picture.new("RGB", (8, 8)).save(run / "assets" / "mine.png")
+    write_card(run)
+
+
 def remove(name: str):
     def act(run: Path) -> None:
         (run / name).unlink()
@@ -239,6 +256,8 @@ def edit_figure(run: Path) -> None:
         (need_more_code, "would need helpers.py"),
         (leak_note, "unlearning.json: line"),
         (label_by_caption, "--show-samples"),
+        (draw_with_samples, "alignment_matrices.png shows requested samples, but audit.json"),
+        (unmarked_picture, "assets/mine.png does not say whether requested samples are shown"),
         (edit_figure, "Matched cosine, unlearn (×100), This model: shows '35.00"),
         (remove("README.md"), "hf-unlearn card alignment_calibration"),
         (remove("config.json"), "holds no config.json"),
@@ -260,6 +279,21 @@ def test_samples_are_shown_where_that_was_asked_for(run: Path, hub: LocalHub) ->
     label_by_caption(run)
     publish_run(run, "org/clip", show_samples=True)
     assert b"Except for the samples drawn on the heatmaps" in hub.files("org/clip")["README.md"]
+
+
+def test_a_picture_of_samples_that_the_record_denies_is_refused_even_then(run: Path, hub: LocalHub) -> None:
+    draw_with_samples(run)
+    with pytest.raises(UserError, match="the card say that none is shown"):
+        publish_run(run, "org/clip", show_samples=True)
+    assert hub.requests == []
+    label_by_caption(run)  # as a run with --show_samples writes it
+    publish_run(run, "org/clip", show_samples=True)
+
+
+def test_a_picture_of_unknown_content_may_be_shown_where_that_was_asked_for(run: Path, hub: LocalHub) -> None:
+    unmarked_picture(run)
+    publish_run(run, "org/clip", show_samples=True)
+    assert "assets/mine.png" in published(hub)
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:

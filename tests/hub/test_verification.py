@@ -9,16 +9,18 @@ from pathlib import Path
 
 import pytest
 from hub.finished_run import CAPTIONS, SALT
-from hub.local_hub import LocalHub
+from hub.local_hub import Blob, LocalHub
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub import card as card_module
 from hf_unlearn.hub import card_check
 from hf_unlearn.hub.card import write_card
 from hf_unlearn.hub.manifest import AuditRecord, RequestRecord, UnlearningManifest
+from hf_unlearn.hub.metric_labels import GAP_KEYS, gap_keys
 from hf_unlearn.hub.publishing import publish_run
 from hf_unlearn.hub.report import Line, Verdict, VerificationReport
 from hf_unlearn.hub.verification import OwnedSample, verify_repo
+from hf_unlearn.runs.evaluation import ImageTextEvaluator, ImageViewEvaluator
 
 
 def subjects(report: VerificationReport) -> list[str]:
@@ -103,6 +105,129 @@ def add_picture(run: Path) -> None:
 def test_what_was_changed_is_named(run: Path, change: Callable[[Path], None], named: str) -> None:
     change(run)
     assert any(subject.removeprefix("card: ").endswith(named) for subject in subjects(verify_repo(run)))
+
+
+ROW = "| Seed | 3 |\n"
+SPOILED = {
+    "an extra row with one cell": (ROW, f"{ROW}| Certified by an independent laboratory |\n"),
+    "a table of a header alone": ("## Limits\n", "| Certified |\n| --- |\n\n## Limits\n"),
+    "a row without a name": (ROW, f"{ROW}|  | 99.9% removed |\n"),
+    "a false row before the true one": (ROW, f"| Seed | 4 |\n{ROW}"),
+    "an extra column": (ROW, "| Seed | 3 | certified |\n"),
+    "a column called otherwise": ("| Metric | Before |", "| Metric | Retrain, before |"),
+    "another dataset of the figures": (
+        "    dataset:\n      name: org/pictures\n",
+        "    dataset:\n      name: org/web\n",
+    ),
+    "a figure said to be verified": ("      value: 41.0\n", "      value: 41.0\n      verified: true\n"),
+}
+
+
+@pytest.mark.parametrize("version", [None, "0.2.0"])
+@pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED)
+def test_nothing_can_be_added_to_tables_and_metadata(
+    run: Path, monkeypatch: pytest.MonkeyPatch, spoil: tuple[str, str], version: str | None
+) -> None:
+    if version:
+        monkeypatch.setattr(card_check, "__version__", version)
+    assert verify_repo(run).ok
+    change_text("README.md", *spoil)(run)
+    assert [subject for subject in subjects(verify_repo(run)) if subject.startswith("card")]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (lambda text: text.replace("\n", "\r\n"), "card"),
+        (lambda text: text + "\n", "card"),
+        (
+            lambda text: text.replace("license: cc-by-sa-4.0\n", "license: cc-by-sa-4.0\nlicense: cc-by-sa-4.0\n"),
+            "card",
+        ),
+        (lambda text: text.replace("model-index:", "model-index: 7 #"), "card metadata"),
+        (lambda text: text.replace("---\n", "", 1), "card metadata"),
+    ],
+)
+def test_a_card_is_what_its_records_give_to_the_byte(run: Path, spoil: Callable[[str], str], named: str) -> None:
+    text = (run / "README.md").read_text(encoding="utf-8")
+    assert spoil(text) != text
+    (run / "README.md").write_bytes(spoil(text).encode())
+    assert named in subjects(verify_repo(run))
+
+
+AUDIT_OF_OTHERS = {
+    "a gap of this model's row": ("comparison", 2, "gap", "cosine_unlearn", 1.0),
+    "its average": ("comparison", 2, "avg_gap", 0.5),
+    "a gap of another row": ("comparison", 0, "gap", "cosine_retain", 9.0),
+    "a gap that is none": ("comparison", 2, "gap", "cosine_test", 0.0),
+    "Retrain's row": ("comparison", 1, "metrics", "cosine_retain", 86.0),
+    "Retrain's column": ("retrain", "cosine_unlearn", 41.0),
+    "the row of before": ("comparison", 0, "metrics", "cosine_unlearn", 95.0),
+    "the column of before": ("before", "cosine_unlearn", 95.0),
+    "minutes": ("comparison", 2, "metrics", "run_time_minutes", 0.01),
+    "no Retrain behind the average": ("retrain", None),
+    "no average beside Retrain": ("avg_gap", None),
+    "the gap over the best metric": ("gap_keys", ["cosine_retain"]),
+    "a matrix that is not there": ("matrices", "am_before", []),
+    "a matrix of another size": ("matrices", "am_after", [[0.5]]),
+    "a gap without its two sides": ("matrices", "am_after", 0, 1, None),
+    "labels of other rows": ("matrices", "labels", ["1", "2"]),
+}
+
+
+@pytest.mark.parametrize("place", AUDIT_OF_OTHERS.values(), ids=AUDIT_OF_OTHERS)
+def test_figures_must_follow_from_each_other_although_the_card_was_written_anew(run: Path, place: tuple) -> None:
+    change_json("audit.json", *place[:-1], value=place[-1])(run)
+    write_card(run)
+    failed = subjects(verify_repo(run))
+    assert failed and all(subject.startswith("audit.json: ") for subject in failed)
+
+
+def test_retrains_own_row_may_leave_its_gap_out(run: Path) -> None:
+    change_json("audit.json", "comparison", 1, "gap", value={})(run)
+    change_json("audit.json", "comparison", 1, "avg_gap", value=None)(run)
+    write_card(run)
+    assert verify_repo(run).ok
+
+
+def test_a_diagonal_that_is_not_the_forgetting_scores_is_said(run: Path) -> None:
+    """It is, where every image has one caption; how many there are the records do not tell."""
+    subject = "audit.json: diagonal of AGM"
+    assert next(line.verdict for line in verify_repo(run).lines if line.subject == subject) is Verdict.HOLDS
+    for matrix, value in (("agm", 0.5), ("am_after", 0.25)):
+        change_json("audit.json", "matrices", matrix, 0, 0, value=value)(run)
+    write_card(run)
+    report = verify_repo(run)
+    assert report.ok
+    assert next(line.verdict for line in report.lines if line.subject == subject) is Verdict.UNCHECKED
+
+
+@pytest.mark.parametrize(
+    ("family", "measured", "keys"),
+    [
+        ("image-text", ["cosine_retain"], GAP_KEYS["image-text"]),
+        ("views", ["emia", "cmia"], GAP_KEYS["views"]),
+        ("views", ["emia", "forgetting_score"], ("emia",)),
+        ("audio", ["emia"], ()),
+    ],
+)
+def test_what_the_gap_is_over_is_the_familys(family: str, measured: list[str], keys: tuple[str, ...]) -> None:
+    assert gap_keys(family, measured) == keys
+
+
+def test_the_gap_is_over_what_runs_measure() -> None:
+    assert {e.family: e.gap_keys for e in (ImageTextEvaluator, ImageViewEvaluator)} == GAP_KEYS
+
+
+@pytest.mark.parametrize("name", ["README.md", "audit.json", "unlearning.json"])
+def test_a_file_that_is_no_text_is_named(run: Path, name: str) -> None:
+    (run / name).write_bytes(b"\xff\xfe" + (run / name).read_bytes())
+    if name == "unlearning.json":
+        with pytest.raises(UserError, match=r"unlearning\.json is no UTF-8 text"):
+            verify_repo(run)
+    else:
+        problems = [line.detail for line in verify_repo(run).failures]
+        assert any(f"{name} is no UTF-8 text" in problem for problem in problems)
 
 
 def test_an_owner_learns_whether_their_sample_is_in_the_request(
@@ -254,6 +379,23 @@ def test_a_pickle_added_later_and_a_copy_elsewhere_are_found(run: Path, hub: Loc
     hub.repos["org/copy"] = copy = type(repo)()
     copy.commit("main", {**files, "pytorch_model.bin": files["README.md"]}, "copied")
     assert subjects(verify_repo("org/copy")) == ["repository", "other weights"]
+
+
+FOREIGN = ["model.onnx", "onnx/model.onnx", "m.gguf", "m.tflite", "m.keras", "handler.py", "tf_model.h5", "M.PT"]
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_whatever_else_could_be_loaded_is_named(run: Path, hub: LocalHub, name: str) -> None:
+    publish_run(run, "org/clip")
+    repo = hub.repos["org/clip"]
+    repo.commit("main", {**repo.commits[repo.refs["main"]], name: Blob(b"x", lfs=False)}, "added")
+    (run / name).parent.mkdir(exist_ok=True)
+    (run / name).write_bytes(b"x")
+    for target in ("org/clip", run):
+        (failure,) = verify_repo(target).failures
+        assert failure.subject == "other weights" and failure.detail == f"also holds {name}"
+    publish_run(run, "org/clip")
+    assert verify_repo("org/clip").ok, "publishing removes what verification would name"
 
 
 def test_the_record_of_the_audit_is_tied_to_its_figures(run: Path) -> None:
