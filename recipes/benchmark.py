@@ -2,7 +2,7 @@
 
     accelerate launch recipes/benchmark.py recipes/benchmarks/clip_openmoji.yaml [--output_dir runs/benchmark/x]
 
-Stopped half-way, the same command goes on with the runs that are missing.
+Stopped half-way, the same command goes on with the runs that are missing or whose settings were changed.
 """
 
 import sys
@@ -10,17 +10,19 @@ from pathlib import Path
 
 from hf_unlearn.cli.guard import guarded
 from hf_unlearn.errors import UserError
+from hf_unlearn.runs.arguments import underscored
 from hf_unlearn.runs.benchmark import Benchmark, run_benchmark, summarise, write_tables
 from hf_unlearn.runs.evaluation import ImageTextEvaluator, ImageViewEvaluator
 
 
 def main() -> None:
     """Read the benchmark file, run it, print its tables."""
-    if len(sys.argv) not in (2, 4) or (len(sys.argv) == 4 and sys.argv[2] != "--output_dir"):
+    words = underscored(sys.argv[1:])
+    if len(words) not in (1, 3) or words[1:2] not in ([], ["--output_dir"]):
         raise UserError("usage: benchmark.py CONFIG.yaml [--output_dir FOLDER]")
-    path = Path(sys.argv[1])
+    path = Path(words[0])
     benchmark = Benchmark.load(path)
-    output_dir = Path(sys.argv[3]) if len(sys.argv) == 4 else Path("runs/benchmark") / path.stem
+    output_dir = Path(words[2]) if len(words) == 3 else Path("runs/benchmark") / path.stem
     trials = run_benchmark(benchmark, output_dir)
     evaluator = ImageTextEvaluator if benchmark.family == "clip" else ImageViewEvaluator
     keys = [key for key in evaluator.gap_keys if all(key in runs["retrain"] for runs in trials.values())]

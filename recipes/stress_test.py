@@ -10,9 +10,11 @@ know go to the methods: --alignment_calibration.beta .5.
 
 import argparse
 import logging
+import sys
 from pathlib import Path
 
 from hf_unlearn.cli.guard import guarded
+from hf_unlearn.runs.arguments import underscored
 from hf_unlearn.runs.benchmark import Benchmark
 from hf_unlearn.runs.stress_test import StressTest, run_stress_test, write_comparison
 
@@ -41,7 +43,7 @@ def main() -> None:
     parser.add_argument("--copies_each", type=int, default=4, help="near-copies of each of them")
     parser.add_argument("--output_dir", type=Path, help="default: runs/stress_test/<benchmark>/trial-<trial>")
     parser.add_argument("--small", action="store_true", help="a few pictures and one epoch, to see that it runs")
-    given, extra = parser.parse_known_args()
+    given, extra = parser.parse_known_args(underscored(sys.argv[1:]))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     test = StressTest(
         Benchmark.load(given.benchmark),

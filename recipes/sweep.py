@@ -39,6 +39,8 @@ def main() -> None:
     sweep, runs = load(path)
     stored = path.with_suffix(".json")
     known = {row.get("key"): row for row in (json.loads(stored.read_text("utf-8")) if stored.is_file() else [])}
+    if runs[1][0]["key"] not in known:  # what is there was compared with another Retrain
+        known = {}
     experiment: Experiment | None = None
     for row, run in runs:
         if row["key"] not in known:

@@ -14,6 +14,12 @@ COMMANDS = {
     "verify": "Check what a published model says about itself.",
 }
 
+HELP = (
+    "Machine unlearning for contrastive encoders. Options may be spelt with - or _; any command takes --debug for a "
+    "traceback.\n\nExit status: 2 for bad input, 70 for an unforeseen error, 1 where a statement does not hold or "
+    "--fail-on asks for it, 0 otherwise."
+)
+
 
 def main() -> None:
     """Entry point of the `hf-unlearn` command."""
@@ -27,7 +33,7 @@ def _dispatch() -> None:
 
     app = typer.Typer(
         name="hf-unlearn",
-        help="Machine unlearning for contrastive encoders. Any command takes --debug for a traceback.",
+        help=HELP,
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
@@ -44,4 +50,5 @@ def _dispatch() -> None:
             app.command(name, help=summary, context_settings=getattr(module, "CONTEXT_SETTINGS", None))(
                 getattr(module, name)
             )
-    app()
+    # Declared as they are in the help, options are found by either spelling; those passed on are the recipes' to parse.
+    app(token_normalize_func=lambda name: name.replace("-", "_"))

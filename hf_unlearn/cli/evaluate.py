@@ -9,6 +9,14 @@ from hf_unlearn.errors import UserError
 
 # Data options are the recipes' own and parsed as theirs.
 CONTEXT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
+# Of the recipes' options, those that say what is measured and how; any other would be taken and have no effect.
+HONOURED = (
+    "config", "dataset_config", "dataset_revision", "image_column", "caption_column", "label_column", "id_column",
+    "streaming", "max_eval_samples", "num_samples", "unlearn_fraction", "unlearn_request", "unlearn_where",
+    "split_seed", "validation_fraction", "test_fraction", "duplicates", "skip_bad_images", "model_revision",
+    "trust_remote_code", "max_length", "views", "resident_bytes", "use_cpu",
+)  # fmt: skip
+ENCODING = "fine_tune"  # any method: its config says how rows are encoded, and on which device
 
 
 def evaluate(
@@ -18,25 +26,31 @@ def evaluate(
     dataset: Annotated[str, typer.Option("--dataset", help="Dataset, as --dataset_name of the recipes.")],
     retrain: Annotated[str | None, typer.Option("--retrain", help="A Retrain checkpoint to measure gaps to.")] = None,
     output_dir: Annotated[
-        Path | None, typer.Option("--output_dir", "--output-dir", help="Also write results.json and results.md here.")
+        Path | None, typer.Option("--output_dir", help="Also write results.json and results.md here.")
     ] = None,
 ) -> None:
     """Measure a finished checkpoint on retain, unlearn and test.
 
     Further options say which rows were unlearned, exactly as for the recipes: --unlearn_request FILE,
     --unlearn_fraction F, --unlearn_where COLUMN=VALUE, --split_seed S, --image_column, --caption_column,
-    --label_column, --id_column, --views.
+    --label_column, --id_column, --views; or a recipe's YAML, --config FILE. Options of the training are refused.
     """
-    from hf_unlearn.runs.arguments import parse_run
+    from hf_unlearn.runs.arguments import grouped_options, parse_run
     from hf_unlearn.runs.experiment import Experiment
     from hf_unlearn.runs.tables import save_results, text_table
     from hf_unlearn.runs.task import prepare_task
 
-    given = ["--model_name_or_path", base, "--dataset_name", dataset, "--methods", "fine_tune"]
-    run = parse_run([*given, *(["--retrain_model", retrain] if retrain else []), *context.args])
+    for name, _ in grouped_options(context.args):
+        if name not in HONOURED:
+            raise UserError(
+                f"evaluate takes no option --{name}, as it measures and trains nothing; beside its own (see --help) it "
+                f"takes --{', --'.join(HONOURED)}"
+            )
+    given = ["--model_name_or_path", base, "--dataset_name", dataset, "--methods", ENCODING]
+    run = parse_run([*context.args, *given, *(["--retrain_model", retrain] if retrain else [])])
     if output_dir is not None and output_dir.exists() and not output_dir.is_dir():
         raise UserError(f"--output_dir {output_dir} is a file; name a folder")
-    experiment = Experiment(prepare_task(run.arguments), base, run.arguments, run.methods["fine_tune"])
+    experiment = Experiment(prepare_task(run.arguments), base, run.arguments, run.methods[ENCODING])
     experiment.evaluations[Path(model).name] = experiment.evaluate(model)
     results = experiment.compare()
     if output_dir is not None:

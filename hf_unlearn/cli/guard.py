@@ -1,7 +1,9 @@
 """How a program of this library ends: on a fault with one sentence and a non-zero exit, and a traceback on request.
 
-Exit status: 2 for bad input and for faults of the machine that can be told (a full disk, memory), 130 when interrupted,
-143 when terminated, 1 for anything unforeseen.
+Exit status: 0 when all went well; 1 for an answer that a script asked to be told of (a verdict of `audit --fail-on`, a
+statement that does not hold); 2 for bad input and for faults of the machine that can be told (a full disk, memory); 70
+for anything unforeseen; 130 when interrupted, 143 when terminated. With `--debug` a fault ends as Python's own do, with
+its traceback and 1.
 """
 
 import errno
@@ -14,6 +16,8 @@ from types import FrameType, TracebackType
 from typing import NoReturn
 
 from hf_unlearn.errors import UserError, is_out_of_memory
+
+UNFORESEEN = 70  # EX_SOFTWARE of sysexits.h: neither an answer nor a refusal
 
 
 def guarded(main: Callable[[], None]) -> None:
@@ -32,7 +36,7 @@ def guarded(main: Callable[[], None]) -> None:
         sentence = _sentence(error)
         if debug or sentence is None:
             raise
-        _tell(f"error: {sentence}")
+        _tell_fault(sentence)
         sys.exit(2)
     finally:
         _leave_processes()
@@ -63,9 +67,17 @@ def _sentence(error: Exception) -> str | None:
     return None
 
 
-def _tell_unforeseen(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+def _tell_unforeseen(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> NoReturn:
     words = (str(error).strip() or "no further words").splitlines()[0]
-    _tell(f"error: unforeseen {kind.__name__} ({words}); run again with --debug for the traceback, and report it")
+    _tell_fault(f"unforeseen {kind.__name__} ({words}); run again with --debug for the traceback, and report it")
+    sys.exit(UNFORESEEN)
+
+
+def _tell_fault(sentence: str) -> None:
+    """Tell a fault without the secrets that it may quote, such as the address of a request: terminals get logged."""
+    from hf_unlearn.hub.screening import redacted
+
+    _tell(f"error: {redacted(sentence)}")
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:

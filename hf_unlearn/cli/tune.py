@@ -11,15 +11,15 @@ CONTEXT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 def tune(
     context: typer.Context,
-    n_trials: Annotated[int, typer.Option("--n_trials", "--n-trials", help="Settings to try of each method.")] = 20,
+    n_trials: Annotated[int, typer.Option("--n_trials", help="Settings to try of each method.")] = 20,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the search and of every training.")] = 0,
     family: Annotated[
         str | None,
         typer.Option("--family", help="clip, simclr or moco: the recipes' small model, where none is named."),
     ] = None,
-    output_dir: Annotated[
-        Path, typer.Option("--output_dir", "--output-dir", help="Folder of trials.json and tuned.yaml.")
-    ] = Path("runs/tune"),
+    output_dir: Annotated[Path, typer.Option("--output_dir", help="Folder of trials.json and tuned.yaml.")] = Path(
+        "runs/tune"
+    ),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the trials in output_dir.")] = False,
     run: Annotated[bool, typer.Option("--run", help="Then unlearn with the best setting, as the recipes do.")] = False,
 ) -> None:
@@ -31,7 +31,7 @@ def tune(
     YAML file or, else, its default; epochs stay as they are. The test split is never looked at.
     """
     from hf_unlearn.methods.retrain import RetrainConfig
-    from hf_unlearn.runs.arguments import parse_run
+    from hf_unlearn.runs.arguments import grouped_options, parse_run
     from hf_unlearn.runs.recipe import unlearn_and_compare
     from hf_unlearn.runs.tables import text_table
     from hf_unlearn.runs.tuning import TUNED_NAME, Search, trials_table
@@ -40,7 +40,7 @@ def tune(
     argv = ["--config", *context.args] if context.args and not context.args[0].startswith("--") else context.args
     argv = ["--methods" if word == "--method" else word for word in argv] + ["--seed", str(seed)]
     methods = tuple(name for name in parse_run(argv).methods)
-    chosen = "--methods" in argv
+    chosen = any(name == "methods" for name, _ in grouped_options(argv))
     search = Search(
         tuple(argv),
         methods if chosen else tuple(m for m in methods if m != RetrainConfig.method),

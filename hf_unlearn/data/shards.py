@@ -109,8 +109,10 @@ def split_shards(
         shards: Parquet files, or WebDataset tar files, whose `__key__` is the id.
         requested: The ids to be unlearned.
         image_column: Column (or extension, such as "jpg") of the pictures.
-        caption_column: Column (or extension, such as "txt") of captions: strings or lists of them.
-        label_column: Column (or extension, such as "cls") of classes, for the probes.
+        caption_column: Column (or extension, such as "txt") of captions: strings or lists of them; by default
+            `captions`, where there is one.
+        label_column: Column (or extension, such as "cls") of classes, for the probes; by default `label`, where there
+            is one.
         id_column: Column of ids in parquet files.
 
     Returns:
@@ -152,7 +154,7 @@ def stream_shards(shards: Shards, columns: dict[str, str | None]) -> IterableDat
 
     Args:
         shards: As in `plan_request_in_shards`.
-        columns: The shards' own column for each name of the schema, None where there is none.
+        columns: The shards' own column for each name of the schema; None for the column of that very name, if any.
 
     Raises:
         UserError: A column is missing.
@@ -161,7 +163,7 @@ def stream_shards(shards: Shards, columns: dict[str, str | None]) -> IterableDat
 
     kind = "webdataset" if _is_tar(shards[0]) else "parquet"
     rows = load_dataset(kind, data_files=[os.fspath(shard) for shard in shards], split="train", streaming=True)
-    wanted = {target: source for target, source in columns.items() if source is not None}
+    wanted = {target: source or target for target, source in columns.items() if source or target in rows.column_names}
     if kind == "webdataset":
         wanted["id"] = _KEY
     missing = [source for source in wanted.values() if source not in rows.column_names]

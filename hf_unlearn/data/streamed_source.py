@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,7 +36,8 @@ class StreamedRetain:
     Args:
         stream: The rows in the library's schema.
         rows: How many there are.
-        sha256: Hash of the shards' names and sizes and of the request, which together say what the rows are.
+        sha256: Hash of the shards' names and sizes, of the columns read and of the request, which together say what the
+            rows are.
     """
 
     stream: IterableDataset = field(repr=False)
@@ -64,8 +66,8 @@ def stream_source(
         dataset_config: Configuration of a Hub dataset.
         revision: Branch, tag or commit of a Hub dataset.
         image_column: Column (or extension, such as "jpg") of the pictures.
-        caption_column: Column (or extension, such as "txt") of captions.
-        label_column: Column (or extension, such as "cls") of classes.
+        caption_column: Column (or extension, such as "txt") of captions; by default `captions`, where there is one.
+        label_column: Column (or extension, such as "cls") of classes; by default `label`, where there is one.
         id_column: Column of ids in parquet files, by default "id"; in tar files the key of a sample is its id.
         max_eval_samples: At most so many rows of retain, of validation and of test are taken to be measured on.
 
@@ -76,15 +78,15 @@ def stream_source(
     Raises:
         UserError: The data is not in shards or lacks a split or column, or the request names rows that are not there.
     """
-    from datasets import DatasetDict
+    from datasets import DatasetDict, Image
 
     shards = _shards(str(dataset_name), dataset_config, revision)
     held_out = {name: next((alias for alias in aliases if alias in shards), None) for name, aliases in HELD_OUT.items()}
-    missing = [name for name, alias in held_out.items() if alias is None]
-    if "train" not in shards or missing:
+    missing = [*({"train"} - set(shards)), *(name for name, alias in held_out.items() if alias is None)]
+    if missing:
         raise UserError(
             f"--streaming needs splits train, validation and test, the last two of rows that the model never saw; "
-            f"{dataset_name} has {listed(shards)}: name its shards train-*, validation-* and test-*."
+            f"{dataset_name} lacks {listed(missing)}: name its shards train-*, validation-* and test-*."
         )
     columns = {"image": image_column, "captions": caption_column, "label": label_column, "id": id_column or "id"}
     requested = read_entries(unlearn_request)
@@ -96,37 +98,44 @@ def stream_source(
         label_column=label_column,
         id_column=id_column or "id",
     )
-    mixed = retain.shuffle(seed=0, buffer_size=SHUFFLE_BUFFER)
-    resident = {"retain": _resident(mixed, max_eval_samples), "unlearn": unlearn}
+    resident = {"retain": _sample(retain, max_eval_samples), "unlearn": unlearn}
     for name, alias in held_out.items():
-        resident[name] = _resident(stream_shards(shards[alias], columns), max_eval_samples)  # type: ignore[index]
-    present = {name: name if name in unlearn.column_names else None for name in columns}
-    splits = DatasetDict({n: normalise(part, present, name=str(dataset_name)) for n, part in resident.items()})
-    if present["label"] is not None:
+        resident[name] = _sample(stream_shards(shards[alias], columns), max_eval_samples)  # type: ignore[index]
+    named = dict.fromkeys(columns)  # by the schema's names already
+    splits = DatasetDict(
+        {
+            n: normalise(part.cast_column("image", Image()), named, name=str(dataset_name))
+            for n, part in resident.items()
+        }
+    )
+    if any("label" in part.column_names for part in splits.values()):
         splits = encode_labels(splits, str(dataset_name))
     request = RemovalRequest("file", ids=tuple(sorted(map(str, requested))))
-    return StreamedRetain(retain, rows, _digest(shards["train"], request)), splits, request
+    return StreamedRetain(retain, rows, _digest(shards["train"], columns, request)), splits, request
 
 
 def _shards(name: str, config: str | None, revision: str | None) -> dict[str, list[str]]:
     """The files of each split of a dataset that consists of shards."""
     from datasets import load_dataset_builder
 
+    path = Path(name).expanduser()
     with load_failures(name):
-        builder = load_dataset_builder(name, config, revision=revision)
+        builder = load_dataset_builder(str(path) if path.exists() else name, config, revision=revision)
     if not any(kind.__name__ in _SHARDED for kind in type(builder).__mro__):
         raise UserError(f"--streaming reads parquet or WebDataset shards, which {name} does not consist of.")
     return {str(split): list(map(str, files)) for split, files in (builder.config.data_files or {}).items()}
 
 
-def _resident(rows: IterableDataset, most: int) -> Dataset:
+def _sample(rows: IterableDataset, most: int) -> Dataset:
+    """At most so many rows of a stream, mixed as far as a buffer reaches, as shards may be sorted."""
     from datasets import Dataset
 
-    return Dataset.from_list(list(rows.take(most)), features=rows.features)
+    mixed = rows.shuffle(seed=0, buffer_size=SHUFFLE_BUFFER)
+    return Dataset.from_list(list(mixed.take(most)), features=rows.features)
 
 
-def _digest(shards: Shards, request: RemovalRequest) -> str:
-    digest = hashlib.sha256(request.sha256.encode())
+def _digest(shards: Shards, columns: Mapping[str, str | None], request: RemovalRequest) -> str:
+    digest = hashlib.sha256(f"{request.sha256} {sorted(columns.items())}\n".encode())
     for shard in sorted(map(str, shards)):
         digest.update(f"{Path(shard).name} {fsspec.open(shard).fs.size(shard)}\n".encode())
     return digest.hexdigest()

@@ -58,6 +58,13 @@ def known_secrets(token: str | None = None) -> set[str]:
     return {secret for secret in {token, get_token(), *environment} if secret and len(secret) >= 8}
 
 
+def redacted(text: str) -> str:
+    """Return a text with every secret that this process knows, and whatever has the form of a token, blotted out."""
+    for secret in sorted(known_secrets(), key=len, reverse=True):  # one may be part of another
+        text = text.replace(secret, "[secret]")
+    return _SECRET_FORMS.sub("[secret]", text)
+
+
 def _problems(name: str, content: Content, secrets: set[str], public_names: tuple[str, ...]) -> Iterator[str]:
     if isinstance(content, Path) and content.is_symlink():
         yield "is a link; put the file itself there"

@@ -111,13 +111,13 @@ class RunArguments:
             self.show_samples = self.dataset_name == OPENMOJI
         if Path(self.output_dir).exists() and not Path(self.output_dir).is_dir():
             raise UserError(f"--output_dir {self.output_dir} is a file; name a folder")
-        chosen = [n for n in ("unlearn_fraction", "unlearn_request", "unlearn_where") if getattr(self, n) is not None]
-        if len(chosen) > 1:
-            raise UserError(f"--{' and --'.join(chosen)} exclude each other; give one")
         if self.streaming:
             self._check_streaming()
         elif self.max_eval_samples is not None:
             raise UserError("--max_eval_samples bounds what --streaming measures on; give both, or neither")
+        chosen = [n for n in ("unlearn_fraction", "unlearn_request", "unlearn_where") if getattr(self, n) is not None]
+        if len(chosen) > 1:
+            raise UserError(f"--{' and --'.join(chosen)} exclude each other; give one")
         lora = [name for name in LORA if getattr(self, name) is not None]
         if lora and not self.use_peft:
             raise UserError(f"--{lora[0]} describes an adapter; give --use_peft, too")
@@ -128,6 +128,8 @@ class RunArguments:
         """Refuse what needs every row at hand."""
         if self.model_name_or_path is None or self.unlearn_request is None:
             raise UserError("--streaming needs --model_name_or_path and --unlearn_request, a file of ids")
+        if self.dataset_name == OPENMOJI:
+            raise UserError("--streaming reads shards; name their folder or Hub dataset with --dataset_name")
         if self.max_eval_samples is not None and self.max_eval_samples < 2:
             raise UserError(f"--max_eval_samples {self.max_eval_samples} must be at least 2")
         defaults = {f.name: f.default for f in fields(RunArguments)}
@@ -223,15 +225,24 @@ def section_options(section: str, setting: Mapping[str, Any]) -> list[str]:
 def grouped_options(tokens: Iterable[str]) -> list[Option]:
     """Group `--name value ...` and `--name=value` tokens."""
     options: list[Option] = []
-    for token in tokens:
+    for token in underscored(tokens):
         if token.startswith("--"):
             name, equals, value = token[2:].partition("=")
-            options.append((name.replace("-", "_"), [value] if equals else []))
+            options.append((name, [value] if equals else []))
         elif options:
             options[-1][1].append(token)
         else:
             raise UserError(f"unexpected argument {token!r}; options start with --")
     return options
+
+
+def underscored(tokens: Iterable[str]) -> list[str]:
+    """The words of a command line with the names of options spelt as the fields are: `--a-b=c-d` is `--a_b=c-d`."""
+    named = [token.partition("=") for token in tokens]
+    return [
+        (f"--{name[2:].replace('-', '_')}" if name.startswith("--") else name) + equals + value
+        for name, equals, value in named
+    ]
 
 
 def _read_yaml(path: Path) -> tuple[list[Option], dict[str, list[Option]], dict[str, Any]]:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,10 @@ from hf_unlearn.metrics.gap import gap_to_retrain
 from hf_unlearn.runs.arguments import Run, parse_run, section_options
 from hf_unlearn.runs.builders import Builder, moco, simclr, small_clip
 from hf_unlearn.runs.recipe import start
+from hf_unlearn.runs.resuming import settings_hash
 from hf_unlearn.runs.tables import COLUMNS, TAIL, markdown
+
+logger = logging.getLogger(__name__)
 
 BUILDERS: dict[str, Builder] = {"clip": small_clip, "simclr": simclr, "moco": moco}
 RETRAIN_AGAIN = "retrain_again"  # a second Retrain with another seed: the ceiling of agreement with Retrain
@@ -98,37 +102,64 @@ def _words(value: Any) -> list[str]:
 def run_benchmark(benchmark: Benchmark, output_dir: Path) -> dict[int, dict[str, dict[str, float]]]:
     """Run what has not been run yet and return the metrics of every trial: trial -> name -> flat metrics.
 
-    Each finished run is one JSON file in `output_dir/trial-<seed>/`, so a stopped benchmark goes on where it was.
+    Each finished run is one JSON file in `output_dir/trial-<seed>/`, so a stopped benchmark goes on where it was. The
+    file's `key` tells its settings, and those of the Retrain it was compared with; what had others is run again.
     """
     return {trial: _run_trial(benchmark, trial, output_dir / f"trial-{trial}") for trial in benchmark.trials}
 
 
 def _run_trial(benchmark: Benchmark, trial: int, folder: Path) -> dict[str, dict[str, float]]:
-    run = parse_run(benchmark.argv(trial))
-    configs = _configs(benchmark, trial, run)
-    names = ["before", *configs]
-    done = {name: folder / f"{name}.json" for name in names}
-    if not all(path.is_file() for path in done.values()):
-        folder.mkdir(parents=True, exist_ok=True)
-        experiment = start(run, BUILDERS[benchmark.family])
-        for name, config in {"before": None, **configs}.items():
-            # Retrain comes first and is cached: it is measured even if its file exists, for the others' agreement.
-            if done[name].is_file() and name != "retrain":
-                continue
-            metrics = experiment.before.metrics if config is None else experiment.measure(config, name)[1].metrics
-            write_atomically(done[name], json.dumps(metrics, indent=1) + "\n")
-    return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in done.items()}
+    runs = _runs(benchmark, trial)
+    keys = _keys(runs)
+    done = {name: metrics for name, key in keys.items() if (metrics := _measured(folder / f"{name}.json", key))}
+    if len(done) == len(keys):
+        return done
+    folder.mkdir(parents=True, exist_ok=True)
+    experiment = start(parse_run(benchmark.argv(trial)), BUILDERS[benchmark.family])
+    for name, key in keys.items():
+        # Retrain comes first and is cached: it is measured even if its file is there, for the others' agreement.
+        if name in done and name != "retrain":
+            continue
+        if name == "before":
+            metrics = experiment.before.metrics
+        else:
+            (config,) = runs[name].methods.values()
+            metrics = experiment.measure(config, name)[1].metrics
+        done[name] = metrics
+        write_atomically(folder / f"{name}.json", json.dumps({"key": key, **metrics}, indent=1) + "\n")
+    return {name: done[name] for name in keys}
 
 
-def _configs(benchmark: Benchmark, trial: int, run: Run) -> dict[str, Any]:
-    """Name -> config of every run of a trial, Retrain first."""
-    again = parse_run(benchmark.argv(trial, "--retrain.seed", str(trial + 1000), methods=["retrain"]))
-    configs: dict[str, Any] = {"retrain": run.methods["retrain"], RETRAIN_AGAIN: again.methods["retrain"]}
-    configs |= {name: config for name, config in run.methods.items() if name != "retrain"}
-    for name, setting in benchmark.variants().items():
-        options = section_options(CALIBRATION, setting)
-        configs[name] = parse_run(benchmark.argv(trial, *options, methods=[CALIBRATION])).methods[CALIBRATION]
-    return configs
+def _runs(benchmark: Benchmark, trial: int) -> dict[str, Run]:
+    """Name -> the run of one method that it stands for, of every run of a trial, Retrain first."""
+
+    def run_of(method: str, *options: str) -> Run:
+        return parse_run(benchmark.argv(trial, *options, methods=[method]))
+
+    runs = {"retrain": run_of("retrain"), RETRAIN_AGAIN: run_of("retrain", "--retrain.seed", str(trial + 1000))}
+    runs |= {method: run_of(method) for method in parse_run(benchmark.argv(trial)).methods if method != "retrain"}
+    settings = benchmark.variants().items()
+    return runs | {name: run_of(CALIBRATION, *section_options(CALIBRATION, setting)) for name, setting in settings}
+
+
+def _keys(runs: Mapping[str, Run]) -> dict[str, str]:
+    """Name -> what its file must agree in: its run's settings and, for what is compared with Retrain, Retrain's."""
+    retrain = settings_hash(runs["retrain"])
+    compared = {n: f"{n}-{settings_hash(run)}-{retrain}" for n, run in runs.items() if n != "retrain"}
+    return {"before": f"before-{retrain}", "retrain": f"retrain-{retrain}", **compared}
+
+
+def _measured(path: Path, key: str) -> dict[str, float] | None:
+    """The metrics in a file, unless it is missing or has another key."""
+    if not path.is_file():
+        return None
+    metrics = json.loads(path.read_text(encoding="utf-8"))
+    found = metrics.pop("key", None)
+    if found == key:
+        return metrics
+    reason = "does not tell its settings" if found is None else "had other data or settings"
+    logger.warning("%s %s and is run again.", path, reason)
+    return None
 
 
 @dataclass(frozen=True)

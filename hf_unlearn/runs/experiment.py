@@ -181,9 +181,8 @@ class Experiment:
         }
         if bars:
             plot_bars(bars, assets / "negative_alignment.png", ylabel="negative alignment gap (×100)")
-        for method in shown:
-            self._write_audit(self.output_dir / method, self.evaluations[method])
-            write_card(self.output_dir / method)
+        for method, evaluation in shown.items():
+            self._write_report(self.output_dir / method, evaluation, method)
 
     def _compared(self, evaluation: Evaluation) -> Evaluation:
         evaluation = evaluation.compared_with(self.before)
@@ -254,29 +253,19 @@ class Experiment:
             split_seed=self.arguments.split_seed,
             seed=config.seed,
             run_time_seconds=trained.seconds,
-            notes=(*trained.notes, *self._data_notes()),
+            notes=(*trained.notes, *self.task.notes),
             history=self.history,
         )
-        (folder / "assets").mkdir()
-        plot_alignment_matrices(
-            self._matrix(self.before),
-            self._matrix(evaluation),
-            folder / "assets" / "alignment_matrices.png",
-            title=describe_method(config.method).name,
-            **self._axes(),
-        )
-        self._write_audit(folder, evaluation)
-        write_card(folder)
+        self._write_report(folder, evaluation, config.method)
 
-    def _data_notes(self) -> list[str]:
-        """What a reader of the figures must know of the rows they are measured on."""
-        if self.task.streamed is None:
-            return []
-        rows, measured = self.task.streamed.rows, len(self.splits["retain"])
-        return [f"Retain is a stream of {rows:,} rows; its figures are of {measured:,} of them."]
+    def _write_report(self, folder: Path, evaluation: Evaluation, method: str) -> None:
+        """The card with what it shows: heatmaps, and every number and matrix behind them in `audit.json`.
 
-    def _write_audit(self, folder: Path, evaluation: Evaluation) -> None:
-        """`audit.json`: every number and matrix behind the card, with the gap to Retrain where Retrain is known."""
+        With the gap to Retrain where Retrain is known. The heatmaps are drawn anew with the record, which says whether
+        they show pictures: a run that went on with other options must not leave old ones beside it.
+        """
+        heatmaps = folder / "assets" / "alignment_matrices.png"
+        heatmaps.unlink(missing_ok=True)
         am_before, am_after = self._matrix(self.before), self._matrix(evaluation)
         record = AuditRecord(
             family=self.evaluator.family,
@@ -297,6 +286,8 @@ class Experiment:
             gap = gap_to_retrain(evaluation.metrics, self.retrain.metrics, self.evaluator.gap_keys)
             record = replace(record, retrain=dict(self.retrain.metrics), avg_gap=gap.average)
         record.save(folder)
+        plot_alignment_matrices(am_before, am_after, heatmaps, title=describe_method(method).name, **self._axes())
+        write_card(folder)
 
     @property
     def _shown(self) -> int:

@@ -14,14 +14,16 @@ from typing import Any
 
 from accelerate import PartialState
 
+from hf_unlearn.data.fingerprint import combine_hashes
 from hf_unlearn.data.listing import listed
+from hf_unlearn.data.requests import read_entries
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.manifest import BaseModel
 from hf_unlearn.hub.records import write_atomically
 from hf_unlearn.losses.distributed import world_size
 from hf_unlearn.methods import UnlearningConfig
 from hf_unlearn.models.weights import has_weights, weights_sha256
-from hf_unlearn.runs.arguments import LORA, PRETRAIN, Run, RunArguments
+from hf_unlearn.runs.arguments import LORA, OPENMOJI, PRETRAIN, Run, RunArguments
 from hf_unlearn.runs.task import Task
 
 logger = logging.getLogger(__name__)
@@ -155,10 +157,29 @@ def settings_hash(run: Run) -> str:
     data = {n: v for n, v in dataclasses.asdict(run.arguments).items() if n not in _REPORTING}
     for switch in ("use_peft", "streaming"):
         data[switch] = data[switch] or None
+    data |= {"unlearn_request": _request_hash(run.arguments), "local_data": _local_files_hash(run.arguments)}
     settings = training_key(dataclasses.replace(run, methods={**run.methods, PRETRAIN: run.pretrain}))
     given = {n: v for n, v in (data | settings).items() if v is not None}  # so that it stays when fields are added
     content = json.dumps([given, run.model], sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _request_hash(arguments: RunArguments) -> str | None:
+    """Hash of the ids in the request's file, whatever it is called and however they are written there."""
+    if arguments.unlearn_request is None:
+        return None
+    return combine_hashes(sorted(map(str, read_entries(arguments.unlearn_request))))
+
+
+def _local_files_hash(arguments: RunArguments) -> str | None:
+    """Hash of the names and sizes of a local dataset's files, which tells most changes without reading them."""
+    path = Path(arguments.dataset_name).expanduser()
+    if arguments.dataset_name == OPENMOJI or not path.exists():
+        return None
+    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+    # `datasets` leaves what it computed beside a saved dataset, in files that are called so.
+    found = [f"{p.relative_to(path)} {p.stat().st_size}" for p in files if not p.name.startswith("cache-")]
+    return combine_hashes(sorted(found))
 
 
 def base_key(base: BaseModel) -> dict[str, Any]:

@@ -26,11 +26,12 @@ from hf_unlearn.metrics.relative_position import NEIGHBOURS, neighbourhood_resid
 from hf_unlearn.metrics.relearning import relearning
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.runs import tables
-from hf_unlearn.runs.arguments import Run, parse_run
+from hf_unlearn.runs.arguments import Run, grouped_options, parse_run
 from hf_unlearn.runs.benchmark import BUILDERS, Benchmark
 from hf_unlearn.runs.experiment import BEFORE, RETRAIN, Experiment
 from hf_unlearn.runs.observation import Observation, Observer
 from hf_unlearn.runs.recipe import base_model
+from hf_unlearn.runs.resuming import base_key, data_key, settings_hash
 from hf_unlearn.runs.task import Task, prepare_task
 
 logger = logging.getLogger(__name__)
@@ -75,11 +76,13 @@ class StressTest:
             raise UserError("methods: name each method once, and leave retrain out: it is always tested")
 
     def run(self, member: int, *methods: str) -> Run:
-        """The parsed run of one member of the ensemble."""
+        """The parsed run of one member of the ensemble, of all methods or of some and what is set for them."""
+        chosen = methods or (RETRAIN, *self.methods)
+        others = set(METHODS) - set(chosen) if methods else set()
+        options = [(n, v) for n, v in grouped_options(self.extra) if n.partition(".")[0] not in others]
+        extra = [word for name, values in options for word in (f"--{name}", *values)]
         seed = ("--seed", str(self.trial + SEED_STEP * member))
-        return parse_run(
-            self.benchmark.argv(self.trial, *self.extra, *seed, methods=methods or (RETRAIN, *self.methods))
-        )
+        return parse_run(self.benchmark.argv(self.trial, *extra, *seed, methods=chosen))
 
     @property
     def family(self) -> str:
@@ -115,7 +118,7 @@ def run_stress_test(test: StressTest, output_dir: Path) -> list[AttackRow]:
     """Train what is missing, observe it, and attack everything.
 
     Each finished model is `output_dir/<name>-<member>.safetensors` with its settings and metrics in the `.json` beside
-    it; a stopped test goes on with the models that are missing, and settings that changed are run again.
+    it; a stopped test goes on with the models that are missing, and what had other data or settings is run again.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
     observed = _observe_all(test, output_dir)
@@ -273,19 +276,34 @@ def _halves(count: int) -> list[tuple[int, ...]]:
 def _observe_all(test: StressTest, folder: Path) -> dict[str, list[Observation]]:
     """Name -> its observed models, trained and observed where the folder has none of these settings."""
     runs = [test.run(member) for member in range(test.ensemble)]
-    relearning_config = test.run(0, "fine_tune").methods["fine_tune"]
+    relearning = test.run(0, "fine_tune")
+    relearning_config = relearning.methods["fine_tune"]
     assert isinstance(relearning_config, FineTuneConfig)
+    if test.near_copies and runs[0].arguments.streaming:
+        raise UserError("--near_copies are planted among rows at hand, which --streaming never has; leave one out")
     task = prepare_task(runs[0].arguments)
     if test.near_copies:
         task = with_near_copies(task, test.near_copies, test.copies_each)
     base = base_model(runs[0], task, BUILDERS[test.family])
     experiment = Experiment(task, base, runs[0].arguments, relearning_config)
     observer = Observer(experiment, relearning_config, test.steps)
-    shared = {"base": Path(base).name, "data": task.dataset.sha256, "steps": test.steps, "copies": list(TRANSFORMS)}
+    shared = {
+        **base_key(experiment.base_record),
+        **data_key(runs[0].arguments, task),
+        "relearning": settings_hash(relearning),
+        "steps": test.steps,
+        "copies": list(TRANSFORMS),
+    }
     observed = {BEFORE: [_observe(experiment, observer, None, folder / f"{BEFORE}-0", shared)]}
     for name in (RETRAIN, *test.methods):
         observed[name] = [
-            _observe(experiment, observer, run.methods[name], folder / f"{name}-{member}", shared)
+            _observe(
+                experiment,
+                observer,
+                run.methods[name],
+                folder / f"{name}-{member}",
+                shared | {"run": settings_hash(test.run(member, name))},
+            )
             for member, run in enumerate(runs)
         ]
     return observed
@@ -294,14 +312,14 @@ def _observe_all(test: StressTest, folder: Path) -> dict[str, list[Observation]]
 def _observe(
     experiment: Experiment, observer: Observer, config: UnlearningConfig | None, path: Path, shared: dict[str, Any]
 ) -> Observation:
-    """One model's observation, from its file if that was made with the same settings; None observes the base model."""
+    """One model's observation, from its file if that had the same data and settings; None observes the base model."""
     made_by = {} if config is None else {**public_hyper_parameters(config), "seed": config.seed}
     settings = json.loads(json.dumps({**shared, **made_by}, default=str))
     record, tensors = path.with_suffix(".json"), path.with_suffix(".safetensors")
     if record.is_file() and tensors.is_file():
         if json.loads(record.read_text(encoding="utf-8"))["settings"] == settings:
             return Observation.load(tensors)
-        logger.warning("%s was made with other settings and is made again.", path.name)
+        logger.warning("%s had other data or settings and is made again.", path.name)
     if config is None:
         model, metrics = load_encoder(experiment.base)[0], experiment.before.metrics
         model.to(experiment.device)  # type: ignore[arg-type]  # the stub of `to` lacks devices

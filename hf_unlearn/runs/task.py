@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 from hf_unlearn.data.fingerprint import dataset_sha256
 from hf_unlearn.data.openmoji import load_openmoji
 from hf_unlearn.data.sources import load_source
-from hf_unlearn.data.splits import make_splits
+from hf_unlearn.data.splits import HELD_OUT, make_splits
 from hf_unlearn.data.streamed_source import EVALUATED_ROWS, StreamedRetain, stream_source
 from hf_unlearn.hub.manifest import DatasetRecord, RequestRecord
 from hf_unlearn.hub.recording import describe_request
@@ -23,13 +23,15 @@ logger = logging.getLogger(__name__)
 class Task:
     """The four splits, what was asked to be removed, and the records that describe both.
 
-    Where retain is a stream, the split of that name is the sample of it that is measured on.
+    Where retain is a stream, the split of that name is the sample of it that is measured on. The notes are what a
+    reader of the figures must know of the rows they are measured on.
     """
 
     splits: DatasetDict
     request: RequestRecord
     dataset: DatasetRecord
     streamed: StreamedRetain | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def train(self) -> Dataset:
@@ -72,6 +74,9 @@ def prepare_task(arguments: RunArguments) -> Task:
         )
     if arguments.num_samples is not None and isinstance(data, Dataset):
         data = data.shuffle(seed=arguments.split_seed).select(range(min(arguments.num_samples, len(data))))
+    notes = () if arguments.model_name_or_path is None else _held_out_notes(data)
+    for note in notes:
+        logger.warning("%s", note)
     splits, request = make_splits(
         data,
         unlearn_fraction=0.1 if arguments.unlearn_fraction is None else arguments.unlearn_fraction,
@@ -88,6 +93,20 @@ def prepare_task(arguments: RunArguments) -> Task:
         splits,
         describe_request(request, splits["unlearn"], arguments.request_salt),
         DatasetRecord(_public_name(arguments), revision, dataset_sha256(train)),
+        notes=notes,
+    )
+
+
+def _held_out_notes(data: Dataset | DatasetDict) -> tuple[str, ...]:
+    """What is to be said where held-out rows are drawn from those that a model of the user's own was trained on."""
+    present = set(data) if isinstance(data, DatasetDict) else set()
+    drawn = [name for name, aliases in HELD_OUT.items() if present.isdisjoint(aliases)]
+    if not drawn:
+        return ()
+    return (
+        f"The data has no split {' and no split '.join(drawn)}, so these rows are drawn from those that the base model "
+        "may have been trained on: then they are no non-members, and attacks, the estimated gap and the targets of "
+        "Targeted Calibration are wrong. Bring splits validation and test that the model never saw.",
     )
 
 
@@ -111,6 +130,7 @@ def _prepare_streamed(arguments: RunArguments) -> Task:
         describe_request(request, splits["unlearn"], arguments.request_salt),
         DatasetRecord(_public_name(arguments), arguments.dataset_revision),
         streamed,
+        (f"Retain is a stream of {streamed.rows:,} rows; its figures are of {len(splits['retain']):,} of them.",),
     )
 
 

@@ -64,6 +64,54 @@ def test_evaluate_measures_a_finished_checkpoint(cli, tiny_clip, shapes, tmp_pat
     assert rows[-1]["avg_gap"] == 0 and rows[-1]["metrics"]["agreement_pearson"] == pytest.approx(1)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--methods npo",
+        "--methods=fine_tune",
+        "--learning-rate 1",
+        "--use_peft",
+        "--retrain_model x",
+        "--dataset_name x",
+        "--resume",
+    ],
+)
+def test_evaluate_refuses_what_it_cannot_honour(cli, tiny_clip, tmp_path, words):
+    argv = ["evaluate", str(tiny_clip), "--base", str(tiny_clip), "--dataset", str(tmp_path), *words.split()]
+    status, _, err = cli(*argv)
+    name = words.split()[0].partition("=")[0].replace("--", "").replace("-", "_")
+    assert status == 2 and err.startswith(f"error: evaluate takes no option --{name}, as it measures")
+
+
+def test_evaluate_takes_a_recipes_yaml(cli, tiny_clip, foreign_pairs, tmp_path):
+    (tmp_path / "task.yaml").write_text(
+        "methods: [npo]\nimage_column: photo\ncaption_column: text\nuse_cpu: true\nlearning_rate: 1.0\n"
+    )
+    argv = ["evaluate", str(tiny_clip), "--base", str(tiny_clip), "--dataset", str(foreign_pairs)]
+    status, out, err = cli(*argv, "--config", str(tmp_path / "task.yaml"))
+    assert status == 0 and "Cosine, unlearn" in out, err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "publish {} --repo org/x --dry_run --show_samples --create_pr",
+        "publish {} --repo org/x --dry-run --show-samples --create-pr",
+        "card {} --copy_to x",
+        "card {} --copy-to x",
+        "evaluate {} --base {} --dataset {} --output-dir {}/x",
+        "tune --n-trials 1 --output-dir {}/x --family clip --dataset-name {}/none --methods fine_tune",
+        "audit --before {} --after {} --images {} --view_count 3 --fail_on inconclusive",
+        "audit --before {} --after {} --images {} --view-count 3 --fail-on inconclusive",
+        "audit plan --images {} --output-dir {}/x",
+    ],
+)
+def test_either_spelling_is_understood(cli, tmp_path, words):
+    status, _, err = cli(*words.replace("{}", str(tmp_path)).split())
+    assert status == 2 and "error: " in err and "option" not in err.lower(), err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_program_leaves_its_process_group_however_it_ends(fails):
     def program():

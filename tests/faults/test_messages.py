@@ -23,8 +23,8 @@ ENDS = {
     "a full disk": ("open('/dev/full', 'w').write('x' * 99999)", 2, "error: no space left on the disk"),
     "a folder for a file": ("open('/tmp')", 2, "error: /tmp: Is a directory"),
     "a missing file": ("open('/nowhere/at.all')", 2, "error: /nowhere/at.all: No such file or directory"),
-    "a fault of ours": ("{}['key']", 1, "error: unforeseen KeyError ('key'); run again with --debug"),
-    "no words": ("raise RuntimeError", 1, "error: unforeseen RuntimeError (no further words); run again"),
+    "a fault of ours": ("{}['key']", 70, "error: unforeseen KeyError ('key'); run again with --debug"),
+    "no words": ("raise RuntimeError", 70, "error: unforeseen RuntimeError (no further words); run again"),
 }
 
 
@@ -48,6 +48,15 @@ def test_debug_shows_the_traceback(kind):
     process = start(ENDS[kind][0], "--debug")
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1 and err.startswith("Traceback") and "in main" in err
+
+
+@pytest.mark.parametrize("kind", ["RuntimeError", "UserError"])
+def test_no_message_quotes_a_secret(kind):
+    secrets = {"SOME_API_KEY": "correct horse battery", "HF_UNLEARN_TOKEN": "correct horse battery staple"}
+    words = f"{secrets['HF_UNLEARN_TOKEN']}; {secrets['SOME_API_KEY']}; hf_{'x' * 34}; plain"
+    _, err = start(f"raise {kind}('{words}')", **secrets).communicate(timeout=60)
+    assert "[secret]; [secret]; [secret]; plain" in err and err.count("\n") == 1
+    assert not any(word in err for word in ("horse", "staple", "hf_"))
 
 
 def test_one_process_of_several_speaks():

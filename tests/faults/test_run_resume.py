@@ -114,6 +114,23 @@ def test_finished_methods_are_left_as_they_are_and_others_added(run, copied_run)
     assert [row["method"] for row in rows] == ["before", "fine_tune", "neg_grad"]
 
 
+def test_heatmaps_of_finished_methods_show_what_is_asked_for_now(run, copied_run):
+    folder = copied_run / "out" / "fine_tune"
+
+    def shown(*argv: str) -> tuple[bytes, dict]:
+        run(copied_run, "clip", "--resume", *argv)
+        matrices = json.loads((folder / "audit.json").read_text())["matrices"]
+        return (folder / "assets" / "alignment_matrices.png").read_bytes(), matrices
+
+    numbered = (folder / "assets" / "alignment_matrices.png").read_bytes()
+    pictures, told = shown("--show_samples", "true")
+    assert pictures != numbered and told["shows_pictures"] and told["labels"][0].startswith("a ")
+    hidden, told = shown("--show_samples", "false")
+    assert hidden == numbered and not told["shows_pictures"] and told["labels"][0] == "sample 1"
+    fewer, told = shown("--show_samples", "false", "--audit_samples", "2")
+    assert fewer != numbered and len(told["agm"]) == 2
+
+
 def test_a_finished_folder_that_was_changed_is_made_again(run, copied_run, caplog):
     weights = copied_run / "out" / "fine_tune" / "model.safetensors"
     content = weights.read_bytes()
@@ -169,8 +186,9 @@ def test_a_training_stopped_by_its_budget_says_so_on_its_card(run, tmp_path):
     run(tmp_path, "clip", *limits, "--learning_rate", "2e-5", methods=("gradient_ascent",))
     folder = tmp_path / "out" / "gradient_ascent"
     card, manifest = (folder / "README.md").read_text(), json.loads((folder / "unlearning.json").read_text())
-    (note,) = manifest["notes"]
+    note, of_the_data = manifest["notes"]
     assert "beyond its budget" in note and note in card
+    assert "Bring splits validation and test that the model never saw" in of_the_data and of_the_data in card
     assert manifest["hyper_parameters"]["retain_loss_budget"] == 0.02
 
 

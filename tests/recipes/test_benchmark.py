@@ -4,12 +4,14 @@ import json
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.runs import benchmark as benchmarking
+from hf_unlearn.runs import recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -80,6 +82,41 @@ def test_benchmark_writes_the_tables_and_goes_on_where_it_stopped(options, tmp_p
     assert repeated["emia"] == second["emia"] and table_of(again) == table_of(printed)
 
 
+def test_what_had_other_settings_is_measured_again(tmp_path, monkeypatch, caplog):
+    measured: list[str] = []
+
+    class Measuring:
+        before = SimpleNamespace(metrics={"emia": 9.0})
+
+        def measure(self, config, name):
+            measured.append(name)
+            return None, SimpleNamespace(metrics={"emia": config.learning_rate})
+
+    monkeypatch.setattr(benchmarking, "start", lambda run, build: Measuring())
+
+    def again(**options) -> tuple[list[str], dict[str, dict[str, float]]]:
+        measured.clear()
+        options = {"methods": ["retrain", "fine_tune", "neg_grad"], "unlearn_fraction": 0.1, **options}
+        done = benchmarking.run_benchmark(benchmarking.Benchmark("clip", options, trials=(3,)), tmp_path)
+        return list(measured), done[3]
+
+    everything = ["retrain", "retrain_again", "fine_tune", "neg_grad"]
+    names, first = again()
+    assert names == everything and list(first) == ["before", *everything] and first["before"] == {"emia": 9.0}
+    assert again() == ([], first)
+    # Retrain is measured along, as others are compared with it.
+    names, changed = again(**{"fine_tune.learning_rate": 0.25})
+    assert names == ["retrain", "fine_tune"] and changed["fine_tune"] == {"emia": 0.25}
+    assert again(**{"retrain.learning_rate": 0.5})[0] == everything
+    assert again(unlearn_fraction=0.2)[0] == everything
+    again()
+    path = tmp_path / "trial-3" / "neg_grad.json"
+    path.write_text(json.dumps({"emia": 1.0}))  # as it was written before files told their settings
+    caplog.clear()
+    assert again() == (["retrain", "neg_grad"], first)
+    assert f"{path} does not tell its settings and is run again" in caplog.text
+
+
 def test_ablation_switches_one_calibration_term_off_at_a_time():
     ablation = benchmarking.Benchmark("moco", {}, ablation=True).variants()
     assert ablation["pos. only"] == {"alpha": 0} and ablation["neither"] == {"alpha": 0, "beta": 0}
@@ -134,6 +171,31 @@ def test_stopped_sweep_goes_on_with_what_is_missing_or_changed(options, tmp_path
     ]
 
 
+def test_sweep_compares_with_one_retrain(tmp_path, monkeypatch, capsys):
+    measured: list[str] = []
+
+    class Measuring:
+        before = retrain = SimpleNamespace(metrics={"emia": 9.0, "estimated_gap": 1.0})
+        evaluator = SimpleNamespace(gap_keys=("emia",))
+
+        def measure(self, config):
+            measured.append(config.method)
+            return None, self.before
+
+    monkeypatch.setattr(recipe, "start", lambda run, build: Measuring())
+    path = tmp_path / "sweep.yaml"
+
+    def sweep(rate: float) -> list[str]:
+        measured.clear()
+        content = {"family": "clip", "options": {"retrain.learning_rate": rate}, "settings": {"fine_tune": [{}]}}
+        path.write_text(yaml.safe_dump(content))
+        run(monkeypatch, capsys, "sweep.py", str(path))
+        return list(measured)
+
+    assert sweep(1e-3) == ["retrain", "fine_tune"] and sweep(1e-3) == []
+    assert sweep(2e-3) == ["retrain", "fine_tune"]
+
+
 @pytest.mark.parametrize("content", ["[1]", "family: simclr"])
 def test_bad_sweep_files_are_named(content, tmp_path, monkeypatch):
     (tmp_path / "sweep.yaml").write_text(content)
@@ -170,8 +232,10 @@ def test_every_shipped_benchmark_sets_what_its_runs_take(path):
 
     benchmark = benchmarking.Benchmark.load(path)
     run = parse_run(benchmark.argv(3))
-    configs = benchmarking._configs(benchmark, 3, run)
+    runs = benchmarking._runs(benchmark, 3)
+    configs = {name: config for name, single in runs.items() for config in single.methods.values()}
     assert list(configs) == ["retrain", "retrain_again", *list(run.methods)[1:]]
+    assert all(configs[method].to_dict() == config.to_dict() for method, config in run.methods.items())
     assert configs["retrain"].seed == 3 and configs["retrain_again"].seed == 1003
     for name, value in benchmark.options.items():
         method, _, setting = name.partition(".")

@@ -94,6 +94,38 @@ def test_simclr_with_planted_near_copies(folder, run, tmp_path):
     assert "within 2 points of Retrain's: before unlearning" in printed
 
 
+def test_models_of_other_data_or_settings_are_not_taken(folder, tiny_clip, tmp_path, monkeypatch):
+    def settings(*extra: str, **changed) -> list[dict]:
+        """What each model's file must agree in to be used."""
+        made: list[dict] = []
+        monkeypatch.setattr(stress, "_observe", lambda *given: made.append(given[-1]))
+        words = ("--model_name_or_path", str(tiny_clip), "--split_seed", "0", *extra)
+        benchmark = stress.Benchmark.load(folder / "clip.yaml")
+        stress._observe_all(stress.StressTest(benchmark, ensemble=2, extra=words, **changed), tmp_path)
+        return made
+
+    first = settings()
+    assert len(first) == 1 + 3 * 2 and settings() == first
+    for other in (
+        settings("--unlearn_fraction", ".4"),
+        settings("--split_seed", "1"),
+        settings("--fine_tune.learning_rate", "1"),  # how everything relearns
+        settings(steps=3),
+        settings(near_copies=2),
+    ):
+        assert all(ours != theirs for ours, theirs in zip(first, other, strict=True))
+    changed = settings("--alignment_calibration.beta", "7")
+    assert [ours == theirs for ours, theirs in zip(first, changed, strict=True)] == [True] * 5 + [False] * 2
+
+
+def test_near_copies_and_a_stream_exclude_each_other(folder, run, tiny_clip, tmp_path, capsys):
+    (tmp_path / "ids.txt").write_text("red-circle-3")
+    stream = ["--streaming", "--model-name-or-path", str(tiny_clip), "--unlearn_request", str(tmp_path / "ids.txt")]
+    with pytest.raises(SystemExit):
+        run(str(folder / "clip.yaml"), "--near-copies", "3", "--output-dir", str(tmp_path / "out"), *stream)
+    assert "--streaming never has" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

@@ -29,6 +29,12 @@ def test_command_line_over_section_over_general_over_default(yaml_config):
     assert run.model == {"width": 16, "stem": "cifar"}
 
 
+def test_names_of_options_have_two_spellings_and_values_one():
+    run = parse_run(["--retrain.learning-rate", "1e-2", "--output-dir=runs/a-b", "--unlearn-where", "owner=a-b"])
+    assert run.methods["retrain"].learning_rate == 1e-2
+    assert (run.arguments.output_dir, run.arguments.unlearn_where) == ("runs/a-b", "owner=a-b")
+
+
 def test_model_section_from_the_command_line(yaml_config):
     assert parse_run(["--config", str(yaml_config), "--model.width", "8"]).model["width"] == 8
 

@@ -122,6 +122,14 @@ def test_stopped_search_ends_as_the_uninterrupted_one_and_never_sees_test(search
     lines = trials_table(rows).splitlines()
     assert len({len(line) for line in lines}) == 1 and "spread" in lines[0]
 
+    for ids in ("red-circle-3", "red-circle-3\nblue-circle-3"):  # another request in the file of the same name
+        (tmp_path / "ids.txt").write_text(ids)
+        asked = Search((*search.argv, "--unlearn_request", str(tmp_path / "ids.txt")), ("fine_tune",), trials=1)
+        if "blue" not in ids:
+            tune(asked, tmp_path / "asked")
+    with pytest.raises(UserError, match="had other data, settings or seed"):
+        tune(asked, tmp_path / "asked", resume=True)
+
     other = Search(search.argv, search.methods, trials=3, seed=1)
     with pytest.raises(UserError, match="seed"):
         tune(other, tmp_path / "out", resume=True)

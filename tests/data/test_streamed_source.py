@@ -1,0 +1,124 @@
+"""Sharded data as one source: each row in its split, nothing beyond the bound read into memory, every lack named."""
+
+import io
+import tarfile
+
+import pytest
+from datasets import ClassLabel, Dataset
+from PIL import Image
+
+from hf_unlearn.data.streamed_source import stream_source
+from hf_unlearn.errors import UserError
+
+PARTS = {"train-0": range(25), "train-1": range(25, 50), "validation-0": range(50, 61), "test-0": range(61, 72)}
+ASKED = (3, 30, 44)
+TAR = {"image_column": "png", "caption_column": "txt", "label_column": "cls"}
+
+
+def write_tar(path, rows: Dataset) -> None:
+    with tarfile.open(path, "w") as tar:
+        for row in rows:
+            picture = io.BytesIO()
+            row["image"].save(picture, format="PNG")
+            texts = {"txt": row["captions"][0], "cls": str(row["label"])}
+            for kind, content in {"png": picture.getvalue(), **{k: v.encode() for k, v in texts.items()}}.items():
+                member = tarfile.TarInfo(f"{row['id']}.{kind}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, shapes):
+    """The same 72 rows as parquet and as tar shards, 50 of them to train on."""
+    found = {kind: tmp_path_factory.mktemp(kind) for kind in ("parquet", "tar")}
+    for name, rows in PARTS.items():
+        shapes.select(rows).to_parquet(found["parquet"] / f"{name}.parquet")
+        write_tar(found["tar"] / f"{name}.tar", shapes.select(rows))
+    return found
+
+
+@pytest.fixture
+def request_file(tmp_path, shapes):
+    path = tmp_path / "ids.txt"
+    path.write_text("\n".join(shapes["id"][row] for row in ASKED))
+    return path
+
+
+@pytest.mark.parametrize(("kind", "columns"), [("parquet", {}), ("tar", TAR)])
+def test_every_row_is_in_its_split(folders, request_file, shapes, kind, columns):
+    streamed, splits, request = stream_source(folders[kind], request_file, **columns)
+    ids = shapes["id"]
+    expected = {name: {ids[row] for part in rows for row in PARTS[part]} for name, rows in {
+        "retain": ("train-0", "train-1"), "validation": ("validation-0",), "test": ("test-0",)
+    }.items()}  # fmt: skip
+    expected["unlearn"] = {ids[row] for row in ASKED}
+    expected["retain"] -= expected["unlearn"]
+    assert {name: set(split["id"]) for name, split in splits.items()} == expected
+    assert [row["id"] for row in streamed.stream] == [i for i in ids[:50] if i in expected["retain"]]
+    assert streamed.rows == 47 and request.ids == tuple(sorted(expected["unlearn"]))
+    original = {row["id"]: row for row in shapes}
+    for split in splits.values():
+        assert isinstance(split.features["label"], ClassLabel)
+        for row in split:
+            source = original[row["id"]]
+            assert isinstance(row["image"], Image.Image) and row["image"].tobytes() == source["image"].tobytes()
+            assert row["captions"][0] == source["captions"][0] and row["label"] == source["label"]
+
+
+def test_what_is_measured_on_is_bounded_and_mixed(folders, request_file, shapes):
+    _, splits, _ = stream_source(folders["parquet"], request_file, max_eval_samples=5)
+    assert {name: len(split) for name, split in splits.items()} == {
+        "retain": 5, "unlearn": 3, "validation": 5, "test": 5,
+    }  # fmt: skip
+    firsts = {"retain": shapes["id"][:5], "validation": shapes["id"][50:55], "test": shapes["id"][61:66]}
+    for name, first in firsts.items():  # shards may be sorted
+        assert splits[name]["id"] != first
+    again = stream_source(folders["parquet"], request_file, max_eval_samples=5)[1]
+    assert [splits[name]["id"][:] for name in firsts] == [again[name]["id"][:] for name in firsts]
+
+
+def test_a_missing_split_is_named(folders, request_file, tmp_path):
+    for name in ("train-0", "train-1", "test-0"):
+        (tmp_path / f"{name}.parquet").symlink_to(folders["parquet"] / f"{name}.parquet")
+    with pytest.raises(UserError, match=r"lacks validation: name its shards train-\*, validation-\*"):
+        stream_source(tmp_path, request_file)
+
+
+def test_what_is_not_in_shards_is_refused(shapes, request_file, tmp_path):
+    for name in ("train", "validation", "test"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        shapes[0]["image"].save(tmp_path / "images" / name / "a.png")
+    with pytest.raises(UserError, match=r"parquet or WebDataset shards, which .*images does not consist of"):
+        stream_source(tmp_path / "images", request_file)
+
+
+def test_unknown_ids_and_columns_are_listed(folders, tmp_path):
+    (tmp_path / "ids.txt").write_text("red-circle-3\nno-such-id\nanother\n")
+    with pytest.raises(UserError, match=r"ids that no row has \(2\): no-such-id, another"):
+        stream_source(folders["parquet"], tmp_path / "ids.txt")
+    (tmp_path / "ids.txt").write_text("red-circle-3\n")
+    with pytest.raises(UserError, match=r"no column 'text'; their columns: image, captions"):
+        stream_source(folders["parquet"], tmp_path / "ids.txt", caption_column="text")
+
+
+def test_the_hash_tells_shards_columns_and_request(folders, request_file, shapes, tmp_path):
+    def digest(folder=folders["parquet"], **columns: str) -> str:
+        return stream_source(folder, request_file, **columns)[0].sha256
+
+    first = digest()
+    assert digest() == first != digest(folders["tar"], **TAR)
+    assert digest(caption_column="owner") != first  # other captions make another Retrain
+    request_file.write_text("\n".join(reversed(request_file.read_text().split())))
+    assert digest() == first
+    request_file.write_text(shapes["id"][3])
+    assert digest() != first
+
+
+def test_labels_in_train_alone_leave_no_labels_to_probe(folders, shapes, request_file, tmp_path):
+    for name, rows in PARTS.items():
+        part = shapes.select(rows) if name.startswith("train") else shapes.select(rows).remove_columns("label")
+        part.to_parquet(tmp_path / f"{name}.parquet")
+    splits = stream_source(tmp_path, request_file)[1]
+    assert "label" in splits["unlearn"].column_names and "label" not in splits["test"].column_names
+    with pytest.raises(UserError, match="no column 'label'"):
+        stream_source(tmp_path, request_file, label_column="label")

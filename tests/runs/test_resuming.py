@@ -1,0 +1,31 @@
+"""The hash of a run's settings: it tells what is unlearned from what, not where that is written down."""
+
+from hf_unlearn.runs.arguments import parse_run
+from hf_unlearn.runs.resuming import settings_hash
+
+
+def key(*argv: object) -> str:
+    return settings_hash(parse_run([str(word) for word in argv]))
+
+
+def test_a_request_is_its_ids(tmp_path):
+    for name, text in {"a.txt": "x\ny\n", "b.csv": "id\ny\nx\n", "c.txt": "x\nz\n"}.items():
+        (tmp_path / name).write_text(text)
+    first = key("--unlearn_request", tmp_path / "a.txt")
+    assert first == key("--unlearn_request", tmp_path / "b.csv") != key("--unlearn_request", tmp_path / "c.txt")
+    (tmp_path / "a.txt").write_text("x\n")
+    assert key("--unlearn_request", tmp_path / "a.txt") not in (first, key())
+
+
+def test_local_data_is_its_files(shapes, tmp_path):
+    data = tmp_path / "data"
+    shapes.select(range(9)).save_to_disk(data)
+    first = key("--dataset_name", data)
+    (data / "cache-0123.arrow").write_bytes(b"computed by datasets")
+    assert key("--dataset_name", data) == first
+    (data / "more.arrow").write_bytes(b"another row")
+    assert key("--dataset_name", data) != first
+    shapes.select(range(9)).to_parquet(tmp_path / "rows.parquet")
+    one_file = key("--dataset_name", tmp_path / "rows.parquet")
+    shapes.select(range(10)).to_parquet(tmp_path / "rows.parquet")
+    assert key("--dataset_name", tmp_path / "rows.parquet") != one_file
