@@ -45,7 +45,6 @@ class EncodedSplit:
             ) from error
         self.dataset = stored.with_format(None)
         self.inputs = inputs
-        self.device = torch.device("cpu")
         self.resident: Encoded | None = None
         # No row takes more than one with the most captions.
         row = self.rows([_row_of_most_captions(self.dataset)]) if len(dataset) else {}
@@ -66,11 +65,15 @@ class EncodedSplit:
         """Bytes of memory the encoded rows take; None if they are encoded when asked for."""
         return None if self.resident is None else _nbytes(self.resident)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are kept; those that are not come on the CPU."""
+        return next(iter(self.resident.values())).device if self.resident else torch.device("cpu")
+
     def on(self, device: torch.device) -> "EncodedSplit":
         """The same split with the rows it keeps on `device`; the original keeps its own."""
         moved = copy(self)
         if self.resident is not None:
-            moved.device = device
             moved.resident = {name: value.to(device) for name, value in self.resident.items()}
         return moved
 
