@@ -15,8 +15,8 @@ class MetricLabel:
 METRIC_LABELS = {
     "cosine_retain": MetricLabel("Matched cosine, retain", "×100"),
     "cosine_unlearn": MetricLabel("Matched cosine, unlearn", "×100"),
-    "cosine_validation": MetricLabel("Matched cosine, validation (never trained on)", "×100"),
-    "cosine_test": MetricLabel("Matched cosine, test (never trained on)", "×100"),
+    "cosine_validation": MetricLabel("Matched cosine, validation (held out)", "×100"),
+    "cosine_test": MetricLabel("Matched cosine, test (held out)", "×100"),
     "emia": MetricLabel("EMIA efficacy: unlearn taken for never trained on, from the encoder"),
     "emia_auc": MetricLabel("EMIA attack, AUC"),
     "emia_tpr_at_1_fpr": MetricLabel("EMIA attack, true positives at 1% false positives"),
@@ -44,6 +44,9 @@ METRIC_LABELS = {
     "estimated_gap_test_accuracy": MetricLabel("Estimated gap, TA (from validation)"),
     "estimated_gap_unlearn_accuracy": MetricLabel("Estimated gap, UA"),
     "estimated_gap_cmia": MetricLabel("Estimated gap, attack on the probe's confidence"),
+    "agreement_pearson": MetricLabel("Agreement with Retrain sample by sample, Pearson", ""),
+    "agreement_difference": MetricLabel("Difference from Retrain sample by sample, mean absolute", "×100"),
+    "cka_to_retrain": MetricLabel("Linear CKA with Retrain, unlearn samples", ""),
     "run_time_minutes": MetricLabel("Run time", "minutes"),
 }
 
@@ -55,6 +58,7 @@ _SHORT_NAMES = {
     "negative_alignment": "Neg. alignment gap",
     "run_time_minutes": "RTE (min)",
     "estimated_gap": "Est. gap",
+    "agreement_pearson": "Agreement",
     "emia": "EMIA",
     "retain_accuracy": "RA",
     "test_accuracy": "TA",
