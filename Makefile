@@ -23,7 +23,7 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	touch $@
 
 demo: install
-	HF_HUB_OFFLINE=1 $(BIN)/accelerate launch recipes/unlearn_clip.py
+	HF_HUB_OFFLINE=1 $(BIN)/accelerate launch recipes/unlearn_clip.py --overwrite
 
 lint: install-test
 	$(BIN)/ruff check hf_unlearn recipes tests

@@ -9,7 +9,6 @@ know go to the methods: --alignment_calibration.beta .5.
 """
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 
@@ -44,7 +43,6 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, help="default: runs/stress_test/<benchmark>/trial-<trial>")
     parser.add_argument("--small", action="store_true", help="a few pictures and one epoch, to see that it runs")
     given, extra = parser.parse_known_args(underscored(sys.argv[1:]))
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     test = StressTest(
         Benchmark.load(given.benchmark),
         trial=given.trial,

@@ -7,7 +7,7 @@ Figures are built without pyplot: no global state, no display needed.
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -35,6 +35,9 @@ MARK = "Samples"  # text field of every PNG: whether it shows samples, which onl
 SHOWN, NOT_SHOWN = "shown", "not shown"
 
 
+SecondHalves = Literal["captions", "views"]
+
+
 def plot_alignment_matrices(
     am_before: ArrayLike,
     am_after: ArrayLike,
@@ -42,6 +45,7 @@ def plot_alignment_matrices(
     *,
     images: Sequence[Image.Image] | None = None,
     captions: Sequence[str] | None = None,
+    second_halves: SecondHalves | None = None,
     title: str | None = None,
 ) -> Path:
     """Draw AM before, AM after and AGM side by side on one symmetric colour scale.
@@ -51,7 +55,8 @@ def plot_alignment_matrices(
         am_after: Alignment matrix `[n, n]` after unlearning, on the same samples.
         path: Where to write the PNG.
         images: The samples' `n` pictures, shown on the axes up to 16 samples.
-        captions: The samples' `n` captions: the columns are then captions; without them, second views.
+        captions: The samples' `n` captions, written below the columns; without them, numbers.
+        second_halves: What the columns are, by default captions if there are any, else second views.
         title: A heading for the whole picture.
 
     Returns:
@@ -67,7 +72,9 @@ def plot_alignment_matrices(
         "AM after": square(am_after),
         f"AGM = before {MINUS} after": alignment_gap_matrix(am_before, am_after),
     }
-    return save(_draw_panels(panels, images, captions, title), path, shown=_shown(am_before, images, captions))
+    return save(
+        _draw_panels(panels, images, captions, second_halves, title), path, shown=_shown(am_before, images, captions)
+    )
 
 
 def plot_agm_grid(
@@ -76,6 +83,7 @@ def plot_agm_grid(
     *,
     images: Sequence[Image.Image] | None = None,
     captions: Sequence[str] | None = None,
+    second_halves: SecondHalves | None = None,
     title: str | None = None,
 ) -> Path:
     """Draw the alignment gap matrices of several methods on one symmetric colour scale.
@@ -84,7 +92,8 @@ def plot_agm_grid(
         gaps: Heading of a panel to its AGM `[n, n]`, all on the same samples.
         path: Where to write the PNG.
         images: The samples' `n` pictures, shown on the axes up to 16 samples.
-        captions: The samples' `n` captions: the columns are then captions; without them, second views.
+        captions: The samples' `n` captions, written below the columns; without them, numbers.
+        second_halves: What the columns are, by default captions if there are any, else second views.
         title: A heading for the whole picture.
 
     Returns:
@@ -99,7 +108,7 @@ def plot_agm_grid(
         raise UserError("A grid of alignment gap matrices needs at least one method; got none.")
     panels = {name: square(gap) for name, gap in gaps.items()}
     shown = _shown(next(iter(panels.values())), images, captions)
-    return save(_draw_panels(panels, images, captions, title), path, shown=shown)
+    return save(_draw_panels(panels, images, captions, second_halves, title), path, shown=shown)
 
 
 def plot_bars(
@@ -206,6 +215,7 @@ def _draw_panels(
     panels: Mapping[str, Matrix],
     images: Sequence[Image.Image] | None,
     captions: Sequence[str] | None,
+    second_halves: SecondHalves | None,
     title: str | None,
 ) -> "Figure":
     """Lay the heatmaps out in rows of three, each with its labels, and one colour bar for all of them."""
@@ -246,7 +256,7 @@ def _draw_panels(
         y = height - heading - row * (top + PANEL + bottom) - top - PANEL
         axes = figure.add_axes((x / width, y / height, PANEL / width, PANEL / height))
         _draw_heatmap(axes, name, matrix, scale)
-        _label_axes(axes, thumbnails, captions, n, below)
+        _label_axes(axes, thumbnails, captions, second_halves or ("captions" if captions else "views"), n, below)
 
     colour_axes = figure.add_axes(
         (
@@ -296,10 +306,15 @@ def _draw_heatmap(axes: "Axes", name: str, matrix: Matrix, scale: Any) -> None:
 
 
 def _label_axes(
-    axes: "Axes", thumbnails: Sequence[Image.Image] | None, captions: Sequence[str] | None, n: int, below: float
+    axes: "Axes",
+    thumbnails: Sequence[Image.Image] | None,
+    captions: Sequence[str] | None,
+    second_halves: SecondHalves,
+    n: int,
+    below: float,
 ) -> None:
     """Put thumbnails, captions or numbers along the axes, and name the axes; many samples get the names alone."""
-    rows, columns = ("image", "caption") if captions else ("view 1", "view 2")
+    rows, columns = {"captions": ("image", "caption"), "views": ("view 1", "view 2")}[second_halves]
     strip = min(PANEL / n, STRIP)
     beside = strip if n <= MAX_LABELS else 0.0
     name: dict[str, Any] = {"transform": axes.transAxes, "fontsize": 9, "color": MUTED}

@@ -247,7 +247,7 @@ def table(before: Embeddings, after: Embeddings, subjects: Subjects) -> list[Ima
 def _refuse_finished(folder: Path, overwrite: bool) -> None:
     _refuse_no_folder(folder)
     if (folder / REPORT_FILE).exists() and not overwrite:
-        raise UserError(f"'{folder}' holds a finished audit; choose another output folder, or overwrite it.")
+        raise UserError(f"'{folder}' holds a finished audit; choose another output folder, or give --overwrite.")
 
 
 def _refuse_no_folder(folder: Path) -> None:

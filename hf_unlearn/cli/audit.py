@@ -1,6 +1,5 @@
 """`hf-unlearn audit`: what a data owner runs, alone, with a folder of pictures and two encoders."""
 
-import logging
 import os
 import textwrap
 from collections.abc import Mapping
@@ -115,7 +114,6 @@ def run(
     missing = [name for name, value in (("--before", before), ("--after", after), ("--images", images)) if not value]
     if before is None or after is None or images is None:
         raise UserError(f"An audit needs {', '.join(missing)}; see 'hf-unlearn audit --help'.")
-    _show_progress()
     first = _join_processes(device)
     from hf_unlearn.audit.run import run_audit
 
@@ -182,7 +180,6 @@ def record(
     seed: Seed = 0,
 ) -> None:
     """Record an encoder's embeddings now, to audit later: an endpoint's answers of before are gone once it changes."""
-    _show_progress()
     from hf_unlearn.audit.run import record_embeddings
 
     settings = _settings(
@@ -267,9 +264,3 @@ def _join_processes(device: str | None) -> bool:
     from accelerate import PartialState
 
     return PartialState(cpu=device == "cpu" or not torch.accelerator.is_available()).is_main_process
-
-
-def _show_progress() -> None:
-    """Let the library's progress and warnings through to standard error."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("hf_unlearn").setLevel(logging.INFO)

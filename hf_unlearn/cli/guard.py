@@ -7,6 +7,7 @@ its traceback and 1.
 """
 
 import errno
+import logging
 import os
 import signal
 import sys
@@ -15,7 +16,9 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import NoReturn
 
-from hf_unlearn.errors import UserError, is_out_of_memory
+from safetensors import SafetensorError
+
+from hf_unlearn.errors import UserError, is_disk_full, is_out_of_memory
 
 UNFORESEEN = 70  # EX_SOFTWARE of sysexits.h: neither an answer nor a refusal
 
@@ -27,12 +30,15 @@ def guarded(main: Callable[[], None]) -> None:
         sys.argv.remove("--debug")
     else:
         sys.excepthook = _tell_unforeseen
+    logging.basicConfig(format="%(message)s")
+    if os.environ.get("RANK", "0") == "0":  # one process tells how it goes, each of them what it warns of
+        logging.getLogger("hf_unlearn").setLevel(logging.INFO)
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _end)
     try:
         main()
-    except (UserError, OSError, MemoryError, RuntimeError) as error:
+    except (UserError, OSError, MemoryError, RuntimeError, SafetensorError) as error:
         sentence = _sentence(error)
         if debug or sentence is None:
             raise
@@ -62,6 +68,9 @@ def _sentence(error: Exception) -> str | None:
         if not error.filename or not error.strerror:
             return None
         return f"{error.filename}: {error.strerror}; name another path, or change what is there or who may use it"
+    if is_disk_full(error):  # as safetensors and torch.save tell it
+        words = str(error).splitlines()[0]
+        return f"no space left on the disk ({words}); free some, what was finished before is as it was"
     if is_out_of_memory(error):
         return "out of memory; use a device with more, or --use_cpu true"
     return None

@@ -53,4 +53,5 @@ def tune(
     tuned = output_dir / TUNED_NAME
     typer.echo(f"Best: {rows[0]['method']}, estimated gap {rows[0]['estimated_gap']:.2f}. Run it with --config {tuned}")
     if run:
-        typer.echo(text_table(unlearn_and_compare(parse_run(["--config", str(tuned)]), search.builder)))
+        best = parse_run(["--config", str(tuned), *(["--resume"] if resume else [])])
+        typer.echo(text_table(unlearn_and_compare(best, search.builder)))

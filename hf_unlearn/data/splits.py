@@ -35,7 +35,7 @@ Ids: TypeAlias = pa.Array | pa.ChunkedArray | Sequence[str] | NDArray[np.str_]
 def make_splits(
     data: Dataset | DatasetDict,
     *,
-    unlearn_fraction: float = 0.1,
+    unlearn_fraction: float | None = None,
     split_seed: int = 0,
     unlearn_request: str | os.PathLike[str] | Sequence[str] | None = None,
     unlearn_where: str | None = None,
@@ -61,7 +61,7 @@ def make_splits(
 
     Args:
         data: Rows in the library's schema (`load_source`); without a column `id` the row numbers are taken.
-        unlearn_fraction: Fraction of the rows left after the held-out ones, in (0, 1); for want of a request.
+        unlearn_fraction: Fraction of the rows left after the held-out ones, in (0, 1), drawn at random.
         split_seed: Seed of the permutation.
         unlearn_request: Ids to be unlearned, or the file that lists them (`read_request`).
         unlearn_where: Condition on a column, such as "owner=alice" (`parse_where`).
@@ -74,8 +74,9 @@ def make_splits(
         The four splits, in the order of the permutation, and the request.
 
     Raises:
-        UserError: A fraction outside (0, 1), an empty split, unknown, repeated or wrongly typed ids, an unknown column
-            or value, an id in both `retain` and `unlearn`, exact duplicates, or a bad image.
+        UserError: Nothing says what to unlearn, or several arguments do, a fraction outside (0, 1), an empty split,
+            unknown, repeated or wrongly typed ids, an unknown column or value, an id in both `retain` and `unlearn`,
+            exact duplicates, or a bad image.
     """
     from datasets import DatasetDict
 
@@ -83,11 +84,18 @@ def make_splits(
         raise UserError(f"--duplicates must be refuse, move or keep, not {duplicates!r}.")
     if isinstance(split_seed, bool) or not isinstance(split_seed, int) or not 0 <= split_seed < 2**32:
         raise UserError(f"--split_seed must be an integer from 0 to 2**32 - 1, not {split_seed!r}.")
-    if unlearn_request is not None and unlearn_where is not None:
-        raise UserError("--unlearn_request and --unlearn_where exclude each other: give one of them.")
+    choices = {"fraction": unlearn_fraction, "request": unlearn_request, "where": unlearn_where}
+    chosen = [f"--unlearn_{name}" for name, value in choices.items() if value is not None]
+    if len(chosen) > 1:
+        raise UserError(f"{' and '.join(chosen)} exclude each other: give one of them.")
     pool, ready, held_out = _training_rows(data)
-    if ready is not None and (unlearn_request is not None or unlearn_where is not None):
-        raise UserError("The dataset has splits retain and unlearn: leave out --unlearn_request and --unlearn_where.")
+    if ready is not None and chosen:
+        raise UserError(f"The dataset has splits retain and unlearn: leave out {chosen[0]}.")
+    if ready is None and not chosen:
+        raise UserError(
+            "Nothing says what is to be unlearned: give --unlearn_request FILE, --unlearn_where COLUMN=VALUE or "
+            "--unlearn_fraction F, or data with splits retain and unlearn."
+        )
     fractions = {"validation": validation_fraction, "test": test_fraction}
     fractions = {name: fraction for name, fraction in fractions.items() if name not in held_out}
     for name, fraction in fractions.items():
@@ -103,6 +111,7 @@ def make_splits(
     elif unlearn_where is not None:
         kind, asked = "where", _matching(pool, unlearn_where)
     else:
+        assert unlearn_fraction is not None  # it is what was chosen
         kind, asked = "fraction", np.empty(0, np.int64)
         _check_fraction(unlearn_fraction, "--unlearn_fraction")
 
@@ -111,7 +120,7 @@ def make_splits(
     is_asked[asked] = True
     unlearn, retain = permutation[is_asked[permutation]], permutation[~is_asked[permutation]]
     *drawn, retain = _cut(retain, list(fractions.values()), least=1)
-    if kind == "fraction":
+    if unlearn_fraction is not None:
         unlearn, retain = _cut(retain, [unlearn_fraction])
     if ready is not None:
         retain = np.sort(retain)
@@ -125,7 +134,7 @@ def make_splits(
     request = RemovalRequest(
         kind,
         ids=tuple(sorted(arrow_column(parts["unlearn"], "id").to_pylist())),
-        fraction=unlearn_fraction if kind == "fraction" else None,
+        fraction=unlearn_fraction,
         where=unlearn_where,
     )
     splits = DatasetDict({**parts, **held_out})

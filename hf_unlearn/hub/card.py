@@ -89,6 +89,8 @@ def keep_card(run_dir: str | Path, destination: str | Path) -> Path:
     names = [name for name in published_names(folder) if name in _KEPT or name.startswith("assets/")]
     if CARD_NAME not in names:
         raise UserError(f"{folder.name} holds no model card; write it with `hf-unlearn card {folder.name}`.")
+    if destination.resolve().is_relative_to(folder.resolve()) or has_weights(destination):
+        raise UserError(f"{destination} holds a model, or is the run itself; copy the card to another folder.")
     (destination / "assets").mkdir(parents=True, exist_ok=True)
     for picture in (destination / "assets").glob("*.png"):
         picture.unlink()

@@ -1,6 +1,5 @@
 """Checkpoints that are whole or absent: written beside, hashed, synced to disk, then renamed."""
 
-import errno
 import json
 import logging
 import os
@@ -14,7 +13,7 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from hf_unlearn.errors import UserError
+from hf_unlearn.errors import UserError, is_disk_full
 from hf_unlearn.models.weights import file_sha256
 
 logger = logging.getLogger(__name__)
@@ -113,19 +112,12 @@ def told_if_disk_is_full(folder: Path, what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        if not _is_disk_full(error):
+        if not is_disk_full(error):
             raise
         raise UserError(
             f"no space left on the disk of {folder}: {what} was not written, and what was there before is as it was; "
             "free some space, or choose another --output_dir"
         ) from error
-
-
-def _is_disk_full(error: Exception) -> bool:
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    # safetensors passes the system's words on; torch.save only says that its writer failed.
-    return any(words in str(error) for words in ("No space left on device", "PytorchStreamWriter", "inline_container"))
 
 
 def sync(path: Path) -> None:

@@ -1,6 +1,7 @@
 """The `TrainingArguments` that every unlearning method shares."""
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import ClassVar
 
 import torch
@@ -18,6 +19,14 @@ NO_PUSHED_CHECKPOINTS = (
     "push_to_hub=True would send checkpoints with optimiser pickles; leave it unset, and publish the finished model "
     "with trainer.push_to_hub() or hf-unlearn publish"
 )
+
+# Numbers that the Trainer would stumble over only after a model is loaded, or take without a word; inf is the limit of
+# those that have none, and itself no value.
+_RANGES = (
+    ("seed", 0, 2**32 - 1), ("data_seed", 0, 2**32 - 1), ("learning_rate", 0, inf), ("weight_decay", 0, inf),
+    ("max_grad_norm", 0, inf), ("num_train_epochs", 0, inf), ("gradient_accumulation_steps", 1, inf),
+    ("max_length", 1, inf), ("flip_probability", 0, 1), ("resident_bytes", 0, inf),
+)  # fmt: skip
 
 
 @dataclass
@@ -98,7 +107,10 @@ class UnlearningConfig(TrainingArguments):
         super().__post_init__()
         self.dataloader_pin_memory &= torch.accelerator.is_available()  # on a CPU it would only warn
         if self.per_device_train_batch_size < 2:
-            raise UserError("per_device_train_batch_size 1 leaves InfoNCE without negatives; use at least 2")
+            size = self.per_device_train_batch_size
+            raise UserError(f"per_device_train_batch_size {size} leaves InfoNCE without negatives; use at least 2")
+        if self.max_steps == 0:
+            raise UserError("max_steps=0 would make no update; use more, or -1 for num_train_epochs")
         if self.views not in VIEW_PRESETS:
             raise UserError(f"views={self.views!r} is unknown; choose one of {', '.join(VIEW_PRESETS)}")
         if self.forward_chunk_size is not None and self.forward_chunk_size < 1:
@@ -116,6 +128,11 @@ class UnlearningConfig(TrainingArguments):
             raise UserError(NO_PUSHED_CHECKPOINTS)
         if self.resume_from_checkpoint is not None:
             raise UserError("resume_from_checkpoint is an argument of trainer.train(); recipes take --resume")
+        for name, least, most in _RANGES:
+            value = getattr(self, name)
+            if value is not None and not (least <= value <= most and value < inf):
+                limits = f"from {least} to {most}" if most < inf else f"a number of at least {least}"
+                raise UserError(f"{name}={value} must be {limits}")
         for name in ("guard_steps", "retain_loss_budget", "collapse_floor", "retain_rows", "shuffle_buffer"):
             value = getattr(self, name)
             if value is not None and not value > 0:

@@ -62,6 +62,7 @@ class DivergenceGuard(TrainerCallback):
     def __init__(self, trainer: "UnlearningTrainer") -> None:
         self._trainer = trainer
         self.stopped: str | None = None
+        self._unsound = False  # whether outputs, not only losses or gradients, were not finite
         self.good_step = 0
         self._start: list[float] = []
         self._watched: list[Tensor] = []
@@ -70,7 +71,7 @@ class DivergenceGuard(TrainerCallback):
 
     def begin(self) -> None:
         """Measure what the budgets are relative to; before a checkpoint is loaded, so that resuming repeats it."""
-        self.stopped = None
+        self.stopped, self._unsound = None, False
         health = self._trainer.probe_retain()
         self._start = [] if health is None else health.tolist()
 
@@ -171,7 +172,7 @@ class DivergenceGuard(TrainerCallback):
     @property
     def failed(self) -> bool:
         """Whether training was stopped by numbers that were not finite, not by a budget."""
-        return bool(self._faults.isfinite().any()) and self.stopped is not None
+        return self.stopped is not None and (self._unsound or bool(self._faults.isfinite().any()))
 
     def note(self, state: TrainerState) -> str:
         """What a reader of the model's card must know, once the training was stopped."""
@@ -193,6 +194,9 @@ class DivergenceGuard(TrainerCallback):
             return None
         args = self._trainer.args
         (loss, _, spread), (first_loss, chance, first_spread) = health, self._start
+        if not (math.isfinite(loss) and math.isfinite(spread)):
+            self._unsound = True
+            return "the embeddings of retain samples are not finite"
         if args.retain_loss_budget is not None:
             limit = first_loss + args.retain_loss_budget * chance
             if not loss <= limit:

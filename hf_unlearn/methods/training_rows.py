@@ -65,10 +65,10 @@ class TrainingRows:
         if math.isinf(sizes["retain"]) and "retain" in uses:
             self._refuse_endless()
         self.unlearn_to_retain = sizes["unlearn"] / max(1, sizes["retain"])
-        self._watched = args.retain_loss_budget is not None or args.collapse_floor is not None
-        if self._watched and sizes["retain"] < 2 * world_size():
+        # Without budgets, too: a state whose next loss would not be finite must not be called good.
+        self._watched = sizes["retain"] >= 2 * world_size()
+        if not self._watched and (args.retain_loss_budget is not None or args.collapse_floor is not None):
             logger.warning("%s: too few retain samples to watch; its budgets against divergence are off.", args.title)
-            self._watched = False
 
     def encoded(self, split: Any) -> EncodedSplit:
         """A split as encoded rows.

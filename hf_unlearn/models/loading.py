@@ -90,8 +90,9 @@ def _reason(name_or_path: str, error: Exception) -> str:
 def _is_pickled(name_or_path: str, error: Exception) -> bool:
     """Whether a model failed to load because its weights are pickled."""
     folder = Path(name_or_path)
-    if folder.is_dir():
-        return not has_weights(folder) and any(any(folder.glob(f"*.{kind}")) for kind in ("bin", "pt", "pth", "ckpt"))
+    if folder.exists():
+        pickled = any(any(folder.glob(f"*.{kind}")) for kind in ("bin", "pt", "pth", "ckpt"))
+        return pickled and folder.is_dir() and not has_weights(folder)
     return "safetensors" in str(error) or "pytorch_model.bin" in str(error)
 
 

@@ -23,6 +23,7 @@ Option = tuple[str, list[str]]  # ("learning_rate", ["5e-4"])
 OPENMOJI = "openmoji"  # the embedded dataset
 PRETRAIN = "pretrain"  # the section of the base model's own training
 MODEL = "model"  # the section of the architecture to pre-train
+UNLEARN = ("unlearn_fraction", "unlearn_request", "unlearn_where")  # ways to say what is unlearned
 # Options of an adapter, as TRL names them: what peft calls them, and their defaults.
 LORA: dict[str, tuple[str, Any]] = {
     "lora_r": ("r", 16),
@@ -44,7 +45,10 @@ class RunArguments:
     image_column: str = field(default="image", metadata={"help": "Column that holds the pictures."})
     caption_column: str | None = field(default=None, metadata={"help": "Column of captions: strings or lists."})
     label_column: str | None = field(default=None, metadata={"help": "Column of class labels, for the probes."})
-    id_column: str | None = field(default=None, metadata={"help": "Column of ids; default: row numbers."})
+    id_column: str | None = field(
+        default=None,
+        metadata={"help": "Column of ids; default: id, the paths in a folder of images, or else row numbers."},
+    )
     streaming: bool = field(
         default=False,
         metadata={"help": "Read retain from parquet or WebDataset shards as it is needed; for data that does not fit."},
@@ -84,7 +88,10 @@ class RunArguments:
     resume: bool = field(
         default=False, metadata={"help": "Go on with the run in output_dir: what is finished is not run again."}
     )
-    unlearn_fraction: float | None = field(default=None, metadata={"help": "Share of train to unlearn (default .1)."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace the run that output_dir holds."})
+    unlearn_fraction: float | None = field(
+        default=None, metadata={"help": "Share of train to unlearn, drawn at random."}
+    )
     unlearn_request: str | None = field(default=None, metadata={"help": "File of ids to unlearn: txt, csv or json."})
     unlearn_where: str | None = field(default=None, metadata={"help": "Rows to unlearn by column: owner=alice."})
     split_seed: int = field(default=0, metadata={"help": "Seed of the split."})
@@ -111,13 +118,18 @@ class RunArguments:
             self.show_samples = self.dataset_name == OPENMOJI
         if Path(self.output_dir).exists() and not Path(self.output_dir).is_dir():
             raise UserError(f"--output_dir {self.output_dir} is a file; name a folder")
+        for name, least in (("audit_samples", 1), ("num_samples", 4)):
+            if getattr(self, name) is not None and getattr(self, name) < least:
+                raise UserError(f"--{name} {getattr(self, name)} must be at least {least}")
         if self.streaming:
             self._check_streaming()
         elif self.max_eval_samples is not None:
             raise UserError("--max_eval_samples bounds what --streaming measures on; give both, or neither")
-        chosen = [n for n in ("unlearn_fraction", "unlearn_request", "unlearn_where") if getattr(self, n) is not None]
+        chosen = [name for name in UNLEARN if getattr(self, name) is not None]
         if len(chosen) > 1:
             raise UserError(f"--{' and --'.join(chosen)} exclude each other; give one")
+        if self.resume and self.overwrite:
+            raise UserError("--resume goes on with the run in output_dir, --overwrite replaces it; give one")
         lora = [name for name in LORA if getattr(self, name) is not None]
         if lora and not self.use_peft:
             raise UserError(f"--{lora[0]} describes an adapter; give --use_peft, too")
@@ -169,7 +181,7 @@ class Run:
 
 class _Parser(HfArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see the field's help in the README or the config's docstring")
+        raise UserError(f"{message}; --help and hf-unlearn methods NAME list the options")
 
 
 def parse_run(argv: Sequence[str] | None = None, default_config: str | Path | None = None) -> Run:
@@ -190,12 +202,16 @@ def parse_run(argv: Sequence[str] | None = None, default_config: str | Path | No
     options = grouped_options(sys.argv[1:] if argv is None else argv)
     configs = [values[0] for name, values in options if name == "config" and values]
     given = {name for name, _ in options}
+    if "help" in given:
+        sys.stdout.write(_help())
+        sys.exit(0)
     if not configs and default_config is not None and "model_name_or_path" not in given:
         configs = [str(default_config)]
     options = [(name, values) for name, values in options if name != "config"]
     general, sections, model = _read_yaml(Path(configs[-1])) if configs else ([], {}, {})
     model |= {name.partition(".")[2]: _yaml_value(name, v) for name, v in options if name.startswith(f"{MODEL}.")}
     options = [(name, values) for name, values in options if not name.startswith(f"{MODEL}.")]
+    general = [(name, values) for name, values in general if name not in displaced(given)]
     own = {f.name for f in fields(RunArguments)}
     arguments = _parse(RunArguments, [(n, v) for n, v in [*general, *options] if n in own])
     dotted = [(name, values) for name, values in options if "." in name]
@@ -215,6 +231,22 @@ def parse_run(argv: Sequence[str] | None = None, default_config: str | Path | No
     pretrain = parsed.pop(PRETRAIN)
     assert isinstance(pretrain, RetrainConfig)
     return Run(arguments, parsed, pretrain, model)
+
+
+def _help() -> str:
+    """What `--help` prints: the run's own options, and where those of the methods are listed."""
+    parser = _Parser(RunArguments, usage="%(prog)s [--config FILE] [options]", description="Options of a run.")  # type: ignore[arg-type]
+    return f"""{parser.format_help()}
+--config FILE names a YAML file with these options, options of all methods, and a section for each method.
+
+Options of the methods, such as --learning_rate 1e-4 for all that have it or --alignment_calibration.beta .5 for one:
+hf-unlearn methods NAME lists them. Methods: {", ".join(METHODS)}.
+"""
+
+
+def displaced(given: set[str]) -> tuple[str, ...]:
+    """Fields of a config file that the options given on the command line stand in for, whatever they are called."""
+    return UNLEARN if given & set(UNLEARN) else ()
 
 
 def section_options(section: str, setting: Mapping[str, Any]) -> list[str]:
@@ -295,8 +327,11 @@ def _check_names(shared: list[Option], dotted: list[Option], targets: dict[str, 
         target, _, field_name = name.partition(".")
         if target not in targets:
             raise UserError(f"--{name}: {target!r} is not among the methods of this run ({', '.join(targets)})")
-        if field_name not in {f.name for f in fields(targets[target])}:
-            raise UserError(f"--{name}: {targets[target].__name__} has no field {field_name!r}")
+        names = [f.name for f in fields(targets[target])]
+        if field_name not in names:
+            close = get_close_matches(field_name, names, n=1)
+            hint = f"; did you mean --{target}.{close[0]}?" if close else f"; hf-unlearn methods {target} lists them"
+            raise UserError(f"--{name}: {targets[target].title} has no such option{hint}")
 
 
 def _parse(config_class: type[T], options: list[Option]) -> T:

@@ -19,7 +19,7 @@ from hf_unlearn.hub.metric_labels import short_name
 from hf_unlearn.hub.records import write_atomically
 from hf_unlearn.methods import METHODS
 from hf_unlearn.metrics.gap import gap_to_retrain
-from hf_unlearn.runs.arguments import Run, parse_run, section_options
+from hf_unlearn.runs.arguments import Run, grouped_options, parse_run, section_options
 from hf_unlearn.runs.builders import Builder, moco, simclr, small_clip
 from hf_unlearn.runs.recipe import start
 from hf_unlearn.runs.resuming import settings_hash
@@ -85,6 +85,8 @@ class Benchmark:
             others = set(METHODS) - set(methods)
             options = {name: value for name, value in options.items() if name.partition(".")[0] not in others}
             options["methods"] = methods
+            given = [(n, words) for n, words in grouped_options(extra) if n.partition(".")[0] not in others]
+            extra = tuple(token for name, words in given for token in (f"--{name}", *words))
         tokens = [token for name, value in options.items() for token in (f"--{name}", *_words(value))]
         return [*tokens, *extra]
 

@@ -19,7 +19,7 @@ from hf_unlearn.data.images import to_rgb
 from hf_unlearn.data.streaming import SHUFFLE_BUFFER, StreamedSplit
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.card import write_card
-from hf_unlearn.hub.manifest import AuditRecord, Matrices, Results, UnlearningManifest
+from hf_unlearn.hub.manifest import MANIFEST_NAME, AuditRecord, Matrices, Results, UnlearningManifest
 from hf_unlearn.hub.method_descriptions import describe_method
 from hf_unlearn.hub.recording import describe_base_model, public_hyper_parameters, record_run
 from hf_unlearn.methods import METHODS, RetrainConfig, UnlearningConfig
@@ -97,6 +97,7 @@ class Experiment:
         self.device = config.device
         self.retrain: Evaluation | None = None
         if arguments.retrain_model is not None:
+            self._check_retrain(arguments.retrain_model)
             self.retrain = self.evaluate(arguments.retrain_model)
         if self.peft_config is not None:
             add_adapter(model, self.peft_config)  # so that one that cannot be is refused now; it changes the model
@@ -187,6 +188,18 @@ class Experiment:
     def _compared(self, evaluation: Evaluation) -> Evaluation:
         evaluation = evaluation.compared_with(self.before)
         return evaluation if self.retrain is None else evaluation.compared_with_retrain(self.retrain)
+
+    def _check_retrain(self, name_or_path: str) -> None:
+        """Refuse a checkpoint whose own record says that it is no Retrain, or one on other rows."""
+        if not (Path(name_or_path) / MANIFEST_NAME).is_file():
+            logger.info("That %s was retrained without the requested rows is taken on trust.", name_or_path)
+            return
+        record = UnlearningManifest.load(name_or_path)
+        if record.method != RETRAIN:
+            raise UserError(f"--retrain_model {name_or_path} is of {record.method}, not of retrain; name a Retrain")
+        asked, own = record.request, self.task.request
+        if asked.salted == own.salted and asked.sha256 != own.sha256:
+            raise UserError(f"--retrain_model {name_or_path} was retrained without other rows than this request's")
 
     def _load_base(self) -> tuple[PreTrainedModel, Any]:
         """The base model, anew, and its processor; one that is itself an adapter on another is made whole."""
@@ -305,11 +318,12 @@ class Experiment:
 
     def _axes(self) -> dict[str, Any]:
         """What the heatmaps show on their axes: pictures and captions of the samples, or numbers."""
+        captioned = self.evaluator.family == "image-text"
         if not self.arguments.show_samples:
-            return {}
+            return {"second_halves": "captions" if captioned else "views"}
         rows = self.task.splits["unlearn"].select(range(self._shown))
         images: list[Image] = [to_rgb(image) for image in rows["image"]]
-        return {"images": images, "captions": self._labels() if self.evaluator.family == "image-text" else None}
+        return {"images": images, "captions": self._labels() if captioned else None}
 
 
 def make_evaluator(model: PreTrainedModel, task: Task, splits: dict[str, EncodedSplit], inputs: Any) -> Evaluator:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from hf_unlearn.errors import UserError
 from hf_unlearn.hub.manifest import Results
 from hf_unlearn.runs.arguments import Run
 from hf_unlearn.runs.builders import Builder
@@ -25,10 +26,32 @@ def base_model(run: Run, task: Task, build: Builder) -> str:
     return str(pretrain(task, model, processor, run.pretrain))
 
 
+def refuse_to_write_to(source: str | Path | None, flag: str, output_dir: Path) -> None:
+    """Refuse an output folder that holds, or lies in, a folder that is only read from.
+
+    Raises:
+        UserError: naming both.
+    """
+    if source is None or not Path(source).is_dir():
+        return
+    read, written = Path(source).resolve(), output_dir.resolve()
+    if read.is_relative_to(written):
+        raise UserError(f"{flag} {source} lies in {output_dir}, which this run writes to; choose another --output_dir")
+    if written.is_relative_to(read):
+        raise UserError(f"--output_dir {output_dir} lies in {flag} {source}, which is only read; choose another")
+
+
 def unlearn_and_compare(run: Run, build: Builder) -> Results:
     """Unlearn by each method of the run and compare what they end with; with `--resume`, do what is missing of it."""
-    task = prepare_task(run.arguments)
-    state = RunState(Path(run.arguments.output_dir), run.arguments.resume)
+    arguments, output_dir = run.arguments, Path(run.arguments.output_dir)
+    state = RunState(output_dir, arguments.resume)
+    if not arguments.overwrite:
+        state.refuse_to_replace(run.methods)
+    refuse_to_write_to(arguments.model_name_or_path, "--model_name_or_path", output_dir)
+    refuse_to_write_to(arguments.dataset_name, "--dataset_name", output_dir)
+    if not arguments.resume:
+        refuse_to_write_to(arguments.retrain_model, "--retrain_model", output_dir)
+    task = prepare_task(arguments)
     state.require(data_key(run.arguments, task) | training_key(run))
     base = base_model(run, task, build)
     experiment = Experiment(task, base, run.arguments, next(iter(run.methods.values())), state)

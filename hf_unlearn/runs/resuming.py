@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.hub.manifest import BaseModel
 from hf_unlearn.hub.records import write_atomically
 from hf_unlearn.losses.distributed import world_size
-from hf_unlearn.methods import UnlearningConfig
+from hf_unlearn.methods import METHODS, UnlearningConfig
 from hf_unlearn.models.weights import has_weights, weights_sha256
 from hf_unlearn.runs.arguments import LORA, OPENMOJI, PRETRAIN, Run, RunArguments
 from hf_unlearn.runs.task import Task
@@ -36,7 +37,9 @@ _ARGUMENTS = (
     "retrain_model", "use_peft", *LORA,
 )  # fmt: skip
 # Arguments that say what is run and reported, not what comes out.
-_REPORTING = ("methods", "output_dir", "resume", "audit_samples", "show_samples", "request_salt", "retrain_model")
+_REPORTING = (
+    "methods", "output_dir", "resume", "overwrite", "audit_samples", "show_samples", "request_salt", "retrain_model",
+)  # fmt: skip
 # Fields of TrainingArguments that say where, how often and how loudly, never what.
 _ELSEWHERE = (
     "output_dir", "log", "disable_tqdm", "report_to", "run_name", "project", "trackio", "eval", "per_device_eval",
@@ -50,7 +53,7 @@ class RunState:
 
     Args:
         folder: the run's `output_dir`.
-        resume: whether to go on with what is there; otherwise the run starts anew, and replaces it method by method.
+        resume: whether to go on with what is there; otherwise the run starts anew, and replaces it when it begins.
     """
 
     def __init__(self, folder: Path, resume: bool = False) -> None:
@@ -83,17 +86,45 @@ class RunState:
             )
         self._key |= key
 
+    def refuse_to_replace(self, methods: Iterable[str]) -> None:
+        """Refuse to start anew where there is a run already, or folders of no run that this one would replace.
+
+        Raises:
+            UserError: naming the folder and the ways out.
+        """
+        if not self.resume and (self.folder / RUN_NAME).is_file():
+            raise UserError(
+                f"{self.folder} holds a run already; give --resume to go on with it, --overwrite to replace it, or "
+                "another --output_dir"
+            )
+        if (self.folder / RUN_NAME).is_file():
+            return
+        foreign = [name for name in methods if any((self.folder / name).glob("*"))]
+        if foreign:
+            raise UserError(
+                f"{self.folder} holds no run, but {listed(foreign)}, which this run would replace; choose another "
+                "--output_dir, or give --overwrite to replace them"
+            )
+
     def begin(self) -> None:
-        """Write down what the run is, before its first training; starting anew forgets earlier checkpoints."""
+        """Write down what the run is, before its first training; starting anew removes what an earlier run left."""
         if self._begun:
             return
         state, self._begun = PartialState(), True
+        state.wait_for_everyone()  # each has looked at what is there
         if state.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not self.resume:
-                shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
+                self._remove_earlier_run()
             self._write()
         state.wait_for_everyone()
+
+    def _remove_earlier_run(self) -> None:
+        """Its checkpoints, and the folders that its record calls finished: nothing else in the folder is this run's."""
+        shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
+        if (self.folder / RUN_NAME).is_file():
+            for method in METHODS.keys() & _read_record(self.folder / RUN_NAME)[1]:  # no path that a file names
+                shutil.rmtree(self.folder / method, ignore_errors=True)
 
     def checkpoints(self, method: str) -> Path:
         """Where a method's checkpoints are kept while it is trained."""
@@ -130,7 +161,7 @@ def _read_record(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         content = None
     key, finished = (content.get("key"), content.get("finished")) if isinstance(content, dict) else (None, None)
     if not isinstance(key, dict) or not isinstance(finished, dict):
-        raise UserError(f"{path} cannot be read; start anew without --resume, finished methods are replaced")
+        raise UserError(f"{path} cannot be read; delete it to start anew, finished methods are replaced")
     return key, finished
 
 

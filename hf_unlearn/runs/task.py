@@ -73,13 +73,14 @@ def prepare_task(arguments: RunArguments) -> Task:
             id_column=arguments.id_column,
         )
     if arguments.num_samples is not None and isinstance(data, Dataset):
-        data = data.shuffle(seed=arguments.split_seed).select(range(min(arguments.num_samples, len(data))))
+        data = data.shuffle(seed=arguments.split_seed, keep_in_memory=True)  # else it leaves a file beside the data
+        data = data.select(range(min(arguments.num_samples, len(data))))
     notes = () if arguments.model_name_or_path is None else _held_out_notes(data)
     for note in notes:
         logger.warning("%s", note)
     splits, request = make_splits(
         data,
-        unlearn_fraction=0.1 if arguments.unlearn_fraction is None else arguments.unlearn_fraction,
+        unlearn_fraction=arguments.unlearn_fraction,
         split_seed=arguments.split_seed,
         unlearn_request=arguments.unlearn_request,
         unlearn_where=arguments.unlearn_where,
@@ -89,6 +90,7 @@ def prepare_task(arguments: RunArguments) -> Task:
         skip_bad_images=arguments.skip_bad_images,
     )
     train = concatenate_datasets([splits["retain"], splits["unlearn"]])
+    logger.info("Rows: %s.", ", ".join(f"{name} {len(split):,}" for name, split in splits.items()))
     return Task(
         splits,
         describe_request(request, splits["unlearn"], arguments.request_salt),
@@ -124,6 +126,8 @@ def _prepare_streamed(arguments: RunArguments) -> Task:
         id_column=arguments.id_column,
         max_eval_samples=arguments.max_eval_samples or EVALUATED_ROWS,
     )
+    sizes = {name: len(split) for name, split in splits.items()} | {"retain": streamed.rows}
+    logger.info("Rows: %s; retain is a stream.", ", ".join(f"{name} {size:,}" for name, size in sizes.items()))
     # Hashing every row, as for loaded data, would read every picture.
     return Task(
         splits,

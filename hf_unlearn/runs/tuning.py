@@ -6,6 +6,7 @@ splits once for all trials.
 """
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from hf_unlearn.hub.records import write_atomically
 from hf_unlearn.losses.distributed import world_size
 from hf_unlearn.methods import METHODS, UnlearningConfig
 from hf_unlearn.methods.search_space import Around, Choice, Log, Range, Same
-from hf_unlearn.runs.arguments import Run, grouped_options, parse_run, section_options
+from hf_unlearn.runs.arguments import Run, displaced, grouped_options, parse_run, section_options
 from hf_unlearn.runs.benchmark import BUILDERS
 from hf_unlearn.runs.builders import Builder
 from hf_unlearn.runs.experiment import RETRAIN, Experiment
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 TRIALS_NAME = "trials.json"
 TUNED_NAME = "tuned.yaml"
 RANDOM_TRIALS = 5  # after the default setting, before the estimator has enough to go by
+
+logger = logging.getLogger(__name__)
 
 Setting = dict[str, Any]
 Row = dict[str, Any]  # method, setting, key, and the metrics with `estimated_gap`, or why the trial was `stopped`
@@ -117,21 +120,34 @@ def tune(search: Search, folder: Path, resume: bool = False, say: Callable[[str]
     stored = _stored(folder / TRIALS_NAME, resume, keys)
     trials = {method: [row for row in stored if row["key"] == key] for method, key in keys.items()}
     others = [row for row in stored if row["method"] not in keys]
+    untouched = _untouched(folder / TRIALS_NAME)
     experiment: Experiment | None = None
     for method, past in trials.items():
         while len(past) < search.trials:
-            experiment = experiment or start(search.run_of(method), search.builder)
+            if experiment is None:
+                experiment = start(search.run_of(method), search.builder)
+                untouched = experiment.before.metrics["estimated_gap"]
             setting = propose(search.run_of(method).methods[method], experiment.evaluator.family, past, search.seed)
             row = {"method": method, "setting": setting, "key": keys[method]}
             past.append(row | measured(experiment, search.run_of(method, setting).methods[method]))
             say(f"{method} {len(past)}/{search.trials}: {told(past[-1])}")
-            content = {"schema": 1, "rows": [*others, *(row for rows in trials.values() for row in rows)]}
+            content = {
+                "schema": 1,
+                "before": untouched,
+                "rows": [*others, *(row for rows in trials.values() for row in rows)],
+            }
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / TRIALS_NAME, json.dumps(content, indent=1) + "\n")
     ranked = sorted((row for rows in trials.values() for row in rows), key=lambda row: row.get("estimated_gap", np.inf))
     if "estimated_gap" not in ranked[0]:
         raise UserError(f"every trial was stopped ({ranked[0]['stopped']}); lower the learning rate in its section")
     tuned = tuned_config(search.argv, ranked[0]["method"], ranked[0]["setting"]) | {"output_dir": str(folder)}
+    say(f"before unlearning: estimated gap {untouched:.2f}")
+    if ranked[0]["estimated_gap"] >= untouched:
+        logger.warning(
+            "No setting is estimated to come closer to Retrain than the untouched model; more trials, or validation "
+            "rows that the model never saw, may help."
+        )
     write_atomically(folder / TUNED_NAME, yaml.safe_dump(tuned, sort_keys=False))
     return ranked
 
@@ -195,6 +211,8 @@ def tuned_config(argv: Sequence[str], method: str, setting: Setting) -> dict[str
     options = grouped_options(argv)
     config = next((values[0] for name, values in reversed(options) if name == "config"), None)
     content = yaml.safe_load(Path(config).read_text(encoding="utf-8")) if config else {}
+    others = displaced({name for name, _ in options})
+    content = {name: value for name, value in content.items() if name not in others}
     for name, values in options:
         section, dot, field = name.rpartition(".")
         if name != "config":
@@ -241,6 +259,11 @@ def _stored(path: Path, resume: bool, keys: dict[str, str]) -> list[Row]:
             "another --output_dir"
         )
     return rows
+
+
+def _untouched(path: Path) -> float:
+    """The estimated gap of the model before unlearning, if a file of trials has it."""
+    return float(json.loads(path.read_text(encoding="utf-8")).get("before", np.nan)) if path.is_file() else np.nan
 
 
 def _words(setting: Setting) -> str:

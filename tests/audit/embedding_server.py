@@ -66,7 +66,7 @@ class EmbeddingServer:
             return
         vectors = [embed(item, self.seed, fault.get("dimension", 8)) for item in items]
         if self.noise:
-            vectors = (np.array(vectors) + self.noise * np.random.default_rng().normal(size=(len(items), 8))).tolist()
+            vectors = [self.noisy(item, vector) for item, vector in zip(items, vectors, strict=True)]
         vectors = fault.get("edit", lambda same: same)(vectors)
         self.asked += items
         if handler.path.endswith("/embeddings"):
@@ -74,6 +74,12 @@ class EmbeddingServer:
         else:
             answer = vectors
         self.send(handler, 200, json.dumps(answer), {})
+
+    def noisy(self, item, vector):
+        """Another noise each time an item is asked, and the same in every run: tests at level .05 fail by luck else."""
+        asked = self.asked.count(item)
+        drawn = np.random.default_rng([asked, *hashlib.sha256(item.encode()).digest()]).normal(size=len(vector))
+        return (np.array(vector) + self.noise * drawn).tolist()
 
     @staticmethod
     def send(handler, status, body, headers):

@@ -88,6 +88,7 @@ def test_evaluate_takes_a_recipes_yaml(cli, tiny_clip, foreign_pairs, tmp_path):
         "methods: [npo]\nimage_column: photo\ncaption_column: text\nuse_cpu: true\nlearning_rate: 1.0\n"
     )
     argv = ["evaluate", str(tiny_clip), "--base", str(tiny_clip), "--dataset", str(foreign_pairs)]
+    argv += ["--unlearn_fraction", "0.1"]
     status, out, err = cli(*argv, "--config", str(tmp_path / "task.yaml"))
     assert status == 0 and "Cosine, unlearn" in out, err
 

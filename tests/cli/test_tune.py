@@ -14,6 +14,7 @@ def task(shapes, tiny_clip, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shapes.save_to_disk(tmp_path / "data")
     config = {"dataset_name": str(tmp_path / "data"), "model_name_or_path": str(tiny_clip), "use_cpu": True}
+    config |= {"unlearn_fraction": 0.1}
     config |= {"disable_tqdm": True, "num_train_epochs": 1, "per_device_train_batch_size": 16}
     (tmp_path / "task.yaml").write_text(yaml.safe_dump(config))
     return tmp_path

@@ -126,7 +126,7 @@ def test_ready_splits_are_used_as_they_are() -> None:
 
 
 def test_made_splits_make_the_same_splits_again(rows: Rows) -> None:
-    made, request = make_splits(rows(30))
+    made, request = make_splits(rows(30), unlearn_fraction=0.1)
     again, same = make_splits(made)
     assert {name: list(split["id"]) for name, split in again.items()} == {n: list(s["id"]) for n, s in made.items()}
     assert same.sha256 == request.sha256
@@ -184,9 +184,10 @@ READY = DatasetDict(retain=ids_only(20), unlearn=ids_only(3, "u"))
         ({"unlearn_fraction": float("nan")}, "not nan"),
         ({"unlearn_fraction": 0.001}, "No row is left for unlearn"),
         ({"unlearn_fraction": 0.999}, r"No row is left for retain \(retain 0, unlearn 32"),
-        ({"validation_fraction": 0}, "--validation_fraction must be above 0"),
-        ({"test_fraction": 1}, "--test_fraction must be above 0 and below 1"),
-        ({"validation_fraction": 0.6, "test_fraction": 0.6}, "No row is left for"),
+        ({}, r"Nothing says what is to be unlearned: give --unlearn_request FILE, .* or data with splits"),
+        ({"unlearn_fraction": 0.1, "validation_fraction": 0}, "--validation_fraction must be above 0"),
+        ({"unlearn_fraction": 0.1, "test_fraction": 1}, "--test_fraction must be above 0 and below 1"),
+        ({"unlearn_fraction": 0.1, "validation_fraction": 0.6, "test_fraction": 0.6}, "No row is left for"),
         ({"unlearn_request": []}, "no id in it"),
         ({"unlearn_request": [str(i) for i in range(40)]}, "No row is left for retain, validation, test"),
         (
@@ -199,7 +200,11 @@ READY = DatasetDict(retain=ids_only(20), unlearn=ids_only(3, "u"))
         ({"unlearn_where": "owner=eve,alice"}, "no training row has eve; there are alice, bob, carol"),
         ({"unlearn_where": "kind=eel"}, "no training row has eel; there are cat, dog"),
         ({"unlearn_where": "score=0.5"}, "'score' holds double"),
-        ({"unlearn_where": "owner=alice", "unlearn_request": ["1"]}, "exclude each other"),
+        (
+            {"unlearn_where": "owner=alice", "unlearn_request": ["1"]},
+            "request and --unlearn_where exclude each",
+        ),
+        ({"unlearn_fraction": 0.1, "unlearn_where": "owner=alice"}, "--unlearn_fraction and --unlearn_where exclude"),
         ({"split_seed": -1}, "--split_seed must be an integer"),
         ({"split_seed": 1.5}, "--split_seed must be an integer"),
         ({"duplicates": "ignore"}, "--duplicates must be refuse, move or keep"),
@@ -214,6 +219,7 @@ def test_bad_requests(options: dict, message: str) -> None:
     ("data", "options", "message"),
     [
         (READY, {"unlearn_request": ["1"]}, "has splits retain and unlearn: leave out"),
+        (READY, {"unlearn_fraction": 0.1}, "leave out --unlearn_fraction"),
         (READY, {"unlearn_where": "id=1"}, "has splits retain and unlearn: leave out"),
         (DatasetDict(retain=ids_only(5), unlearn=ids_only(3)), {}, r"^3 ids are in both splits.*: 0, 1, 2\.$"),
         (DatasetDict(retain=ids_only(5), unlearn=ids_only(0, "u")), {}, "No row is left for unlearn"),
@@ -229,7 +235,7 @@ def test_bad_requests(options: dict, message: str) -> None:
             {"unlearn_request": ["t1"]},
             r"no training row has \(1\): t1",
         ),
-        (Dataset.from_dict({"id": ["a", "a"]}), {}, "1 ids of .* are repeated"),
+        (Dataset.from_dict({"id": ["a", "a"]}), {"unlearn_fraction": 0.5}, "1 ids of .* are repeated"),
     ],
 )
 def test_bad_splits(data: Dataset | DatasetDict, options: dict, message: str) -> None:
@@ -241,7 +247,7 @@ def test_errors_come_before_images_and_keep_reads_none(rows: Rows, monkeypatch: 
     monkeypatch.setattr(images, "read_image", lambda stored: pytest.fail("an image was read"))
     with pytest.raises(UserError, match="no training row"):
         make_splits(rows(30), unlearn_request=["nope"])
-    made, _ = make_splits(rows(30), duplicates="keep")
+    made, _ = make_splits(rows(30), unlearn_fraction=0.1, duplicates="keep")
     assert sum(map(len, made.values())) == 30
 
 
@@ -249,7 +255,7 @@ def test_each_image_is_read_once(rows: Rows, monkeypatch: pytest.MonkeyPatch) ->
     read = []
     decode = images.read_image
     monkeypatch.setattr(images, "read_image", lambda stored: read.append(1) or decode(stored))
-    make_splits(rows(30))
+    make_splits(rows(30), unlearn_fraction=0.1)
     assert len(read) == 30
 
 
@@ -267,8 +273,8 @@ def test_bad_images_block_or_are_skipped(
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_default_run_needs_no_flags(seed: int, openmoji: Dataset) -> None:
-    made, request = make_splits(openmoji, split_seed=seed)
+def test_the_embedded_data_splits_as_it_is(seed: int, openmoji: Dataset) -> None:
+    made, request = make_splits(openmoji, unlearn_fraction=0.1, split_seed=seed)
     sizes = {name: len(split) for name, split in made.items()}
     n = len(openmoji)
     assert sizes["validation"] == sizes["test"] == round(0.1 * n)

@@ -109,6 +109,7 @@ def inputs(shapes, bases, tmp_path_factory) -> Path:
 REFUSED = {
     "1 an empty request": ("--unlearn_request {}/empty.txt", r"empty.txt must be corrected; it has no id in it"),
     "1 fraction 0": ("--unlearn_fraction 0", r"--unlearn_fraction must be above 0"),
+    "nothing to unlearn": ("", r"Nothing says what is to be unlearned: give --unlearn_request FILE"),
     "1 an empty unlearn split": (
         "--dataset_name {}/all-retain",
         r"all-retain has a split without rows .*save it with rows",
@@ -167,6 +168,8 @@ def test_a_recipe_refuses_bad_input(family, case, told, inputs, bases, tmp_path,
     monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path / "cache"))
     given = ["--dataset_name", str(inputs / "good"), "--model_name_or_path", str(bases[family]), "--use_cpu", "true"]
     given += ["--output_dir", str(tmp_path / "out"), "--methods", "fine_tune", "--views", "light"]
+    if not re.search("--unlearn_|/shared|/all-", words) and not case.startswith("nothing"):
+        given += ["--unlearn_fraction", "0.1"]
     before = listing(inputs)
     sentence = told(recipe(family), *given, *words.replace("{}", str(inputs)).replace("{family}", family).split())
     assert re.search(message, sentence), sentence
@@ -175,9 +178,10 @@ def test_a_recipe_refuses_bad_input(family, case, told, inputs, bases, tmp_path,
 
 COMMANDS = {
     "no such method": ("methods amnesia", r"unknown method 'amnesia'; choose from"),
-    "a model that is not there": ("evaluate {}/none --base {base} --dataset {}/good", r"none cannot be loaded"),
-    "a base that is not there": ("evaluate {base} --base {}/none --dataset {}/good", r"none cannot be loaded"),
-    "weights of NaN": ("evaluate {}/clip-nan --base {base} --dataset {}/good", r"NaN or infinite"),
+    "nothing to unlearn": ("evaluate {base} --base {base} --dataset {}/good", r"Nothing says what is to be unlearned"),
+    "a model that is not there": ("evaluate {}/none --base {base} {good}", r"none cannot be loaded"),
+    "a base that is not there": ("evaluate {base} --base {}/none {good}", r"none cannot be loaded"),
+    "weights of NaN": ("evaluate {}/clip-nan --base {base} {good}", r"NaN or infinite"),
     "a file for a folder": ("evaluate {base} --base {base} --dataset {}/good --output_dir {}/first.txt", r"is a file"),
     "an option nobody has": ("evaluate {base} --base {base} --dataset {}/good --colour red", r"option --colour"),
     "nothing to publish": ("publish {}/none --repo org/x --dry-run", r"none is no folder; name"),
@@ -198,6 +202,7 @@ COMMANDS = {
 @pytest.mark.parametrize("case", COMMANDS)
 def test_a_command_refuses_bad_input(case, told, inputs, bases, tmp_path):
     words, message = COMMANDS[case]
+    words = words.replace("{good}", "--dataset {}/good --unlearn_fraction .1")
     (tmp_path / "pictures").mkdir()
     for index, image in enumerate(load_from_disk(str(inputs / "good")).select(range(3))["image"]):
         image.save(tmp_path / "pictures" / f"{index}.png")

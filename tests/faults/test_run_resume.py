@@ -37,6 +37,7 @@ def run(bases, rows, encoded):
     def unlearn(folder: Path, family: str, *argv: str, methods: tuple[str, ...] = ("fine_tune",)) -> None:
         given = ["--dataset_name", str(rows), "--output_dir", str(folder / "out"), "--methods", *methods]
         given += ["--num_train_epochs", "2", "--per_device_train_batch_size", "16", "--views", "light"]
+        given += [] if any("--unlearn_" in word for word in argv) else ["--unlearn_fraction", "0.1"]
         given += ["--use_cpu", "true", "--disable_tqdm", "true", "--save_strategy", "steps", "--save_steps", "2"]
         if family == "clip":
             given += ["--model_name_or_path", str(bases["clip"])]
@@ -169,7 +170,7 @@ def test_resuming_nothing_starts_the_run(run, tmp_path):
 def test_a_damaged_record_is_told(run, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "run.json").write_text("{")
-    with pytest.raises(UserError, match=r"run.json cannot be read; start anew without --resume"):
+    with pytest.raises(UserError, match=r"run.json cannot be read; delete it to start anew"):
         run(tmp_path, "clip", "--resume")
 
 

@@ -23,6 +23,7 @@ def options(tmp_path_factory, shapes):
     shapes.save_to_disk(folder / "data")
     config = {
         "dataset_name": str(folder / "data"),
+        "unlearn_fraction": 0.1,
         "test_fraction": 0.3,
         "views": "light",
         "use_cpu": True,

@@ -20,6 +20,7 @@ def folder(tmp_path_factory, shapes):
     options = {
         "dataset_name": str(folder / "data"),
         "caption_column": "captions",
+        "unlearn_fraction": 0.1,
         "test_fraction": 0.3,
         "views": "light",
         "use_cpu": True,

@@ -139,6 +139,7 @@ def test_bad_input_is_one_sentence_and_nothing_written(
     monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path / "cache"))
     given = ["--dataset_name", str(tmp_path / "data"), "--model_name_or_path", str(tiny_clip)]
     given += ["--methods", "alignment_calibration", "--output_dir", str(tmp_path / "out")]
+    given += [] if any("--unlearn_" in word for word in argv) else ["--unlearn_fraction", "0.1"]
     error = run_recipe(monkeypatch, capsys, *given, *(word.format(**bad_inputs) for word in argv))
     assert re.search(message, error), error
     assert not (tmp_path / "out").exists()

@@ -58,9 +58,21 @@ def test_default_config_gives_way_to_a_model_or_a_config(yaml_config, tmp_path):
         (["--methods", "forget_it"], "unknown method forget_it; choose from retrain"),
         (["--learning_rate", "fast"], "invalid float value: 'fast'"),
         (["stray"], "unexpected argument 'stray'"),
-        (["--alignment_calibration.delta", "1"], "has no field 'delta'"),
+        (
+            ["--alignment_calibration.delta", "1"],
+            "Alignment Calibration has no such option",
+        ),
         (["--neg_grad.preset", "1", "--methods", "retrain"], "'neg_grad' is not among the methods"),
         (["--unlearn_fraction", ".1", "--unlearn_where", "a=b"], "exclude each other"),
+        (["--alignment_calibration.bta", "1"], r"has no such option; did you mean --alignment_calibration.beta\?"),
+        (["--resume", "--overwrite"], "--overwrite replaces it; give one"),
+        (["--audit_samples", "0"], "--audit_samples 0 must be at least 1"),
+        (["--num_samples", "-5"], "--num_samples -5 must be at least 4"),
+        (["--learning_rate", "nan"], "learning_rate=nan must be a number of at least 0"),
+        (["--num_train_epochs", "inf"], "num_train_epochs=inf must be a number"),
+        (["--seed", "-1"], "seed=-1 must be from 0 to 4294967295"),
+        (["--gradient_accumulation_steps", "0"], "gradient_accumulation_steps=0 must be a number of at least 1"),
+        (["--max_steps", "0"], "max_steps=0 would make no update"),
         (["--config", "/nowhere.yaml"], "/nowhere.yaml does not exist"),
         (["--per_device_train_batch_size", "1"], "without negatives"),
         (["--neg_grad.preset", "best"], "preset='best' is unknown"),
@@ -70,6 +82,19 @@ def test_default_config_gives_way_to_a_model_or_a_config(yaml_config, tmp_path):
 def test_bad_arguments_are_named(argv, message):
     with pytest.raises(UserError, match=message):
         parse_run(argv)
+
+
+def test_the_command_line_says_what_to_unlearn_in_another_way_than_the_file(tmp_path):
+    (tmp_path / "run.yaml").write_text("unlearn_fraction: 0.1\n")
+    arguments = parse_run(["--config", str(tmp_path / "run.yaml"), "--unlearn_where", "owner=alice"]).arguments
+    assert (arguments.unlearn_fraction, arguments.unlearn_where) == (None, "owner=alice")
+
+
+def test_help_lists_the_options_of_a_run_and_says_where_the_others_are(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse_run(["--help"])
+    told = capsys.readouterr().out
+    assert not ended.value.code and "--unlearn_request" in told and "hf-unlearn methods NAME" in told
 
 
 @pytest.mark.parametrize("content", ["- a list", "a: [1", "nonsense: {a: 1}", "model: 3"])

@@ -60,7 +60,7 @@ def experiment(bases, shapes, tmp_path, monkeypatch):
             "--per_device_train_batch_size",
             "16",
         ]
-        given += ["--views", "light", "--use_cpu", "true", "--disable_tqdm", "true"]
+        given += ["--views", "light", "--use_cpu", "true", "--disable_tqdm", "true", "--unlearn_fraction", "0.1"]
         run = parse_run([*given, *argv])
         return Experiment(
             prepare_task(run.arguments), bases[family], run.arguments, run.methods["fine_tune"]

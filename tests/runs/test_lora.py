@@ -40,6 +40,7 @@ def unlearn(bases, shapes, tmp_path, monkeypatch):
     def run(base, *argv, methods=("fine_tune",), out="out"):
         given = ["--dataset_name", str(tmp_path / "data"), "--model_name_or_path", str(bases.get(base, base))]
         given += ["--output_dir", str(tmp_path / out), "--num_train_epochs", "1", "--learning_rate", "1e-2"]
+        given += ["--unlearn_fraction", "0.1"]
         given += ["--per_device_train_batch_size", "16", "--views", "light", "--use_cpu", "true", "--methods", *methods]
         unlearn_and_compare(parse_run([*given, *argv]), build=None)
         return tmp_path / out

@@ -24,6 +24,7 @@ def test_held_out_rows_that_the_users_model_was_trained_on_are_told(case, shapes
     parts = {name: shapes.select(range(18 * i, 18 * i + 18)) for i, name in enumerate(names)}
     DatasetDict(parts).save_to_disk(tmp_path / "data")
     words = ["--dataset_name", str(tmp_path / "data"), "--duplicates", "keep", *argv]
+    words += [] if "unlearn" in names else ["--unlearn_fraction", "0.1"]
     with caplog.at_level(logging.WARNING):
         task = prepare_task(parse_run(words).arguments)
     if told is None:

@@ -89,7 +89,12 @@ def search(tiny_clip, shapes, tmp_path):
     """Three trials of two methods on 72 pictures."""
     shapes.save_to_disk(tmp_path / "data")
     config = {"dataset_name": str(tmp_path / "data"), "use_cpu": True, "disable_tqdm": True, "num_train_epochs": 1}
-    config |= {"per_device_train_batch_size": 16, "fine_tune": {"weight_decay": 0.1}, "neg_grad": {"seed": 5}}
+    config |= {
+        "unlearn_fraction": 0.1,
+        "per_device_train_batch_size": 16,
+        "fine_tune": {"weight_decay": 0.1},
+        "neg_grad": {"seed": 5},
+    }
     (tmp_path / "task.yaml").write_text(yaml.safe_dump(config))
     argv = ("--config", str(tmp_path / "task.yaml"), "--model_name_or_path", str(tiny_clip))
     return Search(argv, ("fine_tune", "alignment_calibration"), trials=3)
@@ -98,7 +103,8 @@ def search(tiny_clip, shapes, tmp_path):
 def test_stopped_search_ends_as_the_uninterrupted_one_and_never_sees_test(search, tmp_path, monkeypatch):
     said: list[str] = []
     rows = tune(search, tmp_path / "out", say=said.append)
-    assert len(said) == len(rows) == 6 and said[0].startswith("fine_tune 1/3: learning_rate 0.0005")
+    assert len(said) - 1 == len(rows) == 6 and said[0].startswith("fine_tune 1/3: learning_rate 0.0005")
+    assert said[6].startswith("before unlearning: estimated gap ")
     gaps = [row["estimated_gap"] for row in rows]
     assert gaps == sorted(gaps)
     tuned = yaml.safe_load((tmp_path / "out" / "tuned.yaml").read_text())
@@ -114,7 +120,7 @@ def test_stopped_search_ends_as_the_uninterrupted_one_and_never_sees_test(search
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"rows": content["rows"][:2]}))
     resumed = tune(search, tmp_path / "out", resume=True, say=said.append)
-    assert len(said) == 6 + 4
+    assert len(said) == 7 + 4 + 1 and said[-1] == said[6]
     times = {"run_time_minutes"}
     assert [{k: v for k, v in row.items() if k not in times} for row in resumed] == [
         {k: v for k, v in row.items() if k not in times} for row in rows
@@ -185,3 +191,9 @@ def test_several_processes_are_refused(monkeypatch):
     monkeypatch.setattr(tuning, "world_size", lambda: 2)
     with pytest.raises(UserError, match="one process"):
         Search((), ("fine_tune",), family="clip")
+
+
+def test_a_request_on_the_command_line_replaces_the_files_fraction(tmp_path):
+    (tmp_path / "c.yaml").write_text("unlearn_fraction: 0.1\n")
+    tuned = tuned_config(["--config", str(tmp_path / "c.yaml"), "--unlearn_where", "owner=alice"], "npo", {})
+    assert tuned["unlearn_where"] == "owner=alice" and "unlearn_fraction" not in tuned
