@@ -43,6 +43,12 @@ def negative_alignment(x, y, scale, mask):
     return np.mean(pairs) if pairs else 0.0
 
 
+def similarity_drift(x, y, x_0, y_0, mask):
+    members = [i for i in range(len(x)) if mask[i]]
+    changes = [(x[i] @ y[j] - x_0[i] @ y_0[j]) ** 2 for i in members for j in members if i != j]
+    return np.mean(changes) if changes else 0.0
+
+
 def alignment_calibration(family, x, y, scale, unlearn, epsilon, alpha, beta, gamma, queue=None):
     members = [i for i in range(len(x)) if unlearn[i]]
     partition = log_partition(family, x, y, scale, queue)
@@ -123,9 +129,9 @@ def finite_differences(function, *arrays, step=1e-6):
     return gradients
 
 
-def targeted_calibration(family, x, y, scale, unlearn, targets, negative, weights, queue=None):
+def targeted_calibration(family, x, y, scale, unlearn, targets, negative, base_halves, weights, queue=None):
     """Pairs are held to their targets from both sides (unlearn) or from below (retain), views from above (unlearn)."""
-    to_unlearn, to_retain, to_negative = weights
+    to_unlearn, to_retain, to_negative, to_similarities = weights
     members, others = ([i for i in range(len(x)) if unlearn[i] is which] for which in (True, False))
     loss = info_nce(family, x, y, scale, [not u for u in unlearn], queue)
     if family != "cross_modal":
@@ -134,4 +140,5 @@ def targeted_calibration(family, x, y, scale, unlearn, targets, negative, weight
     drift = negative_alignment(x, y, 1.0, [True] * len(x)) - negative
     loss += to_unlearn * (np.mean([(x[i] @ y[i] - targets[i]) ** 2 for i in members]) if members else 0.0)
     loss += to_retain * (np.mean([min(0.0, x[i] @ y[i] - targets[i]) ** 2 for i in others]) if others else 0.0)
-    return loss + to_negative * drift**2
+    changed = similarity_drift(x, y, *base_halves, [not u for u in unlearn])
+    return loss + to_negative * drift**2 + to_similarities * changed

@@ -82,11 +82,12 @@ METHODS = {
     "targeted_calibration": MethodDescription(
         "Targeted Calibration",
         "It brings every sample to the alignment that exact retraining is predicted to give it, and no further: "
-        "unlearn samples to those of held-out samples, while retain samples keep at least their own.",
+        "unlearn samples to those of held-out samples, while retain samples keep at least their own, and their "
+        "similarities to each other.",
         (
             rf"{_RETAIN} + w_u\, \mathbb{{E}}_\text{{unlearn}} (c_i - t_i)^2"
-            r" + w_r\, \mathbb{E}_\text{retain} \max(0, t_i - c_i)^2 + w_n\, (\bar c_{i \neq j} - n_0)^2,"
-            r" \qquad c_i = \cos(x_i, y_i)",
+            r" + w_r\, \mathbb{E}_\text{retain} \max(0, t_i - c_i)^2 + w_n\, (\bar c_{i \neq j} - n_0)^2"
+            r" + w_s\, \mathbb{E}_\text{retain} (c_{ij} - c^0_{ij})^2, \qquad c_{ij} = \cos(x_i, y_j),\; c_i = c_{ii}",
             _INFO_NCE,
         ),
     ),

@@ -1,6 +1,6 @@
 """Contrastive losses as pure functions of tensors: this layer imports torch only and knows no model and no Trainer."""
 
-from hf_unlearn.losses.functional import info_nce, l1_norm, masked_mean, negative_alignment
+from hf_unlearn.losses.functional import info_nce, l1_norm, masked_mean, negative_alignment, similarity_drift
 from hf_unlearn.losses.partition import log_partition
 from hf_unlearn.losses.terms import ContrastiveTerms, CrossModalTerms, QueueTerms, TwoViewTerms
 
@@ -14,4 +14,5 @@ __all__ = [
     "log_partition",
     "masked_mean",
     "negative_alignment",
+    "similarity_drift",
 ]

@@ -44,6 +44,33 @@ def negative_alignment(terms: ContrastiveTerms, mask: Tensor) -> Tensor:
     return terms.scale * total * world_size() / (count * (count - 1)).clamp(min=1)
 
 
+def similarity_drift(terms: ContrastiveTerms, x_0: Tensor, y_0: Tensor, mask: Tensor) -> Tensor:
+    """Mean of `(cos(x_i, y_j) - cos(x0_i, y0_j))^2` over ordered pairs i != j of samples in `mask [n]` of all ranks.
+
+    `sum_ij (<x_i, y_j> - <x0_i, y0_j>)^2 = <X'X, Y'Y> - 2 <X0'X, Y0'Y> + <X0'X0, Y0'Y0>`, where `<A, B>` sums products
+    of entries, so no `[n, n]` matrix is built: time and memory are linear in n. Fewer than two samples have no pair:
+    zero with zero gradient.
+
+    Source: similarity-preserving distillation, arXiv 1907.09682, of similarities between two kinds of halves.
+
+    Args:
+        terms: of the model that is trained.
+        x_0: `[n, d]` unit-norm first halves of the same samples, from the model whose similarities are kept.
+        y_0: `[n, d]` its second halves.
+        mask: `[n]` samples that count.
+    """
+    weight = mask.to(terms.x.dtype)
+    count = all_reduce_sum(weight.sum())
+    x, y, x_0, y_0 = (half.float() * weight[:, None] for half in (terms.x, terms.y, x_0, y_0))
+    with torch.autocast(x.device.type, enabled=False):
+        own, crossed, kept = (
+            all_reduce_sum(torch.stack([a.T @ b for a, b in pairs])).prod(0).sum()
+            for pairs in (((x, x), (y, y)), ((x_0, x), (y_0, y)), ((x_0, x_0), (y_0, y_0)))
+        )
+    matched = all_reduce_sum(((x * y).sum(-1) - (x_0 * y_0).sum(-1)).square().sum())
+    return (own - 2 * crossed + kept - matched) / (count * (count - 1)).clamp(min=1)
+
+
 def l1_norm(parameters: Iterable[Tensor]) -> Tensor:
     """Sum of absolute values over parameters, the same on all ranks; those that FSDP has sharded count in full.
 

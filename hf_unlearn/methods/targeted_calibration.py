@@ -10,7 +10,7 @@ from hf_unlearn.data.encoded import EncodedSplit, EncodedSplits
 from hf_unlearn.data.inputs import ImageTextInputs, ImageViewInputs
 from hf_unlearn.data.streaming import StreamedBatches
 from hf_unlearn.errors import UserError
-from hf_unlearn.losses import info_nce, masked_mean, negative_alignment
+from hf_unlearn.losses import info_nce, masked_mean, negative_alignment, similarity_drift
 from hf_unlearn.losses.distributed import all_reduce_sum, world_size
 from hf_unlearn.methods.config import UnlearningConfig
 from hf_unlearn.methods.search_space import Log, SearchSpace
@@ -27,7 +27,12 @@ class TargetedCalibrationConfig(UnlearningConfig):
     method: ClassVar[str] = "targeted_calibration"
     title: ClassVar[str] = "Targeted Calibration"
     search_space: ClassVar[SearchSpace] = SearchSpace(
-        image_text={"learning_rate": Log(3e-4, 2e-3), "unlearn_weight": Log(50, 400), "retain_weight": Log(100, 800)},
+        image_text={
+            "learning_rate": Log(3e-4, 2e-3),
+            "unlearn_weight": Log(50, 800),
+            "retain_weight": Log(200, 3200),
+            "similarity_weight": Log(20, 1000),
+        },
         views={"learning_rate": Log(5e-3, 5e-2), "unlearn_weight": Log(5, 100)},
     )
 
@@ -41,11 +46,18 @@ class TargetedCalibrationConfig(UnlearningConfig):
         default=200.0, metadata={"help": "Weight of unlearn alignments' squared distance to what Retrain would give."}
     )
     retain_weight: float = field(
-        default=400.0, metadata={"help": "Weight of retain alignments' squared shortfall of the base model's."}
+        default=800.0, metadata={"help": "Weight of retain alignments' squared shortfall of the base model's."}
     )
     negative_weight: float = field(
         default=1000.0,
         metadata={"help": "Weight of the squared distance of mean negative alignment to the base model's."},
+    )
+    similarity_weight: float = field(
+        default=200.0,
+        metadata={
+            "help": "Weight of the mean squared change of cosines between halves of different retain samples, which "
+            "keeps retrieval; 0 saves the memory of the base model's embeddings."
+        },
     )
     target_noise: float | None = field(
         default=None,
@@ -62,13 +74,13 @@ class TargetedCalibrationConfig(UnlearningConfig):
 
 
 class TargetedCalibrationTrainer(UnlearningTrainer):
-    """Minimises `InfoNCE_R + w_u mean_U (c_i - t_i)^2 + w_r mean_R max(0, t_i - c_i)^2 + w_n (n - n_0)^2`.
+    """Minimises `InfoNCE_R + w_u mean_U (c_i - t_i)^2 + w_r mean_R max(0, t_i - c_i)^2 + w_n (n - n_0)^2 + w_s s_R`.
 
-    `c_i = cos(x_i, y_i)`; `n` is the mean cosine of halves of different samples, `n_0` the base model's. The targets
-    `t_i` are what exact retraining would give, predicted without it (`hf_unlearn.methods.targets`): a held-out
-    alignment for unlearn, the base model's own for retain, which may rise above it. Nothing is pushed past its target,
-    so the removed samples stand out neither by too much alignment nor by too little. A step costs what one of
-    Fine-Tune does.
+    `c_i = cos(x_i, y_i)`; `n` is the mean cosine of halves of different samples, `n_0` the base model's; `s_R` is the
+    mean squared change of these cosines from the base model's, among retain samples. The targets `t_i` are what exact
+    retraining would give, predicted without it (`hf_unlearn.methods.targets`): a held-out alignment for unlearn, the
+    base model's own for retain, which may rise above it. Nothing is pushed past its target, so the removed samples
+    stand out neither by too much alignment nor by too little. A step costs what one of Fine-Tune does.
 
     The alignment of one pair of random views scatters around its picture's; a two-sided square would punish the scatter
     and so collapse the embeddings. With views only excess counts, `max(0, c_i - t_i)^2` on unlearn, and InfoNCE alone
@@ -77,11 +89,12 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
     Every run has the same targets, so a sample's alignment varies less over seeds than over Retrains, and whoever can
     train many models sees it. `target_noise` draws a share of the targets' order anew for every seed.
 
-    On a retain stream of pairs a frozen copy of the base model says, batch by batch, what its retain alignments were:
-    one more forward pass a step. The unlearn targets are then predicted from a sample of the stream.
+    On a retain stream of pairs a frozen copy of the base model says, batch by batch, how it embedded them: one more
+    forward pass a step. The unlearn targets are then predicted from a sample of the stream.
 
-    Source: the calibration terms of Eq. 5 (arXiv 2406.03603), given targets. Matching what a retrained model would give
-    is the idea of Georgiev et al., "Attribute-to-Delete", arXiv 2410.23232, which trains many models for it.
+    Source: the calibration terms of Eq. 5 (arXiv 2406.03603), given targets; the last term is similarity-preserving
+    distillation (arXiv 1907.09682). Matching what a retrained model would give is the idea of Georgiev et al.,
+    "Attribute-to-Delete", arXiv 2410.23232, which trains many models for it.
     """
 
     config_class = TargetedCalibrationConfig
@@ -107,12 +120,15 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
             retain, unlearn = rows.splits
             if isinstance(inputs, ImageViewInputs):
                 return view_targets(self.model, inputs, len(retain), unlearn, held_out, noise)
-            return pair_targets(self.model, cast("ImageTextInputs", inputs), retain, unlearn, held_out, noise)
+            keep = self.args.similarity_weight > 0
+            pairs = cast("ImageTextInputs", inputs)
+            return pair_targets(self.model, pairs, retain, unlearn, held_out, noise, keep_halves=keep)
         assert rows.unlearn is not None  # `uses` names it
         if isinstance(inputs, ImageViewInputs):
             return view_targets(self.model, inputs, 0, rows.unlearn, held_out, noise)
-        sample = rows.retain.sample(REGRESSION_PAIRS)
-        targets = pair_targets(self.model, cast("ImageTextInputs", inputs), sample, rows.unlearn, held_out, noise)
+        sample, ratio = rows.retain.sample(REGRESSION_PAIRS), self.unlearn_to_retain
+        pairs = cast("ImageTextInputs", inputs)
+        targets = pair_targets(self.model, pairs, sample, rows.unlearn, held_out, noise, unlearn_to_retain=ratio)
         return replace(targets, positive=targets.positive[len(sample) :])
 
     def compute_loss(
@@ -123,26 +139,40 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
         terms = contrastive_terms(model, batch, self.args.forward_chunk_size)
         retain = info_nce(terms, ~is_unlearn)
         if isinstance(self.model_inputs, ImageTextInputs):
-            distance = terms.cosine - self._pair_targets(inputs, batch, is_unlearn)
+            targets, kept_halves = self._pair_targets(inputs, batch, is_unlearn)
+            distance = terms.cosine - targets
             negative = negative_alignment(terms, torch.ones_like(is_unlearn)) / terms.scale
             drift = (all_reduce_sum(negative) / world_size() - self.targets.negative).square()
             kept = masked_mean(distance.clamp(max=0).square(), ~is_unlearn)
+            changed = similarity_drift(terms, *kept_halves, ~is_unlearn) if kept_halves else torch.zeros_like(kept)
         else:
             distance = (terms.cosine - self.targets.positive[inputs["index"], 0]).clamp(min=0)
-            drift = kept = torch.zeros_like(retain)
+            drift = kept = changed = torch.zeros_like(retain)
         unlearn = masked_mean(distance.square(), is_unlearn)
         args = self.args
-        loss = retain + args.unlearn_weight * unlearn + args.retain_weight * kept + args.negative_weight * drift
-        self.report(loss, loss_retain=retain, unlearn_distance=unlearn, retain_shortfall=kept, negative_drift=drift)
+        loss = retain + args.unlearn_weight * unlearn + args.retain_weight * kept
+        loss = loss + args.negative_weight * drift + args.similarity_weight * changed
+        named = {"retain_shortfall": kept, "negative_drift": drift, "similarity_drift": changed}
+        self.report(loss, loss_retain=retain, unlearn_distance=unlearn, **named)
         return (loss, terms) if return_outputs else loss
 
-    def _pair_targets(self, inputs: dict[str, Tensor], batch: ModelInputs, is_unlearn: Tensor) -> Tensor:
-        """`[n]` target of each pair, which is a picture with the caption that this step drew for it."""
+    def _pair_targets(
+        self, inputs: dict[str, Tensor], batch: ModelInputs, is_unlearn: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """`[n]` target of each pair, a picture with the caption that this step drew for it; the base model's halves.
+
+        The halves, `[n, d]` each, are those of retain samples, and None if their similarities need not be kept.
+        """
         drawn = (inputs["input_ids"] == batch["input_ids"][:, None]).all(-1).int().argmax(1)
         targets = self.targets.positive[inputs["index"]]
-        if self.base_model is None:
-            return targets.gather(1, drawn[:, None])[:, 0]
-        with torch.no_grad(), self.accelerator.autocast():
-            own = contrastive_terms(self.base_model, batch, self.args.forward_chunk_size).cosine
         known = drawn.clamp(max=targets.shape[1] - 1)  # a streamed row may have more captions than any unlearn row
-        return torch.where(is_unlearn, targets.gather(1, known[:, None])[:, 0], own)
+        given = targets.gather(1, known[:, None])[:, 0]
+        if self.base_model is not None:
+            with torch.no_grad(), self.accelerator.autocast():
+                own = contrastive_terms(self.base_model, batch, self.args.forward_chunk_size)
+            return torch.where(is_unlearn, given, own.cosine), (own.x, own.y) if self.args.similarity_weight else None
+        first, second = self.targets.first, self.targets.second
+        if first is None or second is None:
+            return given, None
+        row = inputs["index"].clamp(max=len(first) - 1)  # unlearn samples take anyone's: they are masked
+        return given, (first[row], second[row, drawn.clamp(max=second.shape[1] - 1)])

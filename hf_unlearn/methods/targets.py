@@ -1,9 +1,9 @@
 """What exact retraining would make of each sample's alignment, predicted from the base model without retraining.
 
 After exact retraining the unlearn samples are samples the model never saw, as held-out ones already are. So their
-alignments should be distributed as those of held-out samples under the base model, weighted to resemble the request,
-and those of retain samples should stay. Which unlearn sample gets which of these alignments follows from a score of
-each.
+alignments should be distributed as those of held-out samples under the base model, weighted to resemble the request and
+lowered by what a model loses on them without the request, and those of retain samples should stay. Which unlearn sample
+gets which of these alignments follows from a score of each.
 """
 
 import logging
@@ -48,14 +48,20 @@ class AlignmentTargets:
         positive: `[retain + unlearn, captions]` cosine of each sample with each of its second halves, retain first;
             what stands beyond a sample's last caption is not used. One column for view encoders.
         negative: scalar, mean cosine of halves of different samples.
+        first: `[retain, d]` where the base model embeds each retain sample's first half, in float16; None if not asked
+            for.
+        second: `[retain, captions, d]` the same of its second halves.
     """
 
     positive: Tensor
     negative: Tensor
+    first: Tensor | None = None
+    second: Tensor | None = None
 
     def to(self, device: torch.device) -> "AlignmentTargets":
         """The same targets on a device."""
-        return AlignmentTargets(self.positive.to(device), self.negative.to(device))
+        first, second = (None if half is None else half.to(device) for half in (self.first, self.second))
+        return AlignmentTargets(self.positive.to(device), self.negative.to(device), first, second)
 
 
 def match_quantiles(scores: Array, sample: Array, weights: Array | None = None) -> Array:
@@ -112,6 +118,9 @@ def pair_targets(
     unlearn: EncodedSplit,
     held_out: EncodedSplit,
     noise: TargetNoise = TargetNoise(),
+    *,
+    unlearn_to_retain: float | None = None,
+    keep_halves: bool = False,
 ) -> AlignmentTargets:
     """Targets of image-text pairs: retain and negative pairs as they are, unlearn as held-out pairs of their kind.
 
@@ -119,27 +128,36 @@ def pair_targets(
     weighted by the likeness of theirs. Pairs that were trained on are predicted better than held-out ones all the same,
     because what is like them was trained beside them; by how much, retain pairs show, each predicted from the others.
 
+    The base model knows held-out pairs from retain and unlearn, Retrain from retain alone: what the held-out pairs'
+    scores lose on average when the regressions are fitted without the unlearn pairs is taken off.
+
     Args:
         model: the base model; each split passes through it once.
         inputs: how the splits were encoded.
-        retain: rows that stay.
+        retain: rows that stay, or a sample of them.
         unlearn: rows to be unlearned.
         held_out: rows that the base model never saw.
         noise: added to the scores that order the unlearn pairs, after held-out pairs were weighted by them.
+        unlearn_to_retain: how many rows are unlearned for each that stays; default: as the splits have it.
+        keep_halves: whether to keep where the base model embeds the retain pairs, `2 d` bytes each half.
     """
     captions = retain.rows(range(min(len(retain), BATCH)))["caption_counts"].float().mean().item()
-    rows = np.linspace(0, len(retain) - 1, min(len(retain), int(REGRESSION_PAIRS / captions))).astype(np.int64)
+    ratio = len(unlearn) / len(retain) if unlearn_to_retain is None else unlearn_to_retain
+    regressed = _spread(len(retain), max(2, int(REGRESSION_PAIRS / captions / (1 + ratio))))
     with evaluation_mode(model):
-        kept = _look_at(model, inputs, retain, rows)
+        kept = _look_at(model, inputs, retain, regressed, keep_halves)
         asked, unseen = (_look_at(model, inputs, split) for split in (unlearn, held_out))
-    kept_scores, scores, unseen_scores = pair_scores(kept, asked, unseen)
+    kept_scores, scores, unseen_scores = pair_scores(kept.contents, asked.contents, unseen.contents)
+    request = asked.contents.take(_spread(len(unlearn), round(ratio * len(regressed))))
+    lost = pair_scores(kept.contents.joined(request), unseen.contents)[1].mean() - unseen_scores.mean()
     weights = likeness_weights(scores - (kept_scores.mean() - unseen_scores.mean()), unseen_scores)
-    _say_how_alike(weights)
+    _say_how_alike(weights, lost)
     columns = max(kept.caption.max(), asked.caption.max()) + 1
     positive = np.zeros((len(retain) + len(unlearn), columns), dtype=np.float32)
     positive[kept.row, kept.caption] = kept.alignment
-    positive[len(retain) + asked.row, asked.caption] = match_quantiles(noise.added(scores), unseen.alignment, weights)
-    return AlignmentTargets(torch.from_numpy(positive), torch.tensor(kept.negative_alignment))
+    matched = match_quantiles(noise.added(scores), unseen.alignment, weights)
+    positive[len(retain) + asked.row, asked.caption] = matched - lost
+    return AlignmentTargets(torch.from_numpy(positive), torch.tensor(kept.negative_alignment), *kept.halves())
 
 
 @torch.no_grad()
@@ -163,6 +181,38 @@ def view_targets(
 
 
 @dataclass(frozen=True)
+class Contents:
+    """What some rows of image-text pairs show and say, and where the base model embeds the pictures.
+
+    Attributes:
+        images: `[rows, d]` unit-norm embeddings of the pictures.
+        pictures: `[rows, 3 * PICTURE_SIZE**2]` their shrunken pixels in [0, 1].
+        texts: captions of these rows, row after row.
+        owner: `[texts]` place of each one's picture among `images`.
+    """
+
+    images: Array
+    pictures: Array
+    texts: list[str]
+    owner: Rows
+
+    def take(self, rows: Rows) -> "Contents":
+        """Some of the rows, which ascend."""
+        taken = np.isin(self.owner, rows)
+        texts = [text for text, chosen in zip(self.texts, taken, strict=True) if chosen]
+        return Contents(self.images[rows], self.pictures[rows], texts, np.searchsorted(rows, self.owner[taken]))
+
+    def joined(self, other: "Contents") -> "Contents":
+        """These rows, then another's."""
+        return Contents(
+            np.concatenate([self.images, other.images]),
+            np.concatenate([self.pictures, other.pictures]),
+            self.texts + other.texts,
+            np.concatenate([self.owner, len(self.images) + other.owner]),
+        )
+
+
+@dataclass(frozen=True)
 class Look:
     """What is kept of one pass over a split of image-text pairs; a pair is a picture and one of its captions.
 
@@ -171,23 +221,29 @@ class Look:
         row: `[pairs]` row of each.
         caption: `[pairs]` which of its row's captions it has.
         negative_alignment: mean cosine of a picture and another row's captions.
-        images: `[rows, d]` unit-norm embeddings of the pictures, some of them if the split is large.
-        pictures: `[rows, 3 * PICTURE_SIZE**2]` their shrunken pixels in [0, 1].
-        texts: captions of these rows.
-        owner: `[texts]` place of each one's picture among `images`.
+        contents: of its rows, or of some of them if the split is large.
+        first: `[rows, d]` unit-norm embeddings of all pictures in float16, if they were asked for.
+        second: `[pairs, d]` the same of all captions.
     """
 
     alignment: Array
     row: Rows
     caption: Rows
     negative_alignment: float
-    images: Array
-    pictures: Array
-    texts: list[str]
-    owner: Rows
+    contents: Contents
+    first: Tensor | None = None
+    second: Tensor | None = None
+
+    def halves(self) -> tuple[Tensor | None, Tensor | None]:
+        """`[rows, d]` first and `[rows, captions, d]` second halves, if they were asked for."""
+        if self.first is None or self.second is None:
+            return None, None
+        second = self.second.new_zeros(len(self.first), int(self.caption.max()) + 1, self.first.shape[1])
+        second[self.row, self.caption] = self.second
+        return self.first, second
 
 
-def pair_scores(retain: Look, *others: Look) -> list[Array]:
+def pair_scores(retain: Contents, *others: Contents) -> list[Array]:
     """Predict the alignment of pairs in a model that saw other retain pairs alone.
 
     Two kernel ridge regressions are fitted on retain pairs, both to the base model's image embeddings: one from
@@ -196,8 +252,7 @@ def pair_scores(retain: Look, *others: Look) -> list[Array]:
     embeddings do not enter: those of unlearn pairs are what the base model remembers.
 
     Returns:
-        `[pairs]` scores of the retain pairs that are looked at, each predicted with its row left out, and of each other
-        split's.
+        `[texts]` scores of the retain pairs, each predicted with its row left out, and of the others.
     """
     from sklearn.decomposition import PCA
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -213,10 +268,10 @@ def pair_scores(retain: Look, *others: Look) -> list[Array]:
     of_captions, captions = _ridge(linear_kernel(named), embedded[retain.owner], CAPTION_PENALTY, retain.owner)
     of_pictures, pictures = _ridge(rbf_kernel(shown, gamma=gamma), embedded, PICTURE_PENALTY, np.arange(len(shown)))
     scores: list[Array] = [((captions + centre) * (pictures + centre)[retain.owner]).sum(1)]
-    for look in others:
-        captions = linear_kernel(vectorizer.transform(look.texts), named) @ of_captions + centre
-        pictures = rbf_kernel(components.transform(look.pictures), shown, gamma=gamma) @ of_pictures + centre
-        scores.append((captions * pictures[look.owner]).sum(1))
+    for other in others:
+        captions = linear_kernel(vectorizer.transform(other.texts), named) @ of_captions + centre
+        pictures = rbf_kernel(components.transform(other.pictures), shown, gamma=gamma) @ of_pictures + centre
+        scores.append((captions * pictures[other.owner]).sum(1))
     return scores
 
 
@@ -237,10 +292,21 @@ def _ridge(kernel: Array, outputs: Array, penalty: float, group: Rows) -> tuple[
     return dual, outputs - missed
 
 
-def _look_at(model: PreTrainedModel, inputs: ImageTextInputs, split: EncodedSplit, rows: Rows | None = None) -> Look:
+def _spread(count: int, most: int) -> Rows:
+    """At most so many of `count` rows, spread evenly."""
+    return np.linspace(0, count - 1, min(count, most)).astype(np.int64)
+
+
+def _look_at(
+    model: PreTrainedModel,
+    inputs: ImageTextInputs,
+    split: EncodedSplit,
+    rows: Rows | None = None,
+    keep_halves: bool = False,
+) -> Look:
     """One pass of a split through the model; `rows` are those whose contents are kept, default all."""
     close = np.ones(len(split), dtype=bool) if rows is None else np.isin(np.arange(len(split)), rows)
-    alignments, counts, images, pictures, texts = [], [], [], [], []
+    alignments, counts, images, pictures, texts, first, second = [], [], [], [], [], [], []
     total_x = total_y = torch.zeros((), device=model.device)
     for start, encoded in zip(range(0, len(split), BATCH), split.batches(BATCH), strict=True):
         encoded = {name: value.to(model.device) for name, value in encoded.items()}
@@ -251,6 +317,9 @@ def _look_at(model: PreTrainedModel, inputs: ImageTextInputs, split: EncodedSpli
         counts.append(encoded["caption_counts"].cpu())
         total_x = total_x + x.sum(0)
         total_y = total_y + (y / encoded["caption_counts"][owner, None]).sum(0)
+        if keep_halves:
+            first.append(x.half().cpu())
+            second.append(y.half().cpu())
         kept = torch.from_numpy(close[start : start + BATCH])
         images.append(x.cpu()[kept])
         shrunk = F.interpolate(encoded["pixels"].float() / 255, (PICTURE_SIZE, PICTURE_SIZE), mode="area")
@@ -264,10 +333,14 @@ def _look_at(model: PreTrainedModel, inputs: ImageTextInputs, split: EncodedSpli
         row,
         np.arange(len(row)) - (np.cumsum(captions) - captions)[row],
         of_pairs / max(1, len(split) * (len(split) - 1)),
-        torch.cat(images).double().numpy(),
-        torch.cat(pictures).double().numpy(),
-        texts,
-        np.repeat(np.arange(close.sum()), captions[close]),
+        Contents(
+            torch.cat(images).double().numpy(),
+            torch.cat(pictures).double().numpy(),
+            texts,
+            np.repeat(np.arange(close.sum()), captions[close]),
+        ),
+        torch.cat(first) if keep_halves else None,
+        torch.cat(second) if keep_halves else None,
     )
 
 
@@ -291,9 +364,15 @@ def _median_squared_distance(points: Array) -> float:
     return float(np.median(pdist(points[:: max(1, len(points) // 1024)], "sqeuclidean")))
 
 
-def _say_how_alike(weights: Array) -> None:
+def _say_how_alike(weights: Array, lost: float) -> None:
     effective = 1 / np.square(weights).sum()
-    logger.info("%d held-out pairs stand for the request with the weight of %.0f.", len(weights), effective)
+    logger.info(
+        "%d held-out pairs stand for the request with the weight of %.0f; without it their alignment would be less by "
+        "%.3f.",
+        len(weights),
+        effective,
+        lost,
+    )
     if effective < min(FEW, len(weights) / 2):
         logger.warning(
             "Of %d held-out pairs few are like the unlearn pairs: together they weigh as %.0f would; hold out more "

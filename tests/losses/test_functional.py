@@ -5,7 +5,7 @@ import pytest
 import torch
 from loss_batches import FAMILIES, UNLEARN, assert_value_and_gradient, batch
 
-from hf_unlearn.losses import info_nce, l1_norm, masked_mean, negative_alignment
+from hf_unlearn.losses import info_nce, l1_norm, masked_mean, negative_alignment, similarity_drift
 from hf_unlearn.losses.functional import derangement, weighted_info_nce
 
 EPSILON = 1 / 9  # of a 10% request
@@ -30,6 +30,29 @@ def test_negative_alignment_is_the_mean_over_ordered_pairs(family, unlearn):
         return loss_oracle.negative_alignment(loss_oracle.unit(x), loss_oracle.unit(y), float(scale), mask)
 
     assert_value_and_gradient(lambda terms: negative_alignment(terms, torch.tensor(mask)), drawn, oracle)
+
+
+@pytest.mark.parametrize("unlearn", UNLEARN)
+def test_similarity_drift_is_the_mean_over_ordered_pairs(unlearn):
+    drawn, kept = (batch("cross_modal", seed=seed) for seed in (3, 4))
+    mask = UNLEARN[unlearn]
+    halves = loss_oracle.unit(kept.x), loss_oracle.unit(kept.y)
+
+    def oracle(x, y, scale):
+        return loss_oracle.similarity_drift(loss_oracle.unit(x), loss_oracle.unit(y), *halves, mask)
+
+    given = [torch.tensor(half, dtype=torch.float32) for half in halves]
+    assert_value_and_gradient(lambda terms: similarity_drift(terms, *given, torch.tensor(mask)), drawn, oracle)
+    if sum(mask) > 1:
+        assert oracle(drawn.x, drawn.y, 1.0) > 0.01
+
+
+def test_similarities_that_did_not_change_have_no_drift():
+    drawn = batch("cross_modal", seed=5)
+    terms = drawn.terms(*drawn.leaves())
+    drift = similarity_drift(terms, terms.x.detach(), terms.y.detach(), torch.ones(6, dtype=torch.bool))
+    drift.backward()
+    assert abs(drift.item()) < 1e-6
 
 
 @pytest.mark.parametrize("unlearn", UNLEARN)

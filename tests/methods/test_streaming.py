@@ -71,10 +71,19 @@ def test_its_losses_are_those_of_resident_splits(streamed, make_trainer, splits)
     torch.testing.assert_close(*losses)
 
 
-@pytest.mark.parametrize("family", ["clip", "simclr"])
-def test_targeted_calibration_has_the_targets_of_resident_splits(streamed, make_trainer, family):
+@pytest.mark.parametrize(
+    ("family", "weight", "tolerance"),
+    [
+        ("clip", 0, {"rtol": 1.3e-6, "atol": 1e-5}),  # what float32 gives
+        ("clip", 200, {"rtol": 1e-3, "atol": 1e-4}),  # the base model's embeddings in float16 against float32
+        ("simclr", 200, {}),
+    ],
+)
+def test_targeted_calibration_has_the_targets_of_resident_splits(streamed, make_trainer, family, weight, tolerance):
     """The sample of the stream is all of it here, and the frozen base model gives what it gave."""
-    ours, resident = (make("targeted_calibration", family=family) for make in (streamed, make_trainer))
+    ours, resident = (
+        make("targeted_calibration", family=family, similarity_weight=weight) for make in (streamed, make_trainer)
+    )
     torch.testing.assert_close(ours.targets.positive, resident.targets.positive[40:], atol=2e-4, rtol=0)
     torch.testing.assert_close(ours.targets.negative, resident.targets.negative)
     ours.targets = replace(resident.targets, positive=resident.targets.positive[40:])  # free of the order of rows
@@ -92,12 +101,12 @@ def test_targeted_calibration_has_the_targets_of_resident_splits(streamed, make_
     unlearn = batch["is_unlearn"]
     assert batch["index"][unlearn].tolist() == [row - 40 for row in rows[-int(unlearn.sum()) :]]
     losses = [trainer.compute_loss(trainer.model.train(), b) for trainer, b in ((ours, batch), (resident, same))]
-    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*losses, **tolerance)
     for loss in losses:
         loss.backward()
     for mine, theirs in zip(ours.model.parameters(), resident.model.parameters(), strict=True):
         if theirs.grad is not None:
-            torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-6, rtol=1e-4)
+            torch.testing.assert_close(mine.grad, theirs.grad, **{"atol": 1e-6, "rtol": 1e-4, **tolerance})
 
 
 def test_a_streamed_row_may_have_more_captions_than_any_unlearn_row(streamed, shapes, tmp_path):

@@ -7,7 +7,8 @@ from hf_unlearn.errors import UserError
 
 FAMILIES = ["clip", "simclr", "moco"]
 MIXED = [*range(3, 10), 41, 44, 47, 49]  # seven retain rows and four unlearn rows
-WEIGHTS = {"unlearn_weight": 30.0, "retain_weight": 20.0, "negative_weight": 50.0}
+WEIGHTS = {"unlearn_weight": 30.0, "retain_weight": 20.0, "negative_weight": 50.0, "similarity_weight": 40.0}
+NO_WEIGHTS = dict.fromkeys(WEIGHTS, 0)
 
 
 def disturb(trainer):
@@ -31,6 +32,7 @@ def drawn(trainer, rows):
 @pytest.mark.parametrize("rows", [MIXED, [3, 4, 5], [43, 44], [1, 2, 3, 45]], ids=["mixed", "none", "all", "single"])
 def test_the_loss_is_retain_info_nce_and_squared_distances_to_targets(make_trainer, loss_of_batch, family, rows):
     trainer = make_trainer("targeted_calibration", family, **WEIGHTS)
+    base = loss_of_batch(trainer, rows)[1]
     disturb(trainer)
     loss, quantities = loss_of_batch(trainer, rows)
     targets = [
@@ -41,6 +43,7 @@ def test_the_loss_is_retain_info_nce_and_squared_distances_to_targets(make_train
         quantities.unlearn,
         targets,
         trainer.targets.negative.item(),
+        [half.astype(np.float16).astype(np.float64) for half in (base.x, base.y)],
         tuple(WEIGHTS.values()),
     )
     assert loss.item() == pytest.approx(wanted, rel=1e-5)
@@ -51,7 +54,8 @@ def test_the_loss_is_retain_info_nce_and_squared_distances_to_targets(make_train
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_without_weights_it_is_retain_info_nce_alone(make_trainer, loss_of_batch, family):
-    trainer = make_trainer("targeted_calibration", family, unlearn_weight=0, retain_weight=0, negative_weight=0)
+    trainer = make_trainer("targeted_calibration", family, **NO_WEIGHTS)
+    assert trainer.targets.first is None  # the base model's embeddings take memory only where they are used
     loss, quantities = loss_of_batch(trainer, MIXED)
     wanted = quantities(loss_oracle.info_nce, [not member for member in quantities.unlearn])
     assert loss.item() == pytest.approx(wanted, rel=1e-5)
@@ -61,7 +65,7 @@ def test_without_weights_it_is_retain_info_nce_alone(make_trainer, loss_of_batch
 def test_unlearn_alignments_are_pulled_to_their_target(make_trainer, family, below, above):
     """Gradient descent lowers what lies above the target; what lies below is raised with pairs, let be with views."""
     for target, wanted in ((2.0, below), (-2.0, above)):
-        trainer = make_trainer("targeted_calibration", family, unlearn_weight=1, retain_weight=0, negative_weight=0)
+        trainer = make_trainer("targeted_calibration", family, **{**NO_WEIGHTS, "unlearn_weight": 1})
         trainer.targets.positive[40:] = target
         trainer._step_seed = lambda: 7
         batch = trainer.train_dataset.__getitems__([41, 44, 47, 49])  # no retain sample, so no InfoNCE

@@ -1,4 +1,5 @@
 import logging
+from dataclasses import replace
 
 import loss_oracle
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_unlearn.methods import targets
-from hf_unlearn.methods.targets import Look, TargetNoise, likeness_weights, match_quantiles, pair_scores
+from hf_unlearn.methods.targets import Contents, TargetNoise, likeness_weights, match_quantiles, pair_scores
 
 SAMPLES = st.lists(st.tuples(st.floats(-1, 1), st.floats(0.01, 1)), min_size=1, max_size=40)
 
@@ -114,6 +115,8 @@ def test_with_views_nothing_is_asked_of_retain(make_trainer, family):
 
 def test_targets_hold_retain_and_give_unlearn_what_held_out_pairs_have(make_trainer, splits, monkeypatch):
     monkeypatch.setattr("hf_unlearn.methods.targets.likeness_weights", lambda _, unseen: np.ones(len(unseen)))
+    lost = []
+    monkeypatch.setattr("hf_unlearn.methods.targets._say_how_alike", lambda _, without: lost.append(without))
     splits = splits.map(lambda row: {"captions": row["captions"][:1]})
     trainer = make_trainer("targeted_calibration", "clip", splits)
     given = trainer.targets.positive[:, 0].numpy()
@@ -130,21 +133,17 @@ def test_targets_hold_retain_and_give_unlearn_what_held_out_pairs_have(make_trai
     assert trainer.targets.negative.item() == pytest.approx(negative, abs=1e-5)
     unseen = [a @ b for a, b in zip(*halves("validation"), strict=True)]
     quantiles = np.quantile(unseen, (np.arange(10) + 0.5) / 10, method="hazen")
-    np.testing.assert_allclose(np.sort(given[40:]), quantiles, atol=1e-5)
-
-
-def look(rng, captions, pictures, embed):
-    """A split whose pictures are embedded by a known rule."""
-    images = embed(captions, pictures)
-    row = np.arange(len(captions))
-    return Look(np.zeros(len(row)), row, 0 * row, 0.0, images, pictures, [WORDS[c] for c in captions], row)
+    np.testing.assert_allclose(np.sort(given[40:]), quantiles - lost[0], atol=1e-5)
+    np.testing.assert_allclose(trainer.targets.first, x, atol=1e-3)
+    np.testing.assert_allclose(trainer.targets.second[:, 0], y, atol=1e-3)
 
 
 WORDS = ["red apple", "blue flag", "green leaf", "yellow sun", "white cloud"]
 
 
-def test_scores_find_pairs_whose_picture_and_caption_belong_together():
-    """Captions name a class, pictures show one: a pair scores high where the two agree, without its own embedding."""
+@pytest.fixture
+def make_contents():
+    """Captions name a class, pictures show one; the base model embeds pictures by class."""
     rng = np.random.default_rng(0)
     directions = np.linalg.qr(rng.normal(size=(8, 8)))[0][:5]
     shown = rng.normal(size=(5, 768))
@@ -152,19 +151,48 @@ def test_scores_find_pairs_whose_picture_and_caption_belong_together():
     def make(named, seen):
         pictures = shown[seen] + 0.2 * rng.normal(size=(len(seen), 768))
         images = directions[seen] + 0.05 * rng.normal(size=(len(seen), 8))
-        return look(rng, named, pictures, lambda *_: images / np.linalg.norm(images, axis=1, keepdims=True))
+        images /= np.linalg.norm(images, axis=1, keepdims=True)
+        return Contents(images, pictures, [WORDS[c] for c in named], np.arange(len(named)))
 
+    return make
+
+
+def test_scores_find_pairs_whose_picture_and_caption_belong_together(make_contents):
+    """A pair scores high where its picture and its caption agree, without its own embedding."""
+    rng = np.random.default_rng(0)
     classes = rng.integers(0, 5, 200)
     agree = rng.random(60) < 0.5
     seen = rng.integers(0, 5, 60)
     named = np.where(agree, seen, (seen + 1 + rng.integers(0, 4, 60)) % 5)
-    other = make(named, seen)
-    garbled = Look(**{**vars(other), "images": rng.normal(size=other.images.shape)})
-    retain = make(classes, classes)
+    retain, other = make_contents(classes, classes), make_contents(named, seen)
+    garbled = replace(other, images=rng.normal(size=other.images.shape))
     (kept, scores), (_, again) = pair_scores(retain, other), pair_scores(retain, garbled)
     assert kept.shape == (200,) and kept.min() > scores[~agree].max()  # retain pairs, each predicted by the others
     assert scores[agree].min() > scores[~agree].max()
     assert again[agree].min() > again[~agree].max()
+
+
+def test_what_only_the_request_shows_is_lost_without_it(make_contents):
+    """Scores of held-out pairs fall when a class of theirs is in the request alone, and hardly when retain has it."""
+    retain, request = make_contents([0, 1, 2] * 20, [0, 1, 2] * 20), make_contents([3, 4] * 10, [3, 4] * 10)
+    lost = []
+    for classes in ([3, 4] * 5, [0, 1, 2] * 5):
+        unseen = make_contents(classes, classes)
+        lost.append((pair_scores(retain.joined(request), unseen)[1] - pair_scores(retain, unseen)[1]).mean())
+    assert lost[0] > 0.3 and abs(lost[1]) < 0.1
+
+
+def test_rows_that_are_taken_and_joined_keep_their_captions():
+    texts, owner = ["a", "b", "c", "d", "e"], np.array([0, 0, 1, 2, 2])
+    rows = Contents(np.arange(3.0)[:, None], np.arange(3.0)[:, None], texts, owner)
+    some = rows.take(np.array([0, 2]))
+    assert (
+        some.images[:, 0].tolist() == [0, 2] and some.texts == ["a", "b", "d", "e"] and list(some.owner) == [0, 0, 1, 1]
+    )
+    both = rows.joined(some)
+    assert [both.images[place, 0] for place in both.owner] == [0, 0, 1, 2, 2, 0, 0, 2, 2] and both.texts[
+        5:
+    ] == some.texts
 
 
 def test_targets_are_those_of_the_base_model_also_when_training_is_resumed(make_trainer, tmp_path):
@@ -182,7 +210,7 @@ def test_a_request_unlike_the_held_out_samples_is_said(make_trainer, caplog):
     with caplog.at_level(logging.WARNING, logger="hf_unlearn"):  # a program that ran before may have asked for more
         make_trainer("targeted_calibration", "clip")
         assert not caplog.records
-        targets._say_how_alike(likeness_weights(np.full(10, 9.0), np.linspace(-0.2, 0.2, 80)))
+        targets._say_how_alike(likeness_weights(np.full(10, 9.0), np.linspace(-0.2, 0.2, 80)), 0.0)
     assert (
         "Of 80 held-out pairs few are like" in caplog.text and "hold out more samples of the request's" in caplog.text
     )
