@@ -73,11 +73,7 @@ def test_its_losses_are_those_of_resident_splits(streamed, make_trainer, splits)
 
 @pytest.mark.parametrize(
     ("family", "weight", "tolerance"),
-    [
-        ("clip", 0, {"rtol": 1.3e-6, "atol": 1e-5}),  # what float32 gives
-        ("clip", 200, {"rtol": 1e-3, "atol": 1e-4}),  # the base model's embeddings in float16 against float32
-        ("simclr", 200, {}),
-    ],
+    [("clip", 0, {}), ("clip", 200, {"rtol": 1e-3, "atol": 1e-4}), ("simclr", 200, {})],  # 200: float16 and float32
 )
 def test_targeted_calibration_has_the_targets_of_resident_splits(streamed, make_trainer, family, weight, tolerance):
     """The sample of the stream is all of it here, and the frozen base model gives what it gave."""
@@ -101,7 +97,7 @@ def test_targeted_calibration_has_the_targets_of_resident_splits(streamed, make_
     unlearn = batch["is_unlearn"]
     assert batch["index"][unlearn].tolist() == [row - 40 for row in rows[-int(unlearn.sum()) :]]
     losses = [trainer.compute_loss(trainer.model.train(), b) for trainer, b in ((ours, batch), (resident, same))]
-    torch.testing.assert_close(*losses, **tolerance)
+    torch.testing.assert_close(*(loss.float() for loss in losses), **tolerance)
     for loss in losses:
         loss.backward()
     for mine, theirs in zip(ours.model.parameters(), resident.model.parameters(), strict=True):
