@@ -53,7 +53,7 @@ class TargetedCalibrationConfig(UnlearningConfig):
         metadata={"help": "Weight of the squared distance of mean negative alignment to the base model's."},
     )
     similarity_weight: float = field(
-        default=200.0,
+        default=500.0,
         metadata={
             "help": "Weight of the mean squared change of cosines between halves of different retain samples, which "
             "keeps retrieval; 0 saves the memory of the base model's embeddings."
