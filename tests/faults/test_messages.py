@@ -22,9 +22,9 @@ ENDS = {
     "bad input": ("raise UserError('ids.txt is empty; give ids')", 2, "error: ids.txt is empty; give ids"),
     "a full disk": ("open('/dev/full', 'w').write('x' * 99999)", 2, "error: no space left on the disk"),
     "a full disk, as safetensors tells it": (
-        "from safetensors import SafetensorError; raise SafetensorError('I/O error: No space left on device (os error 28)')",
+        "from safetensors import SafetensorError; raise SafetensorError('No space left on device (os error 28)')",
         2,
-        "error: no space left on the disk (I/O error: No space left on device (os error 28)); free some",
+        "error: no space left on the disk (No space left on device (os error 28)); free some",
     ),
     "another fault of safetensors": (
         "from safetensors import SafetensorError; raise SafetensorError('header too small')",
