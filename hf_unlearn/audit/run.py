@@ -30,6 +30,7 @@ from hf_unlearn.audit.results import Arm, ImageRow
 from hf_unlearn.audit.subjects import Subjects, collect_subjects
 from hf_unlearn.audit.transforms import HeldBackViews, TrainingViews, Transform
 from hf_unlearn.audit.verdict import run_tests, run_tests_by_owner
+from hf_unlearn.data.read_only import refuse_to_write_to
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses.distributed import world_size
 
@@ -125,6 +126,8 @@ def run_audit(
     """
     folder = Path(output_dir)
     deal(1, lambda _: _refuse_finished(folder, overwrite))  # by one process, while the others wait
+    refuse_to_write_to(before, "--before", folder)
+    refuse_to_write_to(after, "--after", folder)
     settings = settings or AuditSettings()
     subjects = collect_subjects(images, still_trained, never_trained, captions=captions, plan=plan)
     with ExitStack() as stack:
@@ -182,6 +185,7 @@ def record_embeddings(
     if target.exists():
         raise UserError(f"'{target}' exists and is never replaced; choose another file.")
     _refuse_no_folder(target.parent)
+    refuse_to_write_to(model, "--model", target, "--output_file")
     subjects = collect_subjects(images, captions=captions)
     settings = settings or AuditSettings()
     with ExitStack() as stack:

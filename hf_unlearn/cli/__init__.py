@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from typing import Any
 
 # Subcommand -> what it does. Each lives in the module of its name; only the one called is imported.
 COMMANDS = {
@@ -31,10 +32,13 @@ def main() -> None:
 def _dispatch() -> None:
     import typer
 
+    from hf_unlearn.errors import UserError
+
+    usage_error: Any = typer.BadParameter.__base__  # of click, or of the one that newer versions of typer bring along
+
     app = typer.Typer(
         name="hf-unlearn",
         help=HELP,
-        no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
     )
@@ -50,5 +54,16 @@ def _dispatch() -> None:
             app.command(name, help=summary, context_settings=getattr(module, "CONTEXT_SETTINGS", None))(
                 getattr(module, name)
             )
-    # Declared as they are in the help, options are found by either spelling; those passed on are the recipes' to parse.
-    app(token_normalize_func=lambda name: name.replace("-", "_"))
+    try:
+        status = app(
+            sys.argv[1:] or ["--help"],
+            prog_name=app.info.name,
+            standalone_mode=False,
+            # Declared as they are in the help, options are found by either spelling; those passed on are the recipes'
+            # to parse.
+            token_normalize_func=lambda name: name.replace("-", "_"),
+        )
+    except usage_error as error:  # typer itself would show it in a box, and what was typed may be a secret
+        command = error.ctx.command_path if error.ctx else app.info.name
+        raise UserError(f"{error.format_message().rstrip('.')}; see '{command} --help'") from error
+    sys.exit(status)

@@ -35,6 +35,7 @@ def evaluate(
     --unlearn_fraction F, --unlearn_where COLUMN=VALUE, --split_seed S, --image_column, --caption_column,
     --label_column, --id_column, --views; or a recipe's YAML, --config FILE. Options of the training are refused.
     """
+    from hf_unlearn.data.read_only import refuse_to_write_to
     from hf_unlearn.runs.arguments import grouped_options, parse_run
     from hf_unlearn.runs.experiment import Experiment
     from hf_unlearn.runs.tables import save_results, text_table
@@ -48,8 +49,11 @@ def evaluate(
             )
     given = ["--model_name_or_path", base, "--dataset_name", dataset, "--methods", ENCODING]
     run = parse_run([*context.args, *given, *(["--retrain_model", retrain] if retrain else [])])
-    if output_dir is not None and output_dir.exists() and not output_dir.is_dir():
-        raise UserError(f"--output_dir {output_dir} is a file; name a folder")
+    if output_dir is not None:
+        if output_dir.exists() and not output_dir.is_dir():
+            raise UserError(f"--output_dir {output_dir} is a file; name a folder")
+        for flag, read in (("the checkpoint", model), ("--base", base), ("--retrain", retrain), ("--dataset", dataset)):
+            refuse_to_write_to(read, flag, output_dir)
     experiment = Experiment(prepare_task(run.arguments), base, run.arguments, run.methods[ENCODING])
     experiment.evaluations[Path(model).name] = experiment.evaluate(model)
     results = experiment.compare()

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hf_unlearn.data.read_only import refuse_to_write_to
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.contents import CARD_NAME, published_names
 from hf_unlearn.hub.manifest import AUDIT_NAME, MANIFEST_NAME, AuditRecord, Results, UnlearningManifest
@@ -83,14 +84,15 @@ def keep_card(run_dir: str | Path, destination: str | Path) -> Path:
         The destination.
 
     Raises:
-        UserError: The run holds no card.
+        UserError: The run holds no card, or the destination holds a model, is the run or is around it.
     """
     folder, destination = Path(run_dir), Path(destination)
     names = [name for name in published_names(folder) if name in _KEPT or name.startswith("assets/")]
     if CARD_NAME not in names:
         raise UserError(f"{folder.name} holds no model card; write it with `hf-unlearn card {folder.name}`.")
-    if destination.resolve().is_relative_to(folder.resolve()) or has_weights(destination):
-        raise UserError(f"{destination} holds a model, or is the run itself; copy the card to another folder.")
+    refuse_to_write_to(folder, "the run", destination, "--copy-to")
+    if has_weights(destination):
+        raise UserError(f"{destination} holds a model; copy the card to another folder.")
     (destination / "assets").mkdir(parents=True, exist_ok=True)
     for picture in (destination / "assets").glob("*.png"):
         picture.unlink()

@@ -5,7 +5,8 @@ from math import inf
 from typing import ClassVar
 
 import torch
-from transformers import TrainingArguments
+from transformers import SchedulerType, TrainingArguments, get_scheduler
+from transformers.integrations import get_available_reporting_integrations
 
 from hf_unlearn.data.encoded import RESIDENT_BYTES
 from hf_unlearn.data.streaming import SHUFFLE_BUFFER
@@ -27,6 +28,8 @@ _RANGES = (
     ("max_grad_norm", 0, inf), ("num_train_epochs", 0, inf), ("gradient_accumulation_steps", 1, inf),
     ("max_length", 1, inf), ("flip_probability", 0, 1), ("resident_bytes", 0, inf),
 )  # fmt: skip
+# Reports whose packages transformers does not list where they are installed.
+_UNLISTED = ("azure_ml", "flyte")
 
 
 @dataclass
@@ -133,9 +136,24 @@ class UnlearningConfig(TrainingArguments):
             if value is not None and not (least <= value <= most and value < inf):
                 limits = f"from {least} to {most}" if most < inf else f"a number of at least {least}"
                 raise UserError(f"{name}={value} must be {limits}")
+        self._check_schedule()
+        absent = sorted(set(self.report_to or ()) - {*get_available_reporting_integrations(), *_UNLISTED})
+        if absent:
+            raise UserError(f"report_to={', '.join(absent)} is not installed here; install it, or leave it unset")
         for name in ("guard_steps", "retain_loss_budget", "collapse_floor", "retain_rows", "shuffle_buffer"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"{name}={value} must be more than 0, or unset")
         if self.saliency_share is not None and not 0 < self.saliency_share <= 1:
             raise UserError(f"saliency_share={self.saliency_share} must be more than 0 and at most 1, or unset")
+
+    def _check_schedule(self) -> None:
+        """Build the schedule once, as the Trainer does when it starts: some need `lr_scheduler_kwargs`."""
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=self.learning_rate)
+        try:
+            get_scheduler(self.lr_scheduler_type, optimizer, 0, 1, self.lr_scheduler_kwargs)  # type: ignore[arg-type]
+        except (ValueError, TypeError, ArithmeticError) as error:
+            raise UserError(
+                f"lr_scheduler_type={SchedulerType(self.lr_scheduler_type).value}: {str(error).splitlines()[0]}; set "
+                "lr_scheduler_kwargs, or choose another schedule"
+            ) from error

@@ -24,6 +24,7 @@ class OneShotTrainer(UnlearningTrainer, ABC):
     """
 
     iterative: ClassVar[bool] = False
+    adaptable: ClassVar[bool] = False
 
     def __init__(self, *positional: Any, **kwargs: Any) -> None:
         super().__init__(*positional, **kwargs)

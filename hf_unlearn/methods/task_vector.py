@@ -57,6 +57,7 @@ class TaskVectorTrainer(UnlearningTrainer):
     """
 
     uses = ("unlearn",)
+    adaptable = False
     config_class = TaskVectorConfig
     args: TaskVectorConfig
 

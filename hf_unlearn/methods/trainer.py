@@ -67,6 +67,7 @@ class UnlearningTrainer(Trainer):
 
     uses: ClassVar[tuple[str, ...]] = ("retain", "unlearn")
     iterative: ClassVar[bool] = True  # whether training makes steps, and so checkpoints
+    adaptable: ClassVar[bool] = True  # whether an adapter can take what is changed
     config_class: ClassVar[type[UnlearningConfig]]
     # How `push_to_hub` publishes; set by `hf_unlearn.runs.publishing`, which this layer must not import.
     publish: ClassVar[Callable[..., Any] | None] = None
@@ -423,7 +424,7 @@ def make_inputs(model: PreTrainedModel, processing_class: Any, args: UnlearningC
     """The inputs of a model's kind: image-text pairs for dual encoders, random views for SimCLR and MoCo.
 
     Raises:
-        UserError: without the model's processor.
+        UserError: without the model's processor, or when its text encoder takes fewer tokens than `max_length`.
     """
     if processing_class is None:
         raise UserError(
@@ -432,6 +433,6 @@ def make_inputs(model: PreTrainedModel, processing_class: Any, args: UnlearningC
     model = unwrap(model)  # type: ignore[assignment]
     if is_dual_encoder(model):
         tokenizer = getattr(processing_class, "tokenizer", None)
-        length = args.max_length or caption_length(model, tokenizer)  # type: ignore[arg-type]
+        length = caption_length(model, tokenizer, args.max_length)  # type: ignore[arg-type]
         return ImageTextInputs(processing_class, length, args.flip_probability)
     return ImageViewInputs(processing_class, VIEW_PRESETS[args.views])

@@ -132,13 +132,25 @@ def as_weights(model: nn.Module, value: Tensor) -> Tensor:
     return value.to(model.dtype) if value.is_floating_point() else value  # type: ignore[arg-type]
 
 
-def caption_length(model: PreTrainedModel, tokenizer: Any) -> int:
+def caption_length(model: PreTrainedModel, tokenizer: Any, wanted: int | None = None) -> int:
     """Tokens a caption may have, by the text encoder's positions and by its tokenizer, which may reserve some.
 
+    Args:
+        model: the dual encoder.
+        tokenizer: its tokenizer.
+        wanted: another length than theirs, within the encoder's positions.
+
     Raises:
-        UserError: when neither of them says.
+        UserError: when neither of them says, or more tokens are wanted than there are positions.
     """
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", LARGE_INTEGER)
+    if wanted is not None:
+        if wanted > positions:
+            raise UserError(
+                f"max_length={wanted} is more than the {positions} tokens that {type(model).__name__} has positions "
+                "for; use fewer, or leave it unset"
+            )
+        return wanted
     length = min(positions, getattr(tokenizer, "model_max_length", LARGE_INTEGER))
     if length >= LARGE_INTEGER:
         raise UserError(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import yaml
 from transformers import HfArgumentParser
 
+from hf_unlearn.data.listing import listed
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods import METHODS, PAPER_METHODS, RetrainConfig, UnlearningConfig
 from hf_unlearn.models.adapters import ALL_LINEAR, require_peft
@@ -114,6 +115,8 @@ class RunArguments:
         unknown = [method for method in self.methods if method not in METHODS]
         if unknown:
             raise UserError(f"unknown method {', '.join(unknown)}; choose from {', '.join(METHODS)}")
+        if not self.dataset_name.strip():
+            raise UserError("--dataset_name is empty; name a dataset, as --help says")
         if self.show_samples is None:  # a card must not show what somebody asked to have removed
             self.show_samples = self.dataset_name == OPENMOJI
         if Path(self.output_dir).exists() and not Path(self.output_dir).is_dir():
@@ -135,6 +138,12 @@ class RunArguments:
             raise UserError(f"--{lora[0]} describes an adapter; give --use_peft, too")
         if self.use_peft and set(self.methods) == {RetrainConfig.method}:
             raise UserError("Retrain draws every weight anew, which no adapter can hold; leave --use_peft unset")
+        whole = [method for method in self.methods if not METHODS[method].adaptable]
+        if self.use_peft and whole:
+            raise UserError(
+                f"--use_peft: no adapter can hold what {listed(whole)} would change, the model's own weights; leave it "
+                "unset, or run other methods"
+            )
 
     def _check_streaming(self) -> None:
         """Refuse what needs every row at hand."""
@@ -228,6 +237,8 @@ def parse_run(argv: Sequence[str] | None = None, default_config: str | Path | No
         usable = [*shared_yaml, *sections.get(target, []), *(shared if target != PRETRAIN else []), *alone]
         folder = Path(arguments.output_dir) / target
         parsed[target] = _parse(config_class, [*(o for o in usable if o[0] in names), ("output_dir", [str(folder)])])
+    for config in parsed.values():
+        _refuse_evaluating(config)
     pretrain = parsed.pop(PRETRAIN)
     assert isinstance(pretrain, RetrainConfig)
     return Run(arguments, parsed, pretrain, model)
@@ -332,6 +343,17 @@ def _check_names(shared: list[Option], dotted: list[Option], targets: dict[str, 
             close = get_close_matches(field_name, names, n=1)
             hint = f"; did you mean --{target}.{close[0]}?" if close else f"; hf-unlearn methods {target} lists them"
             raise UserError(f"--{name}: {targets[target].title} has no such option{hint}")
+
+
+def _refuse_evaluating(config: UnlearningConfig) -> None:
+    """Refuse to evaluate during a training: its rows are those that the finished methods are measured on."""
+    settings = {"eval_strategy": "no", "load_best_model_at_end": False}
+    given = [name for name, unset in settings.items() if getattr(config, name) != unset]
+    given += ["save_strategy best"] if config.save_strategy == "best" else []
+    if given:
+        raise UserError(
+            f"--{given[0]}: a run measures its methods when they are done, not while they train; leave it unset"
+        )
 
 
 def _parse(config_class: type[T], options: list[Option]) -> T:

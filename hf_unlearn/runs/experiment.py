@@ -29,7 +29,7 @@ from hf_unlearn.metrics.gap import gap_to_retrain
 from hf_unlearn.models.adapters import adapter_settings, add_adapter, is_adapted, merged
 from hf_unlearn.models.contrastive import is_dual_encoder
 from hf_unlearn.models.loading import load_encoder
-from hf_unlearn.models.weights import weights_sha256
+from hf_unlearn.models.weights import has_weights, weights_sha256
 from hf_unlearn.runs.arguments import RunArguments, get_peft_config
 from hf_unlearn.runs.evaluation import Evaluation, Evaluator, ImageTextEvaluator, ImageViewEvaluator, class_labels
 from hf_unlearn.runs.folders import finished_folder, recover
@@ -85,7 +85,11 @@ class Experiment:
         model, self.processor = self._load_base()
         self.base_record, self.history = describe_base_model(self.base, arguments.model_revision)
         self.state.require(base_key(self.base_record))
+        if arguments.retrain_model is not None:
+            self._check_retrain(arguments.retrain_model)
         inputs = make_inputs(model, self.processor, config)
+        if is_dual_encoder(model) and "captions" not in task.splits["unlearn"].column_names:
+            raise UserError("an image-text model needs captions; name their column with --caption_column")
         self.splits = {n: EncodedSplit(split, inputs, config.resident_bytes) for n, split in task.splits.items()}
         self.training_splits: dict[str, EncodedSplit | StreamedSplit] = {**self.splits}
         if task.streamed is not None:
@@ -97,7 +101,6 @@ class Experiment:
         self.device = config.device
         self.retrain: Evaluation | None = None
         if arguments.retrain_model is not None:
-            self._check_retrain(arguments.retrain_model)
             self.retrain = self.evaluate(arguments.retrain_model)
         if self.peft_config is not None:
             add_adapter(model, self.peft_config)  # so that one that cannot be is refused now; it changes the model
@@ -190,7 +193,11 @@ class Experiment:
         return evaluation if self.retrain is None else evaluation.compared_with_retrain(self.retrain)
 
     def _check_retrain(self, name_or_path: str) -> None:
-        """Refuse a checkpoint whose own record says that it is no Retrain, or one on other rows."""
+        """Refuse the base model, and a checkpoint whose own record says that it is no Retrain, or one on other rows."""
+        if has_weights(name_or_path) and weights_sha256(name_or_path) == self.base_record.sha256:
+            raise UserError(
+                f"--retrain_model {name_or_path} is the base model itself; name one trained without the requested rows"
+            )
         if not (Path(name_or_path) / MANIFEST_NAME).is_file():
             logger.info("That %s was retrained without the requested rows is taken on trust.", name_or_path)
             return
@@ -222,9 +229,13 @@ class Experiment:
         return trained, evaluation
 
     def _reload(self, folder: Path) -> Evaluation:
-        """The evaluation of a method that was finished before."""
+        """The evaluation of a method that was finished before; what is to be said of its training is said again."""
+        record = UnlearningManifest.load(folder)
+        for note in record.notes:
+            if note not in self.task.notes:
+                logger.warning("%s: %s", METHODS[record.method].config_class.title, note)
         evaluation = self.evaluate(str(folder))
-        evaluation.metrics["run_time_minutes"] = (UnlearningManifest.load(folder).run_time_seconds or 0) / 60
+        evaluation.metrics["run_time_minutes"] = (record.run_time_seconds or 0) / 60
         return evaluation
 
     def _train(self, config: UnlearningConfig, checkpoints: Path | None) -> Trained:
@@ -329,8 +340,6 @@ class Experiment:
 def make_evaluator(model: PreTrainedModel, task: Task, splits: dict[str, EncodedSplit], inputs: Any) -> Evaluator:
     """The evaluator of a model's family; says so when there are no labels for the probe's metrics."""
     if is_dual_encoder(model):
-        if "captions" not in task.splits["unlearn"].column_names:
-            raise UserError("an image-text model needs captions; name their column with --caption_column")
         return ImageTextEvaluator(splits, inputs)
     labels = class_labels(task.splits)
     if labels is None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from hf_unlearn.errors import UserError
+from hf_unlearn.data.read_only import refuse_to_write_to
 from hf_unlearn.hub.manifest import Results
 from hf_unlearn.runs.arguments import Run
 from hf_unlearn.runs.builders import Builder
@@ -24,21 +24,6 @@ def base_model(run: Run, task: Task, build: Builder) -> str:
         return run.arguments.model_name_or_path
     model, processor = build(run, task)
     return str(pretrain(task, model, processor, run.pretrain))
-
-
-def refuse_to_write_to(source: str | Path | None, flag: str, output_dir: Path) -> None:
-    """Refuse an output folder that holds, or lies in, a folder that is only read from.
-
-    Raises:
-        UserError: naming both.
-    """
-    if source is None or not Path(source).is_dir():
-        return
-    read, written = Path(source).resolve(), output_dir.resolve()
-    if read.is_relative_to(written):
-        raise UserError(f"{flag} {source} lies in {output_dir}, which this run writes to; choose another --output_dir")
-    if written.is_relative_to(read):
-        raise UserError(f"--output_dir {output_dir} lies in {flag} {source}, which is only read; choose another")
 
 
 def unlearn_and_compare(run: Run, build: Builder) -> Results:

@@ -19,11 +19,11 @@ from hf_unlearn.data.fingerprint import combine_hashes
 from hf_unlearn.data.listing import listed
 from hf_unlearn.data.requests import read_entries
 from hf_unlearn.errors import UserError
-from hf_unlearn.hub.manifest import BaseModel
+from hf_unlearn.hub.manifest import BaseModel, UnlearningManifest
 from hf_unlearn.hub.records import write_atomically
 from hf_unlearn.losses.distributed import world_size
 from hf_unlearn.methods import METHODS, UnlearningConfig
-from hf_unlearn.models.weights import has_weights, weights_sha256
+from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, has_weights, weights_sha256
 from hf_unlearn.runs.arguments import LORA, OPENMOJI, PRETRAIN, Run, RunArguments
 from hf_unlearn.runs.task import Task
 
@@ -122,20 +122,26 @@ class RunState:
     def _remove_earlier_run(self) -> None:
         """Its checkpoints, and the folders that its record calls finished: nothing else in the folder is this run's."""
         shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
-        if (self.folder / RUN_NAME).is_file():
-            for method in METHODS.keys() & _read_record(self.folder / RUN_NAME)[1]:  # no path that a file names
-                shutil.rmtree(self.folder / method, ignore_errors=True)
+        if not (self.folder / RUN_NAME).is_file():
+            return
+        try:
+            finished = _read_record(self.folder / RUN_NAME)[1]
+        except UserError:
+            logger.warning("%s cannot be read; of the earlier run, only what is run again is replaced.", RUN_NAME)
+            return
+        for method in METHODS.keys() & finished:  # no path that a file names
+            shutil.rmtree(self.folder / method, ignore_errors=True)
 
     def checkpoints(self, method: str) -> Path:
         """Where a method's checkpoints are kept while it is trained."""
         return self.folder / CHECKPOINTS / method
 
     def has_finished(self, method: str) -> bool:
-        """Whether a method's folder is complete and holds the weights that were written."""
+        """Whether a method's folder is complete, holds the weights that were written, and can be read."""
         if method not in self._finished:
             return False
         folder = self.folder / method
-        intact = has_weights(folder) and weights_sha256(folder) == self._finished[method]
+        intact = has_weights(folder) and weights_sha256(folder) == self._finished[method] and _is_readable(folder)
         if not intact:
             logger.warning("%s is not as the run left it; the method is run again.", folder)
         return intact
@@ -153,6 +159,16 @@ class RunState:
         write_atomically(self.folder / RUN_NAME, json.dumps(content, indent=1) + "\n")
 
 
+def _is_readable(folder: Path) -> bool:
+    """Whether the records and settings beside the weights are there and can be parsed."""
+    try:
+        UnlearningManifest.load(folder)
+        found = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")}
+    except (ValueError, RecursionError):  # a UserError is a ValueError
+        return False
+    return isinstance(found.get("config.json", found.get(ADAPTER_CONFIG_NAME)), dict)
+
+
 def _read_record(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """A run's key and its finished methods."""
     try:
@@ -161,7 +177,7 @@ def _read_record(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         content = None
     key, finished = (content.get("key"), content.get("finished")) if isinstance(content, dict) else (None, None)
     if not isinstance(key, dict) or not isinstance(finished, dict):
-        raise UserError(f"{path} cannot be read; delete it to start anew, finished methods are replaced")
+        raise UserError(f"{path} cannot be read; give --overwrite instead of --resume, or choose another --output_dir")
     return key, finished
 
 

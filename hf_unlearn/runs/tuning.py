@@ -16,6 +16,7 @@ from zlib import crc32
 import numpy as np
 import yaml
 
+from hf_unlearn.data.read_only import refuse_to_write_to
 from hf_unlearn.errors import DivergenceError, UserError
 from hf_unlearn.hub.records import write_atomically
 from hf_unlearn.losses.distributed import world_size
@@ -112,10 +113,13 @@ def tune(search: Search, folder: Path, resume: bool = False, say: Callable[[str]
         The trials of the search, the best first and the stopped ones last.
 
     Raises:
-        UserError: When the folder holds trials and `resume` is False or they are of another search, or every trial was
-            stopped.
+        UserError: When the folder holds trials and `resume` is False or they are of another search, or the model or the
+            data, which are only read, or every trial was stopped.
     """
     _optuna()  # before anything is measured
+    arguments = search.run_of(search.methods[0]).arguments
+    refuse_to_write_to(arguments.model_name_or_path, "--model_name_or_path", folder)
+    refuse_to_write_to(arguments.dataset_name, "--dataset_name", folder)
     keys = {method: search.key(method) for method in search.methods}
     stored = _stored(folder / TRIALS_NAME, resume, keys)
     trials = {method: [row for row in stored if row["key"] == key] for method, key in keys.items()}

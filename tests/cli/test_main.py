@@ -9,6 +9,7 @@ from hf_unlearn.cli import COMMANDS, main
 from hf_unlearn.cli.guard import guarded
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods import METHODS
+from hf_unlearn.models.loading import load_encoder
 
 
 @pytest.fixture
@@ -48,6 +49,30 @@ def test_bad_input_is_a_sentence_and_status_2(cli):
     assert (status, out) == (2, "") and err.startswith("error: unknown method 'amnesia'") and "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    ("words", "named", "command"),
+    [
+        ("amnesia", "'amnesia'", "hf-unlearn"),
+        ("--colour red", "--colour", "hf-unlearn"),
+        ("card", "'run'", "hf-unlearn card"),
+        ("card x y", "(y)", "hf-unlearn card"),
+        ("audit plan --images x", "'--output_dir'", "hf-unlearn audit plan"),
+        ("audit nonsense", "'nonsense'", "hf-unlearn audit"),
+        ("tune --n_trials many", "'--n_trials'", "hf-unlearn tune"),
+        (f"verify x --hf_{'x' * 34}", "--[secret]", "hf-unlearn verify"),
+        (f"verify x hf_{'x' * 34}", "([secret])", "hf-unlearn verify"),
+    ],
+)
+def test_what_cannot_be_parsed_is_a_sentence_without_secrets(cli, words, named, command):
+    status, out, err = cli(*words.split())
+    assert (status, out) == (2, "") and err.startswith("error: ") and named in err.replace("'RUN'", "'run'")
+    assert err.endswith(f"; see '{command} --help'\n") and err.count("\n") == 1
+
+
+def test_without_words_it_explains_itself(cli):
+    assert cli()[:2] == cli("--help")[:2]
+
+
 def test_debug_shows_the_traceback(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["hf-unlearn", "methods", "amnesia", "--debug"])
     with pytest.raises(UserError):
@@ -56,7 +81,12 @@ def test_debug_shows_the_traceback(monkeypatch):
 
 def test_evaluate_measures_a_finished_checkpoint(cli, tiny_clip, shapes, tmp_path):
     shapes.save_to_disk(tmp_path / "data")
-    argv = ["evaluate", str(tiny_clip), "--base", str(tiny_clip), "--retrain", str(tiny_clip)]
+    retrained = tmp_path / "retrained"
+    model, processor = load_encoder(str(tiny_clip))
+    model.logit_scale.data += 0.1
+    for part in (model, processor):
+        part.save_pretrained(retrained)
+    argv = ["evaluate", str(retrained), "--base", str(tiny_clip), "--retrain", str(retrained)]
     argv += ["--dataset", str(tmp_path / "data"), "--unlearn_where", "owner=alice", "--use_cpu", "true"]
     status, out, _ = cli(*argv, "--output_dir", str(tmp_path / "out"))
     assert status == 0 and "Avg. gap" in out

@@ -69,13 +69,32 @@ def test_requested_rows_are_always_unlearned(data: st.DataObject) -> None:
     assert request.kind == "file" and request.count == len(wanted)
 
 
+@pytest.mark.parametrize("pairs", ["as lists of captions", "one a row"])
+def test_removing_an_image_removes_all_its_pairs(pairs: str, rows: Rows) -> None:
+    """However the pairs are stored; rows of one image are copies, which stay nowhere else unless that is asked for."""
+    captions = {f"{image}": [f"{image} as {word}" for word in ("a", "b", "c")] for image in range(20)}
+    data = rows(20).remove_columns("captions").add_column("captions", list(captions.values()))
+    if pairs == "one a row":
+        repeated = [(image, text) for image, texts in enumerate(captions.values()) for text in texts]
+        data = data.select([image for image, _ in repeated]).remove_columns(["id", "captions"])
+        data = data.add_column("captions", [[text] for _, text in repeated])
+        data = data.add_column("id", [f"{image}-{text[-1]}" for image, text in repeated])
+        with pytest.raises(UserError, match="exact copies"):
+            make_splits(data, unlearn_request=["7-b"])
+    asked = "7-b" if pairs == "one a row" else "7"
+    made, _ = make_splits(data, unlearn_request=[asked], duplicates="move")
+    assert sorted(text for texts in made["unlearn"]["captions"] for text in texts) == captions["7"]
+    left = [text for name in NAMES if name != "unlearn" for texts in made[name]["captions"] for text in texts]
+    assert sorted(left) == sorted(text for image, texts in captions.items() if image != "7" for text in texts)
+
+
 def test_same_seed_same_split_other_seed_another() -> None:
-    assert plan(ids_only(50), split_seed=3) == plan(ids_only(50), split_seed=3)
-    assert plan(ids_only(50), split_seed=3)[0] != plan(ids_only(50), split_seed=4)[0]
+    first, again, other = (plan(ids_only(50), unlearn_fraction=0.1, split_seed=seed) for seed in (3, 3, 4))
+    assert first == again and first[0] != other[0]
 
 
 def test_a_request_for_rows_that_would_be_held_out_is_honoured() -> None:
-    held_out = plan(ids_only(50))[0]["test"]
+    held_out = plan(ids_only(50), unlearn_fraction=0.1)[0]["test"]
     ids, _ = plan(ids_only(50), unlearn_request=held_out)
     assert set(ids["unlearn"]) == set(held_out)
     assert ids["test"] and not set(ids["test"]) & set(held_out)
@@ -101,7 +120,7 @@ def test_a_dataset_with_a_test_split_gets_the_published_split(fraction: float) -
 @pytest.mark.parametrize("name", ["validation", "valid", "val", "dev"])
 def test_held_out_splits_of_the_dataset_are_used(name: str) -> None:
     data = DatasetDict({"train": ids_only(100), name: ids_only(5, "v"), "test": ids_only(7, "t"), "extra": ids_only(1)})
-    ids, _ = plan(data)
+    ids, _ = plan(data, unlearn_fraction=0.1)
     assert ids["validation"] == list(data[name]["id"]) and ids["test"] == list(data["test"]["id"])
     assert len(ids["unlearn"]) == 10 and len(ids["retain"]) == 90
 
@@ -116,7 +135,7 @@ def test_ready_splits_are_used_as_they_are() -> None:
     ready = DatasetDict(
         retain=ids_only(20), unlearn=ids_only(3, "u"), validation=ids_only(2, "v"), test=ids_only(2, "t")
     )
-    ids, request = plan(ready, unlearn_fraction=5)  # a fraction has no meaning here
+    ids, request = plan(ready)
     assert ids == {name: list(ready[name]["id"]) for name in NAMES}
     assert request.kind == "split" and request.ids == ("u0", "u1", "u2") and request.fraction is None
     del ready["test"]

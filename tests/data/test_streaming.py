@@ -8,11 +8,13 @@ from itertools import islice
 
 import pytest
 import torch
-from datasets import Dataset, IterableDataset, load_dataset
+from datasets import Dataset, Features, Image, IterableDataset, load_dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from hf_unlearn.data.encoded import EncodedSplit
-from hf_unlearn.data.inputs import ImageTextInputs, ImageViewInputs
+from hf_unlearn.data.inputs import ContrastiveInputs, ImageTextInputs, ImageViewInputs
 from hf_unlearn.data.sampler import SplitSampler
 from hf_unlearn.data.streaming import StreamedBatches, StreamedSplit, known_rows
 from hf_unlearn.data.views import VIEW_PRESETS
@@ -82,6 +84,53 @@ def test_the_order_follows_from_seed_and_epoch(stream, unlearn, names):
     assert order(0, 0) == first
     assert order(0, 1) != first and order(1, 0) != first
     assert len({tuple(batch[13:]) for batch in order(0, 0) + order(0, 1)}) == 10  # unlearn rows, too
+
+
+class Numbers(ContrastiveInputs):
+    """Rows whose stored picture is a number, which need no decoding."""
+
+    def __init__(self) -> None: ...
+
+    @staticmethod
+    def rows(*numbers):
+        stored = [{"bytes": str(number).encode(), "path": None} for number in range(*numbers)]
+        return Dataset.from_dict({"image": stored}, features=Features(image=Image()))
+
+    def encode(self, rows):
+        return {"pixels": torch.tensor([int(stored["bytes"]) for stored in rows["image"]])}
+
+    def batch(self, encoded, seed):
+        return encoded
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_whatever_the_sizes_an_epoch_is_one_pass_in_batches_of_one_shape(data):
+    draw = lambda least, most: data.draw(st.integers(least, most))  # noqa: E731
+    processes, shards, size, seed = draw(1, 3), draw(1, 4), draw(2, 12), draw(0, 5)
+    rows, members = draw(max(processes, shards), 40), draw(0, 9)
+    stream = Numbers.rows(rows).to_iterable_dataset(num_shards=shards)
+    retain = StreamedSplit(stream, Numbers(), rows=rows, shuffle_buffer=draw(1, 10))
+    unlearn = EncodedSplit(Numbers.rows(100, 100 + members), Numbers()) if members else None
+    sampler = SplitSampler(rows, members, size)
+    shares = [list(StreamedBatches(retain, unlearn, size, seed, process, processes)) for process in range(processes)]
+    assert {len(share) for share in shares} == {-(-rows // (processes * sampler.retain_per_batch))}
+    retained, again = Counter(), Counter()
+    for batch in (batch for share in shares for batch in share):
+        counts = Counter(batch["pixels"].tolist())
+        own = {row: count for row, count in counts.items() if row < 100}
+        assert [row >= 100 for row in batch["pixels"].tolist()] == batch["is_unlearn"].tolist()
+        assert len(batch["pixels"]) == sampler.retain_per_batch + sampler.unlearn_per_batch
+        assert batch["is_unlearn"].sum() == sampler.unlearn_per_batch
+        retained.update(own)
+        again.update({row: count for row, count in counts.items() if row >= 100})
+    assert set(retained) <= set(range(rows))
+    if processes == 1:
+        assert set(retained) == set(
+            range(rows)
+        )  # of several, one that has fewer rows begins again before the others end
+    seen = [again[row] for row in range(100, 100 + members)]
+    assert not seen or max(seen) - min(seen) <= 1  # cycled evenly
 
 
 @pytest.mark.parametrize("processes", [2, 3])  # whole shards, and single rows

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from faults.conftest import FAMILIES, weights
+from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from hf_unlearn.errors import UserError
+from hf_unlearn.errors import DivergenceError, UserError
 from hf_unlearn.methods import METHODS
 from hf_unlearn.methods.checkpoints import newest_checkpoint
 
@@ -92,6 +93,38 @@ def test_no_checkpoint_is_written_of_a_bad_state(trainer, tmp_path):
     ours.train()
     assert newest_checkpoint(tmp_path / "out").name == "checkpoint-3"
     assert ours.guard.good_step == 3 and ours.state.global_step == 6
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_state_that_gives_no_finite_embeddings_is_not_called_good(family, trainer, tmp_path):
+    """Without budgets, too: the loss and the gradient of the step that leads there are finite."""
+    ours = trainer(family, "fine_tune", learning_rate=1e10, guard_steps=1, save_strategy="steps", save_steps=1)
+    before = weights(ours.model)
+    with pytest.raises(
+        DivergenceError, match=r"before anything was learned \(the embeddings of retain samples are not"
+    ):
+        ours.train()
+    assert ours.guard.failed and ours.state.global_step == 1
+    assert weights(ours.model) == before
+    assert not list((tmp_path / "out").glob("*"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_checkpoint_is_written_of_a_state_that_gives_no_finite_embeddings(family, trainer, tmp_path):
+    ours = trainer(family, "alignment_calibration", save_strategy="steps", save_steps=1, guard_steps=100)
+    compute_loss = ours.compute_loss
+
+    def leap(model, inputs, **kwargs):
+        if ours.state.global_step == 2:
+            ours.optimizer.param_groups[0]["lr"] = ours.optimizer.param_groups[1]["lr"] = 1e10
+        return compute_loss(model, inputs, **kwargs)
+
+    ours.compute_loss = leap
+    ours.train()
+    assert ours.guard.failed and ours.state.global_step == 3 and "embeddings of retain" in ours.notes[0]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["checkpoint-1", "checkpoint-2"]
+    sealed = load_file(tmp_path / "out" / "checkpoint-2" / "model.safetensors")
+    assert all(value.equal(ours.model.state_dict()[name]) for name, value in sealed.items()), "and it goes back there"
 
 
 class Recorder(TrainerCallback):

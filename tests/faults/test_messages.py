@@ -21,6 +21,16 @@ guarded(main)
 ENDS = {
     "bad input": ("raise UserError('ids.txt is empty; give ids')", 2, "error: ids.txt is empty; give ids"),
     "a full disk": ("open('/dev/full', 'w').write('x' * 99999)", 2, "error: no space left on the disk"),
+    "a full disk, as safetensors tells it": (
+        "from safetensors import SafetensorError; raise SafetensorError('No space left on device (os error 28)')",
+        2,
+        "error: no space left on the disk (No space left on device (os error 28)); free some",
+    ),
+    "another fault of safetensors": (
+        "from safetensors import SafetensorError; raise SafetensorError('header too small')",
+        70,
+        "error: unforeseen SafetensorError (header too small); run again with --debug",
+    ),
     "a folder for a file": ("open('/tmp')", 2, "error: /tmp: Is a directory"),
     "a missing file": ("open('/nowhere/at.all')", 2, "error: /nowhere/at.all: No such file or directory"),
     "a fault of ours": ("{}['key']", 70, "error: unforeseen KeyError ('key'); run again with --debug"),

@@ -87,27 +87,32 @@ DAMAGES = {
 
 @pytest.fixture
 def checkpoints(trainer, tmp_path):
-    """A training of 6 steps with checkpoints after the third and the last."""
-    ours = trainer("clip", "fine_tune", save_strategy="steps", save_steps=3)
-    ours.train()
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["checkpoint-3", "checkpoint-6"]
-    return tmp_path / "out", weights(ours.model)
+    """Train a family for 6 steps, with checkpoints after the third and the last."""
+
+    def train(family: str) -> tuple[Path, str]:
+        ours = trainer(family, "fine_tune", save_strategy="steps", save_steps=3)
+        ours.train()
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["checkpoint-3", "checkpoint-6"]
+        return tmp_path / "out", weights(ours.model)
+
+    return train
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_a_damaged_newest_checkpoint_gives_way_to_the_last_valid_one(kind, checkpoints, trainer, caplog):
-    out, expected = checkpoints
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_damaged_newest_checkpoint_gives_way_to_the_last_valid_one(family, kind, checkpoints, trainer, caplog):
+    out, expected = checkpoints(family)
     break_it, words = DAMAGES[kind]
     break_it(out / "checkpoint-6")
     with caplog.at_level(logging.WARNING):
-        ours = trainer("clip", "fine_tune", save_strategy="steps", save_steps=3)
+        ours = trainer(family, "fine_tune", save_strategy="steps", save_steps=3)
         ours.train(resume_from_checkpoint=True)
     assert "checkpoint-6 is damaged" in caplog.text and words in caplog.text
     assert weights(ours.model) == expected
     assert damage(out / "checkpoint-6") is None  # written again on the way
     break_it(out / "checkpoint-3")
     with pytest.raises(UserError, match=r"checkpoint-3 cannot be resumed from .*" + re.escape(words)):
-        trainer("clip", "fine_tune").train(resume_from_checkpoint=str(out / "checkpoint-3"))
+        trainer(family, "fine_tune").train(resume_from_checkpoint=str(out / "checkpoint-3"))
 
 
 def test_nothing_to_resume_from_is_said(trainer, tmp_path):
@@ -122,7 +127,7 @@ def test_nothing_to_resume_from_is_said(trainer, tmp_path):
 def test_checkpoints_hold_no_pickled_arguments_and_load_as_models(checkpoints):
     from transformers import CLIPModel
 
-    out, expected = checkpoints
+    out, expected = checkpoints("clip")
     assert not list(out.rglob("training_args.bin"))
     assert weights(CLIPModel.from_pretrained(out / "checkpoint-6")) == expected
 

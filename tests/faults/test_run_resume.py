@@ -16,7 +16,7 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.methods import GradientAscentTrainer
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.runs.arguments import parse_run
-from hf_unlearn.runs.builders import simclr, small_clip
+from hf_unlearn.runs.benchmark import BUILDERS
 from hf_unlearn.runs.recipe import unlearn_and_compare
 
 KILLS = 3  # at touches of files, and one more at a moment of the clock
@@ -44,10 +44,11 @@ def run(bases, rows, encoded):
         else:  # a base model that is pre-trained first
             given += ["--pretrain.num_train_epochs", "2", "--pretrain.views", "light", "--pretrain.use_cpu", "true"]
             given += ["--pretrain.save_strategy", "steps", "--pretrain.save_steps", "2", "--audit_samples", "3"]
-            given += [token for name, value in TINY.items() for token in (f"--model.{name}", str(value))]
+            shape = TINY if family == "simclr" else {**TINY, "queue_size": 24}
+            given += [token for name, value in shape.items() for token in (f"--model.{name}", str(value))]
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("HF_UNLEARN_CACHE", str(folder / "cache"))
-            unlearn_and_compare(parse_run([*given, *argv]), build={"clip": small_clip, "simclr": simclr}[family])
+            unlearn_and_compare(parse_run([*given, *argv]), build=BUILDERS[family])
 
     return unlearn
 
@@ -64,7 +65,13 @@ def results(folder: Path) -> dict:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("family", "methods"), [("clip", ("retrain", "gradient_ascent")), ("simclr", ("retrain", "neg_grad"))]
+    ("family", "methods"),
+    [
+        ("clip", ("retrain", "gradient_ascent")),
+        ("clip", ("task_vector", "selective_synaptic_dampening", "slug")),
+        ("simclr", ("retrain", "neg_grad")),
+        ("moco", ("alignment_calibration", "selective_synaptic_dampening")),
+    ],
 )
 def test_killed_at_random_moments_it_leaves_the_same_files(family, methods, run, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -76,7 +83,7 @@ def test_killed_at_random_moments_it_leaves_the_same_files(family, methods, run,
     def again(**moment: float) -> int:
         return forked(lambda: run(killed, family, "--resume", methods=methods), watch=killed, **moment)[0]
 
-    dice = random.Random(family)
+    dice = random.Random(f"{family} {methods}")
     statuses = [again(kill_at=dice.randrange(1, touches // 2)) for _ in range(KILLS)]
     again(kill_after=dice.uniform(0, seconds / 2))  # which may come too late for what is left to do
     assert statuses.count(-signal.SIGKILL) >= 2 and set(statuses) <= {0, -signal.SIGKILL}
@@ -84,6 +91,14 @@ def test_killed_at_random_moments_it_leaves_the_same_files(family, methods, run,
     assert results(killed) == results(whole)
     assert not [path for path in (killed / "out").iterdir() if path.name.startswith(".")], "nothing is left over"
     assert not (killed / "out" / "checkpoints").exists()
+
+
+@pytest.fixture(scope="session")
+def finished_views_run(tmp_path_factory, run):
+    """A finished run on a base model that was pre-trained for it."""
+    folder = tmp_path_factory.mktemp("finished-views-run")
+    run(folder, "simclr")
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -141,6 +156,16 @@ def test_a_finished_folder_that_was_changed_is_made_again(run, copied_run, caplo
     assert weights.read_bytes() == content
 
 
+@pytest.mark.parametrize(("name", "content"), [("unlearning.json", "{"), ("config.json", "[]"), ("config.json", None)])
+def test_a_finished_folder_that_cannot_be_read_is_made_again(name, content, run, copied_run, caplog):
+    file = copied_run / "out" / "fine_tune" / name
+    weights = (file.parent / "model.safetensors").read_bytes()
+    file.unlink() if content is None else file.write_text(content)
+    run(copied_run, "clip", "--resume")
+    assert "fine_tune is not as the run left it; the method is run again" in caplog.text
+    assert json.loads(file.read_text()) and (file.parent / "model.safetensors").read_bytes() == weights
+
+
 @pytest.mark.parametrize(
     ("argv", "difference"),
     [
@@ -162,16 +187,64 @@ def test_another_run_is_refused_with_the_difference(argv, difference, run, finis
     assert folder_hash(finished_run / "out") == before
 
 
+@pytest.mark.parametrize(
+    ("argv", "difference"),
+    [
+        (["--views", "cifar"], "fine_tune.views was 'light' and is 'cifar'"),
+        (["--unlearn_where", "owner=alice"], "request was"),
+        (["--pretrain.seed", "1"], "base_model.sha256 was"),
+        (["--model.width", "4"], "base_model.sha256 was"),
+    ],
+)
+def test_another_run_of_views_is_refused_with_the_difference(argv, difference, run, finished_views_run):
+    before = folder_hash(finished_views_run / "out")
+    with pytest.raises(UserError, match="is another one") as told:
+        run(finished_views_run, "simclr", "--resume", *argv)
+    assert difference in str(told.value) and folder_hash(finished_views_run / "out") == before
+
+
 def test_resuming_nothing_starts_the_run(run, tmp_path):
     run(tmp_path, "clip", "--resume")
     assert (tmp_path / "out" / "results.json").is_file()
 
 
-def test_a_damaged_record_is_told(run, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "run.json").write_text("{")
-    with pytest.raises(UserError, match=r"run.json cannot be read; delete it to start anew"):
-        run(tmp_path, "clip", "--resume")
+def test_a_damaged_record_is_told_and_its_remedy_works(run, copied_run, caplog):
+    (copied_run / "out" / "run.json").write_text("{")
+    before = folder_hash(copied_run / "out")
+    with pytest.raises(UserError, match=r"run.json cannot be read; give --overwrite instead of --resume"):
+        run(copied_run, "clip", "--resume")
+    with pytest.raises(UserError, match=r"holds a run already; give --resume .*--overwrite to replace it"):
+        run(copied_run, "clip")
+    assert folder_hash(copied_run / "out") == before
+    run(copied_run, "clip", "--overwrite", "--seed", "1")
+    assert "only what is run again is replaced" in caplog.text
+    assert json.loads((copied_run / "out" / "fine_tune" / "unlearning.json").read_text())["seed"] == 1
+
+
+def test_a_finished_run_is_replaced_when_asked_alone(run, copied_run):
+    out = copied_run / "out"
+    before = folder_hash(out)
+    with pytest.raises(UserError, match=r"out holds a run already; give --resume to go on with it, --overwrite to"):
+        run(copied_run, "clip", methods=("neg_grad",))
+    assert folder_hash(out) == before
+    (out / "notes").mkdir()
+    run(copied_run, "clip", "--overwrite", methods=("neg_grad",))
+    assert (out / "neg_grad" / "model.safetensors").is_file()
+    assert not (out / "fine_tune").exists(), "no method of the run before is left"
+    assert (out / "notes").is_dir(), "nor is anything else removed"
+
+
+def test_folders_of_no_run_are_replaced_when_asked_alone(run, tmp_path):
+    own = tmp_path / "out" / "fine_tune" / "thesis.tex"
+    own.parent.mkdir(parents=True)
+    own.touch()
+    with pytest.raises(
+        UserError, match=r"out holds no run, but fine_tune, which this run would replace; choose another"
+    ):
+        run(tmp_path, "clip")
+    assert own.exists() and [path.name for path in (tmp_path / "out").iterdir()] == ["fine_tune"]
+    run(tmp_path, "clip", "--overwrite")
+    assert not own.exists() and (own.parent / "model.safetensors").is_file()
 
 
 def test_starting_anew_forgets_checkpoints_and_the_record_names_no_secret(run, tmp_path, rows):
@@ -193,7 +266,7 @@ def test_a_training_stopped_by_its_budget_says_so_on_its_card(run, tmp_path):
     assert manifest["hyper_parameters"]["retain_loss_budget"] == 0.02
 
 
-def test_a_training_stopped_by_nan_ends_the_run_and_resuming_does_the_rest(run, tmp_path, monkeypatch):
+def test_a_training_stopped_by_nan_ends_the_run_and_resuming_does_the_rest(run, tmp_path, monkeypatch, caplog):
     compute_loss = GradientAscentTrainer.compute_loss
 
     def spoiled(self, *arguments, **options):
@@ -208,7 +281,9 @@ def test_a_training_stopped_by_nan_ends_the_run_and_resuming_does_the_rest(run, 
     before = (finished / "model.safetensors").read_bytes()
     assert "Training was stopped at step 3 of 6" in (finished / "README.md").read_text()
     load_encoder(str(finished))
+    caplog.clear()
     run(tmp_path, "clip", "--resume", *options, methods=methods)
+    assert "Grad. Ascent: Training was stopped at step 3 of 6" in caplog.text, "a status of 0 must not hide it"
     assert (finished / "model.safetensors").read_bytes() == before
     rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
     assert [row["method"] for row in rows] == ["before", "gradient_ascent", "fine_tune"]

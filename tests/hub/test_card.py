@@ -2,16 +2,19 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from folders import folder_hash
 from huggingface_hub import ModelCard, metadata_eval_result
 from huggingface_hub.repocard import metadata_load
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Picture
 
+from hf_unlearn.errors import UserError
 from hf_unlearn.hub.card import hub_identifier, keep_card, render_card, write_card
 from hf_unlearn.hub.manifest import (
     AuditRecord,
@@ -199,6 +202,16 @@ def test_a_kept_card_regenerates_from_its_records(finished_run: Path, tmp_path: 
     write_card(folder)  # as after a change of the template: the recorded hashes stay
     assert UnlearningManifest.load(folder) == UnlearningManifest.load(finished_run)
     assert check_card(folder) == ()
+
+
+@pytest.mark.parametrize("where", ["", "assets", "..", "../base"])
+def test_no_card_is_kept_in_a_run_around_it_or_in_a_model(where: str, run: Path, base: Path) -> None:
+    shutil.copytree(base, run.parent / "base")
+    shutil.copytree(run / "assets", run.parent / "assets")  # the comparison's plots
+    before = folder_hash(run.parent)
+    with pytest.raises(UserError, match=r"choose another --copy-to|holds a model; copy the card to another folder"):
+        keep_card(run, run / where)
+    assert folder_hash(run.parent) == before
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The three commands: what they print, and how they exit."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from hub.finished_run import CAPTIONS, SALT
 from hub.local_hub import LocalHub
 from typer.testing import CliRunner, Result
 
+from hf_unlearn.cli import main
 from hf_unlearn.cli.card import card
 from hf_unlearn.cli.publish import publish
 from hf_unlearn.cli.verify import verify
@@ -43,7 +45,14 @@ def test_publish_opens_a_pull_request(run: Path, hub: LocalHub) -> None:
     assert "Removed from the repository: assets/alignment_matrices.png" in opened.stdout
 
 
-def test_verify_exits_1_when_something_does_not_hold(run: Path) -> None:
+def test_a_card_copied_onto_its_run_is_refused_and_keeps_its_pictures(run: Path) -> None:
+    pictures = sorted(run.glob("assets/*.png"))
+    refused = call("card", run, "--copy-to", run)
+    assert isinstance(refused.exception, UserError) and "choose another --copy-to" in str(refused.exception)
+    assert pictures and sorted(run.glob("assets/*.png")) == pictures
+
+
+def test_verify_exits_1_when_something_does_not_hold(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fine = call("verify", run)
     assert fine.exit_code == 0
     assert "does not hold: 0" in fine.stdout
@@ -51,6 +60,10 @@ def test_verify_exits_1_when_something_does_not_hold(run: Path) -> None:
     changed = call("verify", run)
     assert changed.exit_code == 1
     assert [line for line in changed.stdout.splitlines() if line.startswith("does not hold           config.json: ")]
+    monkeypatch.setattr(sys, "argv", ["hf-unlearn", "verify", str(run)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1  # as the program itself tells it
 
 
 def test_verify_finds_an_owners_picture(run: Path, pictures: list[Path]) -> None:

@@ -214,3 +214,9 @@ def test_terms_see_through_the_wrapper(with_lora):
     with torch.no_grad():
         adapted, plain = (contrastive_terms(m, inputs) for m in (trainer.model, trainer.model.get_base_model()))
     assert type(adapted) is type(plain) and torch.equal(adapted.x, plain.x)
+
+
+@pytest.mark.parametrize("method", [name for name, trainer in METHODS.items() if not trainer.adaptable])
+def test_methods_that_say_so_take_no_adapter(with_lora, method):
+    with pytest.raises(UserError, match=r"no shards and no adapters; leave peft_config \(--use_peft\) unset"):
+        with_lora(method)

@@ -342,6 +342,8 @@ def test_captions_are_as_long_as_the_tokenizer_says(encoder, splits, tmp_path):
     processor.tokenizer.model_max_length = 8
     assert make_inputs(model, processor, config).max_length == 8
     assert make_inputs(model, processor, replace(config, max_length=12)).max_length == 12
+    with pytest.raises(UserError, match="max_length=17 is more than the 16 tokens that CLIPModel has positions for"):
+        make_inputs(model, processor, replace(config, max_length=17))
 
 
 def test_convolutions_are_laid_out_channels_last_on_request(make_trainer):

@@ -73,6 +73,7 @@ def test_default_config_gives_way_to_a_model_or_a_config(yaml_config, tmp_path):
         (["--seed", "-1"], "seed=-1 must be from 0 to 4294967295"),
         (["--gradient_accumulation_steps", "0"], "gradient_accumulation_steps=0 must be a number of at least 1"),
         (["--max_steps", "0"], "max_steps=0 would make no update"),
+        (["--dataset_name", " "], "--dataset_name is empty; name a dataset"),
         (["--config", "/nowhere.yaml"], "/nowhere.yaml does not exist"),
         (["--per_device_train_batch_size", "1"], "without negatives"),
         (["--neg_grad.preset", "best"], "preset='best' is unknown"),
@@ -95,6 +96,41 @@ def test_help_lists_the_options_of_a_run_and_says_where_the_others_are(capsys):
         parse_run(["--help"])
     told = capsys.readouterr().out
     assert not ended.value.code and "--unlearn_request" in told and "hf-unlearn methods NAME" in told
+
+
+# Of the settings that transformers itself would refuse when a training begins, those that are foreseen: a model is
+# loaded and measured by then, and the run written down.
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (
+            ["--lr_scheduler_type", "cosine_with_min_lr"],
+            "=cosine_with_min_lr: One of min_lr .* set lr_scheduler_kwargs",
+        ),
+        (
+            ["--lr_scheduler_type", "warmup_stable_decay"],
+            "num_decay_steps.*; set lr_scheduler_kwargs, or choose another",
+        ),
+        (["--lr_scheduler_type", "cosine", "--lr_scheduler_kwargs", '{"cycles": 2}'], "'cycles'; set lr_scheduler_kw"),
+        (["--report_to", "wandb"], "report_to=wandb is not installed here; install it"),
+        (["--report_to", "somewhere"], "report_to=somewhere is not installed here"),
+        (["--eval_strategy", "epoch"], "--eval_strategy: a run measures its methods when they are done"),
+        (["--fine_tune.eval_strategy", "steps", "--fine_tune.eval_steps", "5"], "--eval_strategy: a run measures"),
+        (["--save_strategy", "best"], "--save_strategy best: a run measures"),
+        (["--load_best_model_at_end", "true"], "--load_best_model_at_end: a run measures"),
+    ],
+)
+def test_settings_that_no_training_could_begin_with_are_refused_before(argv, message, monkeypatch):
+    monkeypatch.setattr("hf_unlearn.methods.config.get_available_reporting_integrations", lambda: ["tensorboard"])
+    with pytest.raises(UserError, match=message):
+        parse_run(["--methods", "fine_tune", *argv])
+
+
+def test_schedules_and_reports_that_have_what_they_need_are_taken(monkeypatch):
+    monkeypatch.setattr("hf_unlearn.methods.config.get_available_reporting_integrations", lambda: ["tensorboard"])
+    kwargs = ("--lr_scheduler_type", "cosine_with_min_lr", "--lr_scheduler_kwargs", '{"min_lr": 1e-6}')
+    config = parse_run(["--methods", "fine_tune", "--report_to", "tensorboard", *kwargs]).methods["fine_tune"]
+    assert (config.lr_scheduler_kwargs, config.report_to) == ({"min_lr": 1e-6}, ["tensorboard"])
 
 
 @pytest.mark.parametrize("content", ["- a list", "a: [1", "nonsense: {a: 1}", "model: 3"])
@@ -121,6 +157,10 @@ def test_an_adapter_is_described_as_trl_describes_it(tmp_path):
     [
         (["--lora_r", "8"], "--lora_r describes an adapter; give --use_peft, too"),
         (["--use_peft", "--methods", "retrain"], "Retrain draws every weight anew"),
+        (
+            ["--use_peft", "--methods", "fine_tune", "slug", "task_vector", "selective_synaptic_dampening"],
+            "no adapter can hold what slug, task_vector, selective_synaptic_dampening would change",
+        ),
     ],
 )
 def test_adapters_that_cannot_be_are_refused(argv, message):

@@ -4,6 +4,7 @@ import logging
 
 import pytest
 from datasets import DatasetDict
+from folders import folder_hash
 
 from hf_unlearn.runs.arguments import parse_run
 from hf_unlearn.runs.task import prepare_task
@@ -33,3 +34,12 @@ def test_held_out_rows_that_the_users_model_was_trained_on_are_told(case, shapes
         (note,) = task.notes
         assert told in note and "Bring splits validation and test that the model never saw" in note
         assert caplog.text.count(note) == 1
+
+
+def test_drawing_some_rows_leaves_no_file_beside_the_data(shapes, tmp_path):
+    shapes.save_to_disk(tmp_path / "data")
+    before = folder_hash(tmp_path / "data")
+    words = ["--dataset_name", str(tmp_path / "data"), "--num_samples", "40", "--unlearn_fraction", "0.1"]
+    task = prepare_task(parse_run(words).arguments)
+    assert sum(task.sizes.values()) == 40
+    assert folder_hash(tmp_path / "data") == before
