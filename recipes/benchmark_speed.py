@@ -626,7 +626,7 @@ def probes(setting: Setting, folder: str) -> Iterator[Row]:
     singly, paper = "the paper's protocol with torchvision's views", "the paper's protocol with batched views"
     ways = {eight: 8, ten: 10, singly: None, paper: None}
     rounds = Rounds(setting, {name: partial(probe, name, kept) for name, kept in ways.items()})
-    for name, kept in ways.items():  # accuracies scatter with the views: a mean's standard error is about .1
+    for name, kept in ways.items():  # accuracies scatter with the views by .8 or so
         for _ in range(
             0 if setting.small else (PROTOCOL_FITS if kept is None else CACHED_FITS) - len(accuracies[name])
         ):
