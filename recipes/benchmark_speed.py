@@ -2,6 +2,7 @@
 
     python recipes/benchmark_speed.py                      # everything, on the GPU if there is one
     python recipes/benchmark_speed.py --device cpu --only views loss --repeats 5
+    OMP_NUM_THREADS=1 python recipes/benchmark_speed.py --device cpu --cpu_time   # where other work runs, too
     python recipes/benchmark_speed.py --small --repeats 1  # a few seconds, to see that it runs
 
 Needs the extra `benchmark` (`pip install -e .[benchmark]`), which brings lightly for the reference's loss. Pictures are
@@ -67,6 +68,7 @@ from hf_unlearn.runs.task import prepare_task
 
 UNLEARN_SHARE = 0.1  # the paper's 10% task
 AC, FINE_TUNE, REFERENCE = "AC", "Fine-Tune", "the reference's construction"
+CACHED_FITS, PROTOCOL_FITS = 40, 10  # of the probe, for its accuracy
 Work = Callable[[], Any]
 
 
@@ -78,6 +80,8 @@ class Setting:
     small: bool
     repeats: int
     workers: int
+    compiled: bool = False
+    clock: Callable[[], float] = time.perf_counter
 
     @property
     def cuda(self) -> bool:
@@ -136,7 +140,7 @@ class Rounds:
         self.taken: dict[str, list[Measurement]] = {name: [] for name in contenders}
         for _ in range(setting.repeats):
             for name, work in contenders.items():
-                self.taken[name].append(measure(setting.device, work))
+                self.taken[name].append(measure(setting.device, work, setting.clock))
 
     def seconds(self, name: str) -> float:
         """Median of a contender."""
@@ -165,23 +169,23 @@ class Rounds:
         )
 
 
-def measure(device: torch.device, work: Work) -> Measurement:
+def measure(device: torch.device, work: Work, clock: Callable[[], float] = time.perf_counter) -> Measurement:
     """Run once and read clock and memory."""
     if device.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated() / 2**20
-        started = time.perf_counter()
+        started = clock()
         work()
         torch.cuda.synchronize()
-        return Measurement(time.perf_counter() - started, torch.cuda.max_memory_allocated() / 2**20 - before)
+        return Measurement(clock() - started, torch.cuda.max_memory_allocated() / 2**20 - before)
     if platform.system() == "Linux":
         ctypes.CDLL(None).malloc_trim(0)  # or memory that an earlier round gave back would hide this one's
         Path("/proc/self/clear_refs").write_text("5")  # starts the peak anew
     before = _process_memory("VmRSS")
-    started = time.perf_counter()
+    started = clock()
     work()
-    return Measurement(time.perf_counter() - started, _process_memory("VmHWM") - before)
+    return Measurement(clock() - started, _process_memory("VmHWM") - before)
 
 
 def _process_memory(field: str) -> float:
@@ -191,10 +195,10 @@ def _process_memory(field: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype, size: int) -> float:
+def matrix_rate(setting: Setting, dtype: torch.dtype, size: int) -> float:
     """The hardware's floating-point operations a second, as the best of several square matrix products."""
-    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    best = min(measure(device, lambda: left @ right).seconds for _ in range(8))
+    left, right = (torch.randn(size, size, device=setting.device, dtype=dtype) for _ in range(2))
+    best = min(measure(setting.device, lambda: left @ right, setting.clock).seconds for _ in range(8))
     return 2 * size**3 / best
 
 
@@ -226,7 +230,7 @@ def trainer_step(setting: Setting, method: str, model: nn.Module, processor: Any
         output_dir=folder,
         use_cpu=not setting.cuda,
         bf16=setting.cuda,
-        channels_last=True,
+        torch_compile=setting.compiled,
         per_device_train_batch_size=setting.pictures,
         report_to="none",
     )
@@ -354,24 +358,22 @@ def view_steps(setting: Setting, folder: str) -> Iterator[Row]:
             REFERENCE: ReferenceStep(setting, simclr(), pixels),
         },
     )
-    yield rounds.compare(f"SimCLR step, {views}", AC, REFERENCE, throughput(setting, rounds))
+    yield rounds.compare(f"SimCLR step, {views}", AC, REFERENCE, throughput(setting, rounds, "images"))
     yield rounds.compare(f"SimCLR step, {views}", FINE_TUNE, AC)
     rounds = Rounds(setting, {AC: step("alignment_calibration", moco()), FINE_TUNE: step("fine_tune", moco())})
-    yield rounds.compare(f"MoCo step, {views}", FINE_TUNE, AC, throughput(setting, rounds))
+    yield rounds.compare(f"MoCo step, {views}", FINE_TUNE, AC, throughput(setting, rounds, "images"))
 
 
-def throughput(setting: Setting, rounds: Rounds) -> str:
-    """How many pictures AC sees a second, and which share of the hardware's matrix rate that is, end to end."""
-    with FlopCounterMode(display=False) as counter:
+def throughput(setting: Setting, rounds: Rounds, items: str) -> str:
+    """How many items AC sees a second, and which share of the hardware's matrix rate that is, end to end."""
+    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:  # compiled, it sees none
         rounds.contenders[AC]()
     dtype, size = (torch.bfloat16, 8192) if setting.cuda else (torch.float32, 512 if setting.small else 2048)
-    rate = matrix_rate(setting.device, dtype, size)
+    rate = matrix_rate(setting, dtype, size)
     share = 100 * counter.get_total_flops() / rounds.seconds(AC) / rate
     kind = str(dtype).removeprefix("torch.")
-    pictures = setting.pictures / rounds.seconds(AC)
-    return (
-        f"AC {pictures:.0f} images/s, {share:.0f}% of the measured {rate / 1e9:.0f} GFLOP/s of {kind} matrix products"
-    )
+    speed = setting.pictures / rounds.seconds(AC)
+    return f"AC {speed:.0f} {items}/s, {share:.0f}% of the measured {rate / 1e9:.0f} GFLOP/s of {kind} matrix products"
 
 
 class PlainClipStep:
@@ -426,7 +428,7 @@ def clip_steps(setting: Setting, folder: str) -> Iterator[Row]:
             given: PlainClipStep(setting, clip(), _endless(ready)),
         },
     )
-    rate = f"AC {setting.pictures / rounds.seconds(AC):.0f} pairs/s"
+    rate = throughput(setting, rounds, "pairs")
     for other in (processing, given):
         yield rounds.compare(f"CLIP step, {setting.pictures} pairs", AC, other, rate)
 
@@ -479,6 +481,71 @@ def loss_passes(setting: Setting, _: str) -> Iterator[Row]:
         }
         title = f"{terms.__name__}, {rows} x {rows} similarities, forward and backward"
         yield Rounds(setting, contenders).compare(title, blocks, whole)
+
+
+# Both passes of a loss in a process of its own: this file's folder, terms, candidates and device are its arguments.
+MEMORY = """
+import json, sys
+import torch
+sys.path.insert(0, sys.argv[1])
+from benchmark_speed import measure
+from hf_unlearn import losses
+terms, candidates, device = getattr(losses, sys.argv[2]), int(sys.argv[3]), torch.device(sys.argv[4])
+
+def passes(n):
+    x, y = (torch.randn(n, 256, device=device).requires_grad_() for _ in range(2))
+    x.grad, y.grad = torch.zeros_like(x), torch.zeros_like(y)
+    scale = torch.tensor(14.0, device=device, requires_grad=True)
+    return lambda: losses.info_nce(terms(x, y, scale), torch.ones(n, device=device)).backward()
+
+passes(64)()  # what is set up on first use is not counted
+taken = measure(device, passes(candidates // 2 if terms is losses.TwoViewTerms else candidates))
+print(json.dumps([taken.seconds, taken.peak]))
+"""
+
+
+def loss_memory(setting: Setting, _: str) -> Iterator[Row]:
+    """Both passes of the loss at more and more candidates of 256 dimensions: peak above embeddings and gradients."""
+    sizes = (512, 1024) if setting.small else (8_192, 16_384, 32_768)
+    for terms in (CrossModalTerms, TwoViewTerms):
+        fixed = [str(Path(__file__).parent), terms.__name__]
+        yield from growth(
+            setting,
+            f"{terms.__name__}, memory above embeddings and gradients (wanted: under 300 MB)",
+            "candidates",
+            {size: [MEMORY, *fixed, str(size), str(setting.device)] for size in sizes},
+        )
+
+
+def growth(setting: Setting, work: str, unit: str, scripts: dict[int, list[str]]) -> Iterator[Row]:
+    """How seconds and peak memory grow with the size of the work, each measured in processes of its own.
+
+    Args:
+        setting: how often.
+        work: what is done.
+        unit: what sizes count.
+        scripts: for each size, a script that prints both as JSON, and its arguments.
+    """
+    taken: dict[int, list[Measurement]] = {}
+    for size, script in scripts.items():
+        command = [sys.executable, "-c", *script]
+        runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(setting.repeats)]
+        taken[size] = [Measurement(*json.loads(run.stdout)) for run in runs]
+    smallest, first = next(iter(taken.items()))
+    for size, each in taken.items():
+        ratios = [a.seconds / b.seconds for a, b in zip(each, first, strict=True)]
+        yield Row(
+            work,
+            f"{smallest:,} {unit}",
+            f"{size:,} {unit}",
+            statistics.median(m.seconds for m in first),
+            statistics.median(m.seconds for m in each),
+            statistics.median(ratios),
+            min(ratios),
+            max(ratios),
+            statistics.median(m.peak for m in first),
+            statistics.median(m.peak for m in each),
+        )
 
 
 def evaluations(setting: Setting, _: str) -> Iterator[Row]:
@@ -555,16 +622,24 @@ def probes(setting: Setting, folder: str) -> Iterator[Row]:
         result = linear_probe(sets["retain"], sets["unlearn"], sets["test"], augmented=augmented)
         accuracies[name].append(result.test_accuracy)
 
-    four, ten = "four views and the plain pictures", "ten views"
+    eight, ten = "eight views and the plain pictures", "ten views"
     singly, paper = "the paper's protocol with torchvision's views", "the paper's protocol with batched views"
-    ways = {four: 4, ten: 10, singly: None, paper: None}
+    ways = {eight: 8, ten: 10, singly: None, paper: None}
     rounds = Rounds(setting, {name: partial(probe, name, kept) for name, kept in ways.items()})
-    for way, other in itertools.product((four, ten), (singly, paper)):
-        note = ", ".join(
-            f"test accuracy {statistics.mean(accuracies[n]):.2f} ± {statistics.stdev(accuracies[n]):.2f} ({n})"
-            for n in (way, other)
-        )
+    for name, kept in ways.items():  # accuracies scatter with the views by .8 or so
+        for _ in range(
+            0 if setting.small else (PROTOCOL_FITS if kept is None else CACHED_FITS) - len(accuracies[name])
+        ):
+            probe(name, kept)
+    for way, other in itertools.product((eight, ten), (singly, paper)):
+        note = ", ".join(f"test accuracy {mean_and_error(accuracies[name])} ({name})" for name in (way, other))
         yield rounds.compare(f"Linear probe, {len(rows['retain'])} pictures, encoder passes included", way, other, note)
+
+
+def mean_and_error(values: list[float]) -> str:
+    """The mean, its standard error and the number of values."""
+    error = statistics.stdev(values) / len(values) ** 0.5
+    return f"{statistics.mean(values):.2f} ± {error:.2f} of {len(values)} fits"
 
 
 # Plans one request in a process of its own: where, rows, ids asked for and the folder of shards are its arguments.
@@ -593,28 +668,12 @@ def plannings(setting: Setting, folder: str) -> Iterator[Row]:
     """A request against more and more rows: how processor time and a whole process's peak memory grow."""
     sizes = (10_000, 30_000) if setting.small else (1_000_000, 3_000_000, 10_000_000, 100_000_000)
     for where in ("memory", "shards"):
-        taken: dict[int, list[Measurement]] = {}
+        scripts = {}
         for rows in sizes if where == "shards" else sizes[:3]:
             if where == "shards":
                 write_ids(Path(folder) / f"{rows}.parquet", rows)
-            command = [sys.executable, "-c", PLANNING, where, str(rows), str(sizes[0]), folder]
-            runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(setting.repeats)]
-            taken[rows] = [Measurement(*json.loads(run.stdout)) for run in runs]
-        first = taken[sizes[0]]
-        for rows, each in taken.items():
-            ratios = [a.seconds / b.seconds for a, b in zip(each, first, strict=True)]
-            yield Row(
-                f"Request of {sizes[0]:,} ids, planned in {where}",
-                f"{sizes[0]:,} rows",
-                f"{rows:,} rows",
-                statistics.median(m.seconds for m in first),
-                statistics.median(m.seconds for m in each),
-                statistics.median(ratios),
-                min(ratios),
-                max(ratios),
-                statistics.median(m.peak for m in first),
-                statistics.median(m.peak for m in each),
-            )
+            scripts[rows] = [PLANNING, where, str(rows), str(sizes[0]), folder]
+        yield from growth(setting, f"Request of {sizes[0]:,} ids, planned in {where}", "rows", scripts)
 
 
 def write_ids(path: Path, rows: int) -> None:
@@ -629,6 +688,7 @@ PARTS: dict[str, Callable[[Setting, str], Iterator[Row]]] = {
     "views": view_steps,
     "clip": clip_steps,
     "loss": loss_passes,
+    "memory": loss_memory,
     "evaluation": evaluations,
     "probe": probes,
     "planning": plannings,
@@ -647,16 +707,24 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="tiny models and batches: figures mean nothing")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to run")
     parser.add_argument("--workers", type=int, help="of the reference's DataLoader; default: 8 on a GPU, 0 on a CPU")
+    parser.add_argument("--compile", action="store_true", help="torch_compile in the library's steps")
+    parser.add_argument("--cpu_time", action="store_true", help="seconds of the processor, on a CPU that is shared")
     parser.add_argument("--output", type=Path, help="also write the table as JSON")
     options = parser.parse_args()
     if options.repeats < 1:
         raise UserError(f"--repeats {options.repeats} measures nothing; use at least 1")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: no GPU is visible to PyTorch; use --device cpu")
+    if options.cpu_time and options.device == "cuda":
+        raise UserError("--cpu_time says nothing of a GPU; use --device cpu, or leave it out")
     workers = options.workers if options.workers is not None else 8 * (options.device == "cuda")
-    setting = Setting(torch.device(options.device), options.small, options.repeats, workers)
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    device = torch.device(options.device)
+    setting = Setting(device, options.small, options.repeats, workers, options.compile, clock)
     where = torch.cuda.get_device_name() if setting.cuda else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{where}; PyTorch {torch.__version__}; {setting.repeats} rounds{'; small' * setting.small}\n")
+    described = f"{where}; PyTorch {torch.__version__}; {setting.repeats} rounds"
+    described += "; small" * setting.small + "; compiled" * setting.compiled + "; processor time" * options.cpu_time
+    print(f"{described}\n")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name in options.only:

@@ -136,7 +136,7 @@ def make_trainer(method, family, rows, batch=BATCH, steps=2, peft_config=None, *
     trainer = trainer_class(
         model,
         config,
-        {name: SPLITS[family][name] for name in ("retain", "unlearn")},
+        {name: SPLITS[family][name] for name in ("retain", "unlearn", "validation")},
         eval_dataset=SPLITS[family]["validation"],
         processing_class=processor,
         peft_config=peft_config,
@@ -171,6 +171,7 @@ def training_cases():
         yield f"{family} neg_grad reference", train("neg_grad", family, UNEVEN, preset="reference")
         yield f"{family} l1_sparsity", train("l1_sparsity", family, range(BATCH), l1_lambda=1e-3)
         yield f"{family} alignment_calibration", train("alignment_calibration", family, UNEVEN, beta=3.0)
+        yield f"{family} targeted_calibration", train("targeted_calibration", family, UNEVEN)
         if family != "moco":
             lora = LoraConfig(r=4)
             yield (

@@ -17,6 +17,7 @@ METHODS = (
     "neg_grad reference",
     "l1_sparsity",
     "alignment_calibration",
+    "targeted_calibration",
     "alignment_calibration reference",
 )
 CASES = [f"{family} {method}" for family in ("clip", "simclr", "moco") for method in METHODS]

@@ -103,7 +103,8 @@ def split_shards(
 ) -> tuple[IterableDataset, Dataset, int]:
     """Split data in shards into a retain stream and a resident unlearn split.
 
-    Only shards that hold a requested row are read for the unlearn split, and its pictures are kept as they are stored.
+    For the unlearn split only the row groups (of tar files, the files) that hold a requested row are read, and its
+    pictures are kept as they are stored.
 
     Args:
         shards: Parquet files, or WebDataset tar files, whose `__key__` is the id.
@@ -130,8 +131,15 @@ def split_shards(
     columns = {"image": image_column, "captions": caption_column, "label": label_column, "id": id_column}
     ids = frozenset(map(str, requested))
     retain = stream_shards(shards, columns).filter(_Unasked(ids), input_columns=["id"])
-    asked = stream_shards(list(plan.places), columns).filter(_Asked(ids), input_columns=["id"])
-    return retain, Dataset.from_list(list(asked), features=asked.features), plan.rows - plan.count
+    asked = stream_shards(list(plan.places), columns)
+    if _is_tar(shards[0]):
+        asked = asked.filter(_Asked(ids), input_columns=["id"])
+        unlearn = Dataset.from_list(list(asked), features=asked.features)
+    else:
+        schema = asked.features.arrow_schema
+        parts = [part for shard, rows in plan.places.items() for part in _parquet_rows(shard, rows, columns, schema)]
+        unlearn = Dataset(pa.concat_tables(parts))
+    return retain, unlearn, plan.rows - plan.count
 
 
 @dataclass(frozen=True)
@@ -200,6 +208,31 @@ def _parquet_ids(shard: str, column: str) -> Iterator[pa.Array]:
             raise UserError(f"The shard {shard} has no column {column!r} (--id_column).")
         for batch in file.iter_batches(_CHUNK, columns=[column]):
             yield pc.cast(batch.column(0), pa.string())
+
+
+def _parquet_rows(
+    shard: str, places: NDArray[np.int64], columns: dict[str, str | None], schema: pa.Schema
+) -> Iterator[pa.Table]:
+    """Rows of a shard by their ascending places, as `stream_shards` gives them; other row groups are not read."""
+    from datasets.table import table_cast
+
+    sources = [columns[name] or name for name in schema.names]
+    with fsspec.open(shard) as opened, pq.ParquetFile(opened) as file:
+        if missing := [source for source in sources if source not in file.schema_arrow.names]:
+            raise UserError(f"The shard {shard} has no column {missing[0]!r}, which other shards have.")
+        first = 0
+        for group in range(file.num_row_groups):
+            end = first + file.metadata.row_group(group).num_rows
+            here = places[slice(*np.searchsorted(places, (first, end)))] - first
+            first = end
+            if len(here):
+                table = file.read_row_group(group, columns=sources).take(here).select(sources)
+                table = table.rename_columns(schema.names)
+                if "captions" in schema.names and not pa.types.is_nested(table.schema.field("captions").type):
+                    single = table["captions"].combine_chunks()
+                    lists = pa.ListArray.from_arrays(np.arange(len(single) + 1, dtype=np.int32), single)
+                    table = table.set_column(schema.names.index("captions"), "captions", lists)
+                yield table_cast(table, schema)
 
 
 def _tar_ids(shard: str) -> Iterator[pa.Array]:

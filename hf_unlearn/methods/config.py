@@ -109,6 +109,8 @@ class UnlearningConfig(TrainingArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.dataloader_pin_memory &= torch.accelerator.is_available()  # on a CPU it would only warn
+        if self.dataloader_pin_memory and self.device.type == "cuda":  # elsewhere a copy may read what is freed by then
+            self.accelerator_config.non_blocking = True  # type: ignore[union-attr]
         if self.per_device_train_batch_size < 2:
             size = self.per_device_train_batch_size
             raise UserError(f"per_device_train_batch_size {size} leaves InfoNCE without negatives; use at least 2")

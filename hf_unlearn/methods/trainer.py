@@ -132,6 +132,8 @@ class UnlearningTrainer(Trainer):
         if splits.nbytes is not None and splits.nbytes <= free // 4:
             self.train_dataset = splits.on(self.args.device)
             self.args.dataloader_pin_memory = False  # of no use there, and refused
+            for settings in (self.args.accelerator_config, self.accelerator.dataloader_config):
+                settings.non_blocking = False  # type: ignore[union-attr]  # or it would warn that nothing is pinned
 
     def _saliency_mask(self, splits: Mapping[str, Any]) -> SaliencyMask:
         if not splits.get("unlearn"):
@@ -182,6 +184,7 @@ class UnlearningTrainer(Trainer):
             batch_size=None,
             num_workers=workers,
             pin_memory=self.args.dataloader_pin_memory,
+            _non_blocking=self.accelerator.non_blocking,
             prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
         )
 

@@ -121,7 +121,7 @@ def cached_views(
     """Goes round k encoded views of the retain images, one an epoch: the `augmented` of the fast protocol.
 
     Few views alone are learned by heart. With `plain`, whose features the probe is evaluated on anyway, every tenth
-    epoch sees the images as they are, which makes four views do.
+    epoch sees the images as they are, which makes eight views do.
 
     Args:
         views: `[r, k, d]` features of k views of each retain image.

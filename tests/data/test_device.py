@@ -1,9 +1,10 @@
+import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_unlearn.data.device import per_channel, to_device
 from hf_unlearn.data.inputs import ImageViewInputs
-from hf_unlearn.data.views import VIEW_PRESETS, _resize_boxes
+from hf_unlearn.data.views import VIEW_PRESETS, BatchedViews, _resize_boxes
 from hf_unlearn.models.image_processor import image_processor_of
 
 META = torch.device("meta")  # stands for an accelerator: a device that is not the CPU
@@ -18,6 +19,43 @@ class Copies(TorchDispatchMode):
         result = function(*args, **(kwargs or {}))
         self.count += function is torch.ops.aten._to_copy.default and args[0].device != result.device
         return result
+
+
+class Waits(TorchDispatchMode):
+    """Collects what would make the host wait for a device: reading a value there, or a size that depends on one."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        name = function.overloadpacket.__name__
+        if args and isinstance(args[0], torch.Tensor) and args[0].device == META:
+            masked = name in ("index", "index_put", "index_put_") and any(
+                index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
+            )
+            back = name == "_to_copy" and result.device != META
+            if masked or back or name in ("_local_scalar_dense", "nonzero", "masked_select"):
+                self.seen.append(name)
+        return result
+
+
+@pytest.mark.parametrize("preset", VIEW_PRESETS)
+def test_drawing_views_does_not_wait_for_the_device(preset):
+    views = BatchedViews(VIEW_PRESETS[preset])
+    pixels = torch.zeros(8, 3, 32, 32, dtype=torch.uint8, device=META)
+    views(pixels, seed=0)  # the first time, the constants
+    with Copies() as copies, Waits() as waits:
+        assert views(pixels, seed=0).device == META
+    assert waits.seen == []
+    assert copies.count <= 10  # boxes, and what each step drew
+
+
+def test_a_mask_that_the_host_must_wait_for_is_seen():
+    with Waits() as waits:
+        torch.zeros(3, 2, device=META)[torch.tensor([True, False, True])] = torch.zeros(2, 2, device=META)
+    assert waits.seen
 
 
 def test_a_step_brings_only_what_it_drew_to_the_device():

@@ -11,7 +11,7 @@ import pytest
 
 from hf_unlearn.data import shards as module
 from hf_unlearn.data.images import read_image
-from hf_unlearn.data.shards import plan_request_in_shards, split_shards
+from hf_unlearn.data.shards import plan_request_in_shards, split_shards, stream_shards
 from hf_unlearn.data.splits import plan_request
 from hf_unlearn.errors import UserError
 
@@ -89,6 +89,39 @@ def test_retain_is_a_stream_without_the_request(request, shapes, kind):
     for row in [*islice(seen, 3), *unlearn]:
         assert read_image(row["image"]).tobytes() == original[row["id"]]["image"].tobytes()
         assert row["captions"][0] == original[row["id"]]["captions"][0]
+
+
+@pytest.mark.parametrize("captions", ["captions", "title"])
+def test_rows_read_by_place_are_those_that_a_filter_finds(tmp_path, shapes, monkeypatch, captions):
+    """Row groups without a hit are left alone; numbers as ids and single captions become what the schema wants."""
+    files, read = [tmp_path / f"{number}.parquet" for number in range(3)], []
+    for number, file in enumerate(files):
+        part = shapes.select(range(10 * number, 10 * number + 10)).with_format("arrow")[:]
+        part = part.drop_columns("id").append_column("key", pa.array(range(10 * number, 10 * number + 10)))
+        part = part.append_column("title", pa.array([None, *"bcdefghij"]))
+        pq.write_table(part.select(part.column_names[::-1]), file, row_group_size=4)
+    whole_group = pq.ParquetFile.read_row_group
+    monkeypatch.setattr(
+        pq.ParquetFile,
+        "read_row_group",
+        lambda file, group, columns: read.append((group, sorted(columns))) or whole_group(file, group, columns=columns),
+    )
+    wanted = [29, 0, 3, 28, 7]
+    columns = {"image_column": "image", "caption_column": captions, "id_column": "key"}
+    _, unlearn, rows = split_shards(files, wanted, **columns)
+    names = sorted(("image", captions, "key", "label"))
+    assert read == [(0, names), (1, names), (2, names)] and rows == 25  # none of the second file
+    schema = {"image": "image", "captions": captions, "label": None, "id": "key"}
+    stream = stream_shards(files, schema).filter(lambda name: int(name) in wanted, input_columns=["id"])
+    assert unlearn.features == stream.features
+    assert list(unlearn) == list(stream)
+
+
+def test_a_column_that_only_other_shards_have_is_named(tmp_path):
+    pq.write_table(pa.table({"id": ["a", "b"], "image": [b"", b""]}), tmp_path / "0.parquet")
+    pq.write_table(pa.table({"id": ["c"], "picture": [b""]}), tmp_path / "1.parquet")
+    with pytest.raises(UserError, match=r"1\.parquet has no column 'image'"):
+        split_shards([tmp_path / "0.parquet", tmp_path / "1.parquet"], ["a", "c"])
 
 
 def test_something_must_be_left(parquet, shapes):

@@ -346,6 +346,35 @@ def test_captions_are_as_long_as_the_tokenizer_says(encoder, splits, tmp_path):
         make_inputs(model, processor, replace(config, max_length=17))
 
 
+@pytest.mark.parametrize("kind", ["cpu", "cuda", "mps"])
+def test_pinned_batches_are_copied_to_a_gpu_without_waiting(monkeypatch, tmp_path, kind):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: kind != "cpu")
+    monkeypatch.setattr(FineTuneConfig, "device", torch.device(kind))
+    config = FineTuneConfig(output_dir=str(tmp_path))
+    assert config.dataloader_pin_memory == (kind != "cpu")
+    assert config.accelerator_config.non_blocking == (kind == "cuda")
+    config = FineTuneConfig(output_dir=str(tmp_path), dataloader_pin_memory=False)
+    assert not config.accelerator_config.non_blocking
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_loaders_copy_as_the_config_says(make_trainer, splits, stream):
+    settings = {"accelerator_config": {"non_blocking": True}, "max_steps": 1, "retain_rows": 40}
+    retain = splits["retain"].to_iterable_dataset() if stream else splits["retain"]
+    rows = {"retain": retain, "unlearn": splits["unlearn"]}
+    assert make_trainer("neg_grad", train_dataset=rows, **settings).get_train_dataloader()._non_blocking
+    trainer = make_trainer("neg_grad", train_dataset=rows, max_steps=1, retain_rows=40)
+    assert not trainer.get_train_dataloader()._non_blocking
+
+
+def test_what_is_kept_on_the_device_is_not_copied(make_trainer, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "get_memory_info", lambda device: (2**40, 2**40))
+    trainer = make_trainer("neg_grad", accelerator_config={"non_blocking": True})
+    trainer._keep_on_device(trainer.train_dataset)
+    assert not trainer.args.accelerator_config.non_blocking
+    assert not trainer.get_train_dataloader()._non_blocking
+
+
 def test_convolutions_are_laid_out_channels_last_on_request(make_trainer):
     def layouts(trainer):
         return {p.is_contiguous(memory_format=torch.channels_last) for p in trainer.model.parameters() if p.ndim == 4}

@@ -2,10 +2,12 @@
 
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from hf_unlearn.errors import UserError
 
@@ -55,6 +57,33 @@ def test_planning_in_memory_and_in_shards(benchmark, capsys):
     for where in ("memory", "shards"):
         for rows in ("10,000", "30,000"):
             assert f"Request of 10,000 ids, planned in {where}: 10,000 rows against {rows} rows" in printed
+
+
+def test_the_memory_of_the_loss_grows_with_its_candidates(benchmark, tmp_path):
+    output = tmp_path / "speed.json"
+    benchmark("--small", "--repeats", "1", "--only", "memory", "--device", "cpu", "--output", str(output))
+    rows = json.loads(output.read_text())["rows"]
+    assert [row["second"] for row in rows] == ["512 candidates", "1,024 candidates"] * 2
+    assert all("wanted: under 300 MB" in row["work"] for row in rows)
+    for same, larger in (rows[:2], rows[2:]):
+        assert same["ratio"] == 1 and larger["second_seconds"] > larger["first_seconds"]
+
+
+def test_steps_can_be_compiled_and_timed_by_the_processor(benchmark, monkeypatch, capsys):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda model, **options: compiled.append(model) or model)
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "no")  # what the option sets ends with the test
+    benchmark("--small", "--repeats", "1", "--only", "clip", "--device", "cpu", "--compile", "--cpu_time")
+    printed = capsys.readouterr().out
+    assert "compiled; processor time" in printed
+    assert int(re.search(r"pairs/s, (\d+)% of the measured", printed).group(1)) > 0
+    assert len(compiled) == 1  # the library's model
+
+
+def test_processor_time_is_for_cpus(benchmark, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    with pytest.raises(UserError, match="--cpu_time says nothing of a GPU"):
+        benchmark("--device", "cuda", "--cpu_time")
 
 
 def test_nothing_is_measured_in_no_rounds(benchmark):

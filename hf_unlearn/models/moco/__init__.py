@@ -19,7 +19,7 @@ def _(model: MoCoModel, outputs: MoCoOutput) -> ContrastiveTerms:
     assert (
         outputs.x_embeds is not None and outputs.y_embeds is not None and outputs.queue is not None
     )  # an output's fields are optional
-    scale = torch.tensor(1 / model.config.temperature, device=outputs.x_embeds.device)
+    scale = torch.full((), 1 / model.config.temperature, device=outputs.x_embeds.device)  # no copy to wait for
     return QueueTerms(outputs.x_embeds, outputs.y_embeds, scale, outputs.queue)
 
 

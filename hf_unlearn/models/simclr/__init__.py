@@ -17,7 +17,7 @@ SimCLRModel.register_for_auto_class("AutoModel")
 @terms_from_outputs.register
 def _(model: SimCLRModel, outputs: SimCLROutput) -> ContrastiveTerms:
     assert outputs.x_embeds is not None and outputs.y_embeds is not None  # an output's fields are optional
-    scale = torch.tensor(1 / model.config.temperature, device=outputs.x_embeds.device)
+    scale = torch.full((), 1 / model.config.temperature, device=outputs.x_embeds.device)  # no copy to wait for
     return TwoViewTerms(outputs.x_embeds, outputs.y_embeds, scale)
 
 
