@@ -6,7 +6,6 @@ for anything unforeseen; 130 when interrupted, 143 when terminated. With `--debu
 its traceback and 1.
 """
 
-import errno
 import logging
 import os
 import signal
@@ -62,15 +61,13 @@ def _sentence(error: Exception) -> str | None:
     """What a user is told of a fault that can be foreseen; None for any other."""
     if isinstance(error, UserError):
         return str(error)
+    if is_disk_full(error):
+        words = str(error).splitlines()[0]
+        return f"no space left on the disk ({words}); free some, what was finished before is as it was"
     if isinstance(error, OSError):
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return f"no space left on the disk ({error}); free some, what was finished before is as it was"
         if not error.filename or not error.strerror:
             return None
         return f"{error.filename}: {error.strerror}; name another path, or change what is there or who may use it"
-    if is_disk_full(error):  # as safetensors and torch.save tell it
-        words = str(error).splitlines()[0]
-        return f"no space left on the disk ({words}); free some, what was finished before is as it was"
     if is_out_of_memory(error):
         return "out of memory; use a device with more, or --use_cpu true"
     return None
