@@ -1,6 +1,10 @@
 """The one exception type for bad input, a sentence that names the item and the remedy; and a fault of the machine."""
 
 import errno
+from collections.abc import Iterable
+from itertools import islice
+
+LISTED = 20  # items that a message names
 
 
 class UserError(ValueError):
@@ -26,3 +30,22 @@ def is_disk_full(error: BaseException) -> bool:
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     # safetensors passes the system's words on; torch.save only says that its writer failed.
     return any(words in str(error) for words in ("No space left on device", "PytorchStreamWriter", "inline_container"))
+
+
+def listed(items: Iterable[object], total: int | None = None) -> str:
+    """Join items by commas, the first 20 of them, followed by how many more there are.
+
+    Args:
+        items: What is to be listed.
+        total: How many items there are where `items` holds only the first ones.
+
+    Example:
+        >>> listed(["a", "b"])
+        'a, b'
+        >>> listed(range(300)).endswith("18, 19 and 280 more")
+        True
+    """
+    iterator = iter(items)
+    shown = [str(item) for item in islice(iterator, LISTED)]
+    more = sum(1 for _ in iterator) if total is None else total - len(shown)
+    return ", ".join(shown) + (f" and {more:,} more" if more else "")

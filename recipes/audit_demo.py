@@ -24,12 +24,12 @@ from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.images import to_rgb
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods import FineTuneConfig, FineTuneTrainer
-from hf_unlearn.methods.trainer import make_inputs
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.runs.arguments import Run, parse_run
-from hf_unlearn.runs.benchmark import BUILDERS
-from hf_unlearn.runs.recipe import base_model
-from hf_unlearn.runs.task import Task, prepare_task
+from hf_unlearn.runs.builders import BUILDERS
+from hf_unlearn.runs.run_data import Task, prepare_task
+from hf_unlearn.runs.unlearn import base_model
+from hf_unlearn.training.trainer import make_inputs
 
 CONFIGS = Path(__file__).parent / "configs"
 AUDITED = ("retrain", "alignment_calibration", "targeted_calibration")

@@ -8,10 +8,10 @@ Stopped half-way, the same command goes on with the runs that are missing or who
 import sys
 from pathlib import Path
 
+from hf_unlearn.benchmarks.benchmark import Benchmark, run_benchmark, summarise, write_tables
 from hf_unlearn.cli.guard import guarded
 from hf_unlearn.errors import UserError
 from hf_unlearn.runs.arguments import underscored
-from hf_unlearn.runs.benchmark import Benchmark, run_benchmark, summarise, write_tables
 from hf_unlearn.runs.evaluation import ImageTextEvaluator, ImageViewEvaluator
 
 

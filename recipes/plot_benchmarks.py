@@ -13,9 +13,9 @@ from pathlib import Path
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from hf_unlearn.audit.heatmaps import INK, MUTED, new_figure, save
 from hf_unlearn.cli.guard import guarded
 from hf_unlearn.errors import UserError
+from hf_unlearn.figures.heatmaps import INK, MUTED, new_figure, save
 from hf_unlearn.methods import METHODS, PAPER_METHODS
 
 FAMILIES = {"clip": "CLIP", "simclr": "SimCLR", "moco": "MoCo"}

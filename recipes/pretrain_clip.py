@@ -12,8 +12,8 @@ from accelerate import PartialState
 from hf_unlearn.cli.guard import guarded
 from hf_unlearn.runs.arguments import parse_run
 from hf_unlearn.runs.builders import small_clip
-from hf_unlearn.runs.recipe import base_model
-from hf_unlearn.runs.task import prepare_task
+from hf_unlearn.runs.run_data import prepare_task
+from hf_unlearn.runs.unlearn import base_model
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "clip_openmoji.yaml"
 

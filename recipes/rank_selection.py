@@ -10,9 +10,9 @@ would select, and `--mean` the mean over all files, where they hold the same run
 import sys
 from pathlib import Path
 
+from hf_unlearn.benchmarks.selection import averaged, read_candidates, selection_table
 from hf_unlearn.cli.guard import guarded
 from hf_unlearn.errors import UserError
-from hf_unlearn.runs.selection import averaged, read_candidates, selection_table
 
 
 def main() -> None:

@@ -12,10 +12,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from hf_unlearn.benchmarks.benchmark import Benchmark
+from hf_unlearn.benchmarks.stress_test import StressTest, run_stress_test, write_comparison
 from hf_unlearn.cli.guard import guarded
 from hf_unlearn.runs.arguments import underscored
-from hf_unlearn.runs.benchmark import Benchmark
-from hf_unlearn.runs.stress_test import StressTest, run_stress_test, write_comparison
 
 # A test's size: a few pictures, one epoch of everything.
 SMALL = [

@@ -15,16 +15,17 @@ from typing import Any
 
 import yaml
 
+from hf_unlearn.benchmarks.benchmark import Benchmark
 from hf_unlearn.cli.guard import guarded
 from hf_unlearn.errors import UserError
-from hf_unlearn.hub.records import write_atomically
+from hf_unlearn.files import write_atomically
 from hf_unlearn.metrics.gap import gap_to_retrain
 from hf_unlearn.runs.arguments import Run, parse_run, section_options
-from hf_unlearn.runs.benchmark import BUILDERS, Benchmark
+from hf_unlearn.runs.builders import BUILDERS
 from hf_unlearn.runs.experiment import Experiment
-from hf_unlearn.runs.recipe import start
 from hf_unlearn.runs.resuming import settings_hash
 from hf_unlearn.runs.tables import markdown
+from hf_unlearn.runs.unlearn import start
 
 SWEEP_SEED = 100
 

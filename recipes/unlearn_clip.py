@@ -15,8 +15,8 @@ from accelerate import PartialState
 from hf_unlearn.cli.guard import guarded
 from hf_unlearn.runs.arguments import parse_run
 from hf_unlearn.runs.builders import small_clip
-from hf_unlearn.runs.recipe import unlearn_and_compare
 from hf_unlearn.runs.tables import text_table
+from hf_unlearn.runs.unlearn import unlearn_and_compare
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "clip_openmoji.yaml"
 

@@ -14,9 +14,9 @@ from math import comb
 import numpy as np
 
 from hf_unlearn.audit.hypotheses import BOUND_SHARE, MARGIN_SHARE, SHARE_LEVEL, TRANSFER_LEVEL, TRANSFER_SHARE
-from hf_unlearn.audit.results import Arm, ImageRow, Verdict
 from hf_unlearn.audit.statistics import ENUMERATION_LIMIT, TwoSample
 from hf_unlearn.audit.verdict import Findings, decide
+from hf_unlearn.records.audit_result import Arm, ImageRow, Verdict
 
 PAPER_MEAN, PAPER_STD = 0.025, 0.081
 U, R, C = Arm.REQUESTED, Arm.STILL_TRAINED, Arm.NEVER_TRAINED

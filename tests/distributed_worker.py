@@ -20,16 +20,17 @@ from torch.utils.data import Sampler
 from transformers import CLIPConfig, CLIPModel, ResNetConfig, SiglipConfig, SiglipModel, TrainerCallback
 
 from hf_unlearn.data.encoded import EncodedSplit
-from hf_unlearn.data.inputs import ImageTextInputs, ImageViewInputs
+from hf_unlearn.data.preprocessing import ImageTextInputs, ImageViewInputs
 from hf_unlearn.data.views import VIEW_PRESETS
-from hf_unlearn.losses.distributed import world_size
+from hf_unlearn.distributed import world_size
+from hf_unlearn.embedding import embed_split
 from hf_unlearn.methods import METHODS, alignment_calibration
 from hf_unlearn.models.contrastive import embed_images
 from hf_unlearn.models.image_processor import image_processor_of
 from hf_unlearn.models.moco import MoCoConfig, MoCoModel
 from hf_unlearn.models.simclr import SimCLRConfig, SimCLRModel
 from hf_unlearn.models.small_clip import MAX_LENGTH, build_small_clip
-from hf_unlearn.runs.evaluation import ImageTextEvaluator, ImageViewEvaluator, embed_split
+from hf_unlearn.runs.evaluation import ImageTextEvaluator, ImageViewEvaluator
 
 BATCH = 16
 RETAIN = 24  # rows of retain; the next 16 are unlearn, the rest validation

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from hf_unlearn.audit.results import Arm, ArmSummary, ImageRow
 from hf_unlearn.audit.statistics import Floats
 from hf_unlearn.errors import UserError
+from hf_unlearn.records.audit_result import Arm, ArmSummary, ImageRow
 
 _COLLAPSED = 1e-6  # alignments of distinct images that differ by less come from one and the same embedding
 _NAMED = 5  # at most so many images are named in a sentence

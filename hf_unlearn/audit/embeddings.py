@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_unlearn.audit.images import Picture
-from hf_unlearn.audit.matrices import Matrix, unit_rows
 from hf_unlearn.errors import UserError
+from hf_unlearn.metrics.alignment_matrices import Matrix, unit_rows
 
 Array = NDArray[np.floating[Any]]
 

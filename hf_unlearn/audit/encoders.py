@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from hf_unlearn.audit.dealing import deal
 from hf_unlearn.audit.embeddings import Array, Embeddings
 from hf_unlearn.audit.images import Picture
 from hf_unlearn.audit.transforms import Transform, Views, draw_views
+from hf_unlearn.distributed import deal
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, weights_sha256
 

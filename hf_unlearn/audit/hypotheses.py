@@ -22,7 +22,8 @@ import numpy as np
 
 from hf_unlearn.audit.arms import Arms
 from hf_unlearn.audit.power import minimum_detectable_effect
-from hf_unlearn.audit.results import (
+from hf_unlearn.audit.statistics import Alternative, Floats, OneSample, PermutationTest, TwoSample, smallest_p_value
+from hf_unlearn.records.audit_result import (
     Arm,
     Effect,
     Histogram,
@@ -31,7 +32,6 @@ from hf_unlearn.audit.results import (
     MinimumDetectableEffect,
     TestResult,
 )
-from hf_unlearn.audit.statistics import Alternative, Floats, OneSample, PermutationTest, TwoSample, smallest_p_value
 
 BOUND_SHARE = 0.25
 """An accusation needs the targeted change below this share of the gap before."""

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_unlearn.audit.results import Arm
 from hf_unlearn.errors import UserError
+from hf_unlearn.records.audit_result import Arm
 
 SCHEMA = 1
 PLAN_FILE, REQUEST_FILE, STILL_TRAINED_FILE = "plan.json", "request.csv", "still_trained.csv"

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from statsmodels.stats.power import TTestIndPower, TTestPower
 
-from hf_unlearn.audit.results import MinimumDetectableEffect
+from hf_unlearn.records.audit_result import MinimumDetectableEffect
 
 POWER = 0.8
 _EFFECTS = {

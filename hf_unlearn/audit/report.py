@@ -13,12 +13,12 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from hf_unlearn.audit.heatmaps import MAX_LABELS, MINUS, plot_alignment_matrices, thumbnail
 from hf_unlearn.audit.images import Picture
-from hf_unlearn.audit.matrices import Matrix, alignment_gap_matrix, diagonal_statistics
-from hf_unlearn.audit.plots import ARM_NAMES, plot_levels, plot_paired_dots, plot_permutations, plot_power
-from hf_unlearn.audit.results import Arm, AuditResult, Interval, Verdict
 from hf_unlearn.errors import UserError
+from hf_unlearn.figures.audit_plots import ARM_NAMES, plot_levels, plot_paired_dots, plot_permutations, plot_power
+from hf_unlearn.figures.heatmaps import MAX_LABELS, MINUS, plot_alignment_matrices, thumbnail
+from hf_unlearn.metrics.alignment_matrices import Matrix, alignment_gap_matrix, diagonal_statistics
+from hf_unlearn.records.audit_result import Arm, AuditResult, Interval, Verdict
 
 SCHEMA = 1
 REPORT_FILE = "audit.json"  # written last: where it is, the audit is finished

@@ -11,7 +11,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from hf_unlearn.audit.dealing import deal
 from hf_unlearn.audit.embeddings import (
     Embeddings,
     captions_sha256,
@@ -26,13 +25,13 @@ from hf_unlearn.audit.endpoint import EmbeddingCache, EndpointEncoder, EndpointO
 from hf_unlearn.audit.images import list_pictures
 from hf_unlearn.audit.plan import AuditPlan, draw_plan, write_plan
 from hf_unlearn.audit.report import REPORT_FILE, AlignmentMatrices, Audit, write_report
-from hf_unlearn.audit.results import Arm, ImageRow
-from hf_unlearn.audit.subjects import Subjects, collect_subjects
+from hf_unlearn.audit.roster import Subjects, collect_subjects
 from hf_unlearn.audit.transforms import HeldBackViews, TrainingViews, Transform
 from hf_unlearn.audit.verdict import run_tests, run_tests_by_owner
-from hf_unlearn.data.read_only import refuse_to_write_to
+from hf_unlearn.distributed import deal, world_size
 from hf_unlearn.errors import UserError
-from hf_unlearn.losses.distributed import world_size
+from hf_unlearn.files import refuse_to_write_to
+from hf_unlearn.records.audit_result import Arm, ImageRow
 
 logger = logging.getLogger(__name__)
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from hf_unlearn.audit.arms import Arms, collect
+from hf_unlearn.audit.explanations import FOOTER, assumptions, explain, limits, reasons
 from hf_unlearn.audit.hypotheses import SHARE_LEVEL, Measurements, measure
 from hf_unlearn.audit.power import level_of_one, minimum_detectable_effect
-from hf_unlearn.audit.results import Arm, AuditResult, ImageRow, TestResult, Verdict
 from hf_unlearn.audit.statistics import benjamini_yekutieli
-from hf_unlearn.audit.wording import FOOTER, assumptions, explain, limits, reasons
 from hf_unlearn.errors import UserError
+from hf_unlearn.records.audit_result import Arm, AuditResult, ImageRow, TestResult, Verdict
 
 _ONE_OWNER = "one owner: p-values are not adjusted"
 _MANY_OWNERS = "Benjamini-Yekutieli over {} owners, test by test; verdicts read the adjusted p-values"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar, get_args
 
 import typer
 
-from hf_unlearn.audit.results import Arm, AuditResult, Verdict
 from hf_unlearn.errors import UserError
+from hf_unlearn.records.audit_result import Arm, AuditResult, Verdict
 
 if TYPE_CHECKING:
     from hf_unlearn.audit.run import AuditSettings

@@ -35,11 +35,11 @@ def evaluate(
     --unlearn_fraction F, --unlearn_where COLUMN=VALUE, --split_seed S, --image_column, --caption_column,
     --label_column, --id_column, --views; or a recipe's YAML, --config FILE. Options of the training are refused.
     """
-    from hf_unlearn.data.read_only import refuse_to_write_to
+    from hf_unlearn.files import refuse_to_write_to
     from hf_unlearn.runs.arguments import grouped_options, parse_run
     from hf_unlearn.runs.experiment import Experiment
+    from hf_unlearn.runs.run_data import prepare_task
     from hf_unlearn.runs.tables import save_results, text_table
-    from hf_unlearn.runs.task import prepare_task
 
     for name, _ in grouped_options(context.args):
         if name not in HONOURED:

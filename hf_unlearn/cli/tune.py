@@ -32,10 +32,10 @@ def tune(
     """
     from hf_unlearn.methods.retrain import RetrainConfig
     from hf_unlearn.runs.arguments import grouped_options, parse_run
-    from hf_unlearn.runs.recipe import unlearn_and_compare
     from hf_unlearn.runs.tables import text_table
     from hf_unlearn.runs.tuning import TUNED_NAME, Search, trials_table
     from hf_unlearn.runs.tuning import tune as search_settings
+    from hf_unlearn.runs.unlearn import unlearn_and_compare
 
     argv = ["--config", *context.args] if context.args and not context.args[0].startswith("--") else context.args
     argv = ["--methods" if word == "--method" else word for word in argv] + ["--seed", str(seed)]

@@ -24,8 +24,8 @@ def verify(
     from collections import Counter
 
     from hf_unlearn.errors import UserError
-    from hf_unlearn.hub.report import Verdict
     from hf_unlearn.hub.verification import OwnedSample, verify_repo
+    from hf_unlearn.hub.verification_report import Verdict
 
     images, captions = image or [], caption or []
     if captions and len(images) != 1:

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 
 from hf_unlearn.data.images import drop_bad_images, map_images
-from hf_unlearn.data.listing import listed
-from hf_unlearn.errors import UserError
+from hf_unlearn.errors import UserError, listed
 
 if TYPE_CHECKING:
     from datasets import DatasetDict

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hf_unlearn.data.device import to_device
-from hf_unlearn.data.inputs import ContrastiveInputs, Encoded, RowError
+from hf_unlearn.data.preprocessing import ContrastiveInputs, Encoded, RowError
 from hf_unlearn.errors import UserError
 
 # A split whose encoding needs no more than this is decoded once and kept in memory.

@@ -23,8 +23,7 @@ import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageOps, UnidentifiedImageError
 
-from hf_unlearn.data.listing import listed
-from hf_unlearn.errors import UserError
+from hf_unlearn.errors import UserError, listed
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from hf_unlearn.data.fingerprint import combine_hashes
-from hf_unlearn.data.listing import listed
-from hf_unlearn.errors import UserError
+from hf_unlearn.errors import UserError, listed
 
 __all__ = ["RemovalRequest", "parse_where", "read_request"]
 

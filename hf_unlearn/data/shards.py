@@ -16,9 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from hf_unlearn.data.listing import LIMIT, listed
 from hf_unlearn.data.requests import checked_ids
-from hf_unlearn.errors import UserError
+from hf_unlearn.errors import LISTED, UserError, listed
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -86,7 +85,7 @@ def plan_request_in_shards(
     for wrong, what in ((found == 0, "ids that no row has"), (found > 1, "ids that several rows have")):
         if wrong.any():
             shown = wanted.filter(pa.array(wrong))
-            problems.append(f"{what} ({len(shown):,}): {listed(shown.slice(0, LIMIT).to_pylist(), len(shown))}")
+            problems.append(f"{what} ({len(shown):,}): {listed(shown.slice(0, LISTED).to_pylist(), len(shown))}")
     if problems:
         raise UserError(f"{name} has {'; '.join(problems)}.")
     return ShardPlan(total, places)

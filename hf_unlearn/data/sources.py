@@ -14,8 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hf_unlearn.data.images import check_images, to_rgb
-from hf_unlearn.data.listing import LIMIT, listed
-from hf_unlearn.errors import UserError
+from hf_unlearn.errors import LISTED, UserError, listed
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -244,7 +243,7 @@ def with_ids(dataset: Dataset, *, source: str = "id", name: str = "The dataset",
         repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
         raise UserError(
             f"{len(repeated)} ids of {name} are repeated in the column {source!r} (--id_column): "
-            f"{listed(repeated.slice(0, LIMIT).to_pylist(), len(repeated))}."
+            f"{listed(repeated.slice(0, LISTED).to_pylist(), len(repeated))}."
         )
     return dataset if column.type == pa.string() else _replace(dataset, "id", ids, Value("string"))
 
@@ -271,7 +270,7 @@ def _with_caption_lists(dataset: Dataset, source: str, name: str) -> Dataset:
         empty.append(first + np.union1d(np.flatnonzero(lengths == 0), blank_texts))
     if any(map(len, empty)):
         rows = np.concatenate(empty)
-        ids = dataset.select_columns("id").select(rows[:LIMIT])["id"]
+        ids = dataset.select_columns("id").select(rows[:LISTED])["id"]
         raise UserError(
             f"Captions in the column {source!r} of {name} are empty in {len(rows)} rows (--caption_column), "
             f"whose ids are {listed(ids, len(rows))}."

@@ -13,10 +13,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from hf_unlearn.data.duplicates import resolve_duplicates
-from hf_unlearn.data.listing import LIMIT, listed
 from hf_unlearn.data.requests import RemovalRequest, RequestKind, checked_ids, parse_where, read_entries
 from hf_unlearn.data.sources import arrow_column, is_text, with_ids
-from hf_unlearn.errors import UserError
+from hf_unlearn.errors import LISTED, UserError, listed
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -200,7 +199,7 @@ def plan_request(ids: Ids, requested: Sequence[object], name: str = "The removal
     is_known[place[rows]] = True
     if not is_known.all():
         unknown = wanted.filter(pa.array(~is_known))
-        shown = listed(unknown.slice(0, LIMIT).to_pylist(), len(unknown))
+        shown = listed(unknown.slice(0, LISTED).to_pylist(), len(unknown))
         known = listed(column.slice(0, 2).to_pylist())
         problems.append(f"ids that no training row has ({len(unknown):,}): {shown} (there are ids such as {known})")
     if problems:
@@ -236,7 +235,7 @@ def _matching(dataset: Dataset, condition: str) -> Indices:
         present = pc.unique(texts).drop_null()
         raise UserError(
             f"--unlearn_where {condition!r}: no training row has {listed(sorted(absent))}; "
-            f"there are {listed(present.slice(0, LIMIT).to_pylist(), len(present))}."
+            f"there are {listed(present.slice(0, LISTED).to_pylist(), len(present))}."
         )
     return np.flatnonzero(pc.is_in(texts, value_set=pa.array(values)))
 
@@ -281,5 +280,5 @@ def _refuse_empty(sizes: Mapping[str, int]) -> None:
 def _refuse_shared_ids(retain: pa.ChunkedArray, unlearn: pa.ChunkedArray) -> None:
     shared = retain.filter(pc.is_in(retain, value_set=unlearn.cast(retain.type)))
     if len(shared):
-        shown = listed(shared.slice(0, LIMIT).to_pylist(), len(shared))
+        shown = listed(shared.slice(0, LISTED).to_pylist(), len(shared))
         raise UserError(f"{len(shared):,} ids are in both splits, retain and unlearn; leave each in one: {shown}.")

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 
 import fsspec
 
-from hf_unlearn.data.listing import listed
 from hf_unlearn.data.requests import RemovalRequest, read_entries
 from hf_unlearn.data.shards import Shards, split_shards, stream_shards
 from hf_unlearn.data.sources import encode_labels, load_failures, normalise
 from hf_unlearn.data.splits import HELD_OUT
 from hf_unlearn.data.streaming import SHUFFLE_BUFFER
-from hf_unlearn.errors import UserError
+from hf_unlearn.errors import UserError, listed
 
 if TYPE_CHECKING:
     import os

@@ -16,7 +16,7 @@ from datasets.distributed import split_dataset_by_node
 from torch import Tensor
 
 from hf_unlearn.data.encoded import EncodedSplit, concatenate
-from hf_unlearn.data.inputs import ContrastiveInputs, Encoded, RowError
+from hf_unlearn.data.preprocessing import ContrastiveInputs, Encoded, RowError
 from hf_unlearn.data.sampler import SplitSampler
 from hf_unlearn.errors import UserError
 

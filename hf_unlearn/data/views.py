@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as transforms
 
 from hf_unlearn.data.device import per_channel, to_device
-from hf_unlearn.data.preparation import Preparation
+from hf_unlearn.data.resizing import Preparation
 from hf_unlearn.errors import UserError
 
 

@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hf_unlearn.data.read_only import refuse_to_write_to
 from hf_unlearn.errors import UserError
-from hf_unlearn.hub.contents import CARD_NAME, published_names
-from hf_unlearn.hub.manifest import AUDIT_NAME, MANIFEST_NAME, AuditRecord, Results, UnlearningManifest
+from hf_unlearn.files import refuse_to_write_to, write_atomically
 from hf_unlearn.hub.method_descriptions import PAPER_CITATION, describe_method
-from hf_unlearn.hub.metric_labels import in_display_order, metric_label, short_name
-from hf_unlearn.hub.records import from_json, read_text, write_atomically
 from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, LOCAL_PREFIX, file_sha256, has_weights
+from hf_unlearn.records.codec import from_json, read_text
+from hf_unlearn.records.file_names import CARD_NAME, published_names
+from hf_unlearn.records.metric_labels import in_display_order, metric_label, short_name
+from hf_unlearn.records.schemas import AUDIT_NAME, MANIFEST_NAME, AuditRecord, Results, UnlearningManifest
 
 RESULTS_NAME = "results.json"
 _KEPT = (CARD_NAME, MANIFEST_NAME, AUDIT_NAME)

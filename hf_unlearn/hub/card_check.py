@@ -14,11 +14,11 @@ import yaml
 from hf_unlearn import __version__
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.card import render_card
-from hf_unlearn.hub.contents import CARD_NAME
-from hf_unlearn.hub.manifest import AuditRecord, UnlearningManifest
-from hf_unlearn.hub.records import read_text
-from hf_unlearn.hub.report import Line, Verdict, judged
-from hf_unlearn.hub.tables import metadata, prose, table_cells
+from hf_unlearn.hub.card_parsing import metadata, prose, table_cells
+from hf_unlearn.hub.verification_report import Line, Verdict, judged
+from hf_unlearn.records.codec import read_text
+from hf_unlearn.records.file_names import CARD_NAME
+from hf_unlearn.records.schemas import AuditRecord, UnlearningManifest
 
 _PICTURE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)")
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_unlearn.audit.heatmaps import shows_samples
 from hf_unlearn.errors import UserError
+from hf_unlearn.figures.heatmaps import shows_samples
 from hf_unlearn.hub.card import hub_identifier, is_adapter, render_card
-from hf_unlearn.hub.contents import CARD_NAME, could_be_loaded, is_published, missing_code, published_names
-from hf_unlearn.hub.manifest import AUDIT_NAME, MANIFEST_NAME, AuditRecord, BaseModel, UnlearningManifest
 from hf_unlearn.hub.method_descriptions import describe_method
 from hf_unlearn.hub.screening import Content, screen
 from hf_unlearn.hub.verification import verify_folder
 from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, file_sha256
+from hf_unlearn.records.file_names import CARD_NAME, could_be_loaded, is_published, missing_code, published_names
+from hf_unlearn.records.schemas import AUDIT_NAME, MANIFEST_NAME, AuditRecord, BaseModel, UnlearningManifest
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from hf_unlearn import __version__
 from hf_unlearn.errors import UserError
-from hf_unlearn.hub.contents import CARD_NAME
 from hf_unlearn.hub.download import fetch
-from hf_unlearn.hub.manifest import (
+from hf_unlearn.models.weights import ADAPTER_NAME, weights_sha256
+from hf_unlearn.records.file_names import CARD_NAME
+from hf_unlearn.records.provenance import environment_versions, hardware_summary
+from hf_unlearn.records.schemas import (
     MANIFEST_NAME,
     BaseModel,
     DatasetRecord,
@@ -19,8 +21,6 @@ from hf_unlearn.hub.manifest import (
     RequestRecord,
     UnlearningManifest,
 )
-from hf_unlearn.hub.provenance import environment_versions, hardware_summary
-from hf_unlearn.models.weights import ADAPTER_NAME, weights_sha256
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.card import write_card
-from hf_unlearn.hub.manifest import BaseModel, DatasetRecord, RequestRecord, UnlearningManifest
 from hf_unlearn.hub.publishing import PublishResult, publish_run
 from hf_unlearn.hub.recording import describe_base_model, public_hyper_parameters, record_run
+from hf_unlearn.records.schemas import BaseModel, DatasetRecord, RequestRecord, UnlearningManifest
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -91,7 +91,7 @@ def push_trainer(
     """Save a trainer's model into its `output_dir`, write its records and card there, and publish the folder.
 
     The Trainer's own `push_to_hub` uploads the whole output folder, the pickled arguments with the token in them
-    included; this sends the files that `hf_unlearn.hub.contents` lists. `audit.json`, where the folder holds one, goes
+    included; this sends the files that `hf_unlearn.records.file_names` lists. `audit.json`, where there is one, goes
     along.
 
     Args:

@@ -11,9 +11,13 @@ from pathlib import Path
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.card import hash_files, hub_identifier, is_adapter, render_card
 from hf_unlearn.hub.card_check import verify_card
-from hf_unlearn.hub.contents import CARD_NAME, PUBLISHED, foreign_files, is_foreign
 from hf_unlearn.hub.download import fetch
-from hf_unlearn.hub.manifest import (
+from hf_unlearn.hub.verification_report import Line, Verdict, VerificationReport, judged
+from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, has_weights, weights_sha256
+from hf_unlearn.records.codec import read_text
+from hf_unlearn.records.file_names import CARD_NAME, PUBLISHED, foreign_files, is_foreign
+from hf_unlearn.records.metric_labels import gap_keys
+from hf_unlearn.records.schemas import (
     AUDIT_NAME,
     MANIFEST_NAME,
     AuditRecord,
@@ -23,10 +27,6 @@ from hf_unlearn.hub.manifest import (
     RequestRecord,
     UnlearningManifest,
 )
-from hf_unlearn.hub.metric_labels import gap_keys
-from hf_unlearn.hub.records import read_text
-from hf_unlearn.hub.report import Line, Verdict, VerificationReport, judged
-from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, has_weights, weights_sha256
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 RETRAIN = "retrain"  # the method's id

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Partial
 
-from hf_unlearn.losses.distributed import all_gather, all_reduce_sum, world_size
+from hf_unlearn.distributed import all_gather, all_reduce_sum, world_size
 from hf_unlearn.losses.terms import ContrastiveTerms
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hf_unlearn.losses.distributed import all_gather, rank, world_size
+from hf_unlearn.distributed import all_gather, rank, world_size
 from hf_unlearn.losses.partition import log_partition
 
 

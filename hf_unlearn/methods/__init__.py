@@ -1,7 +1,6 @@
 """Unlearning methods: a Config and a Trainer each, in a file of its own."""
 
 from hf_unlearn.methods.alignment_calibration import AlignmentCalibrationConfig, AlignmentCalibrationTrainer
-from hf_unlearn.methods.config import UnlearningConfig
 from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
 from hf_unlearn.methods.gradient_ascent import GradientAscentConfig, GradientAscentTrainer
 from hf_unlearn.methods.l1_sparsity import L1SparsityConfig, L1SparsityTrainer
@@ -13,7 +12,8 @@ from hf_unlearn.methods.selective_synaptic_dampening import SSDConfig, SSDTraine
 from hf_unlearn.methods.slug import SLUGConfig, SLUGTrainer
 from hf_unlearn.methods.targeted_calibration import TargetedCalibrationConfig, TargetedCalibrationTrainer
 from hf_unlearn.methods.task_vector import TaskVectorConfig, TaskVectorTrainer
-from hf_unlearn.methods.trainer import UnlearningTrainer
+from hf_unlearn.training.config import UnlearningConfig
+from hf_unlearn.training.trainer import UnlearningTrainer
 
 _PAPER: tuple[type[UnlearningTrainer], ...] = (
     RetrainTrainer,

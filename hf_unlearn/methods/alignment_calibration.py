@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import info_nce, masked_mean, negative_alignment
 from hf_unlearn.losses.functional import derangement, weighted_info_nce
-from hf_unlearn.methods.config import UnlearningConfig
-from hf_unlearn.methods.search_space import Log, Same, SearchSpace, Uniform
-from hf_unlearn.methods.trainer import UnlearningTrainer
+from hf_unlearn.training.config import UnlearningConfig
+from hf_unlearn.training.search_space import Log, Same, SearchSpace, Uniform
+from hf_unlearn.training.trainer import UnlearningTrainer
 
 
 @dataclass

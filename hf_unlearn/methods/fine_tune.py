@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from hf_unlearn.losses import info_nce
-from hf_unlearn.methods.config import UnlearningConfig
-from hf_unlearn.methods.search_space import Log, SearchSpace
-from hf_unlearn.methods.trainer import UnlearningTrainer
+from hf_unlearn.training.config import UnlearningConfig
+from hf_unlearn.training.search_space import Log, SearchSpace
+from hf_unlearn.training.trainer import UnlearningTrainer
 
 
 @dataclass

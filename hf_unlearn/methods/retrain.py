@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 from transformers import PreTrainedModel, set_seed
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.methods.config import UnlearningConfig
 from hf_unlearn.methods.fine_tune import FineTuneTrainer
+from hf_unlearn.training.config import UnlearningConfig
 
 
 @dataclass

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import info_nce, masked_mean
 from hf_unlearn.losses.functional import teacher_divergence
-from hf_unlearn.methods.config import UnlearningConfig
-from hf_unlearn.methods.guards import BUDGET_HELP, COLLAPSE_FLOOR, FLOOR_HELP, RETAIN_LOSS_BUDGET
-from hf_unlearn.methods.search_space import Around, Log, SearchSpace, Uniform, everywhere
-from hf_unlearn.methods.teacher import TaughtTrainer
+from hf_unlearn.training.config import UnlearningConfig
+from hf_unlearn.training.guards import BUDGET_HELP, COLLAPSE_FLOOR, FLOOR_HELP, RETAIN_LOSS_BUDGET
+from hf_unlearn.training.search_space import Around, Log, SearchSpace, Uniform, everywhere
+from hf_unlearn.training.teacher import TaughtTrainer
 
 
 @dataclass

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.errors import UserError
-from hf_unlearn.methods.config import UnlearningConfig
-from hf_unlearn.methods.gradients import Objective, info_nce_of_all, mean_gradient
-from hf_unlearn.methods.one_shot import OneShotTrainer
-from hf_unlearn.methods.search_space import Log, SearchSpace, everywhere
 from hf_unlearn.models.contrastive import ModelInputs, as_weights, embed_images, embed_texts, is_dual_encoder
+from hf_unlearn.training.config import UnlearningConfig
+from hf_unlearn.training.gradients import Objective, info_nce_of_all, mean_gradient
+from hf_unlearn.training.one_shot import OneShotTrainer
+from hf_unlearn.training.search_space import Log, SearchSpace, everywhere
 
 
 def output_norm(model: nn.Module, batch: ModelInputs, chunk_size: int | None) -> Tensor:

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import masked_mean
-from hf_unlearn.methods.config import UnlearningConfig
-from hf_unlearn.methods.gradients import info_nce_of_all, mean_gradient, split_batches
-from hf_unlearn.methods.one_shot import OneShotTrainer
-from hf_unlearn.methods.search_space import Choice, SearchSpace, everywhere
 from hf_unlearn.models.contrastive import ModelInputs, contrastive_terms, evaluation_mode
+from hf_unlearn.training.config import UnlearningConfig
+from hf_unlearn.training.gradients import info_nce_of_all, mean_gradient, split_batches
+from hf_unlearn.training.one_shot import OneShotTrainer
+from hf_unlearn.training.search_space import Choice, SearchSpace, everywhere
 
 logger = logging.getLogger(__name__)
 

@@ -7,17 +7,17 @@ import torch
 from torch import Tensor, nn
 
 from hf_unlearn.data.encoded import EncodedSplit, EncodedSplits
-from hf_unlearn.data.inputs import ImageTextInputs, ImageViewInputs
+from hf_unlearn.data.preprocessing import ImageTextInputs, ImageViewInputs
 from hf_unlearn.data.streaming import StreamedBatches
+from hf_unlearn.distributed import all_reduce_sum, world_size
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import info_nce, masked_mean, negative_alignment, similarity_drift
-from hf_unlearn.losses.distributed import all_reduce_sum, world_size
-from hf_unlearn.methods.config import UnlearningConfig
-from hf_unlearn.methods.search_space import Log, SearchSpace
-from hf_unlearn.methods.targets import REGRESSION_PAIRS, AlignmentTargets, TargetNoise, pair_targets, view_targets
-from hf_unlearn.methods.teacher import frozen_copy
-from hf_unlearn.methods.trainer import UnlearningTrainer
 from hf_unlearn.models.contrastive import ModelInputs, contrastive_terms, is_dual_encoder
+from hf_unlearn.training.config import UnlearningConfig
+from hf_unlearn.training.search_space import Log, SearchSpace
+from hf_unlearn.training.targets import REGRESSION_PAIRS, AlignmentTargets, TargetNoise, pair_targets, view_targets
+from hf_unlearn.training.teacher import frozen_copy
+from hf_unlearn.training.trainer import UnlearningTrainer
 
 
 @dataclass
@@ -78,7 +78,7 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
 
     `c_i = cos(x_i, y_i)`; `n` is the mean cosine of halves of different samples, `n_0` the base model's; `s_R` is the
     mean squared change of these cosines from the base model's, among retain samples. The targets `t_i` are what exact
-    retraining would give, predicted without it (`hf_unlearn.methods.targets`): a held-out alignment for unlearn, the
+    retraining would give, predicted without it (`hf_unlearn.training.targets`): a held-out alignment for unlearn, the
     base model's own for retain, which may rise above it. Nothing is pushed past its target, so the removed samples
     stand out neither by too much alignment nor by too little. A step costs what one of Fine-Tune does.
 

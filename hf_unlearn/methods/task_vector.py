@@ -12,10 +12,10 @@ from transformers.trainer_utils import TrainOutput
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import info_nce
-from hf_unlearn.methods.config import UnlearningConfig
-from hf_unlearn.methods.search_space import Around, Choice, Log, SearchSpace, everywhere
-from hf_unlearn.methods.trainer import UnlearningTrainer
 from hf_unlearn.models.adapters import is_adapted
+from hf_unlearn.training.config import UnlearningConfig
+from hf_unlearn.training.search_space import Around, Choice, Log, SearchSpace, everywhere
+from hf_unlearn.training.trainer import UnlearningTrainer
 
 VECTORS_NAME = "task_vectors.safetensors"
 

@@ -18,9 +18,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import LARGE_INTEGER
 
+from hf_unlearn.distributed import all_reduce_sum, world_size
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import ContrastiveTerms, CrossModalTerms
-from hf_unlearn.losses.distributed import all_reduce_sum, world_size
 
 ModelInputs = Mapping[str, Tensor]
 

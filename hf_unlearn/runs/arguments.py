@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import yaml
 from transformers import HfArgumentParser
 
-from hf_unlearn.data.listing import listed
-from hf_unlearn.errors import UserError
+from hf_unlearn.errors import UserError, listed
 from hf_unlearn.methods import METHODS, PAPER_METHODS, RetrainConfig, UnlearningConfig
 from hf_unlearn.models.adapters import ALL_LINEAR, require_peft
 

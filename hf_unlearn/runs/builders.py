@@ -12,7 +12,7 @@ from hf_unlearn.models.moco import MoCoConfig, MoCoModel
 from hf_unlearn.models.simclr import SimCLRConfig, SimCLRModel
 from hf_unlearn.models.small_clip import build_small_clip
 from hf_unlearn.runs.arguments import Run
-from hf_unlearn.runs.task import Task
+from hf_unlearn.runs.run_data import Task
 
 # From a run and its task to an untrained model and its processor.
 Builder = Callable[[Run, Task], tuple[PreTrainedModel, Any]]
@@ -34,3 +34,6 @@ def simclr(run: Run, task: Task) -> tuple[PreTrainedModel, Any]:
 def moco(run: Run, task: Task) -> tuple[PreTrainedModel, Any]:
     """A MoCo with the fields of the config's `model` section."""
     return MoCoModel(MoCoConfig(**run.model)), image_processor_of(VIEW_PRESETS[run.pretrain.views])
+
+
+BUILDERS: dict[str, Builder] = {"clip": small_clip, "simclr": simclr, "moco": moco}

@@ -1,20 +1,19 @@
 """What a model owner measures on a checkpoint: one `Evaluation`, whatever the model family."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_unlearn.audit.dealing import deal
 from hf_unlearn.data.encoded import EncodedSplit
-from hf_unlearn.data.inputs import ContrastiveInputs, Encoded, ImageTextInputs, ImageViewInputs
+from hf_unlearn.data.preprocessing import ContrastiveInputs, Encoded, ImageTextInputs, ImageViewInputs
+from hf_unlearn.embedding import BATCH, embed_split
 from hf_unlearn.metrics.agreement import agreement
 from hf_unlearn.metrics.alignment import matched_cosine
 from hf_unlearn.metrics.cka import linear_cka
@@ -26,9 +25,8 @@ from hf_unlearn.metrics.knn_probe import knn_probe
 from hf_unlearn.metrics.linear_probe import cached_views, linear_probe
 from hf_unlearn.metrics.negative_alignment import negative_alignment
 from hf_unlearn.metrics.retrieval import retrieval
-from hf_unlearn.models.contrastive import embed_images, embed_texts, evaluation_mode
+from hf_unlearn.models.contrastive import embed_images, embed_texts
 
-BATCH = 256
 AUDIT_VIEWS = 10  # views an image, as EMIA takes them
 AUDIT_SEED = 2406  # the same views for every model, whatever the run's seed
 LABEL_COLUMNS = ("label", "category")
@@ -260,35 +258,3 @@ def class_labels(splits: Mapping[str, Dataset]) -> dict[str, npt.NDArray[np.int6
         if all(column in split.column_names for split in splits.values()):
             return {name: np.asarray(split[column], dtype=np.int64) for name, split in splits.items()}
     return None
-
-
-@torch.no_grad()
-def embed_split(
-    model: PreTrainedModel,
-    split: EncodedSplit,
-    embed: Callable[[Encoded, int], tuple[Tensor, ...]],
-    rows: range | None = None,
-    batch_size: int = BATCH,
-) -> tuple[Array, ...]:
-    """Embed a split in one pass, whole batches dealt out over processes, and return it whole on every process.
-
-    Args:
-        model: put into evaluation mode, and back into its own afterwards.
-        split: encoded rows.
-        embed: from an encoded batch on the model's device and the batch's number to tensors, batch first.
-        rows: the rows to embed; default all.
-        batch_size: rows a batch.
-
-    Returns:
-        The tensors that `embed` returns, concatenated over batches in the order of the rows, as float32 arrays.
-    """
-    chosen = range(len(split)) if rows is None else rows
-
-    def embed_batch(number: int) -> list[Array]:
-        encoded = split.rows(chosen[number * batch_size : (number + 1) * batch_size])
-        outputs = embed({name: value.to(model.device) for name, value in encoded.items()}, number)
-        return [output.float().cpu().numpy() for output in outputs]
-
-    with evaluation_mode(model):
-        parts = deal(-(-len(chosen) // batch_size), embed_batch)
-    return tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))

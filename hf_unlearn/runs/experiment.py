@@ -12,31 +12,31 @@ from accelerate import PartialState
 from PIL.Image import Image
 from transformers import PreTrainedModel
 
-from hf_unlearn.audit.heatmaps import plot_agm_grid, plot_alignment_matrices, plot_bars
-from hf_unlearn.audit.matrices import alignment_gap_matrix, alignment_matrix
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.images import to_rgb
 from hf_unlearn.data.streaming import SHUFFLE_BUFFER, StreamedSplit
 from hf_unlearn.errors import UserError
+from hf_unlearn.figures.heatmaps import plot_agm_grid, plot_alignment_matrices, plot_bars
+from hf_unlearn.files import finished_folder, recover
 from hf_unlearn.hub.card import write_card
-from hf_unlearn.hub.manifest import MANIFEST_NAME, AuditRecord, Matrices, Results, UnlearningManifest
 from hf_unlearn.hub.method_descriptions import describe_method
 from hf_unlearn.hub.recording import describe_base_model, public_hyper_parameters, record_run
 from hf_unlearn.methods import METHODS, RetrainConfig, UnlearningConfig
-from hf_unlearn.methods.checkpoints import newest_checkpoint
-from hf_unlearn.methods.trainer import make_inputs
+from hf_unlearn.metrics.alignment_matrices import alignment_gap_matrix, alignment_matrix
 from hf_unlearn.metrics.gap import gap_to_retrain
 from hf_unlearn.models.adapters import adapter_settings, add_adapter, is_adapted, merged
 from hf_unlearn.models.contrastive import is_dual_encoder
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.weights import has_weights, weights_sha256
+from hf_unlearn.records.schemas import MANIFEST_NAME, AuditRecord, Matrices, Results, UnlearningManifest
 from hf_unlearn.runs.arguments import RunArguments, get_peft_config
 from hf_unlearn.runs.evaluation import Evaluation, Evaluator, ImageTextEvaluator, ImageViewEvaluator, class_labels
-from hf_unlearn.runs.folders import finished_folder, recover
 from hf_unlearn.runs.pretrain import run_time_seconds, train_from_scratch
 from hf_unlearn.runs.resuming import RunState, base_key
+from hf_unlearn.runs.run_data import Task
 from hf_unlearn.runs.tables import compare, save_results
-from hf_unlearn.runs.task import Task
+from hf_unlearn.training.checkpoints import newest_checkpoint
+from hf_unlearn.training.trainer import make_inputs
 
 logger = logging.getLogger(__name__)
 

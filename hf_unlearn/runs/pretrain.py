@@ -16,17 +16,16 @@ from transformers import PreTrainedModel
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.openmoji import cache_folder
 from hf_unlearn.data.streaming import StreamedSplit
+from hf_unlearn.distributed import world_size
 from hf_unlearn.errors import UserError
-from hf_unlearn.hub.manifest import DatasetRecord
+from hf_unlearn.files import finished_folder, recover, write_atomically
 from hf_unlearn.hub.recording import public_hyper_parameters
-from hf_unlearn.hub.records import write_atomically
-from hf_unlearn.losses.distributed import world_size
 from hf_unlearn.methods import RetrainConfig, RetrainTrainer
-from hf_unlearn.methods.checkpoints import newest_checkpoint
-from hf_unlearn.methods.trainer import make_inputs
+from hf_unlearn.records.schemas import DatasetRecord
 from hf_unlearn.runs.arguments import OPENMOJI
-from hf_unlearn.runs.folders import finished_folder, recover
-from hf_unlearn.runs.task import Task
+from hf_unlearn.runs.run_data import Task
+from hf_unlearn.training.checkpoints import newest_checkpoint
+from hf_unlearn.training.trainer import make_inputs
 
 logger = logging.getLogger(__name__)
 

@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from hf_unlearn.files import write_atomically
 from hf_unlearn.hub.card import RESULTS_NAME
-from hf_unlearn.hub.manifest import ComparisonRow, Results
 from hf_unlearn.hub.method_descriptions import describe_method
-from hf_unlearn.hub.metric_labels import short_name
-from hf_unlearn.hub.records import to_json, write_atomically
 from hf_unlearn.metrics.gap import gap_to_retrain
+from hf_unlearn.records.codec import to_json
+from hf_unlearn.records.metric_labels import short_name
+from hf_unlearn.records.schemas import ComparisonRow, Results
 
 # Columns of the printed table by family; the JSON holds every metric.
 COLUMNS = {

@@ -16,19 +16,17 @@ from zlib import crc32
 import numpy as np
 import yaml
 
-from hf_unlearn.data.read_only import refuse_to_write_to
+from hf_unlearn.distributed import world_size
 from hf_unlearn.errors import DivergenceError, UserError
-from hf_unlearn.hub.records import write_atomically
-from hf_unlearn.losses.distributed import world_size
+from hf_unlearn.files import refuse_to_write_to, write_atomically
 from hf_unlearn.methods import METHODS, UnlearningConfig
-from hf_unlearn.methods.search_space import Around, Choice, Log, Range, Same
 from hf_unlearn.runs.arguments import Run, displaced, grouped_options, parse_run, section_options
-from hf_unlearn.runs.benchmark import BUILDERS
-from hf_unlearn.runs.builders import Builder
+from hf_unlearn.runs.builders import BUILDERS, Builder
 from hf_unlearn.runs.experiment import RETRAIN, Experiment
-from hf_unlearn.runs.recipe import start
 from hf_unlearn.runs.resuming import settings_hash
 from hf_unlearn.runs.tables import aligned
+from hf_unlearn.runs.unlearn import start
+from hf_unlearn.training.search_space import Around, Choice, Log, Range, Same
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

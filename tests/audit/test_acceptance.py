@@ -11,9 +11,9 @@ import pytest
 from audit_simulation import PAPER_MEAN, PAPER_STD, C, R, U, World, findings, table, verdict_rates
 from scipy import stats
 
-from hf_unlearn.audit.results import Arm, ImageRow, Verdict
 from hf_unlearn.audit.statistics import OneSample, TwoSample
 from hf_unlearn.audit.verdict import run_tests
+from hf_unlearn.records.audit_result import Arm, ImageRow, Verdict
 
 SMALL = {U: 5, R: 5, C: 5}
 SMALL_WITHOUT_R = {U: 5, C: 5}

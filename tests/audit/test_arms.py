@@ -4,8 +4,8 @@ from dataclasses import replace
 import pytest
 
 from hf_unlearn.audit.arms import collect
-from hf_unlearn.audit.results import Arm, ImageRow
 from hf_unlearn.errors import UserError
+from hf_unlearn.records.audit_result import Arm, ImageRow
 
 
 def row(name: str, arm: Arm = Arm.REQUESTED, before: float = 0.9, after: float = 0.5, **fields: object) -> ImageRow:

@@ -9,7 +9,7 @@ from scipy import stats
 
 from hf_unlearn.audit.arms import Arms, collect
 from hf_unlearn.audit.hypotheses import Measurements, choose_reference, measure
-from hf_unlearn.audit.results import Arm, ImageRow
+from hf_unlearn.records.audit_result import Arm, ImageRow
 
 SIZES = {U: 6, R: 6, C: 6}
 

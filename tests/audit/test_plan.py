@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from hf_unlearn.audit.plan import AuditPlan, check_plan, draw_plan, read_plan, write_plan
-from hf_unlearn.audit.results import Arm
 from hf_unlearn.errors import UserError
+from hf_unlearn.records.audit_result import Arm
 
 
 def hashes(n: int) -> dict[str, str]:

@@ -11,8 +11,8 @@ from PIL import Image
 
 from hf_unlearn.audit.images import list_pictures
 from hf_unlearn.audit.report import TONES, AlignmentMatrices, Audit, to_json, write_report
-from hf_unlearn.audit.results import Arm, ImageRow, Verdict
 from hf_unlearn.audit.verdict import run_tests
+from hf_unlearn.records.audit_result import Arm, ImageRow, Verdict
 
 MEASUREMENT = {
     "started": "2030-01-01T00:00:00+00:00",

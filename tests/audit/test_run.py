@@ -13,10 +13,10 @@ import pytest
 from audit.conftest import FAST, folder_of
 
 from hf_unlearn.audit.embeddings import save_embeddings
-from hf_unlearn.audit.matrices import alignment_matrix
-from hf_unlearn.audit.results import Arm, AuditResult, Verdict
 from hf_unlearn.audit.run import CACHE_FILE, AuditSettings, plan_request, record_embeddings, run_audit
 from hf_unlearn.errors import UserError
+from hf_unlearn.metrics.alignment_matrices import alignment_matrix
+from hf_unlearn.records.audit_result import Arm, AuditResult, Verdict
 
 pytestmark = pytest.mark.usefixtures("small_plots")
 

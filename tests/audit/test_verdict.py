@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_unlearn.audit.arms import collect
+from hf_unlearn.audit.explanations import FOOTER
 from hf_unlearn.audit.hypotheses import measure
 from hf_unlearn.audit.power import level_of_one
-from hf_unlearn.audit.results import Arm, AuditResult, ImageRow, Verdict
 from hf_unlearn.audit.statistics import benjamini_yekutieli
 from hf_unlearn.audit.verdict import Findings, decide, find, run_tests, run_tests_by_owner
-from hf_unlearn.audit.wording import FOOTER
 from hf_unlearn.errors import UserError
+from hf_unlearn.records.audit_result import Arm, AuditResult, ImageRow, Verdict
 
 FORBIDDEN = ("deleted", "verified", "proved")
 SIZES = {U: 8, R: 8, C: 8}

@@ -8,10 +8,10 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 from hf_unlearn.audit.plan import read_plan
-from hf_unlearn.audit.results import Arm, ImageRow, Verdict
 from hf_unlearn.audit.verdict import run_tests
 from hf_unlearn.cli.audit import app, summary
 from hf_unlearn.errors import UserError
+from hf_unlearn.records.audit_result import Arm, ImageRow, Verdict
 
 pytestmark = pytest.mark.usefixtures("small_plots")
 SMALL = ["--view-count", "3", "--view_side", "16", "--device", "cpu"]

@@ -3,7 +3,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_unlearn.data.device import per_channel, to_device
-from hf_unlearn.data.inputs import ImageViewInputs
+from hf_unlearn.data.preprocessing import ImageViewInputs
 from hf_unlearn.data.views import VIEW_PRESETS, BatchedViews, _resize_boxes
 from hf_unlearn.models.image_processor import image_processor_of
 

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoProcessor
 
 from hf_unlearn.data.encoded import ENCODE_ROWS, EncodedSplit, EncodedSplits, as_batch, concatenate
-from hf_unlearn.data.inputs import ImageTextInputs, ImageViewInputs
+from hf_unlearn.data.preprocessing import ImageTextInputs, ImageViewInputs
 from hf_unlearn.data.views import VIEW_PRESETS
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.image_processor import image_processor_of

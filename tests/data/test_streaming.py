@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from hf_unlearn.data.encoded import EncodedSplit
-from hf_unlearn.data.inputs import ContrastiveInputs, ImageTextInputs, ImageViewInputs
+from hf_unlearn.data.preprocessing import ContrastiveInputs, ImageTextInputs, ImageViewInputs
 from hf_unlearn.data.sampler import SplitSampler
 from hf_unlearn.data.streaming import StreamedBatches, StreamedSplit, known_rows
 from hf_unlearn.data.views import VIEW_PRESETS

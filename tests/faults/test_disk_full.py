@@ -13,10 +13,9 @@ from folders import folder_hash
 
 from hf_unlearn.cli import main
 from hf_unlearn.errors import UserError
-from hf_unlearn.hub.records import write_atomically
-from hf_unlearn.methods.checkpoints import damage, newest_checkpoint
+from hf_unlearn.files import finished_folder, write_atomically
 from hf_unlearn.models.loading import load_encoder
-from hf_unlearn.runs.folders import finished_folder
+from hf_unlearn.training.checkpoints import damage, newest_checkpoint
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 from hf_unlearn.errors import DivergenceError, UserError
 from hf_unlearn.methods import METHODS
-from hf_unlearn.methods.checkpoints import newest_checkpoint
+from hf_unlearn.training.checkpoints import newest_checkpoint
 
 
 def trained(model) -> str:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods import METHODS
-from hf_unlearn.methods.checkpoints import SEAL_NAME, damage, newest_checkpoint
+from hf_unlearn.training.checkpoints import SEAL_NAME, damage, newest_checkpoint
 
 KILLS = 2
 

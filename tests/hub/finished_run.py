@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
-from hf_unlearn.audit.heatmaps import plot_alignment_matrices
 from hf_unlearn.data.fingerprint import combine_hashes, dataset_sha256, row_hashes
+from hf_unlearn.figures.heatmaps import plot_alignment_matrices
+from hf_unlearn.files import write_atomically
 from hf_unlearn.hub.card import write_card
-from hf_unlearn.hub.manifest import AuditRecord, ComparisonRow, DatasetRecord, Matrices, RequestRecord, Results
 from hf_unlearn.hub.recording import describe_base_model, record_run
-from hf_unlearn.hub.records import to_json, write_atomically
 from hf_unlearn.models.weights import weights_sha256
+from hf_unlearn.records.codec import to_json
+from hf_unlearn.records.schemas import AuditRecord, ComparisonRow, DatasetRecord, Matrices, RequestRecord, Results
 
 SALT = "only the owner was told this"
 CAPTIONS = ["a red apple", "a green pear", "a yellow banana", "a black cat", "a small boat", "a tall tree"]

@@ -16,12 +16,12 @@ from hub.test_end_to_end import environment
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.card import write_card
-from hf_unlearn.hub.manifest import UnlearningManifest
 from hf_unlearn.hub.publishing import publish_run
-from hf_unlearn.hub.report import VerificationReport
 from hf_unlearn.hub.verification import verify_repo
+from hf_unlearn.hub.verification_report import VerificationReport
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.weights import weights_sha256
+from hf_unlearn.records.schemas import UnlearningManifest
 
 ROOT = Path(__file__).parents[2]
 REPO = "org/clip-lora"

@@ -16,7 +16,10 @@ from PIL import Image as Picture
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.card import hub_identifier, keep_card, render_card, write_card
-from hf_unlearn.hub.manifest import (
+from hf_unlearn.hub.card_parsing import table_cells
+from hf_unlearn.hub.method_descriptions import METHODS
+from hf_unlearn.hub.verification import check_card
+from hf_unlearn.records.schemas import (
     AuditRecord,
     BaseModel,
     DatasetRecord,
@@ -24,9 +27,6 @@ from hf_unlearn.hub.manifest import (
     RequestRecord,
     UnlearningManifest,
 )
-from hf_unlearn.hub.method_descriptions import METHODS
-from hf_unlearn.hub.tables import table_cells
-from hf_unlearn.hub.verification import check_card
 
 MINIMAL = UnlearningManifest(
     method="neg_grad",

@@ -10,12 +10,12 @@ import torch
 from hub.local_hub import Blob, LocalHub, Repo
 from PIL import Image as Picture
 
-from hf_unlearn.audit.heatmaps import plot_alignment_matrices
 from hf_unlearn.errors import UserError
+from hf_unlearn.figures.heatmaps import plot_alignment_matrices
 from hf_unlearn.hub.card import write_card
-from hf_unlearn.hub.manifest import AuditRecord, UnlearningManifest
 from hf_unlearn.hub.publishing import publish_run
 from hf_unlearn.models.weights import weights_sha256
+from hf_unlearn.records.schemas import AuditRecord, UnlearningManifest
 
 SENT = {
     "README.md",

@@ -12,11 +12,11 @@ from transformers import CLIPModel, CLIPProcessor, Trainer, TrainingArguments
 
 from hf_unlearn.data.fingerprint import dataset_sha256
 from hf_unlearn.errors import UserError
-from hf_unlearn.hub.manifest import UnlearningManifest
 from hf_unlearn.hub.publishing import PublishResult
 from hf_unlearn.hub.trainer_push import push_trainer, trainer_record
 from hf_unlearn.hub.verification import verify_repo
 from hf_unlearn.models.weights import weights_sha256
+from hf_unlearn.records.schemas import UnlearningManifest
 
 SENTINEL = "hf_sentinelSENTINELsentinelSENTINEL99"
 

@@ -11,8 +11,8 @@ from datasets import Dataset, DatasetDict
 from hub.local_hub import LocalHub
 
 from hf_unlearn import AlignmentCalibrationConfig, AlignmentCalibrationTrainer, UserError, load_encoder
-from hf_unlearn.hub.manifest import UnlearningManifest
 from hf_unlearn.hub.verification import verify_repo
+from hf_unlearn.records.schemas import UnlearningManifest
 
 SENTINEL = "hf_sentinelSENTINELsentinelSENTINEL99"
 

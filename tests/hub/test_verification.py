@@ -15,11 +15,11 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.hub import card as card_module
 from hf_unlearn.hub import card_check
 from hf_unlearn.hub.card import write_card
-from hf_unlearn.hub.manifest import AuditRecord, RequestRecord, UnlearningManifest
-from hf_unlearn.hub.metric_labels import GAP_KEYS, gap_keys
 from hf_unlearn.hub.publishing import publish_run
-from hf_unlearn.hub.report import Line, Verdict, VerificationReport
 from hf_unlearn.hub.verification import OwnedSample, verify_repo
+from hf_unlearn.hub.verification_report import Line, Verdict, VerificationReport
+from hf_unlearn.records.metric_labels import GAP_KEYS, gap_keys
+from hf_unlearn.records.schemas import AuditRecord, RequestRecord, UnlearningManifest
 from hf_unlearn.runs.evaluation import ImageTextEvaluator, ImageViewEvaluator
 
 

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from hf_unlearn.benchmarks import benchmark as benchmarking
 from hf_unlearn.errors import UserError
-from hf_unlearn.runs import benchmark as benchmarking
-from hf_unlearn.runs import recipe
+from hf_unlearn.runs import unlearn as recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

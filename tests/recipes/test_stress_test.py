@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hf_unlearn.runs import stress_test as stress
+from hf_unlearn.benchmarks import stress_test as stress
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

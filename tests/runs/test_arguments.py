@@ -121,13 +121,13 @@ def test_help_lists_the_options_of_a_run_and_says_where_the_others_are(capsys):
     ],
 )
 def test_settings_that_no_training_could_begin_with_are_refused_before(argv, message, monkeypatch):
-    monkeypatch.setattr("hf_unlearn.methods.config.get_available_reporting_integrations", lambda: ["tensorboard"])
+    monkeypatch.setattr("hf_unlearn.training.config.get_available_reporting_integrations", lambda: ["tensorboard"])
     with pytest.raises(UserError, match=message):
         parse_run(["--methods", "fine_tune", *argv])
 
 
 def test_schedules_and_reports_that_have_what_they_need_are_taken(monkeypatch):
-    monkeypatch.setattr("hf_unlearn.methods.config.get_available_reporting_integrations", lambda: ["tensorboard"])
+    monkeypatch.setattr("hf_unlearn.training.config.get_available_reporting_integrations", lambda: ["tensorboard"])
     kwargs = ("--lr_scheduler_type", "cosine_with_min_lr", "--lr_scheduler_kwargs", '{"min_lr": 1e-6}')
     config = parse_run(["--methods", "fine_tune", "--report_to", "tensorboard", *kwargs]).methods["fine_tune"]
     assert (config.lr_scheduler_kwargs, config.report_to) == ({"min_lr": 1e-6}, ["tensorboard"])

@@ -16,7 +16,7 @@ from hf_unlearn.models.simclr import SimCLRConfig, SimCLRModel
 from hf_unlearn.models.small_clip import train_tokenizer
 from hf_unlearn.runs.arguments import parse_run
 from hf_unlearn.runs.experiment import Experiment
-from hf_unlearn.runs.task import prepare_task
+from hf_unlearn.runs.run_data import prepare_task
 
 TINY = {"backbone": "resnet18", "stem": "imagenet", "width": 8, "projection_dim": 16}
 SMALL_VIEWS = VIEW_PRESETS["light"].__class__(size=16)

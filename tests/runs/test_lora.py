@@ -8,15 +8,15 @@ import torch
 
 from hf_unlearn.data.views import VIEW_PRESETS
 from hf_unlearn.errors import UserError
-from hf_unlearn.hub.manifest import UnlearningManifest
 from hf_unlearn.hub.verification import verify_repo
 from hf_unlearn.models.image_processor import image_processor_of
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.moco import MoCoConfig, MoCoModel
 from hf_unlearn.models.simclr import SimCLRConfig, SimCLRModel
 from hf_unlearn.models.weights import weights_sha256
+from hf_unlearn.records.schemas import UnlearningManifest
 from hf_unlearn.runs.arguments import parse_run
-from hf_unlearn.runs.recipe import unlearn_and_compare
+from hf_unlearn.runs.unlearn import unlearn_and_compare
 
 TINY = {"backbone": "resnet18", "stem": "imagenet", "width": 8, "projection_dim": 16}
 

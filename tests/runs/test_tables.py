@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from hf_unlearn.runs.benchmark import Benchmark, summarise, write_tables
+from hf_unlearn.benchmarks.benchmark import Benchmark, summarise, write_tables
 from hf_unlearn.runs.tables import compare, markdown_table, save_results, text_table
 
 # Table 4 of the paper (CLIP on COCO, 10%): retain and unlearn cosines, and the average gaps it prints.

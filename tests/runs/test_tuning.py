@@ -9,10 +9,10 @@ import yaml
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods import METHODS, FineTuneConfig
-from hf_unlearn.methods.search_space import Around, Choice, Log, Same, SearchSpace, Uniform, everywhere
 from hf_unlearn.runs import tuning
 from hf_unlearn.runs.arguments import parse_run
 from hf_unlearn.runs.tuning import Search, propose, trials_table, tune, tuned_config
+from hf_unlearn.training.search_space import Around, Choice, Log, Same, SearchSpace, Uniform, everywhere
 
 
 @dataclass

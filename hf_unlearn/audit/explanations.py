@@ -1,0 +1,181 @@
+"""The audit in plain words: explanation, reasons, assumptions and limits.
+
+No sentence claims more than the tests show; three words that would are banned by a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+
+from hf_unlearn.audit.arms import Arms
+from hf_unlearn.audit.hypotheses import MARGIN_SHARE, Measurements
+from hf_unlearn.records.audit_result import Arm, Effect, TestResult, Verdict
+
+FOOTER = (
+    "At most this is consistent with removal. No black-box test can establish it: the same weights can arise from "
+    "other data (Thudi et al., arXiv 2110.11891), and a model owner who knows the requested images could fake a local "
+    "change."
+)
+_ARMS = {Arm.STILL_TRAINED: "your images still in training", Arm.NEVER_TRAINED: "images never in training"}
+
+
+def explain(verdict: Verdict, sensitive: bool, arms: Arms, measured: Measurements, problems: Sequence[str]) -> str:
+    """The verdict in two or three plain sentences.
+
+    Args:
+        verdict: what was decided.
+        sensitive: whether T1 found anything to see.
+        arms: the images.
+        measured: the tests and effects.
+        problems: faults of the measurement.
+    """
+    if verdict is Verdict.INCONCLUSIVE:
+        return _why_inconclusive(sensitive, arms, measured, problems)
+    if verdict is Verdict.NO_MODEL_CHANGE:
+        noise = f" beyond the noise of repeating a query ({measured.noise:.2g})" if measured.noise else ""
+        return (
+            f"The two models answer all {len(arms.images())} images alike{noise}: nothing changed about these images."
+        )
+    assert measured.reference is not None  # every other verdict rests on T2 or on its bound
+    reference = _ARMS[measured.reference]
+    change = _number(measured.effects[f"difference_in_differences.{measured.reference}"])
+    if verdict is Verdict.NO_TARGETED_CHANGE:
+        return (
+            "Before, the requested images stood above images never in training "
+            f"({_number(measured.effects['gap_before'])}). The model has changed since, but not where it was asked to: "
+            f"the requested images did not lose more alignment than {reference} ({change}), and a targeted loss of a "
+            "quarter of that gap is ruled out. This rests on the images never in training being of the same source as "
+            "the requested ones."
+        )
+    targeted = f"The requested images lost more alignment than {reference} ({change})."
+    if measured.reference is Arm.NEVER_TRAINED:
+        targeted += " Without images still in training, a general loss of what was memorised would look the same."
+    return f"{targeted} {_level(verdict, sensitive, measured)}"
+
+
+def _level(verdict: Verdict, sensitive: bool, measured: Measurements) -> str:
+    """Where the requested images stand after the change."""
+    if verdict is Verdict.RESIDUAL_UNDETERMINED:
+        if "T3" not in measured.tests:
+            why = "there are none to compare with"
+        elif not sensitive:
+            why = "they did not stand above them before either"
+        elif measured.held_back == "some":
+            why = "only some images were measured on held-back transforms"
+        elif "T4.transfer" in measured.tests and measured.tests["T4.transfer"].passed:
+            why = (
+                "on held-back transforms they recover, as they would if the change were fitted to the audit's own views"
+            )
+        elif measured.tests["T3.equivalence"].passed:
+            why = "on held-back transforms the same could not be shown"
+        else:
+            why = f"too uncertain to call ({_number(measured.effects['gap_after'])})"
+        return f"Whether they are now at the level of images never in training is open: {why}."
+    if verdict is Verdict.WITHIN_BAND:
+        after = _number(measured.effects["gap_after"])
+        return f"They are now at the level of images never in training, within half of the gap before ({after})."
+    sign = 1 if verdict is Verdict.RESIDUAL_SIGNAL else -1
+    shown = [
+        name for name in ("T3", "T4.T3") if (t := measured.tests.get(name)) and t.passed and t.statistic * sign > 0
+    ]
+    effect = "gap_after" if shown[0] == "T3" else "held_back.gap_after"
+    place = "" if shown[0] == "T3" else ", on held-back transforms"
+    where = f"images never in training{place} ({_number(measured.effects[effect])})"
+    if verdict is Verdict.RESIDUAL_SIGNAL:
+        return f"They still stand above {where}: a trace of them is left."
+    return f"They now stand below {where}: they were pushed so far that they can be told apart again."
+
+
+def _why_inconclusive(sensitive: bool, arms: Arms, measured: Measurements, problems: Sequence[str]) -> str:
+    """The first thing that stood in the way, and the smallest effect that could have been seen."""
+    detectable = {effect.test: effect.words for effect in measured.minimum_detectable_effects}
+    if problems:
+        return f"The measurement cannot be used. {problems[0]} {_last(detectable)}"
+    if Arm.STILL_TRAINED not in arms and Arm.NEVER_TRAINED not in arms:
+        score = _number(measured.effects[f"forgetting_score.{Arm.REQUESTED}"])
+        return (
+            f"The forgetting score of the requested images is known ({score}), but without comparison images nothing "
+            f"tells a change directed at them from a drift of the whole model. {_last(detectable)}"
+        )
+    if measured.reference is None:
+        return f"With so few images no difference, however large, could be significant. {_last(detectable)}"
+    none_found = "No change directed at the requested images was found, but that does not show there was none:"
+    if Arm.NEVER_TRAINED not in arms:
+        why = "without images never in training it is unknown whether there was anything to see."
+    elif not sensitive:
+        why = f"before, they did not stand clearly above images never in training. {detectable['T1']}"
+    else:
+        why = "a quarter of the gap before is not ruled out."
+    return f"{none_found} {why} {_last(detectable)}"
+
+
+def _last(detectable: Mapping[str, str]) -> str:
+    """The effect of the main test stands last."""
+    return list(detectable.values())[-1]
+
+
+def reasons(measured: Measurements) -> tuple[str, ...]:
+    """What each test found, a sentence each, in order."""
+    return tuple(_reason(test) for test in measured.tests.values())
+
+
+def _reason(test: TestResult) -> str:
+    answer = "yes" if test.passed else "not shown"
+    if test.p_value is None:
+        return f"{test.name}: {test.question} {'Yes' if test.passed else 'No'} (exact comparison)."
+    p_value = f"p = {test.p_value:.2g}" + (f", adjusted {test.p_adjusted:.2g}" if test.p_adjusted is not None else "")
+    how = "exact" if test.exact else f"{test.permutations - 1} random permutations"
+    return f"{test.name}: {test.question} {answer.capitalize()} (difference {test.statistic:+.4f}, {p_value}, {how})."
+
+
+def assumptions(arms: Arms, measured: Measurements, planned: bool) -> tuple[str, ...]:
+    """What must hold for the verdict, a sentence each."""
+    found = ["The images are independent of each other; the image is the unit, not its views."]
+    if Arm.STILL_TRAINED in arms:
+        found.append(
+            "Which images to request was drawn at random and committed beforehand, so T2 holds whatever the model."
+            if planned
+            else "The requested images and those still in training are alike: they were chosen, not drawn by a plan."
+        )
+    if Arm.NEVER_TRAINED in arms:
+        found.append(
+            "The images never in training come from the same source as the requested ones; a difference of content "
+            "between the two would read as membership."
+        )
+    if measured.reference is Arm.NEVER_TRAINED:
+        found.append(
+            "A change that is not directed at the requested images moves members and non-members alike; a general loss "
+            "of what was memorised would read as targeted."
+        )
+    if measured.tests and "T0" not in measured.tests:
+        found.append("The two models differ: the noise of repeating a query was not measured.")
+    return tuple(found)
+
+
+def limits(arms: Arms, measured: Measurements) -> tuple[str, ...]:
+    """What the audit could not see and does not say, a sentence each."""
+    found = [effect.words for effect in measured.minimum_detectable_effects]
+    if Arm.STILL_TRAINED not in arms and Arm.NEVER_TRAINED not in arms:
+        found.append("A forgetting score above zero is no evidence of unlearning: a drift of the model gives one too.")
+    if Arm.NEVER_TRAINED not in arms:
+        found.append(
+            "Without images never in training there is no level to compare with and no finding against a model."
+        )
+    if measured.held_back == "some":
+        found.append("Only some images were measured on held-back transforms, so T4 was not run.")
+    if measured.tests and measured.held_back == "none":
+        found.append("No held-back transforms: a change fitted to the very views of this audit would not be noticed.")
+    found.append(
+        f"Levels count as equal within {MARGIN_SHARE:.0%} of the gap before: a smaller rest can remain. Other images, "
+        "other uses of the model and other copies of it were not looked at."
+    )
+    return tuple(found)
+
+
+def _number(effect: Effect) -> str:
+    """An estimate with its interval, an open end in words."""
+    low, high = effect.interval.low, effect.interval.high
+    if not isfinite(low) or not isfinite(high):
+        return f"{effect.estimate:.3f}, too few images for an interval"
+    return f"{effect.estimate:.3f}, {effect.interval.confidence:.0%} interval {low:.3f} to {high:.3f}"

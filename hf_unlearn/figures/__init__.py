@@ -1,0 +1,1 @@
+"""Pictures: heatmaps of alignment matrices, bars, and the plots of an audit."""

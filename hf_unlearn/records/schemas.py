@@ -1,0 +1,227 @@
+"""What a finished run says about itself: `unlearning.json` and `audit.json` as frozen dataclasses."""
+
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from hf_unlearn.errors import UserError
+from hf_unlearn.files import write_atomically
+from hf_unlearn.records.codec import from_json, read_text, to_json
+
+MANIFEST_NAME = "unlearning.json"
+AUDIT_NAME = "audit.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """The model that was unlearned from.
+
+    `name_or_path` is a Hub id, or the bare name of a local folder (never a path). `revision` is the commit on the Hub,
+    and None says that the model is local. `sha256` is that of its weights; the licence fields are those of its card.
+    """
+
+    name_or_path: str
+    revision: str | None = None
+    sha256: str | None = None
+    license: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
+
+
+@dataclass(frozen=True)
+class DatasetRecord:
+    """The training data: its name, its revision, and an order-independent SHA-256 over the hashes of all its rows."""
+
+    name: str
+    revision: str | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class RequestRecord:
+    """What was asked to be removed, without saying what it was.
+
+    Without a salt, `sha256` is that of the sorted ids, one a line: it vouches for the request as a whole. With a salt
+    it combines the salted hashes of the requested rows (`hf_unlearn.data.fingerprint`), which `row_hashes` may then
+    list: whoever knows the salt can look for a sample of their own, and nobody else can guess.
+    """
+
+    kind: str  # fraction, file, where or split
+    count: int
+    sha256: str
+    salted: bool = False
+    row_hashes: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class HistoryEntry:
+    """An earlier unlearning run on the same model, from its own manifest."""
+
+    method: str
+    created: str
+    request: RequestRecord
+    weights_sha256: str
+    base_sha256: str | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class UnlearningManifest:
+    """Everything `unlearning.json` holds: how a checkpoint was unlearned, and the hashes to check it by."""
+
+    method: str
+    base_model: BaseModel
+    weights_sha256: str
+    dataset: DatasetRecord
+    request: RequestRecord
+    splits: dict[str, int]  # rows in retain, unlearn, validation, test
+    created: str  # UTC, ISO 8601
+    library_version: str
+    preset: str | None = None
+    hyper_parameters: dict[str, Any] = field(default_factory=dict)
+    split_seed: int | None = None
+    seed: int | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    hardware: str = ""
+    run_time_seconds: float | None = None
+    notes: tuple[str, ...] = ()  # what a reader must know, such as a divergence guard that stopped the run
+    files: dict[str, str] = field(default_factory=dict)  # SHA-256 of the files beside the weights
+    repo_id: str | None = None  # set when published
+    history: tuple[HistoryEntry, ...] = ()  # oldest first
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        """Render as the text of `unlearning.json`."""
+        return to_json(self)
+
+    @classmethod
+    def from_json(cls, text: str, source: str = MANIFEST_NAME) -> "UnlearningManifest":
+        """Read the text of an `unlearning.json`.
+
+        Raises:
+            UserError: It is no valid manifest, or one of a newer schema.
+        """
+        return _of_known_schema(from_json(cls, text, source), source)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `unlearning.json` into a run's folder, atomically."""
+        return write_atomically(Path(folder) / MANIFEST_NAME, self.to_json())
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "UnlearningManifest":
+        """Read `unlearning.json` from a run's folder.
+
+        Raises:
+            UserError: There is none, or it is not valid.
+        """
+        return cls.from_json(_read(folder, MANIFEST_NAME))
+
+    def with_history_of(self, base: "UnlearningManifest | None") -> "UnlearningManifest":
+        """Append the base model's own unlearning run, where it had one, to the history it brought along."""
+        return self if base is None else replace(self, history=(*base.history, base.as_history_entry()))
+
+    def as_history_entry(self) -> HistoryEntry:
+        """Shorten to what the cards of later runs keep of this one."""
+        return HistoryEntry(
+            method=self.method,
+            created=self.created,
+            request=self.request,
+            weights_sha256=self.weights_sha256,
+            base_sha256=self.base_model.sha256,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """One method's row of `results.json`."""
+
+    method: str
+    metrics: dict[str, float | None]
+    gap: dict[str, float | None] = field(default_factory=dict)
+    avg_gap: float | None = None
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """The alignment matrices that the heatmaps show, `[n, n]`, and the labels of their axes."""
+
+    labels: tuple[str, ...] = ()
+    shows_pictures: bool = False  # whether the heatmaps draw the samples on their axes
+    am_before: tuple[tuple[float | None, ...], ...] = ()
+    am_after: tuple[tuple[float | None, ...], ...] = ()
+    agm: tuple[tuple[float | None, ...], ...] = ()
+
+    @property
+    def shows_samples(self) -> bool:
+        """Whether the axes tell which samples these are, by picture or by anything but a number."""
+        return self.shows_pictures or not all(re.fullmatch(r"(sample )?#?\d+", label) for label in self.labels)
+
+
+@dataclass(frozen=True)
+class AuditRecord:
+    """Everything `audit.json` holds: each number and matrix behind the card."""
+
+    family: str  # image-text or views
+    metrics: dict[str, float | None]
+    before: dict[str, float | None] | None = None
+    retrain: dict[str, float | None] | None = None
+    gap_keys: tuple[str, ...] = ()
+    avg_gap: float | None = None
+    per_sample: dict[str, tuple[float | None, ...]] = field(default_factory=dict)  # plain cosines, in the split's order
+    matrices: Matrices | None = None
+    weights_sha256: str | None = None  # of the model that was measured
+    comparison: tuple[ComparisonRow, ...] = ()  # the other methods of the same run, from results.json
+    kind: str = "white-box"
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        """Render as the text of `audit.json`; a metric that is not finite becomes null."""
+        return to_json(self)
+
+    @classmethod
+    def from_json(cls, text: str, source: str = AUDIT_NAME) -> "AuditRecord":
+        """Read the text of an `audit.json`.
+
+        Raises:
+            UserError: It is no valid audit record, or one of a newer schema.
+        """
+        return _of_known_schema(from_json(cls, text, source), source)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `audit.json` into a run's folder, atomically."""
+        return write_atomically(Path(folder) / AUDIT_NAME, self.to_json())
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "AuditRecord":
+        """Read `audit.json` from a run's folder.
+
+        Raises:
+            UserError: There is none, or it is not valid.
+        """
+        return cls.from_json(_read(folder, AUDIT_NAME))
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything `results.json` holds: the comparison across methods."""
+
+    family: str
+    gap_keys: tuple[str, ...]
+    rows: tuple[ComparisonRow, ...]
+    schema: int = SCHEMA
+
+
+def _read(folder: str | Path, name: str) -> str:
+    path = Path(folder) / name
+    if not path.is_file():
+        raise UserError(f"{Path(folder).name or folder} holds no {name}; name the folder of a finished run.")
+    return read_text(path)
+
+
+def _of_known_schema(record: Any, source: str) -> Any:
+    if record.schema > SCHEMA:
+        raise UserError(f"{source} has schema {record.schema}, newer than {SCHEMA}; upgrade hf_unlearn to read it.")
+    return record

@@ -1,0 +1,45 @@
+"""What every unlearning recipe does, given how its family's small model is built."""
+
+from pathlib import Path
+
+from hf_unlearn.files import refuse_to_write_to
+from hf_unlearn.records.schemas import Results
+from hf_unlearn.runs.arguments import Run
+from hf_unlearn.runs.builders import Builder
+from hf_unlearn.runs.experiment import Experiment
+from hf_unlearn.runs.pretrain import pretrain
+from hf_unlearn.runs.resuming import RunState, data_key, training_key
+from hf_unlearn.runs.run_data import Task, prepare_task
+
+
+def start(run: Run, build: Builder) -> Experiment:
+    """Prepare the data, then the base model: the one the run names, or a small one pre-trained on the data, cached."""
+    task = prepare_task(run.arguments)
+    return Experiment(task, base_model(run, task, build), run.arguments, next(iter(run.methods.values())))
+
+
+def base_model(run: Run, task: Task, build: Builder) -> str:
+    """Path or Hub id of the model to unlearn from."""
+    if run.arguments.model_name_or_path is not None:
+        return run.arguments.model_name_or_path
+    model, processor = build(run, task)
+    return str(pretrain(task, model, processor, run.pretrain))
+
+
+def unlearn_and_compare(run: Run, build: Builder) -> Results:
+    """Unlearn by each method of the run and compare what they end with; with `--resume`, do what is missing of it."""
+    arguments, output_dir = run.arguments, Path(run.arguments.output_dir)
+    state = RunState(output_dir, arguments.resume)
+    if not arguments.overwrite:
+        state.refuse_to_replace(run.methods)
+    refuse_to_write_to(arguments.model_name_or_path, "--model_name_or_path", output_dir)
+    refuse_to_write_to(arguments.dataset_name, "--dataset_name", output_dir)
+    if not arguments.resume:
+        refuse_to_write_to(arguments.retrain_model, "--retrain_model", output_dir)
+    task = prepare_task(arguments)
+    state.require(data_key(run.arguments, task) | training_key(run))
+    base = base_model(run, task, build)
+    experiment = Experiment(task, base, run.arguments, next(iter(run.methods.values())), state)
+    for config in run.methods.values():
+        experiment.unlearn(config)
+    return experiment.finish()

@@ -1,0 +1,1 @@
+"""What trainers share: the Trainer itself, its config, guards, checkpoints and masks."""

@@ -1,0 +1,105 @@
+"""Checkpoints with the hashes of their files, so that damage is seen before anything is resumed from."""
+
+import json
+import logging
+import re
+import shutil
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from hf_unlearn.errors import UserError
+from hf_unlearn.files import sync_tree
+from hf_unlearn.models.weights import file_sha256
+
+logger = logging.getLogger(__name__)
+
+SEAL_NAME = "checkpoint.json"
+
+
+def seal(folder: Path, seconds: float) -> None:
+    """Write a checkpoint's seal, with the SHA-256 of each of its files, and flush everything to disk.
+
+    Args:
+        folder: the checkpoint, complete.
+        seconds: how long training took to get there.
+    """
+    files = {path.relative_to(folder).as_posix(): file_sha256(path) for path in folder.rglob("*") if path.is_file()}
+    (folder / SEAL_NAME).write_text(json.dumps({"seconds": seconds, "files": files}, indent=1), encoding="utf-8")
+    sync_tree(folder)
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint; None if it is as it was sealed."""
+    try:
+        content = _read_seal(folder)
+    except FileNotFoundError:
+        return f"it has no {SEAL_NAME}"
+    except (ValueError, RecursionError):
+        return f"its {SEAL_NAME} cannot be read"
+    files, seconds = (content.get("files"), content.get("seconds")) if isinstance(content, dict) else (None, None)
+    if not isinstance(files, dict) or not files or not isinstance(seconds, int | float):
+        return f"its {SEAL_NAME} cannot be read"
+    for name, expected in files.items():
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\0" in name:
+            return f"its {SEAL_NAME} names {name}, which is not inside it"
+        if not (folder / path).is_file():
+            return f"its {name} is missing"
+        if file_sha256(folder / path) != expected:
+            return f"its {name} is not as it was written"
+    return None
+
+
+def sealed_seconds(folder: Path) -> float:
+    """How long training had taken when a checkpoint was written."""
+    return float(_read_seal(folder)["seconds"])
+
+
+def newest_checkpoint(output_dir: Path) -> Path | None:
+    """The newest `checkpoint-N` that is undamaged; the damaged ones are told in a warning."""
+    for _, folder in sorted(_numbered(output_dir).items(), reverse=True):
+        fault = damage(folder)
+        if fault is None:
+            return folder
+        logger.warning("%s is damaged (%s) and is left out.", folder.name, fault)
+    return None
+
+
+def checked_checkpoint(wanted: str | Path | bool | None, output_dir: Path) -> Path | None:
+    """What `resume_from_checkpoint` means: True for the newest undamaged checkpoint, a folder for that one.
+
+    Raises:
+        UserError: when there is none, or the one named is damaged.
+    """
+    if wanted is None or wanted is False:
+        return None
+    if wanted is True:
+        newest = newest_checkpoint(output_dir)
+        if newest is None:
+            raise UserError(f"{output_dir} holds no undamaged checkpoint to resume from; train from the start")
+        return newest
+    folder = Path(wanted)
+    fault = damage(folder) if folder.is_dir() else "there is no such folder"
+    if fault is not None:
+        raise UserError(f"the checkpoint {folder} cannot be resumed from ({fault}); name an earlier one")
+    return folder
+
+
+def rotate(output_dir: Path, limit: int | None, keep: Path | None = None) -> None:
+    """Remove all but the newest `limit` checkpoints, and the one to `keep`; None keeps them all."""
+    newest_first = [path for _, path in sorted(_numbered(output_dir).items(), reverse=True)]
+    for folder in newest_first[limit:] if limit else ():
+        if folder != keep:
+            shutil.rmtree(folder)
+
+
+def _numbered(output_dir: Path) -> dict[int, Path]:
+    paths = output_dir.iterdir() if output_dir.is_dir() else ()
+    matches = ((re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name), path) for path in paths)
+    return {int(match[1]): path for match, path in matches if match}
+
+
+def _read_seal(folder: Path) -> Any:
+    return json.loads((folder / SEAL_NAME).read_text(encoding="utf-8"))

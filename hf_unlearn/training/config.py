@@ -1,0 +1,161 @@
+"""The `TrainingArguments` that every unlearning method shares."""
+
+from dataclasses import dataclass, field
+from math import inf
+from typing import ClassVar
+
+import torch
+from transformers import SchedulerType, TrainingArguments, get_scheduler
+from transformers.integrations import get_available_reporting_integrations
+
+from hf_unlearn.data.encoded import RESIDENT_BYTES
+from hf_unlearn.data.streaming import SHUFFLE_BUFFER
+from hf_unlearn.data.views import VIEW_PRESETS
+from hf_unlearn.errors import UserError
+from hf_unlearn.training.guards import BUDGET_HELP, FLOOR_HELP
+from hf_unlearn.training.search_space import Around, SearchSpace, everywhere
+
+# What the Trainer would push while it trains is the whole output folder.
+NO_PUSHED_CHECKPOINTS = (
+    "push_to_hub=True would send checkpoints with optimiser pickles; leave it unset, and publish the finished model "
+    "with trainer.push_to_hub() or hf-unlearn publish"
+)
+
+# Numbers that the Trainer would stumble over only after a model is loaded, or take without a word; inf is the limit of
+# those that have none, and itself no value.
+_RANGES = (
+    ("seed", 0, 2**32 - 1), ("data_seed", 0, 2**32 - 1), ("learning_rate", 0, inf), ("weight_decay", 0, inf),
+    ("max_grad_norm", 0, inf), ("num_train_epochs", 0, inf), ("gradient_accumulation_steps", 1, inf),
+    ("max_length", 1, inf), ("flip_probability", 0, 1), ("resident_bytes", 0, inf),
+)  # fmt: skip
+# Reports whose packages transformers does not list where they are installed.
+_UNLISTED = ("azure_ml", "flyte")
+
+
+@dataclass
+class UnlearningConfig(TrainingArguments):
+    """`TrainingArguments` with the defaults contrastive unlearning needs; each method's config extends it."""
+
+    method: ClassVar[str]
+    title: ClassVar[str]
+    # Where `hf-unlearn tune` looks for better settings; a method says its own.
+    search_space: ClassVar[SearchSpace] = everywhere(learning_rate=Around(10))
+
+    per_device_train_batch_size: int = field(
+        default=128, metadata={"help": "Batch size per device; a contrastive loss depends on it."}
+    )
+    per_device_eval_batch_size: int = field(default=256, metadata={"help": "Batch size per device in evaluation."})
+    lr_scheduler_type: str = field(  # type: ignore[assignment]
+        default="constant", metadata={"help": "Learning-rate schedule; the paper's unlearning runs hold it fixed."}
+    )
+    save_strategy: str = field(  # type: ignore[assignment]
+        default="no", metadata={"help": "When to write checkpoints to resume from: no, epoch or steps."}
+    )
+    save_total_limit: int | None = field(
+        default=2, metadata={"help": "Checkpoints kept; with two, one may be damaged."}
+    )
+    checkpoint_minutes: float | None = field(
+        default=15, metadata={"help": "Also write a checkpoint when this many minutes have passed; unset: never."}
+    )
+    logging_strategy: str = field(  # type: ignore[assignment]
+        default="epoch", metadata={"help": "When to log the mean of each loss term: epoch or steps."}
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Hide losses that are not finite; the guard stops at them instead."}
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Rows are encoded by the library itself."})
+    seed: int = field(default=0, metadata={"help": "Seed of the order of samples, of views and of new weights."})
+    max_length: int | None = field(
+        default=None, metadata={"help": "Tokens a caption is padded and cut to; default: what the text encoder takes."}
+    )
+    flip_probability: float = field(
+        default=0.0, metadata={"help": "Chance of mirroring a picture in image-text training (paper, COCO: .5)."}
+    )
+    views: str = field(
+        default="cifar", metadata={"help": f"Preset of random views for SimCLR and MoCo: {', '.join(VIEW_PRESETS)}."}
+    )
+    forward_chunk_size: int | None = field(
+        default=None,
+        metadata={"help": "Embed this many samples at a time and recompute in backward: exact, for large batches."},
+    )
+    resident_bytes: int = field(
+        default=RESIDENT_BYTES,
+        metadata={
+            "help": "Encoded splits up to this size are decoded once, into memory (an accelerator's if it has room)."
+        },
+    )
+    retain_rows: int | None = field(
+        default=None, metadata={"help": "Rows of a streaming retain; default: what the data's own info says."}
+    )
+    shuffle_buffer: int | None = field(
+        default=None,
+        metadata={"help": f"Rows of a streaming retain among which the next is drawn; default: {SHUFFLE_BUFFER:,}."},
+    )
+    channels_last: bool | None = field(
+        default=None,
+        metadata={"help": "Lay out convolutions channels-last; default: on an accelerator, where they are faster so."},
+    )
+    guard_steps: int | None = field(
+        default=None,
+        metadata={"help": "Steps between checks of the training's health; default: a twentieth of all, at most 50."},
+    )
+    saliency_share: float | None = field(
+        default=None,
+        metadata={"help": "Share of weights to train, those most salient to unlearn samples (SalUn); default: all."},
+    )
+    retain_loss_budget: float | None = field(default=None, metadata=BUDGET_HELP)
+    collapse_floor: float | None = field(default=None, metadata=FLOOR_HELP)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.dataloader_pin_memory &= torch.accelerator.is_available()  # on a CPU it would only warn
+        if self.dataloader_pin_memory and self.device.type == "cuda":  # elsewhere a copy may read what is freed by then
+            self.accelerator_config.non_blocking = True  # type: ignore[union-attr]
+        if self.per_device_train_batch_size < 2:
+            size = self.per_device_train_batch_size
+            raise UserError(f"per_device_train_batch_size {size} leaves InfoNCE without negatives; use at least 2")
+        if self.max_steps == 0:
+            raise UserError("max_steps=0 would make no update; use more, or -1 for num_train_epochs")
+        if self.views not in VIEW_PRESETS:
+            raise UserError(f"views={self.views!r} is unknown; choose one of {', '.join(VIEW_PRESETS)}")
+        if self.forward_chunk_size is not None and self.forward_chunk_size < 1:
+            raise UserError(f"forward_chunk_size={self.forward_chunk_size} must be at least 1, or unset")
+        if self.max_steps <= 0 and not self.num_train_epochs > 0:
+            raise UserError(f"num_train_epochs={self.num_train_epochs} would make no update; use more than 0")
+        if self.dataloader_drop_last:
+            raise UserError("dataloader_drop_last would leave a small split without any batch; leave it unset")
+        if self.auto_find_batch_size:
+            raise UserError(
+                "auto_find_batch_size would change the number of negatives unseen; choose per_device_train_batch_size, "
+                "with forward_chunk_size where memory is short"
+            )
+        if self.push_to_hub:
+            raise UserError(NO_PUSHED_CHECKPOINTS)
+        if self.resume_from_checkpoint is not None:
+            raise UserError("resume_from_checkpoint is an argument of trainer.train(); recipes take --resume")
+        for name, least, most in _RANGES:
+            value = getattr(self, name)
+            if value is not None and not (least <= value <= most and value < inf):
+                limits = f"from {least} to {most}" if most < inf else f"a number of at least {least}"
+                raise UserError(f"{name}={value} must be {limits}")
+        self._check_schedule()
+        absent = sorted(set(self.report_to or ()) - {*get_available_reporting_integrations(), *_UNLISTED})
+        if absent:
+            raise UserError(f"report_to={', '.join(absent)} is not installed here; install it, or leave it unset")
+        for name in ("guard_steps", "retain_loss_budget", "collapse_floor", "retain_rows", "shuffle_buffer"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"{name}={value} must be more than 0, or unset")
+        if self.saliency_share is not None and not 0 < self.saliency_share <= 1:
+            raise UserError(f"saliency_share={self.saliency_share} must be more than 0 and at most 1, or unset")
+
+    def _check_schedule(self) -> None:
+        """Build the schedule once, as the Trainer does when it starts: some need `lr_scheduler_kwargs`."""
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=self.learning_rate)
+        try:
+            get_scheduler(self.lr_scheduler_type, optimizer, 0, 1, self.lr_scheduler_kwargs)  # type: ignore[arg-type]
+        except (ValueError, TypeError, ArithmeticError) as error:
+            raise UserError(
+                f"lr_scheduler_type={SchedulerType(self.lr_scheduler_type).value}: {str(error).splitlines()[0]}; set "
+                "lr_scheduler_kwargs, or choose another schedule"
+            ) from error

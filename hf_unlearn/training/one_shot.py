@@ -1,0 +1,81 @@
+"""Methods without a training loop: they measure, change the weights once, and are done."""
+
+import time
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from transformers import set_seed
+from transformers.trainer_utils import TrainOutput
+
+from hf_unlearn.data.encoded import EncodedSplit, EncodedSplits
+from hf_unlearn.errors import UserError, is_out_of_memory
+from hf_unlearn.models.adapters import is_adapted
+from hf_unlearn.training import checkpoints
+from hf_unlearn.training.trainer import UnlearningTrainer
+
+
+class OneShotTrainer(UnlearningTrainer, ABC):
+    """An `UnlearningTrainer` whose `train` edits the weights once, through `edit`, where others make steps.
+
+    It writes no checkpoint: a run that was interrupted starts over. Settings of the optimiser and of epochs have no
+    effect; `per_device_train_batch_size` is the size of the batches it measures on.
+    """
+
+    iterative: ClassVar[bool] = False
+    adaptable: ClassVar[bool] = False
+
+    def __init__(self, *positional: Any, **kwargs: Any) -> None:
+        super().__init__(*positional, **kwargs)
+        if self.is_fsdp_enabled or is_adapted(self.model):
+            raise UserError(
+                f"{self.args.title} edits whole weights, no shards and no adapters; leave peft_config (--use_peft) "
+                "unset, and launch with recipes/accelerate_configs/multi_gpu.yaml"
+            )
+        if self.args.saliency_share is not None:
+            raise UserError(f"{self.args.title} chooses its weights itself; leave saliency_share unset")
+        if not isinstance(self.train_dataset, EncodedSplits):
+            raise UserError(f"{self.args.title} passes over retain as it likes; give it a datasets.Dataset, no stream")
+
+    @property
+    def _retain(self) -> EncodedSplit:
+        return self.train_dataset.splits[0]  # type: ignore[union-attr]
+
+    @property
+    def _unlearn(self) -> EncodedSplit:
+        return self.train_dataset.splits[-1]  # type: ignore[union-attr]
+
+    @abstractmethod
+    def edit(self) -> dict[str, float]:
+        """Change the model's weights, the same way on all processes; returns what is logged."""
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *positional: Any, **kwargs: Any) -> TrainOutput:
+        """Measure and edit.
+
+        Args:
+            resume_from_checkpoint: as there never is a checkpoint, naming one is an error.
+            positional: without effect, like `kwargs`.
+
+        Returns:
+            One step, the loss as not a number, and the run time.
+
+        Raises:
+            UserError: when a checkpoint is named, memory does not suffice, or the weights would not be finite.
+        """
+        checkpoints.checked_checkpoint(resume_from_checkpoint, Path(str(self.args.output_dir)))
+        set_seed(self.args.seed)
+        started = time.monotonic()
+        try:
+            found = self.edit()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(self._memory_advice()) from error
+        sound = torch.stack([value.isfinite().all() for value in self.model.parameters()]).all()
+        if not sound:
+            raise UserError(f"{self.args.title} gave weights that are not finite; the model it started from has some")
+        self.state.global_step = self.state.max_steps = 1
+        metrics = {**found, "train_runtime": time.monotonic() - started}
+        self.log(metrics)
+        return TrainOutput(1, float("nan"), metrics)

@@ -1,0 +1,155 @@
+"""From the splits that a Trainer is given to its rows: what cannot be trained on is refused, the rest is encoded."""
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from datasets import Dataset, IterableDataset
+from torch import Tensor
+
+from hf_unlearn.data.encoded import EncodedSplit, EncodedSplits
+from hf_unlearn.data.preprocessing import ContrastiveInputs
+from hf_unlearn.data.streaming import SHUFFLE_BUFFER, StreamedBatches, StreamedSplit, known_rows
+from hf_unlearn.distributed import rank, world_size
+from hf_unlearn.errors import UserError
+from hf_unlearn.training.config import UnlearningConfig
+from hf_unlearn.training.guards import PROBE_SAMPLES
+
+logger = logging.getLogger(__name__)
+
+Stream: TypeAlias = IterableDataset | StreamedSplit
+Split: TypeAlias = Dataset | EncodedSplit | Stream
+
+
+class TrainingRows:
+    """The splits of a training, encoded as its Trainer takes them.
+
+    Attributes:
+        unlearn_to_retain: `|U| / |R|`.
+
+    Args:
+        splits: rows by the name of their split, encoded or not; `retain` may be a stream.
+        uses: names of the splits that the method learns from.
+        inputs: how rows are encoded.
+        args: the method's config.
+
+    Raises:
+        UserError: when these are no splits, one that the method learns from is missing or empty, or no step could be
+            made.
+    """
+
+    def __init__(
+        self, splits: Mapping[str, Split], uses: tuple[str, ...], inputs: ContrastiveInputs, args: UnlearningConfig
+    ) -> None:
+        if not isinstance(splits, Mapping):
+            raise UserError(
+                f"train_dataset is a {type(splits).__name__}; pass its splits by name, as "
+                "DatasetDict(retain=..., unlearn=...), which make_splits gives"
+            )
+        self._splits, self._uses, self._inputs, self._args = splits, uses, inputs, args
+        if isinstance(splits.get("unlearn"), Stream):
+            raise UserError("The unlearn split is a stream; pass its rows as a datasets.Dataset, which is kept encoded")
+        sizes = {name: self._size(splits.get(name)) for name in ("retain", "unlearn")}
+        for name in uses:
+            if sizes[name] == 0:
+                raise UserError(
+                    f"{args.title} learns from the {name} split, which is empty or missing; pass one with rows"
+                )
+        if sum(sizes[name] for name in uses) < 2:
+            raise UserError(
+                f"{args.title} has a single sample to learn from, so InfoNCE has no negatives; pass more rows"
+            )
+        if "unlearn" in uses and sizes["unlearn"] == 1:
+            logger.warning("%s: one unlearn sample has no negative pair; terms over such pairs are zero.", args.title)
+        if math.isinf(sizes["retain"]) and "retain" in uses:
+            self._refuse_endless()
+        self.unlearn_to_retain = sizes["unlearn"] / max(1, sizes["retain"])
+        # Without budgets, too: a state whose next loss would not be finite must not be called good.
+        self._watched = sizes["retain"] >= 2 * world_size()
+        if not self._watched and (args.retain_loss_budget is not None or args.collapse_floor is not None):
+            logger.warning("%s: too few retain samples to watch; its budgets against divergence are off.", args.title)
+
+    def encoded(self, split: Any) -> EncodedSplit:
+        """A split as encoded rows.
+
+        Raises:
+            UserError: when it is a stream, or no rows at all.
+        """
+        if isinstance(split, EncodedSplit):
+            return split
+        if not isinstance(split, Dataset):
+            raise UserError(
+                f"a split to be kept encoded is a {type(split).__name__}; pass its rows as a datasets.Dataset (retain "
+                "alone may be a stream)"
+            )
+        return EncodedSplit(split, self._inputs, self._args.resident_bytes)
+
+    def batches(self) -> EncodedSplits | StreamedBatches:
+        """The splits the method learns from, as whole batches."""
+        parts = {name: self._splits[name] for name in self._uses}
+        retain = parts.get("retain")
+        unlearn = self.encoded(parts["unlearn"]) if "unlearn" in parts else None
+        if isinstance(retain, Stream):
+            size, seed = self._args.train_batch_size, self._args.seed
+            return StreamedBatches(self._streamed(retain), unlearn, size, seed, rank(), world_size())
+        return EncodedSplits(None if retain is None else self.encoded(retain), unlearn)
+
+    def unlearn(self, batches: EncodedSplits | StreamedBatches) -> EncodedSplit:
+        """The unlearn split encoded, which it already is among the batches of a method that learns from it."""
+        if "unlearn" not in self._uses:
+            return self.encoded(self._splits["unlearn"])
+        split = batches.splits[-1] if isinstance(batches, EncodedSplits) else batches.unlearn
+        assert split is not None  # `batches` put it there
+        return split
+
+    def evaluation(self, rows: Any) -> Any:
+        """Rows for the evaluation loss as whole batches, split by split; what is ready, or a split's name, as it is."""
+        if rows is None or isinstance(rows, str | EncodedSplits):
+            return rows
+        if isinstance(rows, Mapping):
+            return {name: self.evaluation(split) for name, split in rows.items()}
+        return EncodedSplits(self.encoded(rows), None)
+
+    def probe(self) -> dict[str, Tensor] | None:
+        """This process's share of the retain samples that budgets are measured on; None without any to watch.
+
+        They are the first ones of a stream, and spread out over any other split.
+        """
+        if not self._watched:
+            return None
+        retain, batch = self._splits["retain"], self._args.per_device_train_batch_size
+        if isinstance(retain, Stream):
+            first = self._streamed(retain).first(world_size() * min(batch, PROBE_SAMPLES))
+            each = len(first["pixels"]) // world_size()  # the same number on every process
+            return {name: value[rank() * each : (rank() + 1) * each] for name, value in first.items()}
+        size = min(len(retain) // world_size(), batch, PROBE_SAMPLES)
+        spread_out = [place * len(retain) // (size * world_size()) for place in range(size * world_size())]
+        rows = spread_out[rank() :: world_size()]
+        if isinstance(retain, EncodedSplit):
+            return retain.rows(rows)
+        return self.encoded(retain.select(rows)).rows(range(len(rows)))
+
+    def _streamed(self, split: Stream) -> StreamedSplit:
+        if isinstance(split, StreamedSplit):
+            return split
+        return StreamedSplit(split, self._inputs, self._args.retain_rows, self._args.shuffle_buffer or SHUFFLE_BUFFER)
+
+    def _size(self, split: Split | None) -> float:
+        """Rows of a split; infinity for a stream with an unknown number of them."""
+        if split is None:
+            return 0
+        if isinstance(split, Stream):
+            known = split.rows if isinstance(split, StreamedSplit) else self._args.retain_rows or known_rows(split)
+            return math.inf if known is None else known
+        return len(split)
+
+    def _refuse_endless(self) -> None:
+        """Say what cannot be done on a retain stream whose number of rows is unknown."""
+        if "unlearn" in self._uses:  # |U| / |R| decides the mixture of a batch and the weight of the unlearn terms
+            raise UserError(
+                f"{self._args.title} weighs unlearn against retain samples, and the retain stream does not say how "
+                "many rows it has; set retain_rows"
+            )
+        if self._args.max_steps <= 0:
+            raise UserError("The retain stream does not say how many rows it has; set max_steps, or retain_rows")

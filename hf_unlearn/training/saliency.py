@@ -1,0 +1,63 @@
+"""Saliency masking (SalUn): any method, on the weights that matter most to the unlearn samples."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hf_unlearn.data.encoded import EncodedSplit
+from hf_unlearn.training.gradients import info_nce_of_all, mean_gradient
+
+if TYPE_CHECKING:
+    from hf_unlearn.training.trainer import UnlearningTrainer
+
+
+class SaliencyMask(TrainerCallback):
+    """Lets a training change only the weights with the largest absolute gradient of InfoNCE on unlearn.
+
+    `m = 1[|grad_theta InfoNCE(U)| >= t]` at the base model, with t such that a share of all weights passes; after every
+    step `theta = m * theta_trained + (1 - m) * theta_0`. Weights of equal gradient pass together, those without any
+    only if all do. Masked-out gradients are zeroed before they are clipped, and masked-out weights are put back after
+    the update, so that neither clipping nor weight decay nor an optimiser's momentum sees or moves them. Buffers, and
+    MoCo's momentum encoder, follow the model as ever. It costs one pass over unlearn, and a copy of the weights and a
+    mask in memory.
+
+    Source: Fan et al., "SalUn: Empowering Machine Unlearning via Gradient-based Weight Saliency in Both Image
+    Classification and Generation", arXiv 2310.12508, Eqs. 3-4. Deviations: the saliency loss is InfoNCE, its gradient
+    is taken in evaluation mode, and the mask serves every method; SalUn's own random labels have no counterpart here.
+
+    Args:
+        trainer: the trainer whose updates are masked.
+        unlearn: rows of the unlearn split.
+        share: of the trainable weights, that may change; more than 0 and at most 1.
+    """
+
+    def __init__(self, trainer: "UnlearningTrainer", unlearn: EncodedSplit, share: float) -> None:
+        self._trainer, self._unlearn, self.share = trainer, unlearn, share
+        self._masked: list[tuple[nn.Parameter, Tensor, Tensor]] = []  # parameter, mask, base weights
+
+    def begin(self) -> None:
+        """Choose the weights, once, before a checkpoint is loaded: they depend on the base model."""
+        if self._masked or self.share == 1:
+            return
+        weights = [parameter for parameter in self._trainer.model.parameters() if parameter.requires_grad]
+        sizes = [gradient.abs() for gradient in mean_gradient(self._trainer, self._unlearn, info_nce_of_all)]
+        every = torch.cat([size.flatten() for size in sizes])
+        threshold = every.topk(max(1, round(self.share * len(every)))).values[-1]
+        copies = [weight.detach().clone() for weight in weights]
+        self._masked = list(zip(weights, [(size >= threshold) & (size > 0) for size in sizes], copies, strict=True))
+
+    def mask_gradients(self) -> None:
+        """Zero the gradients of masked-out weights."""
+        for weight, mask, _ in self._masked:
+            if weight.grad is not None:
+                weight.grad.mul_(mask)
+
+    @torch.no_grad()
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Put masked-out weights back, which weight decay moves although they have no gradient."""
+        for weight, mask, base in self._masked:
+            weight.copy_(torch.where(mask, weight, base))

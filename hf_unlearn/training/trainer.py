@@ -1,0 +1,442 @@
+"""What every unlearning method shares: its `Trainer` around the three quantities."""
+
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from accelerate.data_loader import DataLoaderShard
+from datasets import Dataset, DatasetDict
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, Trainer, set_seed
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
+
+from hf_unlearn import files
+from hf_unlearn.data.encoded import EncodedSplit, EncodedSplits, as_batch
+from hf_unlearn.data.preprocessing import ContrastiveInputs, ImageTextInputs, ImageViewInputs
+from hf_unlearn.data.sampler import SplitSampler
+from hf_unlearn.data.streaming import StreamedBatches
+from hf_unlearn.data.views import VIEW_PRESETS
+from hf_unlearn.errors import DivergenceError, UserError, is_out_of_memory
+from hf_unlearn.losses import ContrastiveTerms, info_nce
+from hf_unlearn.models.adapters import add_adapter, is_adapted
+from hf_unlearn.models.contrastive import (
+    ModelInputs,
+    caption_length,
+    contrastive_terms,
+    evaluation_mode,
+    is_dual_encoder,
+    unwrap,
+)
+from hf_unlearn.models.sharding import gather_whole, make_shardable
+from hf_unlearn.training import checkpoints
+from hf_unlearn.training.config import NO_PUSHED_CHECKPOINTS, UnlearningConfig
+from hf_unlearn.training.guards import DivergenceGuard
+from hf_unlearn.training.rows import Split, TrainingRows
+from hf_unlearn.training.saliency import SaliencyMask
+from hf_unlearn.training.temperature import LogitScaleBound
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+
+class UnlearningTrainer(Trainer):
+    """A `Trainer` over `DatasetDict(retain=..., unlearn=...)`; a method overrides `compute_loss`.
+
+    Args:
+        model: a contrastive encoder (CLIP-like, SimCLR, MoCo); it is trained in place, its source is never written.
+        args: the method's config.
+        train_dataset: `DatasetDict` with splits `retain` and `unlearn` in the schema of `hf_unlearn.data`, or the same
+            splits already encoded, so that several methods share them. `retain` may be a stream, a
+            `datasets.IterableDataset`, whose pictures are then decoded batch by batch.
+        eval_dataset: rows for the evaluation loss, usually `validation`, or several splits by name.
+        processing_class: the model's processor (image-text) or image processor (views).
+        peft_config: a `peft.LoraConfig` to train an adapter instead of the model's own weights, which then stay as they
+            are; without `target_modules`, all linear layers are adapted, and a view encoder's convolutions, too.
+
+    Raises:
+        UserError: when a split the method learns from is missing or empty, no step could be made, the model cannot
+            have this adapter, or an argument of `transformers.Trainer` would have no effect.
+    """
+
+    uses: ClassVar[tuple[str, ...]] = ("retain", "unlearn")
+    iterative: ClassVar[bool] = True  # whether training makes steps, and so checkpoints
+    adaptable: ClassVar[bool] = True  # whether an adapter can take what is changed
+    config_class: ClassVar[type[UnlearningConfig]]
+    # How `push_to_hub` publishes; set by `hf_unlearn.runs.publishing`, which this layer must not import.
+    publish: ClassVar[Callable[..., Any] | None] = None
+    args: UnlearningConfig
+    train_dataset: EncodedSplits | StreamedBatches
+    model: PreTrainedModel
+    # A contrastive loss is a mean over its own batch: let the Trainer divide by the accumulation steps.
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: UnlearningConfig,
+        train_dataset: DatasetDict | Mapping[str, Split],
+        eval_dataset: Dataset | EncodedSplit | Mapping[str, Dataset | EncodedSplit] | None = None,
+        processing_class: Any = None,
+        peft_config: "LoraConfig | None" = None,
+        **kwargs: Any,
+    ) -> None:
+        _refuse_without_effect(kwargs)
+        self.source_splits = train_dataset if isinstance(train_dataset, DatasetDict) else None
+        self.model_inputs = make_inputs(model, processing_class, args)
+        self.rows = TrainingRows(train_dataset, self.uses, self.model_inputs, args)
+        self.unlearn_to_retain = self.rows.unlearn_to_retain
+        if peft_config is not None:
+            set_seed(args.seed)  # the adapter's new weights
+            model = add_adapter(model, peft_config)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise UserError(
+                "the model has no trainable weights; load its adapter with is_trainable=True, or merge it with "
+                "merge_and_unload"
+            )
+        self._probe = self.rows.probe()
+        batches = self.rows.batches()
+        self._seeded_step, self._micro_step = -1, 0
+        self._seconds_before = 0.0
+        self._partial_folder: str | None = None
+        self._terms: dict[str, dict[str, list[Tensor]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=batches,
+            eval_dataset=self.rows.evaluation(eval_dataset),
+            processing_class=processing_class,
+            data_collator=as_batch,  # type: ignore[arg-type]
+            **kwargs,
+        )
+        if self.is_fsdp_enabled:
+            self._check_shardable(model)
+        if args.channels_last or (args.channels_last is None and args.device.type != "cpu"):
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
+        if isinstance(batches, EncodedSplits) and args.device.type != "cpu" and args.dataloader_num_workers == 0:
+            self._keep_on_device(batches)
+        self.guard = DivergenceGuard(self)
+        self.add_callback(self.guard)
+        self.add_callback(LogitScaleBound(self, model))
+        self.saliency = self._saliency_mask(train_dataset) if args.saliency_share is not None else None
+
+    def _keep_on_device(self, splits: EncodedSplits) -> None:
+        """Put encoded splits on the accelerator if they take at most a quarter of its free memory."""
+        free, _ = torch.accelerator.get_memory_info(self.args.device)
+        if splits.nbytes is not None and splits.nbytes <= free // 4:
+            self.train_dataset = splits.on(self.args.device)
+            self.args.dataloader_pin_memory = False  # of no use there, and refused
+            for settings in (self.args.accelerator_config, self.accelerator.dataloader_config):
+                settings.non_blocking = False  # type: ignore[union-attr]  # or it would warn that nothing is pinned
+
+    def _saliency_mask(self, splits: Mapping[str, Any]) -> SaliencyMask:
+        if not splits.get("unlearn"):
+            raise UserError(
+                "saliency_share ranks weights by their gradient on the unlearn split, which is empty or missing; pass "
+                "one with rows, or leave it unset"
+            )
+        if self.is_fsdp_enabled or is_adapted(self.model):
+            raise UserError("saliency_share chooses among whole weights, no shards and no adapters; leave it unset")
+        mask = SaliencyMask(self, self.rows.unlearn(self.train_dataset), self.args.saliency_share or 1.0)
+        self.add_callback(mask)
+        return mask
+
+    def _check_shardable(self, model: nn.Module) -> None:
+        """Refuse what FSDP would train wrongly, or would not help."""
+        if self.accelerator.state.fsdp_plugin.fsdp_version != 2:
+            raise UserError(
+                "FSDP 1 is not supported; set fsdp_version: 2, as recipes/accelerate_configs/fsdp.yaml does"
+            )
+        if not is_dual_encoder(model) or is_adapted(model):
+            what = "an adapter" if is_adapted(model) else f"a {type(model).__name__}"
+            raise UserError(
+                f"FSDP is for the weights of image-text models, not for {what}; launch with "
+                "recipes/accelerate_configs/multi_gpu.yaml"
+            )
+
+    def create_optimizer(self, *positional: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """As the Trainer does; what FSDP shards next is made ready for it before."""
+        if self.is_fsdp_enabled and not isinstance(self.model, FSDPModule):
+            make_shardable(self.model)
+        return super().create_optimizer(*positional, **kwargs)
+
+    def whole_model(self) -> PreTrainedModel:
+        """The model without wrappers; where FSDP sharded it, a copy that is whole on every process.
+
+        All processes must call it together.
+        """
+        return gather_whole(self.accelerator.unwrap_model(self.model))
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Ready batches: drawn from resident splits by `SplitSampler`, or from a stream by each of its processes."""
+        if not isinstance(self.train_dataset, StreamedBatches):
+            return super().get_train_dataloader()
+        workers = min(self.args.dataloader_num_workers, self.train_dataset.shards)
+        return DataLoaderShard(
+            self.train_dataset,
+            device=self.args.device,
+            batch_size=None,
+            num_workers=workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            _non_blocking=self.accelerator.non_blocking,
+            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
+        )
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """As the Trainer does, for a split of rows, too, which is encoded first."""
+        return super().get_eval_dataloader(self.rows.evaluation(eval_dataset))
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
+        """As `get_eval_dataloader`."""
+        return super().get_test_dataloader(self.rows.evaluation(test_dataset))
+
+    def num_examples(self, dataloader: DataLoader[Any]) -> int:
+        """Rows of an epoch; for a stream, whose items are batches, those of all its batches."""
+        rows = dataloader.dataset
+        if isinstance(rows, StreamedBatches):
+            return len(rows) * rows.processes * (rows.retain_per_batch + rows.unlearn_per_batch)
+        return super().num_examples(dataloader)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SplitSampler:
+        splits = self.train_dataset
+        assert isinstance(splits, EncodedSplits)  # a stream needs no sampler
+        return SplitSampler(splits.retain, splits.unlearn, self._train_batch_size, self.args.seed)
+
+    def contrast(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[ContrastiveTerms, Tensor]:
+        """One forward pass over a batch: its `ContrastiveTerms` and which samples are to be unlearned (`[n]` bool)."""
+        batch, is_unlearn = self.model_batch(model, inputs)
+        return contrastive_terms(model, batch, self.args.forward_chunk_size), is_unlearn
+
+    def model_batch(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[ModelInputs, Tensor]:
+        """What the model's forward takes, with this step's views, and which samples to unlearn (`[n]` bool).
+
+        In evaluation mode views depend on the batch's place alone, and of several captions the first is taken.
+        """
+        inputs = dict(inputs)
+        is_unlearn, index = inputs.pop("is_unlearn"), inputs.pop("index")
+        seed = None
+        if model.training:
+            seed = self._step_seed()
+        elif isinstance(self.model_inputs, ImageViewInputs):  # a picture compared with itself would say nothing
+            seed = self.place_seed(int(index[0]))
+        return self.model_inputs.batch(inputs, seed), is_unlearn
+
+    def _step_seed(self) -> int:
+        """This step's seed for random views; it depends on the place in training alone, so that resuming repeats it."""
+        step = self.state.global_step
+        self._micro_step = self._micro_step + 1 if self._seeded_step == step else 0
+        self._seeded_step = step
+        place = (self.args.seed, step, self._micro_step, self.args.process_index)
+        return int(torch.tensor(place).mul(torch.tensor([1, 7_919, 104_729, 1_299_709])).sum()) % 2**31
+
+    def place_seed(self, first: int) -> int:
+        """The seed for random views of a batch outside training, whose first row has this number in its split."""
+        return (self.args.seed * 1_000_003 + first) % 2**31
+
+    def report(self, total: Tensor, **terms: Tensor) -> Tensor:
+        """Remember each named loss term for the logs and return the total; costs no synchronisation."""
+        mode = "train" if self.model.training else "eval"
+        for name, value in terms.items():
+            self._terms[mode][name].append(value.detach())
+        return total
+
+    @torch.no_grad()
+    def probe_retain(self) -> Tensor | None:
+        """InfoNCE of fixed retain samples, that of an encoder that knows nothing, and the spread of their embeddings.
+
+        Returns:
+            `[3]`, the same on all processes; None without a budget or without retain samples.
+        """
+        if self._probe is None:
+            return None
+        batch = self.model_inputs.batch(self._prepare_inputs(self._probe), self.args.seed)
+        with evaluation_mode(self.model):
+            terms = contrastive_terms(self.model, batch, self.args.forward_chunk_size)
+        everything = torch.ones(len(terms.x), device=terms.x.device)
+        uninformed = replace(terms, scale=torch.zeros_like(terms.scale))
+        spread = torch.stack([half.var(0, correction=0).sum() for half in (terms.x, terms.y)]).min()
+        health = torch.stack([info_nce(terms, everything), info_nce(uninformed, everything), spread])
+        return self.accelerator.reduce(health, "mean")
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """One forward and backward pass; the guard sees its loss."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.saliency is not None:
+            self.saliency.mask_gradients()
+        self.guard.see_loss(loss)
+        return loss
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *positional: Any, **kwargs: Any) -> TrainOutput:
+        """Train, as `transformers.Trainer.train` does, until the end or until the guard stops a divergence.
+
+        Args:
+            resume_from_checkpoint: a checkpoint's folder, or True for the newest undamaged one in `output_dir`.
+            positional: passed on, like `kwargs`.
+
+        Returns:
+            The number of steps, the mean loss and the run time, time before resuming included.
+
+        Raises:
+            UserError: when there is nothing to resume from, memory does not suffice, the disk is full, or the training
+                diverged before anything was learned.
+        """
+        folder = checkpoints.checked_checkpoint(resume_from_checkpoint, Path(str(self.args.output_dir)))
+        self._seconds_before = checkpoints.sealed_seconds(folder) if folder else 0.0
+        self._started = time.monotonic()
+        set_seed(self.args.seed)  # the Trainer does so when it is built; what ran since must not matter
+        self.guard.begin()
+        try:
+            if self.saliency is not None:
+                self.saliency.begin()
+            output = super().train(str(folder) if folder else None, *positional, **kwargs)
+        except (RuntimeError, MemoryError) as error:  # PyTorch's own class for it is a RuntimeError
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(self._memory_advice()) from error
+        if self.guard.stopped and self.guard.good_step == 0:
+            raise DivergenceError(
+                f"{self.args.title} diverged before anything was learned ({self.guard.stopped}); lower its learning "
+                "rate, or check more often with guard_steps"
+            )
+        return output
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the model's card must know of the training."""
+        return [self.guard.note(self.state)] if self.guard.stopped else []
+
+    def _memory_advice(self) -> str:
+        size = self.args.per_device_train_batch_size
+        return (
+            f"out of memory with batches of {size} samples; the batch was not made smaller, which would change the "
+            "negatives: set forward_chunk_size (dual encoders; same gradients) or bf16, or choose a smaller "
+            "per_device_train_batch_size yourself"
+        )
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Tensor, None, None]:
+        """InfoNCE of held-out rows: pairs with their first caption, or two seeded views of each picture.
+
+        Methods differ in what they train on, not in what they are evaluated by.
+        """
+        with torch.no_grad(), self.compute_loss_context_manager():
+            terms, _ = self.contrast(model, self._prepare_inputs(inputs))
+            everything = torch.ones(len(terms.x), device=terms.x.device)
+            return info_nce(terms, everything).detach(), None, None
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the mean of each loss term since the last log, over all processes."""
+        mode = "train" if self.model.training else "eval"
+        for name, values in self._terms[mode].items():
+            logs[name] = self.accelerator.reduce(torch.stack(values).mean(), "mean").item()
+        self._terms[mode].clear()
+        if "train_runtime" in logs:
+            logs["train_runtime"] += self._seconds_before
+        super().log(logs, start_time)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = None,
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **options: Any,
+    ) -> Any:
+        """Publish the trained model with its card and records, in one commit.
+
+        The arguments are those of `transformers.Trainer.push_to_hub`; `options` are those of
+        `hf_unlearn.hub.trainer_push.push_trainer`, such as `create_pr` and `dry_run`.
+
+        Raises:
+            UserError: when the Trainer was imported from `hf_unlearn.methods` instead of `hf_unlearn`, or
+                `blocking=False` is asked for.
+        """
+        publish = type(self).publish
+        if publish is None:
+            raise UserError("push_to_hub needs the publishing layer; import the Trainer from hf_unlearn")
+        if not blocking:
+            raise UserError("push_to_hub checks what it sends before and after, so it blocks; leave blocking=True")
+        named = {"commit_message": commit_message, "token": token, "revision": revision, "private": private}
+        return publish(self, **named, **options)
+
+    def create_model_card(self, *positional: Any, **kwargs: Any) -> None:
+        """Nothing: the card is written from the run's records, by `push_to_hub` and `hf-unlearn card`."""
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        raise UserError(NO_PUSHED_CHECKPOINTS)  # the config refuses the setting, but may be changed afterwards
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return self._partial_folder or super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As the Trainer does, but beside, and put in place once it is complete, sealed and on disk."""
+        run_folder, name = Path(super()._get_output_dir(trial)), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        partial = run_folder / f".{name}.partial"
+        if self.args.should_save:
+            shutil.rmtree(partial, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        try:
+            with files.told_if_disk_is_full(run_folder, name):
+                self._partial_folder = str(partial)
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    if self.state.best_global_step == self.state.global_step:
+                        self.state.best_model_checkpoint = str(run_folder / name)
+                        self.state.save_to_json(str(partial / name / TRAINER_STATE_NAME))
+                    seconds = self._seconds_before + time.monotonic() - self._started
+                    checkpoints.seal(partial / name, seconds)
+                    files.put_in_place(partial / name, run_folder / name)
+                    best = self.state.best_model_checkpoint
+                    checkpoints.rotate(run_folder, self.args.save_total_limit, keep=Path(best) if best else None)
+        finally:
+            self._partial_folder = None
+            if self.args.should_save:
+                shutil.rmtree(partial, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        if isinstance(self.model, FSDPModule):  # as the model is without shards; all processes come here
+            state_dict = self.whole_model().state_dict()
+        super()._save(output_dir, state_dict)
+        # The Trainer pickles its arguments beside the weights; unlearning.json records them readably instead.
+        (Path(output_dir or str(self.args.output_dir)) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+
+def _refuse_without_effect(options: Mapping[str, Any]) -> None:
+    """Say which arguments of the Trainer nothing would come of: its evaluation has a loss and no predictions."""
+    for name in ("compute_metrics", "preprocess_logits_for_metrics", "compute_loss_func"):
+        if options.get(name) is not None:
+            raise UserError(
+                f"{name} would have no effect, since methods have their own losses and evaluation has no predictions; "
+                "leave it unset, and measure the trained model with hf-unlearn evaluate"
+            )
+
+
+def make_inputs(model: PreTrainedModel, processing_class: Any, args: UnlearningConfig) -> ContrastiveInputs:
+    """The inputs of a model's kind: image-text pairs for dual encoders, random views for SimCLR and MoCo.
+
+    Raises:
+        UserError: without the model's processor, or when its text encoder takes fewer tokens than `max_length`.
+    """
+    if processing_class is None:
+        raise UserError(
+            "processing_class is missing; pass the processor saved with the model (AutoProcessor.from_pretrained)"
+        )
+    model = unwrap(model)  # type: ignore[assignment]
+    if is_dual_encoder(model):
+        tokenizer = getattr(processing_class, "tokenizer", None)
+        length = caption_length(model, tokenizer, args.max_length)  # type: ignore[arg-type]
+        return ImageTextInputs(processing_class, length, args.flip_probability)
+    return ImageViewInputs(processing_class, VIEW_PRESETS[args.views])

@@ -1,0 +1,216 @@
+import logging
+from dataclasses import replace
+
+import loss_oracle
+import numpy as np
+import pytest
+import torch
+from datasets import DatasetDict
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_unlearn.training import targets
+from hf_unlearn.training.targets import Contents, TargetNoise, likeness_weights, match_quantiles, pair_scores
+
+SAMPLES = st.lists(st.tuples(st.floats(-1, 1), st.floats(0.01, 1)), min_size=1, max_size=40)
+
+
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=40, unique=True), SAMPLES)
+def test_quantiles_take_the_order_of_one_and_the_distribution_of_the_other(scores, sample):
+    values, weights = np.array(sample).T
+    matched = match_quantiles(np.array(scores), values, weights)
+    order = np.argsort(scores)
+    assert (np.diff(matched[order]) >= 0).all()
+    assert values.min() <= matched.min() and matched.max() <= values.max()
+    np.testing.assert_allclose(match_quantiles(np.array(scores), values, 7 * weights), matched, atol=1e-12)
+
+
+def test_as_many_scores_as_values_are_given_just_these_values():
+    scores, sample = np.array([3.0, -1.0, 7.0, 2.0]), np.array([0.4, 0.1, 0.3, 0.2])
+    np.testing.assert_allclose(match_quantiles(scores, sample), [0.3, 0.1, 0.4, 0.2])
+    large = np.random.default_rng(0).normal(size=2000)
+    matched = match_quantiles(np.arange(500.0), large)
+    assert matched.mean() == pytest.approx(large.mean(), abs=0.02)
+    assert matched.std() == pytest.approx(large.std(), abs=0.03)
+
+
+def test_weighted_values_are_given_as_often_as_their_weights_say():
+    large = np.random.default_rng(0).normal(size=2000)
+    weights = np.exp(large)  # turns a standard normal distribution into one around 1
+    matched = match_quantiles(np.arange(500.0), large, weights)
+    assert matched.mean() == pytest.approx((weights * large).sum() / weights.sum(), abs=0.02)
+    assert matched.mean() == pytest.approx(1, abs=0.1) and matched.std() == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.35, 1.0])
+def test_noise_takes_its_share_of_the_order_and_leaves_the_distribution(share):
+    """Two draws of the same scores correlate by what is left of them; the targets are the same values."""
+    rng = np.random.default_rng(0)
+    scores, sample = rng.normal(3, 2, size=20_000), rng.uniform(size=20_000)
+    first, second = (TargetNoise(share, seed).added(scores) for seed in (1, 2))
+    assert np.corrcoef(first, second)[0, 1] == pytest.approx(1 - share, abs=0.02)
+    assert np.corrcoef(first, scores)[0, 1] == pytest.approx(np.sqrt(1 - share), abs=0.02)
+    assert (first.mean(), first.std()) == pytest.approx((scores.mean(), scores.std()), abs=0.05)
+    assert sorted(match_quantiles(first, sample)) == sorted(match_quantiles(scores, sample))
+    assert (TargetNoise(share, 1).added(scores) == first).all()
+
+
+def test_held_out_pairs_weigh_as_they_are_like_the_request(monkeypatch):
+    rng = np.random.default_rng(0)
+    scores, unseen = rng.normal(size=30), rng.normal(size=20)
+    wanted = np.zeros(20)
+    for score in scores:
+        near = [np.exp(-0.5 * ((score - other) / (targets.LIKENESS * unseen.std())) ** 2) for other in unseen]
+        wanted += np.array(near) / sum(near) / 30
+    np.testing.assert_allclose(likeness_weights(scores, unseen), wanted)
+    monkeypatch.setattr(targets, "CHUNK", 50)
+    np.testing.assert_allclose(likeness_weights(scores, unseen), wanted)
+    far = likeness_weights(np.full(3, 1e6), unseen)  # unlike all: the least unlike one stands for them
+    assert far.argmax() == unseen.argmax() and far.sum() == pytest.approx(1) and far.max() == pytest.approx(1)
+    np.testing.assert_allclose(likeness_weights(scores, np.full(4, 0.3)), 0.25)
+
+
+def test_a_request_of_one_kind_is_given_the_alignments_of_its_kind():
+    """Alignment follows the score: a random request keeps the held-out mean, one of high scores gets a higher one."""
+    rng = np.random.default_rng(1)
+    unseen = rng.normal(size=400)
+    alignment = 0.2 + 0.1 * unseen + 0.05 * rng.normal(size=400)
+    same, high = (match_quantiles(s, alignment, likeness_weights(s, unseen)) for s in (unseen, unseen[unseen > 0.5]))
+    assert same.mean() == pytest.approx(alignment.mean(), abs=0.005)
+    assert high.mean() > alignment.mean() + 0.4 * 0.1 * unseen[unseen > 0.5].mean()  # smoothing keeps half the distance
+
+
+def test_rows_left_out_of_a_regression_are_predicted_by_the_others():
+    rng = np.random.default_rng(0)
+    inputs, outputs, group = rng.normal(size=(20, 5)), rng.normal(size=(20, 3)), np.sort(rng.integers(0, 6, 20))
+    group = np.unique(group, return_inverse=True)[1]
+    kernel = inputs @ inputs.T
+    dual, left_out = targets._ridge(kernel, outputs, 0.3, group)
+    np.testing.assert_allclose(dual, np.linalg.solve(kernel + 0.3 * np.eye(20), outputs))
+    for one in range(group.max() + 1):
+        rest = group != one
+        fitted = np.linalg.solve(kernel[rest][:, rest] + 0.3 * np.eye(rest.sum()), outputs[rest])
+        np.testing.assert_allclose(left_out[~rest], kernel[~rest][:, rest] @ fitted)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 3])
+def test_points_without_a_distance_count_as_one_apart(rows):
+    points = np.array([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]])[:rows]
+    assert targets._median_squared_distance(points) == (25.0 if rows > 1 else 1.0)
+
+
+def test_a_single_retain_row_gives_targets(make_trainer, splits):
+    few = DatasetDict({**splits, "retain": splits["retain"].select([0])})
+    trainer = make_trainer("targeted_calibration", train_dataset=few, max_steps=1, per_device_train_batch_size=8)
+    assert trainer.targets.positive.isfinite().all() and trainer.targets.negative.isfinite()
+    assert trainer.train().global_step == 1
+
+
+@pytest.mark.parametrize("family", ["simclr", "moco"])
+def test_with_views_nothing_is_asked_of_retain(make_trainer, family):
+    given = make_trainer("targeted_calibration", family).targets
+    assert given.positive.shape == (50, 1)
+    assert (given.positive[:40] == -1).all()  # no alignment falls short of it
+
+
+def test_targets_hold_retain_and_give_unlearn_what_held_out_pairs_have(make_trainer, splits, monkeypatch):
+    monkeypatch.setattr("hf_unlearn.training.targets.likeness_weights", lambda _, unseen: np.ones(len(unseen)))
+    lost = []
+    monkeypatch.setattr("hf_unlearn.training.targets._say_how_alike", lambda _, without: lost.append(without))
+    splits = splits.map(lambda row: {"captions": row["captions"][:1]})
+    trainer = make_trainer("targeted_calibration", "clip", splits)
+    given = trainer.targets.positive[:, 0].numpy()
+
+    def halves(name):
+        split = trainer.rows.encoded(splits[name])
+        with torch.no_grad():
+            outputs = trainer.model.eval()(**trainer.model_inputs.batch(split.rows(range(len(split))), None))
+        return (loss_oracle.unit(half) for half in (outputs.image_embeds, outputs.text_embeds))
+
+    x, y = halves("retain")
+    np.testing.assert_allclose(given[:40], [a @ b for a, b in zip(x, y, strict=True)], atol=1e-5)
+    negative = loss_oracle.negative_alignment(x, y, 1.0, [True] * 40)
+    assert trainer.targets.negative.item() == pytest.approx(negative, abs=1e-5)
+    unseen = [a @ b for a, b in zip(*halves("validation"), strict=True)]
+    quantiles = np.quantile(unseen, (np.arange(10) + 0.5) / 10, method="hazen")
+    np.testing.assert_allclose(np.sort(given[40:]), quantiles - lost[0], atol=1e-5)
+    np.testing.assert_allclose(trainer.targets.first, x, atol=1e-3)
+    np.testing.assert_allclose(trainer.targets.second[:, 0], y, atol=1e-3)
+
+
+WORDS = ["red apple", "blue flag", "green leaf", "yellow sun", "white cloud"]
+
+
+@pytest.fixture
+def make_contents():
+    """Captions name a class, pictures show one; the base model embeds pictures by class."""
+    rng = np.random.default_rng(0)
+    directions = np.linalg.qr(rng.normal(size=(8, 8)))[0][:5]
+    shown = rng.normal(size=(5, 768))
+
+    def make(named, seen):
+        pictures = shown[seen] + 0.2 * rng.normal(size=(len(seen), 768))
+        images = directions[seen] + 0.05 * rng.normal(size=(len(seen), 8))
+        images /= np.linalg.norm(images, axis=1, keepdims=True)
+        return Contents(images, pictures, [WORDS[c] for c in named], np.arange(len(named)))
+
+    return make
+
+
+def test_scores_find_pairs_whose_picture_and_caption_belong_together(make_contents):
+    """A pair scores high where its picture and its caption agree, without its own embedding."""
+    rng = np.random.default_rng(0)
+    classes = rng.integers(0, 5, 200)
+    agree = rng.random(60) < 0.5
+    seen = rng.integers(0, 5, 60)
+    named = np.where(agree, seen, (seen + 1 + rng.integers(0, 4, 60)) % 5)
+    retain, other = make_contents(classes, classes), make_contents(named, seen)
+    garbled = replace(other, images=rng.normal(size=other.images.shape))
+    (kept, scores), (_, again) = pair_scores(retain, other), pair_scores(retain, garbled)
+    assert kept.shape == (200,) and kept.min() > scores[~agree].max()  # retain pairs, each predicted by the others
+    assert scores[agree].min() > scores[~agree].max()
+    assert again[agree].min() > again[~agree].max()
+
+
+def test_what_only_the_request_shows_is_lost_without_it(make_contents):
+    """Scores of held-out pairs fall when a class of theirs is in the request alone, and hardly when retain has it."""
+    retain, request = make_contents([0, 1, 2] * 20, [0, 1, 2] * 20), make_contents([3, 4] * 10, [3, 4] * 10)
+    lost = []
+    for classes in ([3, 4] * 5, [0, 1, 2] * 5):
+        unseen = make_contents(classes, classes)
+        lost.append((pair_scores(retain.joined(request), unseen)[1] - pair_scores(retain, unseen)[1]).mean())
+    assert lost[0] > 0.3 and abs(lost[1]) < 0.1
+
+
+def test_rows_that_are_taken_and_joined_keep_their_captions():
+    texts, owner = ["a", "b", "c", "d", "e"], np.array([0, 0, 1, 2, 2])
+    rows = Contents(np.arange(3.0)[:, None], np.arange(3.0)[:, None], texts, owner)
+    some = rows.take(np.array([0, 2]))
+    assert (
+        some.images[:, 0].tolist() == [0, 2] and some.texts == ["a", "b", "d", "e"] and list(some.owner) == [0, 0, 1, 1]
+    )
+    both = rows.joined(some)
+    assert [both.images[place, 0] for place in both.owner] == [0, 0, 1, 2, 2, 0, 0, 2, 2] and both.texts[
+        5:
+    ] == some.texts
+
+
+def test_targets_are_those_of_the_base_model_also_when_training_is_resumed(make_trainer, tmp_path):
+    trainer = make_trainer("targeted_calibration", "clip", num_train_epochs=1, save_strategy="epoch")
+    given = trainer.targets.positive.clone()
+    trainer.train()
+    assert torch.equal(trainer.targets.positive, given)
+    again = make_trainer("targeted_calibration", "clip", num_train_epochs=2, save_strategy="epoch")
+    assert torch.equal(again.targets.positive, given)
+    again.train(resume_from_checkpoint=True)
+    assert torch.equal(again.targets.positive, given)
+
+
+def test_a_request_unlike_the_held_out_samples_is_said(make_trainer, caplog):
+    with caplog.at_level(logging.WARNING, logger="hf_unlearn"):  # a program that ran before may have asked for more
+        make_trainer("targeted_calibration", "clip")
+        assert not caplog.records
+        targets._say_how_alike(likeness_weights(np.full(10, 9.0), np.linspace(-0.2, 0.2, 80)), 0.0)
+    assert (
+        "Of 80 held-out pairs few are like" in caplog.text and "hold out more samples of the request's" in caplog.text
+    )
