@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -20,7 +21,7 @@ from hf_unlearn.errors import LISTED, UserError, listed
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-__all__ = ["make_splits", "paper_split", "plan_request"]
+__all__ = ["PastRows", "make_splits", "paper_split", "plan_request"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,21 @@ PAPER_VALIDATION_FRACTION = 0.1
 
 Indices = NDArray[np.int64]
 Ids: TypeAlias = pa.Array | pa.ChunkedArray | Sequence[str] | NDArray[np.str_]
+
+
+@dataclass(frozen=True)
+class PastRows:
+    """Where rows of this data were in the unlearning runs that the base model has been through.
+
+    Attributes:
+        requested: By split, `train` for rows that can be unlearned: the id of each row that an earlier request named,
+            and that request's number, from 1.
+        held_out: Ids of the rows that the first run held out, by the name of their split; a split that is not named
+            was not recorded, and is drawn.
+    """
+
+    requested: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    held_out: Mapping[str, Collection[str]] = field(default_factory=dict)
 
 
 def make_splits(
@@ -42,6 +58,7 @@ def make_splits(
     test_fraction: float = 0.1,
     duplicates: Literal["refuse", "move", "keep"] = "refuse",
     skip_bad_images: bool = False,
+    past: PastRows | None = None,
 ) -> tuple[DatasetDict, RemovalRequest]:
     """Split a dataset into `retain`, `unlearn`, `validation` and `test`, in that order of the dictionary.
 
@@ -54,6 +71,9 @@ def make_splits(
     With a test split of the dataset's own this is the published split, `paper_split`. Rows asked for by id or condition
     are always unlearned; held-out rows are then drawn from the others. A dictionary that has `retain` and `unlearn`
     already is used as it is, missing held-out splits being drawn from `retain`.
+
+    Rows of earlier requests (`past`) go into no split but a fifth, `earlier`, and what the first run held out is held
+    out again. A row that this request names is unlearned, whatever it was before.
 
     Everything is planned, and every error but those of duplicates and bad images raised, before an image is read. Then
     each image is decoded once, to look for both; `duplicates="keep"` reads none (see `check_images`).
@@ -68,16 +88,17 @@ def make_splits(
         test_fraction: Fraction of the rows drawn for the test, in (0, 1).
         duplicates: What to do with exact copies of unlearn images elsewhere: refuse, move them into `unlearn`, or keep.
         skip_bad_images: Leave out rows whose image cannot be read; never one that is to be unlearned.
+        past: What earlier runs on the same model unlearned and held out.
 
     Returns:
-        The four splits, in the order of the permutation, and the request.
+        The four splits, in the order of the permutation, with `past` the split `earlier`, and the request.
 
     Raises:
         UserError: Nothing says what to unlearn, or several arguments do, a fraction outside (0, 1), an empty split,
             unknown, repeated or wrongly typed ids, an unknown column or value, an id in both `retain` and `unlearn`,
             exact duplicates, or a bad image.
     """
-    from datasets import DatasetDict
+    from datasets import DatasetDict, concatenate_datasets
 
     if duplicates not in ("refuse", "move", "keep"):
         raise UserError(f"--duplicates must be refuse, move or keep, not {duplicates!r}.")
@@ -87,7 +108,7 @@ def make_splits(
     chosen = [f"--unlearn_{name}" for name, value in choices.items() if value is not None]
     if len(chosen) > 1:
         raise UserError(f"{' and '.join(chosen)} exclude each other: give one of them.")
-    pool, ready, held_out = _training_rows(data)
+    pool, ready, held_out = rows_by_role(data)
     if ready is not None and chosen:
         raise UserError(f"The dataset has splits retain and unlearn: leave out {chosen[0]}.")
     if ready is None and not chosen:
@@ -117,17 +138,25 @@ def make_splits(
     permutation = np.random.RandomState(split_seed).permutation(len(pool))
     is_asked = np.zeros(len(pool), dtype=bool)
     is_asked[asked] = True
-    unlearn, retain = permutation[is_asked[permutation]], permutation[~is_asked[permutation]]
+    requested, recorded = (past.requested, past.held_out) if past is not None else ({}, {})
+    is_earlier = _marked(ids, requested.get("train", ())) & ~is_asked
+    kept = {name: _marked(ids, recorded.get(name, ())) & ~is_asked & ~is_earlier for name in fractions}
+    kept = {name: marked for name, marked in kept.items() if marked.any()}
+    fractions = {name: fraction for name, fraction in fractions.items() if name not in kept}
+    is_free = ~np.any([is_asked, is_earlier, *kept.values()], axis=0)
+    unlearn, retain = permutation[is_asked[permutation]], permutation[is_free[permutation]]
     *drawn, retain = _cut(retain, list(fractions.values()), least=1)
     if unlearn_fraction is not None:
         unlearn, retain = _cut(retain, [unlearn_fraction])
     if ready is not None:
         retain = np.sort(retain)
     rows = {"retain": retain, "unlearn": unlearn, **dict(zip(fractions, drawn, strict=True))}
+    rows |= {name: permutation[marked[permutation]] for name, marked in kept.items()}
     sizes = {name: len(part) for name, part in {**rows, **held_out}.items()}
     _refuse_empty(sizes if ready is None else {**sizes, "unlearn": len(ready)})
 
     parts = {name: pool.select(part) for name, part in rows.items()}
+    parts = {name: parts[name] for name in ("retain", "unlearn", *HELD_OUT) if name in parts}
     if ready is not None:
         parts["unlearn"] = ready
     request = RemovalRequest(
@@ -136,11 +165,31 @@ def make_splits(
         fraction=unlearn_fraction,
         where=unlearn_where,
     )
+    earlier = pool.select(np.flatnonzero(is_earlier))
+    for name, split in held_out.items():
+        is_mixed_in = _marked(arrow_column(split, "id"), requested.get(name, ()))
+        earlier = concatenate_datasets([earlier, split.select(np.flatnonzero(is_mixed_in))])
+        held_out[name] = split.select(np.flatnonzero(~is_mixed_in))
     splits = DatasetDict({**parts, **held_out})
-    if duplicates != "keep":
-        splits = resolve_duplicates(splits, action=duplicates, skip_bad_images=skip_bad_images)
+    if duplicates != "keep":  # copies of what earlier requests named would teach it again
+        asked_for = concatenate_datasets([splits["unlearn"], earlier]) if len(earlier) else splits["unlearn"]
+        splits = resolve_duplicates(
+            DatasetDict({**splits, "unlearn": asked_for}), action=duplicates, skip_bad_images=skip_bad_images
+        )
+        if len(earlier):
+            named, past_rows = splits["unlearn"], range(len(parts["unlearn"]), len(asked_for))
+            earlier = named.select(past_rows)
+            splits["unlearn"] = named.select([row for row in range(len(named)) if row not in past_rows])
         _refuse_empty({name: len(part) for name, part in splits.items()})
+    if past is not None:
+        splits["earlier"] = earlier
     return splits, request
+
+
+def _marked(ids: Ids, wanted: Collection[str]) -> NDArray[np.bool_]:
+    """`[n]` which of the ids are wanted."""
+    column = ids if isinstance(ids, (pa.Array, pa.ChunkedArray)) else pa.array(ids, pa.string())
+    return np.asarray(pc.is_in(column, value_set=pa.array(list(wanted), column.type)), dtype=bool)
 
 
 def paper_split(n: int, unlearn_fraction: float = 0.1, seed: int = 0) -> tuple[Indices, Indices, Indices]:
@@ -240,8 +289,8 @@ def _matching(dataset: Dataset, condition: str) -> Indices:
     return np.flatnonzero(pc.is_in(texts, value_set=pa.array(values)))
 
 
-def _training_rows(data: Dataset | DatasetDict) -> tuple[Dataset, Dataset | None, dict[str, Dataset]]:
-    """Return the rows to be split, the ready unlearn split if there is one, and the held-out splits that are there."""
+def rows_by_role(data: Dataset | DatasetDict) -> tuple[Dataset, Dataset | None, dict[str, Dataset]]:
+    """Return the rows to be split, the ready unlearn split if there is one, and the held-out splits; each has ids."""
     from datasets import Dataset
 
     if isinstance(data, Dataset):

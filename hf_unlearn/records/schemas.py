@@ -90,6 +90,9 @@ class UnlearningManifest:
     files: dict[str, str] = field(default_factory=dict)  # SHA-256 of the files beside the weights
     repo_id: str | None = None  # set when published
     history: tuple[HistoryEntry, ...] = ()  # oldest first
+    retain_sha256: str | None = None  # of the rows that stayed: what a Retrain is compared by
+    # Where the request has a salt: salted hashes of the rows that the first run held out, by split.
+    held_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def to_json(self) -> str:

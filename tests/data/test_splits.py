@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, concatenate_datasets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as PILImage
 
 from hf_unlearn.data import images, splits
-from hf_unlearn.data.splits import make_splits, paper_split, plan_request
+from hf_unlearn.data.splits import PastRows, make_splits, paper_split, plan_request
 from hf_unlearn.errors import UserError
 
 Rows = Callable[..., Dataset]
@@ -356,3 +356,44 @@ def test_a_large_request_file(tmp_path: Path) -> None:
     ids, request = plan(ids_only(10_000), unlearn_request=str(tmp_path / "ids.json"))
     assert len(ids["unlearn"]) == request.count == 3_334
     assert_partition(ids, [str(i) for i in range(10_000)])
+
+
+def test_rows_of_earlier_requests_are_in_no_split_but_their_own() -> None:
+    data = DatasetDict(train=ids_only(60), test=ids_only(12, "t"))
+    past = PastRows(
+        {"train": {"3": 1, "7": 1, "12": 2, "t4": 1}, "test": {"t5": 2}}, {"validation": {"1", "2", "12", "40"}}
+    )
+    ids, _ = plan(data, unlearn_request=["7", "40"], past=past)
+    assert ids["unlearn"] and set(ids["unlearn"]) == {"7", "40"}  # what is asked for now is unlearned now
+    assert set(ids["earlier"]) == {"3", "12", "t5"}
+    assert set(ids["validation"]) == {"1", "2"}  # as the first run held them out, not drawn anew
+    assert set(ids["test"]) == {f"t{i}" for i in range(12)} - {"t5"}
+    assert_partition(ids, [*map(str, range(60)), *(f"t{i}" for i in range(12))])
+
+
+def test_held_out_rows_that_were_not_recorded_are_drawn_from_what_is_left() -> None:
+    past = PastRows({"train": {str(i): 1 for i in range(10)}}, {"validation": {"nowhere"}})
+    ids, _ = plan(ids_only(60), unlearn_fraction=0.2, past=past)
+    assert set(ids["earlier"]) == {str(i) for i in range(10)}
+    assert len(ids["validation"]) == len(ids["test"]) == 5 and len(ids["unlearn"]) == 8
+    without, _ = plan(ids_only(60), unlearn_fraction=0.2)
+    assert "earlier" not in without
+
+
+def test_a_copy_of_an_earlier_row_is_refused_or_kept_out_along(tmp_path: Path) -> None:
+    colours = ["red", "green", "blue", "white", "black", "yellow", "pink", "cyan", "red", "gray"]
+    pictures = [PILImage.new("RGB", (8, 8), colour) for colour in colours]
+    data = DatasetDict(
+        train=Dataset.from_dict({"id": list("abcdefgh"), "image": pictures[:8]}).cast_column("image", Image()),
+        validation=Dataset.from_dict({"id": ["v"], "image": pictures[8:9]}).cast_column("image", Image()),
+        test=Dataset.from_dict({"id": ["w"], "image": pictures[9:]}).cast_column("image", Image()),
+    )
+    past = PastRows({"train": {"a": 1}})
+    with pytest.raises(UserError, match="v in validation = a"):
+        make_splits(data, unlearn_request=["b"], past=past)
+    data["validation"] = concatenate_datasets(
+        [data["validation"], data["train"].select([7]).map(lambda _: {"id": "x"})]
+    )
+    data["train"] = data["train"].select(range(7))
+    made, _ = make_splits(data, unlearn_request=["b"], past=past, duplicates="move")
+    assert made["earlier"]["id"] == ["a"] and set(made["unlearn"]["id"]) == {"b", "v"}
