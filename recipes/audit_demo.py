@@ -23,7 +23,7 @@ from hf_unlearn.cli.guard import guarded
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.images import to_rgb
 from hf_unlearn.errors import UserError
-from hf_unlearn.methods import FineTuneConfig, FineTuneTrainer
+from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.runs.arguments import Run, parse_run
 from hf_unlearn.runs.builders import BUILDERS

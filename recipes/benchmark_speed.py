@@ -49,7 +49,7 @@ from hf_unlearn.data.sampler import SplitSampler
 from hf_unlearn.data.views import VIEW_PRESETS, ViewConfig
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import ContrastiveTerms, CrossModalTerms, TwoViewTerms, info_nce
-from hf_unlearn.methods import METHODS, UnlearningTrainer
+from hf_unlearn.methods import METHODS
 from hf_unlearn.metrics.cmia import cmia
 from hf_unlearn.metrics.emia import REFERENCE_GRID, best_threshold
 from hf_unlearn.metrics.linear_probe import cached_views, linear_probe
@@ -64,7 +64,7 @@ from hf_unlearn.runs.builders import simclr
 from hf_unlearn.runs.evaluation import class_labels
 from hf_unlearn.runs.run_data import prepare_task
 from hf_unlearn.runs.unlearn import base_model
-from hf_unlearn.training.trainer import make_inputs
+from hf_unlearn.training.trainer import UnlearningTrainer, make_inputs
 
 UNLEARN_SHARE = 0.1  # the paper's 10% task
 AC, FINE_TUNE, REFERENCE = "AC", "Fine-Tune", "the reference's construction"

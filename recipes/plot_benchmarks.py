@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from hf_unlearn.cli.guard import guarded
 from hf_unlearn.errors import UserError
 from hf_unlearn.figures.heatmaps import INK, MUTED, new_figure, save
-from hf_unlearn.methods import METHODS, PAPER_METHODS
+from hf_unlearn.methods import METHODS, PAPER_METHODS, description_of
 
 FAMILIES = {"clip": "CLIP", "simclr": "SimCLR", "moco": "MoCo"}
 COLOURS = {"Targeted Calibration": "#b3261e", "the paper's methods": "#1f5f99", "other methods": "#8a939c"}
@@ -86,7 +86,7 @@ def _colour(name: str) -> str:
 
 
 def _title(name: str) -> str:
-    return METHODS[name].config_class.title if name in METHODS else "before unlearning"
+    return description_of(name).title if name in METHODS else "before unlearning"
 
 
 if __name__ == "__main__":

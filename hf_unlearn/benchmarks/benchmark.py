@@ -15,8 +15,7 @@ import yaml
 from hf_unlearn.errors import UserError
 from hf_unlearn.figures.heatmaps import plot_bars
 from hf_unlearn.files import write_atomically
-from hf_unlearn.hub.method_descriptions import describe_method
-from hf_unlearn.methods import METHODS
+from hf_unlearn.methods import METHODS, description_of
 from hf_unlearn.metrics.gap import gap_to_retrain
 from hf_unlearn.records.metric_labels import short_name
 from hf_unlearn.runs.arguments import Run, grouped_options, parse_run, section_options
@@ -253,7 +252,7 @@ def _mean_std(summary: Summary, name: str, key: str) -> tuple[float, float]:
 
 def _title(name: str) -> str:
     titles = {"before": "before unlearning", RETRAIN_AGAIN: "Retrain, other seed"}
-    return titles.get(name) or describe_method(name).name
+    return titles.get(name) or description_of(name).title
 
 
 def _csv(summary: Summary) -> str:

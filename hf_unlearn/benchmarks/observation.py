@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from hf_unlearn.benchmarks.relearn import relearn
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.transformed_copies import TRANSFORMS, DerivedSplit
-from hf_unlearn.methods import FineTuneConfig
+from hf_unlearn.methods.fine_tune import FineTuneConfig
 from hf_unlearn.metrics.alignment import matched_cosine
 from hf_unlearn.metrics.emia import view_alignment
 from hf_unlearn.runs.evaluation import ImageTextEvaluator, ImageViewEvaluator

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.errors import UserError
-from hf_unlearn.methods import FineTuneConfig, FineTuneTrainer
+from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
 
 
 class _Curve(TrainerCallback):

@@ -18,7 +18,8 @@ from hf_unlearn.data.transformed_copies import TRANSFORMS, plant_near_copies
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import write_atomically
 from hf_unlearn.hub.recording import public_hyper_parameters
-from hf_unlearn.methods import METHODS, FineTuneConfig, UnlearningConfig
+from hf_unlearn.methods import METHODS, description_of
+from hf_unlearn.methods.fine_tune import FineTuneConfig
 from hf_unlearn.metrics.agreement import agreement
 from hf_unlearn.metrics.attacks import roc_auc, tpr_at_fpr
 from hf_unlearn.metrics.completeness import sample_completeness
@@ -34,6 +35,7 @@ from hf_unlearn.runs.experiment import BEFORE, RETRAIN, Experiment
 from hf_unlearn.runs.resuming import base_key, data_key, settings_hash
 from hf_unlearn.runs.run_data import Task, prepare_task
 from hf_unlearn.runs.unlearn import base_model
+from hf_unlearn.training.config import UnlearningConfig
 
 logger = logging.getLogger(__name__)
 
@@ -406,4 +408,4 @@ def _is_beyond(row: AttackRow, name: str) -> bool:
 
 
 def _title(name: str) -> str:
-    return "before unlearning" if name == BEFORE else METHODS[name].config_class.title
+    return "before unlearning" if name == BEFORE else description_of(name).title

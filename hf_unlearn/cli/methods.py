@@ -6,23 +6,20 @@ from typing import Annotated
 
 import typer
 
-from hf_unlearn.errors import UserError
-
 
 def methods(
     method: Annotated[str | None, typer.Argument(help="Show this method's settings and their defaults.")] = None,
 ) -> None:
     """List the unlearning methods; with a method's id, its equation and settings."""
-    from hf_unlearn.methods import METHODS, UnlearningConfig
+    from hf_unlearn.methods import METHODS, load_method
+    from hf_unlearn.training.config import UnlearningConfig
 
     if method is None:
         width = max(map(len, METHODS)) + 2
         for name, trainer in METHODS.items():
             typer.echo(f"{name:{width}}{(trainer.__doc__ or '').strip().splitlines()[0]}")
         return
-    if method not in METHODS:
-        raise UserError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
-    trainer = METHODS[method]
+    trainer = METHODS[load_method(method)]
     typer.echo(cleandoc(trainer.__doc__ or ""))
     inherited = {field.name: field.default for field in fields(UnlearningConfig)}
     for setting in fields(trainer.config_class):

@@ -9,10 +9,10 @@ from typing import Any
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import refuse_to_write_to, write_atomically
-from hf_unlearn.hub.method_descriptions import PAPER_CITATION, describe_method
 from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, LOCAL_PREFIX, file_sha256, has_weights
 from hf_unlearn.records.codec import from_json, read_text
 from hf_unlearn.records.file_names import CARD_NAME, published_names
+from hf_unlearn.records.method_description import PAPER_CITATION
 from hf_unlearn.records.metric_labels import in_display_order, metric_label, short_name
 from hf_unlearn.records.schemas import AUDIT_NAME, MANIFEST_NAME, AuditRecord, Results, UnlearningManifest
 
@@ -119,13 +119,12 @@ def render_card(manifest: UnlearningManifest, audit: AuditRecord | None) -> str:
     """
     from huggingface_hub import ModelCard
 
-    method = describe_method(manifest.method)
     card = ModelCard.from_template(
         card_metadata(manifest, audit),
         template_path=str(TEMPLATE),
         manifest=manifest,
         audit=audit,
-        method=method,
+        method=manifest.description,
         title=card_title(manifest),
         base=_base_name(manifest),
         repo=manifest.repo_id or "path/to/this/folder",
@@ -141,7 +140,7 @@ def render_card(manifest: UnlearningManifest, audit: AuditRecord | None) -> str:
         notes=[_one_line(note) for note in manifest.notes],
         pictures=[(name, _caption(name)) for name in _pictures(manifest)],
         library_citation=LIBRARY_CITATION % manifest.library_version,
-        citations=[text for text in dict.fromkeys((method.citation, PAPER_CITATION)) if text],
+        citations=[text for text in dict.fromkeys((manifest.description.citation, PAPER_CITATION)) if text],
     )
     return re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n"
 
@@ -262,7 +261,7 @@ def _comparison_table(audit: AuditRecord) -> str:
         for key in audit.gap_keys:
             gap = row.gap.get(key)
             cells.append(_number(row.metrics.get(key)) + (f" ({_number(gap)})" if gap is not None else ""))
-        name = "Before" if row.method == "before" else describe_method(row.method).name
+        name = "Before" if row.method == "before" else row.method_title
         rows.append((name, *cells, _number(row.avg_gap), _number(row.metrics.get("run_time_minutes"))))
     header = ("Method", *(short_name(key) for key in audit.gap_keys), "Avg. gap", "Minutes")
     return _table(header, rows, numbers=len(header) - 1)

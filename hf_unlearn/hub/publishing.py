@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from hf_unlearn.errors import UserError
 from hf_unlearn.figures.heatmaps import shows_samples
 from hf_unlearn.hub.card import hub_identifier, is_adapter, render_card
-from hf_unlearn.hub.method_descriptions import describe_method
 from hf_unlearn.hub.screening import Content, screen
 from hf_unlearn.hub.verification import verify_folder
 from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, file_sha256
@@ -117,7 +116,7 @@ def publish_run(
             if revision is not None:
                 api.create_branch(repo_id, branch=revision, exist_ok=True)
         head, superseded = _superseded(api, result)
-        title = commit_message or f"Unlearned with {describe_method(manifest.method).name}"
+        title = commit_message or f"Unlearned with {manifest.method_title}"
         if create_pr and (opened := _opened_before(api, result, title, contents, superseded)):
             return opened
         operations = [CommitOperationAdd(name, content) for name, content in contents.items()]

@@ -12,6 +12,7 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.hub.download import fetch
 from hf_unlearn.models.weights import ADAPTER_NAME, weights_sha256
 from hf_unlearn.records.file_names import CARD_NAME
+from hf_unlearn.records.method_description import MethodDescription
 from hf_unlearn.records.provenance import environment_versions, hardware_summary
 from hf_unlearn.records.schemas import (
     MANIFEST_NAME,
@@ -148,6 +149,7 @@ def record_run(
     request: RequestRecord,
     splits: Mapping[str, int],
     hyper_parameters: Mapping[str, Any],
+    description: MethodDescription | None = None,
     preset: str | None = None,
     split_seed: int | None = None,
     seed: int | None = None,
@@ -165,6 +167,7 @@ def record_run(
         request: What was asked to be removed.
         splits: Rows in `retain`, `unlearn`, `validation` and `test`.
         hyper_parameters: From `public_hyper_parameters`.
+        description: What the method says of itself.
         preset: The preset the settings came from, such as `paper`.
         split_seed: Seed of the split.
         seed: Seed of the run.
@@ -189,6 +192,7 @@ def record_run(
         splits=dict(splits),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         library_version=__version__,
+        description=description or MethodDescription(),
         preset=preset,
         hyper_parameters=dict(hyper_parameters),
         split_seed=split_seed,

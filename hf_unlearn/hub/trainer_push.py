@@ -69,6 +69,7 @@ def trainer_record(
         request=request,
         splits={name: len(splits.get(name, ())) for name in ("retain", "unlearn", "validation", "test")},
         hyper_parameters=public_hyper_parameters(trainer.args) | adapter_settings(model),
+        description=getattr(trainer.args, "description", None),
         preset=getattr(trainer.args, "preset", None),
         seed=trainer.args.seed,
         run_time_seconds=logged[-1] if logged else None,

@@ -1,69 +1,77 @@
-"""Unlearning methods: a Config and a Trainer each, in a file of its own."""
+"""Unlearning methods: one file each, with a Config, a Trainer that overrides `compute_loss`, and what is said of them.
 
-from hf_unlearn.methods.alignment_calibration import AlignmentCalibrationConfig, AlignmentCalibrationTrainer
-from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
-from hf_unlearn.methods.gradient_ascent import GradientAscentConfig, GradientAscentTrainer
-from hf_unlearn.methods.l1_sparsity import L1SparsityConfig, L1SparsityTrainer
-from hf_unlearn.methods.neg_grad import NegGradConfig, NegGradTrainer
-from hf_unlearn.methods.npo import NPOConfig, NPOTrainer
-from hf_unlearn.methods.retrain import RetrainConfig, RetrainTrainer
-from hf_unlearn.methods.scrub import SCRUBConfig, SCRUBTrainer
-from hf_unlearn.methods.selective_synaptic_dampening import SSDConfig, SSDTrainer
-from hf_unlearn.methods.slug import SLUGConfig, SLUGTrainer
-from hf_unlearn.methods.targeted_calibration import TargetedCalibrationConfig, TargetedCalibrationTrainer
-from hf_unlearn.methods.task_vector import TaskVectorConfig, TaskVectorTrainer
-from hf_unlearn.training.config import UnlearningConfig
-from hf_unlearn.training.trainer import UnlearningTrainer
+Every file in this folder is found by itself. A method from elsewhere is known as soon as its file is imported: a run
+takes it as `--methods its_module:ItsTrainer`, and an installed package offers it through the entry point group
+`hf_unlearn.methods`.
+"""
 
-_PAPER: tuple[type[UnlearningTrainer], ...] = (
-    RetrainTrainer,
-    FineTuneTrainer,
-    GradientAscentTrainer,
-    NegGradTrainer,
-    L1SparsityTrainer,
-    AlignmentCalibrationTrainer,
-)
-_FURTHER: tuple[type[UnlearningTrainer], ...] = (
-    TargetedCalibrationTrainer,
-    NPOTrainer,
-    SCRUBTrainer,
-    TaskVectorTrainer,
-    SSDTrainer,
-    SLUGTrainer,
-)
+import importlib
+from importlib import metadata
+from math import inf
+from pkgutil import iter_modules
 
-# Method id -> Trainer: the paper's in the order of its tables, then further ones.
-METHODS: dict[str, type[UnlearningTrainer]] = {trainer.config_class.method: trainer for trainer in (*_PAPER, *_FURTHER)}
+from hf_unlearn.errors import UserError
+from hf_unlearn.records.method_description import MethodDescription
+from hf_unlearn.training.trainer import METHODS, UnlearningTrainer
+
+__all__ = ["METHODS", "PAPER_METHODS", "description_of", "load_method", "methods_table"]
+
+
+def _place(item: tuple[str, type[UnlearningTrainer]]) -> tuple[float, str]:
+    row = item[1].config_class.paper_row
+    return (inf if row is None else row), item[0]
+
+
+for _module in iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+_own = sorted(METHODS.items(), key=_place)
+METHODS.clear()
+METHODS.update(_own)  # the paper's methods in the order of its tables, then further ones by their ids
+
 # The methods that the paper compares, and that a run takes by default.
-PAPER_METHODS: tuple[str, ...] = tuple(trainer.config_class.method for trainer in _PAPER)
+PAPER_METHODS: tuple[str, ...] = tuple(
+    method for method, trainer in METHODS.items() if trainer.config_class.paper_row is not None
+)
 
-__all__ = [
-    "METHODS",
-    "PAPER_METHODS",
-    "AlignmentCalibrationConfig",
-    "AlignmentCalibrationTrainer",
-    "FineTuneConfig",
-    "FineTuneTrainer",
-    "GradientAscentConfig",
-    "GradientAscentTrainer",
-    "L1SparsityConfig",
-    "L1SparsityTrainer",
-    "NPOConfig",
-    "NPOTrainer",
-    "NegGradConfig",
-    "NegGradTrainer",
-    "RetrainConfig",
-    "RetrainTrainer",
-    "SCRUBConfig",
-    "SCRUBTrainer",
-    "SLUGConfig",
-    "SLUGTrainer",
-    "SSDConfig",
-    "SSDTrainer",
-    "TargetedCalibrationConfig",
-    "TargetedCalibrationTrainer",
-    "TaskVectorConfig",
-    "TaskVectorTrainer",
-    "UnlearningConfig",
-    "UnlearningTrainer",
-]
+
+def load_method(name: str) -> str:
+    """The id of a method that is named by its id, or by where its Trainer is: `its_module:ItsTrainer`.
+
+    Raises:
+        UserError: there is no such method, or its module cannot be imported.
+    """
+    module, colon, trainer = name.partition(":")
+    if colon:
+        try:
+            found = getattr(importlib.import_module(module), trainer)
+        except (ImportError, AttributeError) as error:
+            raise UserError(
+                f"the method {name} cannot be imported ({error}); name it as its_module:ItsTrainer"
+            ) from error
+        config = getattr(found, "config_class", None)
+        name = getattr(config, "method", name)
+    if name not in METHODS:
+        raise UserError(f"unknown method {name}; choose from {', '.join(METHODS)}")
+    return name
+
+
+def description_of(method: str) -> MethodDescription:
+    """What a method says of itself."""
+    return METHODS[method].config_class.description
+
+
+def methods_table() -> str:
+    """All methods as a Markdown table: what each does, and which splits it learns from."""
+    lines = ["| Method | `--methods` | What it does | Learns from |", "| --- | --- | --- | --- |"]
+    for method, trainer in METHODS.items():
+        told = trainer.config_class.description
+        summary = told.summary.removeprefix("It ")
+        lines.append(f"| {told.title} | `{method}` | {summary[:1].upper()}{summary[1:]} | {', '.join(trainer.uses)} |")
+    return "\n".join(lines) + "\n"
+
+
+for _entry in metadata.entry_points(group=__name__):
+    try:
+        _entry.load()
+    except (ImportError, AttributeError) as _error:
+        raise UserError(f"the method {_entry.value} of an installed package cannot be imported ({_error})") from _error

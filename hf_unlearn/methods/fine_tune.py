@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from hf_unlearn.losses import info_nce
+from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, RETAIN, MethodDescription
 from hf_unlearn.training.config import UnlearningConfig
 from hf_unlearn.training.search_space import Log, SearchSpace
 from hf_unlearn.training.trainer import UnlearningTrainer
@@ -16,7 +17,13 @@ class FineTuneConfig(UnlearningConfig):
     """Fine-Tune; defaults: the paper's CLIP setting (8 epochs, learning rate searched in [5e-5, 5e-4])."""
 
     method: ClassVar[str] = "fine_tune"
-    title: ClassVar[str] = "Fine-Tune"
+    description: ClassVar[MethodDescription] = MethodDescription(
+        title="Fine-Tune",
+        summary="It trains the base model further, on the retain split alone.",
+        equations=(RETAIN, INFO_NCE),
+        citation=PAPER_CITATION,
+    )
+    paper_row: ClassVar[int | None] = 2
     search_space: ClassVar[SearchSpace] = SearchSpace(
         image_text={"learning_rate": Log(5e-5, 5e-4)}, views={"learning_rate": Log(3e-3, 3e-2)}
     )

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from hf_unlearn.losses import info_nce
+from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, UNLEARN, MethodDescription
 from hf_unlearn.training.config import UnlearningConfig
 from hf_unlearn.training.guards import BUDGET_HELP, COLLAPSE_FLOOR, FLOOR_HELP, RETAIN_LOSS_BUDGET
 from hf_unlearn.training.search_space import Log, SearchSpace
@@ -17,7 +18,13 @@ class GradientAscentConfig(UnlearningConfig):
     """Gradient Ascent; defaults: the paper's CLIP setting (4 epochs, learning rate searched in [5e-6, 5e-4])."""
 
     method: ClassVar[str] = "gradient_ascent"
-    title: ClassVar[str] = "Grad. Ascent"
+    description: ClassVar[MethodDescription] = MethodDescription(
+        title="Gradient Ascent",
+        summary="It raises the contrastive loss on the unlearn split, for a few steps only.",
+        equations=("-" + UNLEARN, INFO_NCE),
+        citation=PAPER_CITATION,
+    )
+    paper_row: ClassVar[int | None] = 3
     search_space: ClassVar[SearchSpace] = SearchSpace(
         image_text={"learning_rate": Log(5e-6, 5e-4)}, views={"learning_rate": Log(1e-6, 1e-4)}
     )

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from hf_unlearn.losses import info_nce, l1_norm
+from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, RETAIN, MethodDescription
 from hf_unlearn.training.config import UnlearningConfig
 from hf_unlearn.training.search_space import Log, SearchSpace
 from hf_unlearn.training.trainer import UnlearningTrainer
@@ -16,7 +17,13 @@ class L1SparsityConfig(UnlearningConfig):
     """l1-Sparsity; defaults: the paper's CLIP setting (8 epochs, 5e-4, coefficient searched in [1e-9, 1e-4])."""
 
     method: ClassVar[str] = "l1_sparsity"
-    title: ClassVar[str] = "l1-Sparsity"
+    description: ClassVar[MethodDescription] = MethodDescription(
+        title="ℓ1-Sparsity",
+        summary="It trains the base model further on the retain split, with an ℓ1 penalty on the weights.",
+        equations=(RETAIN + r" + \lambda \lVert \theta \rVert_1", INFO_NCE),
+        citation=PAPER_CITATION,
+    )
+    paper_row: ClassVar[int | None] = 5
     search_space: ClassVar[SearchSpace] = SearchSpace(
         image_text={"l1_lambda": Log(1e-9, 1e-4)}, views={"l1_lambda": Log(1e-6, 1e-3)}
     )

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import info_nce
+from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, RETAIN, UNLEARN, MethodDescription
 from hf_unlearn.training.config import UnlearningConfig
 from hf_unlearn.training.guards import BUDGET_HELP, COLLAPSE_FLOOR, FLOOR_HELP, RETAIN_LOSS_BUDGET
 from hf_unlearn.training.search_space import Log, SearchSpace
@@ -18,7 +19,13 @@ class NegGradConfig(UnlearningConfig):
     """NegGrad; defaults: the paper's CLIP setting (8 epochs, learning rate searched in [1e-5, 1e-4])."""
 
     method: ClassVar[str] = "neg_grad"
-    title: ClassVar[str] = "NegGrad"
+    description: ClassVar[MethodDescription] = MethodDescription(
+        title="NegGrad",
+        summary="It lowers the contrastive loss on the retain split and raises it on the unlearn split.",
+        equations=(f"{RETAIN} - {UNLEARN}", INFO_NCE),
+        citation=PAPER_CITATION,
+    )
+    paper_row: ClassVar[int | None] = 4
     search_space: ClassVar[SearchSpace] = SearchSpace(
         image_text={"learning_rate": Log(1e-5, 1e-4)}, views={"learning_rate": Log(3e-3, 3e-2)}
     )

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import info_nce, masked_mean
 from hf_unlearn.losses.functional import negative_preference
+from hf_unlearn.records.method_description import INFO_NCE, RETAIN, MethodDescription, bibtex
 from hf_unlearn.training.config import UnlearningConfig
 from hf_unlearn.training.guards import BUDGET_HELP, COLLAPSE_FLOOR, FLOOR_HELP, RETAIN_LOSS_BUDGET
 from hf_unlearn.training.search_space import Around, Log, SearchSpace, everywhere
@@ -19,7 +20,26 @@ class NPOConfig(UnlearningConfig):
     """Negative Preference Optimization; defaults: the epochs of the paper's CLIP setting, the rest chosen on it."""
 
     method: ClassVar[str] = "npo"
-    title: ClassVar[str] = "NPO"
+    description: ClassVar[MethodDescription] = MethodDescription(
+        title="NPO",
+        summary=(
+            "It raises the contrastive loss of unlearn samples above the base model's, ever more gently the further it "
+            "has risen, and keeps it low on the retain split (Negative Preference Optimization)."
+        ),
+        equations=(
+            rf"w\, {RETAIN} - \frac{{2}}{{\beta}}\, \mathbb{{E}}_\text{{unlearn}}"
+            r" \log \sigma\left(-\beta \log \frac{p_\theta}{p_{\theta_0}}\right),"
+            r" \qquad p(x, y) = \frac{\exp s(x, y)}{\sum_{y'} \exp s(x, y')}",
+            INFO_NCE,
+        ),
+        citation=bibtex(
+            "zhang2024negative",
+            "Negative Preference Optimization: From Catastrophic Collapse to Effective Unlearning",
+            "Zhang, Ruiqi and Lin, Licong and Bai, Yu and Mei, Song",
+            "2404.05868",
+            2024,
+        ),
+    )
     search_space: ClassVar[SearchSpace] = everywhere(
         learning_rate=Around(10), beta=Log(0.1, 10), retain_weight=Log(0.3, 10)
     )

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel, set_seed
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods.fine_tune import FineTuneTrainer
+from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, RETAIN, MethodDescription
 from hf_unlearn.training.config import UnlearningConfig
 
 
@@ -16,7 +17,15 @@ class RetrainConfig(UnlearningConfig):
     """Retrain from scratch on retain; defaults: the paper's CLIP setting (35 epochs, warm-up cosine from 5e-4)."""
 
     method: ClassVar[str] = "retrain"
-    title: ClassVar[str] = "Retrain"
+    description: ClassVar[MethodDescription] = MethodDescription(
+        title="Retrain",
+        summary=(
+            "It trains from scratch on the retain split alone: the exact answer that other methods are compared with."
+        ),
+        equations=(RETAIN, INFO_NCE),
+        citation=PAPER_CITATION,
+    )
+    paper_row: ClassVar[int | None] = 1
 
     num_train_epochs: float = field(default=35, metadata={"help": "Epochs over retain."})
     learning_rate: float = field(default=5e-4, metadata={"help": "Peak learning rate."})

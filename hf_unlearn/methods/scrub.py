@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import info_nce, masked_mean
 from hf_unlearn.losses.functional import teacher_divergence
+from hf_unlearn.records.method_description import INFO_NCE, RETAIN, MethodDescription, bibtex
 from hf_unlearn.training.config import UnlearningConfig
 from hf_unlearn.training.guards import BUDGET_HELP, COLLAPSE_FLOOR, FLOOR_HELP, RETAIN_LOSS_BUDGET
 from hf_unlearn.training.search_space import Around, Log, SearchSpace, Uniform, everywhere
@@ -19,7 +20,27 @@ class SCRUBConfig(UnlearningConfig):
     """SCRUB; defaults: the epochs of the paper's CLIP setting, unlearning in their first half."""
 
     method: ClassVar[str] = "scrub"
-    title: ClassVar[str] = "SCRUB"
+    description: ClassVar[MethodDescription] = MethodDescription(
+        title="SCRUB",
+        summary=(
+            "It keeps the model's choices among candidates those of the base model on the retain split, and drives "
+            "them away from it on the unlearn split in the first part of the training."
+        ),
+        equations=(
+            r"\alpha\, \mathbb{E}_\text{retain}\, \mathrm{KL}(p_{\theta_0} \,\|\, p_\theta)"
+            rf" + \gamma\, {RETAIN}"
+            r" - \mathbb{E}_\text{unlearn}\, \mathrm{KL}(p_{\theta_0} \,\|\, p_\theta),"
+            r" \qquad p(y \mid x) \propto \exp s(x, y)",
+            INFO_NCE,
+        ),
+        citation=bibtex(
+            "kurmanji2023towards",
+            "Towards Unbounded Machine Unlearning",
+            "Kurmanji, Meghdad and Triantafillou, Peter and Hayes, Jamie and Triantafillou, Eleni",
+            "2302.09880",
+            2023,
+        ),
+    )
     search_space: ClassVar[SearchSpace] = everywhere(
         learning_rate=Around(10), alpha=Log(0.1, 10), gamma=Log(0.1, 10), ascent_share=Uniform(0.1, 1)
     )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.contrastive import ModelInputs, as_weights, embed_images, embed_texts, is_dual_encoder
+from hf_unlearn.records.method_description import MethodDescription, bibtex
 from hf_unlearn.training.config import UnlearningConfig
 from hf_unlearn.training.gradients import Objective, info_nce_of_all, mean_gradient
 from hf_unlearn.training.one_shot import OneShotTrainer
@@ -39,7 +40,35 @@ class SSDConfig(UnlearningConfig):
     """Selective Synaptic Dampening, label-free; defaults: the papers' alpha and lambda for a random request."""
 
     method: ClassVar[str] = "selective_synaptic_dampening"
-    title: ClassVar[str] = "SSD"
+    description: ClassVar[MethodDescription] = MethodDescription(
+        title="SSD",
+        summary=(
+            "It shrinks, once and without training, the weights that matter far more to the unlearn split than to all "
+            "training samples (Selective Synaptic Dampening, in its label-free form)."
+        ),
+        equations=(
+            r"\theta_i = \min\left(\lambda\, \frac{I_i(\mathcal{D})}{I_i(\mathcal{D}_\text{unlearn})},\, 1\right)"
+            r" \theta_{0,i} \quad \text{where} \quad"
+            r" I_i(\mathcal{D}_\text{unlearn}) > \alpha\, I_i(\mathcal{D})",
+            r"I_i(\mathcal{D}) = \mathbb{E}_{x \sim \mathcal{D}}"
+            r" \left| \partial \lVert f_\theta(x) \rVert_2^2 / \partial \theta_i \right|",
+        ),
+        citation=bibtex(
+            "foster2023fast",
+            "Fast Machine Unlearning Without Retraining Through Selective Synaptic Dampening",
+            "Foster, Jack and Schoepf, Stefan and Brintrup, Alexandra",
+            "2308.07707",
+            2023,
+        )
+        + "\n"
+        + bibtex(
+            "foster2024loss",
+            "Loss-Free Machine Unlearning",
+            "Foster, Jack and Schoepf, Stefan and Brintrup, Alexandra",
+            "2402.19308",
+            2024,
+        ),
+    )
     search_space: ClassVar[SearchSpace] = everywhere(alpha=Log(1, 100), dampening=Log(0.1, 10))
 
     per_device_train_batch_size: int = field(

@@ -11,6 +11,7 @@ from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import masked_mean
 from hf_unlearn.models.contrastive import ModelInputs, contrastive_terms, evaluation_mode
+from hf_unlearn.records.method_description import MethodDescription, bibtex
 from hf_unlearn.training.config import UnlearningConfig
 from hf_unlearn.training.gradients import info_nce_of_all, mean_gradient, split_batches
 from hf_unlearn.training.one_shot import OneShotTrainer
@@ -24,7 +25,24 @@ class SLUGConfig(UnlearningConfig):
     """Single Layer Unlearning Gradient; there is nothing to choose where held-out rows set the target."""
 
     method: ClassVar[str] = "slug"
-    title: ClassVar[str] = "SLUG"
+    description: ClassVar[MethodDescription] = MethodDescription(
+        title="SLUG",
+        summary=(
+            "It makes one step on one layer, chosen to matter to the unlearn split and not to the retain split, just "
+            "long enough to bring unlearn pairs to the alignment of held-out ones (Single Layer Unlearning Gradient)."
+        ),
+        equations=(
+            r"\theta_l = \theta_{0,l} - t\, \nabla_{\theta_l}\, \mathbb{E}_\text{unlearn} \cos(x, y),"
+            r" \qquad t : \mathbb{E}_\text{unlearn} \cos(x, y) = \mathbb{E}_\text{held-out} \cos_0(x, y)",
+        ),
+        citation=bibtex(
+            "cai2024targeted",
+            "Targeted Unlearning with Single Layer Unlearning Gradient",
+            "Cai, Zikui and Tan, Yaoteng and Asif, M. Salman",
+            "2407.11867",
+            2024,
+        ),
+    )
     search_space: ClassVar[SearchSpace] = everywhere(candidates=Choice((1, 3, 5)))
 
     target_cosine: float | None = field(

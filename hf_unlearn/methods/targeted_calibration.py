@@ -13,6 +13,7 @@ from hf_unlearn.distributed import all_reduce_sum, world_size
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import info_nce, masked_mean, negative_alignment, similarity_drift
 from hf_unlearn.models.contrastive import ModelInputs, contrastive_terms, is_dual_encoder
+from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, RETAIN, MethodDescription
 from hf_unlearn.training.config import UnlearningConfig
 from hf_unlearn.training.search_space import Log, SearchSpace
 from hf_unlearn.training.targets import REGRESSION_PAIRS, AlignmentTargets, TargetNoise, pair_targets, view_targets
@@ -25,7 +26,21 @@ class TargetedCalibrationConfig(UnlearningConfig):
     """Targeted Calibration; defaults: chosen on the embedded CLIP task, on a split that no result is reported of."""
 
     method: ClassVar[str] = "targeted_calibration"
-    title: ClassVar[str] = "Targeted Calibration"
+    description: ClassVar[MethodDescription] = MethodDescription(
+        title="Targeted Calibration",
+        summary=(
+            "It brings every sample to the alignment that exact retraining is predicted to give it, and no further: "
+            "unlearn samples to those of held-out samples, while retain samples keep at least their own, and their "
+            "similarities to each other."
+        ),
+        equations=(
+            rf"{RETAIN} + w_u\, \mathbb{{E}}_\text{{unlearn}} (c_i - t_i)^2"
+            r" + w_r\, \mathbb{E}_\text{retain} \max(0, t_i - c_i)^2 + w_n\, (\bar c_{i \neq j} - n_0)^2"
+            r" + w_s\, \mathbb{E}_\text{retain} (c_{ij} - c^0_{ij})^2, \qquad c_{ij} = \cos(x_i, y_j),\; c_i = c_{ii}",
+            INFO_NCE,
+        ),
+        citation=PAPER_CITATION,
+    )
     search_space: ClassVar[SearchSpace] = SearchSpace(
         image_text={
             "learning_rate": Log(3e-4, 2e-3),

@@ -13,6 +13,7 @@ from transformers.trainer_utils import TrainOutput
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import info_nce
 from hf_unlearn.models.adapters import is_adapted
+from hf_unlearn.records.method_description import INFO_NCE, UNLEARN, MethodDescription, bibtex
 from hf_unlearn.training.config import UnlearningConfig
 from hf_unlearn.training.search_space import Around, Choice, Log, SearchSpace, everywhere
 from hf_unlearn.training.trainer import UnlearningTrainer
@@ -25,7 +26,35 @@ class TaskVectorConfig(UnlearningConfig):
     """Negation of one task vector, or NegMerge of several; defaults: one vector, 8 epochs at a low rate."""
 
     method: ClassVar[str] = "task_vector"
-    title: ClassVar[str] = "Task Vector"
+    description: ClassVar[MethodDescription] = MethodDescription(
+        title="Task Vector",
+        summary=(
+            "It trains copies of the base model further on the unlearn split, and moves the base model the opposite "
+            "way; of several copies only those entries count in which all moved the same way (NegMerge)."
+        ),
+        equations=(
+            r"\theta = \theta_0 - \lambda\, \frac{1}{n} \sum_k v_k \odot"
+            r" \mathbb{1}[\operatorname{sign} v_1 = \dots = \operatorname{sign} v_n],"
+            r" \qquad v_k = \arg\min_\theta^{(k)} " + UNLEARN + r" - \theta_0",
+            INFO_NCE,
+        ),
+        citation=bibtex(
+            "ilharco2022editing",
+            "Editing Models with Task Arithmetic",
+            "Ilharco, Gabriel and Ribeiro, Marco Tulio and Wortsman, Mitchell and Gururangan, Suchin and Schmidt, "
+            "Ludwig and Hajishirzi, Hannaneh and Farhadi, Ali",
+            "2212.04089",
+            2022,
+        )
+        + "\n"
+        + bibtex(
+            "kim2024negmerge",
+            "NegMerge: Sign-Consensual Weight Merging for Machine Unlearning",
+            "Kim, Hyo Seo and Han, Dongyoon and Choe, Junsuk",
+            "2410.05583",
+            2024,
+        ),
+    )
     search_space: ClassVar[SearchSpace] = everywhere(
         learning_rate=Around(10), scale=Log(0.1, 3), vectors=Choice((1, 3))
     )

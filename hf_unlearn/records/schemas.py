@@ -8,6 +8,7 @@ from typing import Any
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import write_atomically
 from hf_unlearn.records.codec import from_json, read_text, to_json
+from hf_unlearn.records.method_description import MethodDescription
 
 MANIFEST_NAME = "unlearning.json"
 AUDIT_NAME = "audit.json"
@@ -79,6 +80,7 @@ class UnlearningManifest:
     splits: dict[str, int]  # rows in retain, unlearn, validation, test
     created: str  # UTC, ISO 8601
     library_version: str
+    description: MethodDescription = field(default_factory=MethodDescription)  # the method's own words
     preset: str | None = None
     hyper_parameters: dict[str, Any] = field(default_factory=dict)
     split_seed: int | None = None
@@ -94,6 +96,11 @@ class UnlearningManifest:
     # Where the request has a salt: salted hashes of the rows that the first run held out, by split.
     held_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
     schema: int = SCHEMA
+
+    @property
+    def method_title(self) -> str:
+        """The method's name for readers; of a record without a description, made of its id."""
+        return self.description.title or title_of(self.method)
 
     def to_json(self) -> str:
         """Render as the text of `unlearning.json`."""
@@ -145,6 +152,12 @@ class ComparisonRow:
     metrics: dict[str, float | None]
     gap: dict[str, float | None] = field(default_factory=dict)
     avg_gap: float | None = None
+    title: str = ""  # how readers know the method
+
+    @property
+    def method_title(self) -> str:
+        """The method's name for readers; of a row without a title, made of its id."""
+        return self.title or title_of(self.method)
 
 
 @dataclass(frozen=True)
@@ -215,6 +228,11 @@ class Results:
     gap_keys: tuple[str, ...]
     rows: tuple[ComparisonRow, ...]
     schema: int = SCHEMA
+
+
+def title_of(method: str) -> str:
+    """A name made of a method's id, for records that do not hold one."""
+    return method.replace("_", " ").title()
 
 
 def _read(folder: str | Path, name: str) -> str:

@@ -12,8 +12,10 @@ import yaml
 from transformers import HfArgumentParser
 
 from hf_unlearn.errors import UserError, listed
-from hf_unlearn.methods import METHODS, PAPER_METHODS, RetrainConfig, UnlearningConfig
+from hf_unlearn.methods import METHODS, PAPER_METHODS, load_method
+from hf_unlearn.methods.retrain import RetrainConfig
 from hf_unlearn.models.adapters import ALL_LINEAR, require_peft
+from hf_unlearn.training.config import UnlearningConfig
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -111,9 +113,7 @@ class RunArguments:
     )
 
     def __post_init__(self) -> None:
-        unknown = [method for method in self.methods if method not in METHODS]
-        if unknown:
-            raise UserError(f"unknown method {', '.join(unknown)}; choose from {', '.join(METHODS)}")
+        self.methods = [load_method(name) for name in self.methods]
         if not self.dataset_name.strip():
             raise UserError("--dataset_name is empty; name a dataset, as --help says")
         if self.show_samples is None:  # a card must not show what somebody asked to have removed
@@ -341,7 +341,7 @@ def _check_names(shared: list[Option], dotted: list[Option], targets: dict[str, 
         if field_name not in names:
             close = get_close_matches(field_name, names, n=1)
             hint = f"; did you mean --{target}.{close[0]}?" if close else f"; hf-unlearn methods {target} lists them"
-            raise UserError(f"--{name}: {targets[target].title} has no such option{hint}")
+            raise UserError(f"--{name}: {targets[target].description.title} has no such option{hint}")
 
 
 def _refuse_evaluating(config: UnlearningConfig) -> None:

@@ -19,9 +19,9 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.figures.heatmaps import plot_agm_grid, plot_alignment_matrices, plot_bars
 from hf_unlearn.files import finished_folder, recover
 from hf_unlearn.hub.card import write_card
-from hf_unlearn.hub.method_descriptions import describe_method
 from hf_unlearn.hub.recording import describe_base_model, public_hyper_parameters, record_run
-from hf_unlearn.methods import METHODS, RetrainConfig, UnlearningConfig
+from hf_unlearn.methods import METHODS, description_of
+from hf_unlearn.methods.retrain import RetrainConfig
 from hf_unlearn.metrics.alignment_matrices import alignment_gap_matrix, alignment_matrix
 from hf_unlearn.metrics.gap import gap_to_retrain
 from hf_unlearn.models.adapters import adapter_settings, add_adapter, is_adapted, merged
@@ -36,6 +36,7 @@ from hf_unlearn.runs.resuming import RunState, base_key
 from hf_unlearn.runs.run_data import Task
 from hf_unlearn.runs.tables import compare, save_results
 from hf_unlearn.training.checkpoints import newest_checkpoint
+from hf_unlearn.training.config import UnlearningConfig
 from hf_unlearn.training.trainer import make_inputs
 
 logger = logging.getLogger(__name__)
@@ -175,7 +176,7 @@ class Experiment:
         assets = self.output_dir / "assets"
         assets.mkdir(exist_ok=True)
         shown = {m: e for m, e in self.evaluations.items() if m != BEFORE}
-        names = {method: describe_method(method).name for method in shown}
+        names = {method: description_of(method).title for method in shown}
         gaps = {names[m]: alignment_gap_matrix(self._matrix(self.before), self._matrix(e)) for m, e in shown.items()}
         plot_agm_grid(gaps, assets / "agm_by_method.png", **self._axes())
         bars = {
@@ -233,7 +234,7 @@ class Experiment:
         record = UnlearningManifest.load(folder)
         for note in record.notes:
             if note not in self.task.notes:
-                logger.warning("%s: %s", METHODS[record.method].config_class.title, note)
+                logger.warning("%s: %s", record.method_title, note)
         evaluation = self.evaluate(str(folder))
         evaluation.metrics["run_time_minutes"] = (record.run_time_seconds or 0) / 60
         return evaluation
@@ -273,6 +274,7 @@ class Experiment:
             request=self.task.request,
             splits=self.task.sizes,
             hyper_parameters=public_hyper_parameters(config) | adapter_settings(trained.model),
+            description=config.description,
             preset=getattr(config, "preset", None),
             split_seed=self.arguments.split_seed,
             seed=config.seed,
@@ -310,7 +312,7 @@ class Experiment:
             gap = gap_to_retrain(evaluation.metrics, self.retrain.metrics, self.evaluator.gap_keys)
             record = replace(record, retrain=dict(self.retrain.metrics), avg_gap=gap.average)
         record.save(folder)
-        plot_alignment_matrices(am_before, am_after, heatmaps, title=describe_method(method).name, **self._axes())
+        plot_alignment_matrices(am_before, am_after, heatmaps, title=description_of(method).title, **self._axes())
         write_card(folder)
 
     @property

@@ -20,7 +20,7 @@ from hf_unlearn.distributed import world_size
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import finished_folder, recover, write_atomically
 from hf_unlearn.hub.recording import public_hyper_parameters
-from hf_unlearn.methods import RetrainConfig, RetrainTrainer
+from hf_unlearn.methods.retrain import RetrainConfig, RetrainTrainer
 from hf_unlearn.records.schemas import DatasetRecord
 from hf_unlearn.runs.arguments import OPENMOJI
 from hf_unlearn.runs.run_data import Task

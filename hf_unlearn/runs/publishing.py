@@ -5,7 +5,7 @@ from typing import Any
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.publishing import PublishResult
 from hf_unlearn.hub.trainer_push import push_trainer, trainer_record
-from hf_unlearn.methods import UnlearningTrainer
+from hf_unlearn.training.trainer import UnlearningTrainer
 
 
 def publish_trainer(trainer: UnlearningTrainer, **options: Any) -> PublishResult | None:

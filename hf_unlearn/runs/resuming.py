@@ -20,11 +20,12 @@ from hf_unlearn.data.requests import read_entries
 from hf_unlearn.distributed import world_size
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.files import write_atomically
-from hf_unlearn.methods import METHODS, UnlearningConfig
+from hf_unlearn.methods import METHODS
 from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, has_weights, weights_sha256
 from hf_unlearn.records.schemas import BaseModel, UnlearningManifest
 from hf_unlearn.runs.arguments import LORA, OPENMOJI, PRETRAIN, Run, RunArguments
 from hf_unlearn.runs.run_data import Task
+from hf_unlearn.training.config import UnlearningConfig
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hf_unlearn.files import write_atomically
 from hf_unlearn.hub.card import RESULTS_NAME
-from hf_unlearn.hub.method_descriptions import describe_method
+from hf_unlearn.methods import METHODS, description_of
 from hf_unlearn.metrics.gap import gap_to_retrain
 from hf_unlearn.records.codec import to_json
 from hf_unlearn.records.metric_labels import short_name
@@ -34,7 +34,8 @@ def compare(
     for method, values in metrics.items():
         gap = None if retrain is None or method == "retrain" else gap_to_retrain(values, retrain, gap_keys)
         per_key: dict[str, float | None] = dict(gap.per_key) if gap else {}
-        rows.append(ComparisonRow(method, dict(values), per_key, gap.average if gap else None))
+        title = description_of(method).title if method in METHODS else ""
+        rows.append(ComparisonRow(method, dict(values), per_key, gap.average if gap else None, title))
     return Results(family, tuple(gap_keys), tuple(rows))
 
 
@@ -79,7 +80,7 @@ def _cells(results: Results) -> tuple[list[str], list[list[str]]]:
     header = ["Method", *(short_name(key) for key in columns), "Avg. gap"]
     rows = []
     for row in results.rows:
-        name = "before unlearning" if row.method == "before" else describe_method(row.method).name
+        name = "before unlearning" if row.method == "before" else row.method_title
         cells = [name]
         for key in columns:
             value, gap = row.metrics.get(key), row.gap.get(key)

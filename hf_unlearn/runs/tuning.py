@@ -19,13 +19,14 @@ import yaml
 from hf_unlearn.distributed import world_size
 from hf_unlearn.errors import DivergenceError, UserError
 from hf_unlearn.files import refuse_to_write_to, write_atomically
-from hf_unlearn.methods import METHODS, UnlearningConfig
+from hf_unlearn.methods import METHODS
 from hf_unlearn.runs.arguments import Run, displaced, grouped_options, parse_run, section_options
 from hf_unlearn.runs.builders import BUILDERS, Builder
 from hf_unlearn.runs.experiment import RETRAIN, Experiment
 from hf_unlearn.runs.resuming import settings_hash
 from hf_unlearn.runs.tables import aligned
 from hf_unlearn.runs.unlearn import start
+from hf_unlearn.training.config import UnlearningConfig
 from hf_unlearn.training.search_space import Around, Choice, Log, Range, Same
 
 if TYPE_CHECKING:

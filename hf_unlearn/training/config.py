@@ -12,6 +12,7 @@ from hf_unlearn.data.encoded import RESIDENT_BYTES
 from hf_unlearn.data.streaming import SHUFFLE_BUFFER
 from hf_unlearn.data.views import VIEW_PRESETS
 from hf_unlearn.errors import UserError
+from hf_unlearn.records.method_description import MethodDescription
 from hf_unlearn.training.guards import BUDGET_HELP, FLOOR_HELP
 from hf_unlearn.training.search_space import Around, SearchSpace, everywhere
 
@@ -36,8 +37,9 @@ _UNLISTED = ("azure_ml", "flyte")
 class UnlearningConfig(TrainingArguments):
     """`TrainingArguments` with the defaults contrastive unlearning needs; each method's config extends it."""
 
-    method: ClassVar[str]
-    title: ClassVar[str]
+    method: ClassVar[str]  # its id on the command line and in results
+    description: ClassVar[MethodDescription]
+    paper_row: ClassVar[int | None] = None  # its place in the paper's tables, if it has one
     # Where `hf-unlearn tune` looks for better settings; a method says its own.
     search_space: ClassVar[SearchSpace] = everywhere(learning_rate=Around(10))
 
@@ -148,6 +150,11 @@ class UnlearningConfig(TrainingArguments):
                 raise UserError(f"{name}={value} must be more than 0, or unset")
         if self.saliency_share is not None and not 0 < self.saliency_share <= 1:
             raise UserError(f"saliency_share={self.saliency_share} must be more than 0 and at most 1, or unset")
+
+    @property
+    def title(self) -> str:
+        """The method's name in sentences."""
+        return self.description.title
 
     def _check_schedule(self) -> None:
         """Build the schedule once, as the Trainer does when it starts: some need `lr_scheduler_kwargs`."""

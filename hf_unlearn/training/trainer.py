@@ -47,8 +47,14 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
 
+METHODS: dict[str, type["UnlearningTrainer"]] = {}
+"""Method id -> Trainer; `hf_unlearn.methods` fills it."""
+
+
 class UnlearningTrainer(Trainer):
     """A `Trainer` over `DatasetDict(retain=..., unlearn=...)`; a method overrides `compute_loss`.
+
+    A subclass with a `config_class` of its own is a method, known by the id of its config from then on.
 
     Args:
         model: a contrastive encoder (CLIP-like, SimCLR, MoCo); it is trained in place, its source is never written.
@@ -77,6 +83,15 @@ class UnlearningTrainer(Trainer):
     model: PreTrainedModel
     # A contrastive loss is a mean over its own batch: let the Trainer divide by the accumulation steps.
     loss_is_scaled_for_ga = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        config = vars(cls).get("config_class")
+        if config is None:
+            return
+        known = METHODS.setdefault(config.method, cls)
+        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise TypeError(f"{cls.__name__} and {known.__name__} are both called {config.method}; rename one")
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ import torch
 from hf_unlearn.benchmarks.relearn import relearn
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.errors import UserError
-from hf_unlearn.methods import FineTuneConfig, FineTuneTrainer
+from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.training.trainer import make_inputs
 

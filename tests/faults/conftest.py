@@ -13,12 +13,12 @@ from folders import BASE_MODELS, watched
 
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.views import VIEW_PRESETS
-from hf_unlearn.methods import METHODS, UnlearningTrainer
+from hf_unlearn.methods import METHODS
 from hf_unlearn.models.image_processor import image_processor_of
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.moco import MoCoConfig, MoCoModel
 from hf_unlearn.models.simclr import SimCLRConfig, SimCLRModel
-from hf_unlearn.training.trainer import make_inputs
+from hf_unlearn.training.trainer import UnlearningTrainer, make_inputs
 
 FAMILIES = ("clip", "simclr", "moco")
 TINY = {"backbone": "resnet18", "stem": "imagenet", "width": 8, "projection_dim": 16}

@@ -204,7 +204,7 @@ def test_a_recipe_refuses_bad_input(family, case, told, inputs, bases, tmp_path,
 
 
 COMMANDS = {
-    "no such method": ("methods amnesia", r"unknown method 'amnesia'; choose from"),
+    "no such method": ("methods amnesia", r"unknown method amnesia; choose from"),
     "nothing to unlearn": ("evaluate {base} --base {base} --dataset {}/good", r"Nothing says what is to be unlearned"),
     "a model that is not there": ("evaluate {}/none --base {base} {good}", r"none cannot be loaded"),
     "a base that is not there": ("evaluate {base} --base {}/none {good}", r"none cannot be loaded"),

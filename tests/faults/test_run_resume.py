@@ -13,7 +13,7 @@ from faults.killing import forked
 from folders import folder_hash
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.methods import GradientAscentTrainer
+from hf_unlearn.methods.gradient_ascent import GradientAscentTrainer
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.runs.arguments import parse_run
 from hf_unlearn.runs.builders import BUILDERS

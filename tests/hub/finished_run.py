@@ -10,6 +10,7 @@ from hf_unlearn.figures.heatmaps import plot_alignment_matrices
 from hf_unlearn.files import write_atomically
 from hf_unlearn.hub.card import write_card
 from hf_unlearn.hub.recording import describe_base_model, record_run
+from hf_unlearn.methods import description_of
 from hf_unlearn.models.weights import weights_sha256
 from hf_unlearn.records.codec import to_json
 from hf_unlearn.records.schemas import AuditRecord, ComparisonRow, DatasetRecord, Matrices, RequestRecord, Results
@@ -39,6 +40,7 @@ def describe(folder: Path, base: str | Path, requested: Dataset, method: str = "
     record_run(
         folder,
         method=method,
+        description=description_of(method),
         base_model=base_model,
         history=history,
         dataset=DatasetRecord("org/pictures", "0123456789abcdef0123456789abcdef01234567", dataset_sha256(requested)),

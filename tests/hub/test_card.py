@@ -17,8 +17,8 @@ from PIL import Image as Picture
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.card import hub_identifier, keep_card, render_card, write_card
 from hf_unlearn.hub.card_parsing import table_cells
-from hf_unlearn.hub.method_descriptions import METHODS
 from hf_unlearn.hub.verification import check_card
+from hf_unlearn.methods import description_of
 from hf_unlearn.records.schemas import (
     AuditRecord,
     BaseModel,
@@ -96,7 +96,7 @@ def test_card_says_what_was_unlearned_from_what_and_how(finished_run: Path) -> N
     assert cells["learning_rate", "Value"] == "0.0002"
     assert (cells["Seed", "Value"], cells["Preset", "Value"], cells["Time", "Value"]) == ("3", "paper", "12.5 s")
     assert cells["Hardware", "Value"] == manifest.hardware
-    assert all(f"$$\n{equation}\n$$" in card for equation in METHODS["alignment_calibration"].equations)
+    assert all(f"$$\n{equation}\n$$" in card for equation in description_of("alignment_calibration").equations)
     assert card.count("@article{wang2024alignment") == 1
     assert card.count("@software{hf_unlearn") == 1
     assert "hf-unlearn audit --before small-clip" in card

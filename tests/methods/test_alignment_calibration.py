@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.methods import AlignmentCalibrationConfig, alignment_calibration
+from hf_unlearn.methods import alignment_calibration
+from hf_unlearn.methods.alignment_calibration import AlignmentCalibrationConfig
 
 FAMILIES = ["clip", "simclr", "moco"]
 MIXED = [*range(3, 10), 41, 44, 47, 49]  # seven retain rows and four unlearn rows

@@ -2,7 +2,7 @@ import loss_oracle
 import pytest
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.methods import NegGradConfig
+from hf_unlearn.methods.neg_grad import NegGradConfig
 
 MIXED = [*range(3, 10), 41, 44, 47, 49]  # seven retain rows and four unlearn rows
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.methods import NPOConfig
+from hf_unlearn.methods.npo import NPOConfig
 
 MIXED = [*range(3, 10), 41, 44, 47, 49]  # seven retain rows and four unlearn rows
 

@@ -7,7 +7,7 @@ from methods.test_npo import MIXED, disturb, gradient, teacher_terms
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import info_nce
 from hf_unlearn.losses.functional import teacher_divergence
-from hf_unlearn.methods import SCRUBConfig
+from hf_unlearn.methods.scrub import SCRUBConfig
 
 
 @pytest.mark.parametrize("family", ["clip", "simclr", "moco"])

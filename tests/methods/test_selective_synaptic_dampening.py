@@ -4,7 +4,7 @@ import torch
 from peft import LoraConfig
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.methods import SSDConfig
+from hf_unlearn.methods.selective_synaptic_dampening import SSDConfig
 from hf_unlearn.models.contrastive import contrastive_terms
 
 FAMILIES = ("clip", "simclr", "moco")

@@ -3,7 +3,7 @@ import torch
 from datasets import DatasetDict
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.methods import SLUGConfig
+from hf_unlearn.methods.slug import SLUGConfig
 from hf_unlearn.models.contrastive import contrastive_terms
 
 

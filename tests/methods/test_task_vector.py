@@ -5,7 +5,7 @@ from peft import LoraConfig
 from safetensors.torch import load_file
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.methods import TaskVectorConfig
+from hf_unlearn.methods.task_vector import TaskVectorConfig
 from hf_unlearn.training.checkpoints import newest_checkpoint
 
 TINY = {"per_device_train_batch_size": 5, "learning_rate": 1e-3}

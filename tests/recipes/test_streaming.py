@@ -10,7 +10,7 @@ import torch
 from folders import folder_hash, watched
 
 from hf_unlearn.data.views import VIEW_PRESETS
-from hf_unlearn.methods import RetrainTrainer
+from hf_unlearn.methods.retrain import RetrainTrainer
 from hf_unlearn.models.image_processor import image_processor_of
 from hf_unlearn.models.simclr import SimCLRConfig, SimCLRModel
 from hf_unlearn.runs.tuning import Search, tune

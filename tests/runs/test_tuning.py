@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.methods import METHODS, FineTuneConfig
+from hf_unlearn.methods import METHODS
+from hf_unlearn.methods.fine_tune import FineTuneConfig
 from hf_unlearn.runs import tuning
 from hf_unlearn.runs.arguments import parse_run
 from hf_unlearn.runs.tuning import Search, propose, trials_table, tune, tuned_config

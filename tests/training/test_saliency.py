@@ -5,7 +5,8 @@ from peft import LoraConfig
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import info_nce
-from hf_unlearn.methods import METHODS, FineTuneConfig
+from hf_unlearn.methods import METHODS
+from hf_unlearn.methods.fine_tune import FineTuneConfig
 from hf_unlearn.models.contrastive import contrastive_terms
 from hf_unlearn.training import rows as training_rows
 

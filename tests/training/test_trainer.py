@@ -10,7 +10,8 @@ from torch.utils.data import Sampler
 
 from hf_unlearn.data.sampler import SplitSampler
 from hf_unlearn.errors import UserError
-from hf_unlearn.methods import METHODS, FineTuneConfig, FineTuneTrainer
+from hf_unlearn.methods import METHODS
+from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
 from hf_unlearn.models.simclr import SimCLRModel
 from hf_unlearn.training.trainer import make_inputs
 
