@@ -5,26 +5,10 @@
 The model is kept in the cache, where `unlearn_simclr.py` with the same data and settings finds it.
 """
 
-from pathlib import Path
-
-from accelerate import PartialState
+import sys
 
 from hf_unlearn.cli.guard import guarded
-from hf_unlearn.runs.arguments import parse_run
-from hf_unlearn.runs.builders import simclr
-from hf_unlearn.runs.run_data import prepare_task
-from hf_unlearn.runs.unlearn import base_model
-
-DEFAULT_CONFIG = Path(__file__).parent / "configs" / "simclr_openmoji.yaml"
-
-
-def main() -> None:
-    """Train from scratch, unless the cache already has this model, and say where it is."""
-    run = parse_run(default_config=DEFAULT_CONFIG)
-    folder = base_model(run, prepare_task(run.arguments), build=simclr)
-    if PartialState().is_main_process:
-        print(f"Base model: {folder}")
-
+from hf_unlearn.cli.unlearn import pretrain_base
 
 if __name__ == "__main__":
-    guarded(main)
+    guarded(lambda: pretrain_base(sys.argv[1:], family="simclr"))

@@ -63,7 +63,7 @@ class Benchmark:
 
     @classmethod
     def load(cls, path: Path, content: dict[str, Any] | None = None) -> "Benchmark":
-        """Read a benchmark file (or what was read from it already); a relative `config` is looked up beside it."""
+        """Read a benchmark file (or what was read from it already); a `config` is a file beside it, or one shipped."""
         if not path.is_file():
             raise UserError(f"the benchmark file {path} does not exist")
         content = content or yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -72,8 +72,9 @@ class Benchmark:
             benchmark = cls(**fields_)
         except TypeError as error:
             raise UserError(f"the benchmark file {path} is not valid: {error}") from error
-        if "config" in benchmark.options:
-            benchmark.options["config"] = str(path.parent / benchmark.options["config"])
+        beside = path.parent / str(benchmark.options.get("config"))
+        if beside.is_file():
+            benchmark.options["config"] = str(beside)
         return benchmark
 
     def argv(self, trial: int, *extra: str, methods: Sequence[str] | None = None) -> list[str]:

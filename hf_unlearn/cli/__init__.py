@@ -6,6 +6,7 @@ from typing import Any
 
 # Subcommand -> what it does. Each lives in the module of its name; only the one called is imported.
 COMMANDS = {
+    "unlearn": "Unlearn a request from an encoder by one or more methods, and compare them.",
     "methods": "List the unlearning methods, their equations and settings.",
     "tune": "Find the best settings, and the best method, without retraining.",
     "evaluate": "Measure a finished checkpoint against its base model and Retrain.",

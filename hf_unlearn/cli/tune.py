@@ -15,7 +15,7 @@ def tune(
     seed: Annotated[int, typer.Option("--seed", help="Seed of the search and of every training.")] = 0,
     family: Annotated[
         str | None,
-        typer.Option("--family", help="clip, simclr or moco: the recipes' small model, where none is named."),
+        typer.Option("--family", help="clip, simclr or moco: the small encoder to pre-train where no model is named."),
     ] = None,
     output_dir: Annotated[Path, typer.Option("--output_dir", help="Folder of trials.json and tuned.yaml.")] = Path(
         "runs/tune"
@@ -25,10 +25,11 @@ def tune(
 ) -> None:
     """Find the setting with the smallest gap to Retrain, estimated on held-out samples without retraining.
 
-    The first argument may be a recipe's YAML file. Further options are the recipes' own: --methods A B, --dataset_name,
-    --model_name_or_path, --unlearn_request, --num_train_epochs and so on. Several methods get the same number of
-    trials, and the best setting of all is chosen. What is tried is each method's search space around its setting in the
-    YAML file or, else, its default; epochs stay as they are. The test split is never looked at.
+    The first argument may be a YAML file, or a config of the package such as clip_openmoji. Further options are those
+    of a run: --methods A B, --dataset_name, --model_name_or_path, --unlearn_request, --num_train_epochs and so on.
+    Several methods get the same number of trials, and the best setting of all is chosen. What is tried is each method's
+    search space around its setting in the YAML file or, else, its default; epochs stay as they are. The test split is
+    never looked at.
     """
     from hf_unlearn.methods.retrain import RetrainConfig
     from hf_unlearn.runs.arguments import grouped_options, parse_run
@@ -39,6 +40,7 @@ def tune(
 
     argv = ["--config", *context.args] if context.args and not context.args[0].startswith("--") else context.args
     argv = ["--methods" if word == "--method" else word for word in argv] + ["--seed", str(seed)]
+    argv += ["--family", family] if family is not None else []
     methods = tuple(name for name in parse_run(argv).methods)
     chosen = any(name == "methods" for name, _ in grouped_options(argv))
     search = Search(
@@ -46,7 +48,6 @@ def tune(
         methods if chosen else tuple(m for m in methods if m != RetrainConfig.method),
         n_trials,
         seed,
-        family,
     )
     rows = search_settings(search, output_dir, resume, typer.echo)
     typer.echo(f"\n{trials_table(rows)}\n")

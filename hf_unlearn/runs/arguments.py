@@ -15,6 +15,7 @@ from hf_unlearn.errors import UserError, listed
 from hf_unlearn.methods import METHODS, PAPER_METHODS, load_method
 from hf_unlearn.methods.retrain import RetrainConfig
 from hf_unlearn.models.adapters import ALL_LINEAR, require_peft
+from hf_unlearn.runs.shipped import config_file
 from hf_unlearn.training.config import UnlearningConfig
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ Option = tuple[str, list[str]]  # ("learning_rate", ["5e-4"])
 OPENMOJI = "openmoji"  # the embedded dataset
 PRETRAIN = "pretrain"  # the section of the base model's own training
 MODEL = "model"  # the section of the architecture to pre-train
+FAMILY = "family"  # what kind of small encoder that architecture is
+FAMILIES = ("clip", "simclr", "moco")
 UNLEARN = ("unlearn_fraction", "unlearn_request", "unlearn_where")  # ways to say what is unlearned
 # Options of an adapter, as TRL names them: what peft calls them, and their defaults.
 LORA: dict[str, tuple[str, Any]] = {
@@ -179,12 +182,13 @@ def get_peft_config(arguments: RunArguments) -> "LoraConfig | None":
 
 @dataclass(frozen=True)
 class Run:
-    """Parsed arguments: the run's own, one config per method, and the base model's training and architecture."""
+    """Parsed arguments: the run's own, a config per method, and the base model's training, architecture and family."""
 
     arguments: RunArguments
     methods: dict[str, UnlearningConfig]
     pretrain: RetrainConfig
     model: dict[str, Any] = field(default_factory=dict)
+    family: str | None = None
 
 
 class _Parser(HfArgumentParser):
@@ -195,14 +199,15 @@ class _Parser(HfArgumentParser):
 def parse_run(argv: Sequence[str] | None = None, default_config: str | Path | None = None) -> Run:
     """Parse a recipe's arguments.
 
-    `--config FILE` names a YAML file with the fields of `RunArguments`, any field of a method's config for all methods,
-    and sections named after a method for one of them, `pretrain` for the base model's training and `model` for its
-    architecture. On the command line `--beta 1` reaches every
+    `--config FILE` names a YAML file, or a config of the package, with the fields of `RunArguments`, any field of a
+    method's config for all methods, and sections named after a method for one of them, `pretrain` for the base model's
+    training, `model` for its architecture and `family` for its kind. On the command line `--beta 1` reaches every
     chosen method that has the field and `--alignment_calibration.beta 1` that method alone.
 
     Args:
         argv: arguments; default `sys.argv[1:]`.
-        default_config: YAML used when neither `--config` nor `--model_name_or_path` is given.
+        default_config: YAML file, or a config of the package, when neither `--config` nor `--model_name_or_path` is
+            given.
 
     Raises:
         UserError: naming the argument that is unknown, of the wrong type or out of range.
@@ -215,11 +220,13 @@ def parse_run(argv: Sequence[str] | None = None, default_config: str | Path | No
         sys.exit(0)
     if not configs and default_config is not None and "model_name_or_path" not in given:
         configs = [str(default_config)]
-    options = [(name, values) for name, values in options if name != "config"]
-    general, sections, model = _read_yaml(Path(configs[-1])) if configs else ([], {}, {})
+    named = [" ".join(values) for name, values in options if name == FAMILY]
+    options = [(name, values) for name, values in options if name not in ("config", FAMILY)]
+    general, sections, model = _read_yaml(config_file(configs[-1])) if configs else ([], {}, {})
+    family = _family([*[" ".join(values) for name, values in general if name == FAMILY], *named])
     model |= {name.partition(".")[2]: _yaml_value(name, v) for name, v in options if name.startswith(f"{MODEL}.")}
     options = [(name, values) for name, values in options if not name.startswith(f"{MODEL}.")]
-    general = [(name, values) for name, values in general if name not in displaced(given)]
+    general = [(name, values) for name, values in general if name not in (FAMILY, *displaced(given))]
     own = {f.name for f in fields(RunArguments)}
     arguments = _parse(RunArguments, [(n, v) for n, v in [*general, *options] if n in own])
     dotted = [(name, values) for name, values in options if "." in name]
@@ -240,7 +247,16 @@ def parse_run(argv: Sequence[str] | None = None, default_config: str | Path | No
         _refuse_evaluating(config)
     pretrain = parsed.pop(PRETRAIN)
     assert isinstance(pretrain, RetrainConfig)
-    return Run(arguments, parsed, pretrain, model)
+    return Run(arguments, parsed, pretrain, model, family)
+
+
+def _family(named: list[str]) -> str | None:
+    """The family that the config and the command line agree in, if any says one."""
+    if unknown := [name for name in named if name not in FAMILIES]:
+        raise UserError(f"family {unknown[0]!r} is unknown; choose from {', '.join(FAMILIES)}")
+    if len(set(named)) > 1:
+        raise UserError(f"the config is for the family {named[0]}, and --family says {named[-1]}; name one of them")
+    return named[-1] if named else None
 
 
 def _help() -> str:
@@ -289,8 +305,6 @@ def underscored(tokens: Iterable[str]) -> list[str]:
 
 def _read_yaml(path: Path) -> tuple[list[Option], dict[str, list[Option]], dict[str, Any]]:
     """A YAML config as general options, one list of options per method, and the model section."""
-    if not path.is_file():
-        raise UserError(f"--config {path} does not exist; name a YAML file")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or an impossible date

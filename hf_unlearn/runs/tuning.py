@@ -24,6 +24,7 @@ from hf_unlearn.runs.arguments import Run, displaced, grouped_options, parse_run
 from hf_unlearn.runs.builders import BUILDERS, Builder
 from hf_unlearn.runs.experiment import RETRAIN, Experiment
 from hf_unlearn.runs.resuming import settings_hash
+from hf_unlearn.runs.shipped import config_file
 from hf_unlearn.runs.tables import aligned
 from hf_unlearn.runs.unlearn import start
 from hf_unlearn.training.config import UnlearningConfig
@@ -51,7 +52,6 @@ class Search:
         methods: ids of the methods to tune; they have the same number of trials.
         trials: of each method, its default setting first.
         seed: of the search.
-        family: clip, simclr or moco, the small encoder that is pre-trained where `argv` names no model.
 
     Raises:
         UserError: as `parse_run` does, and when a method has nothing to tune or the family is missing.
@@ -61,17 +61,14 @@ class Search:
     methods: tuple[str, ...]
     trials: int = 20
     seed: int = 0
-    family: str | None = None
 
     def __post_init__(self) -> None:
         if self.trials < 1:
             raise UserError(f"--n_trials {self.trials} leaves nothing to compare; use at least 1")
-        if self.family is not None and self.family not in BUILDERS:
-            raise UserError(f"--family {self.family} is unknown; choose from {', '.join(BUILDERS)}")
         if not self.methods or RETRAIN in self.methods:
             raise UserError("tuning is for methods that avoid retraining; name them with --methods, without retrain")
         runs = [self.run_of(method) for method in self.methods]
-        if self.family is None and runs[0].arguments.model_name_or_path is None:
+        if runs[0].family is None and runs[0].arguments.model_name_or_path is None:
             raise UserError(
                 "name the model with --model_name_or_path, or with --family clip, simclr or moco the small one that "
                 "the recipes pre-train"
@@ -82,7 +79,7 @@ class Search:
     @property
     def builder(self) -> Builder:
         """Builds the encoder to pre-train; not called where a model is named."""
-        return BUILDERS[self.family or "clip"]
+        return BUILDERS[self.run_of(self.methods[0]).family or "clip"]
 
     def run_of(self, method: str, setting: Setting | None = None) -> Run:
         """The run of one setting of a method."""
@@ -213,7 +210,7 @@ def tuned_config(argv: Sequence[str], method: str, setting: Setting) -> dict[str
     """What `--config` takes to run a method with a setting: the YAML and the options of `argv`, and the setting."""
     options = grouped_options(argv)
     config = next((values[0] for name, values in reversed(options) if name == "config"), None)
-    content = yaml.safe_load(Path(config).read_text(encoding="utf-8")) if config else {}
+    content = yaml.safe_load(config_file(config).read_text(encoding="utf-8")) if config else {}
     others = displaced({name for name, _ in options})
     content = {name: value for name, value in content.items() if name not in others}
     for name, values in options:

@@ -179,19 +179,19 @@ def test_options_of_the_command_line_reach_the_tuned_config(tmp_path):
         ({"methods": ("retrain",)}, "without retrain"),
         ({"methods": ("fine_tune",)}, "--family"),
         ({"methods": ("fine_tune",), "trials": 0}, "--n_trials 0"),
-        ({"methods": ("fine_tune",), "family": "byol"}, "byol"),
-        ({"methods": ("amnesia",), "family": "clip"}, "unknown method amnesia"),
+        ({"methods": ("fine_tune",), "argv": ("--family", "byol")}, "byol"),
+        ({"methods": ("amnesia",), "argv": ("--family", "clip")}, "unknown method amnesia"),
     ],
 )
 def test_bad_searches_are_named(given, message):
     with pytest.raises(UserError, match=message):
-        Search((), **given)
+        Search(**{"argv": (), **given})
 
 
 def test_several_processes_are_refused(monkeypatch):
     monkeypatch.setattr(tuning, "world_size", lambda: 2)
     with pytest.raises(UserError, match="one process"):
-        Search((), ("fine_tune",), family="clip")
+        Search(("--family", "clip"), ("fine_tune",))
 
 
 def test_a_request_on_the_command_line_replaces_the_files_fraction(tmp_path):

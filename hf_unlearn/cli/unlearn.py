@@ -1,0 +1,74 @@
+"""`hf-unlearn unlearn`: one request, any number of methods, their comparison; the recipes are this command."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from hf_unlearn.runs.arguments import Run
+
+# Every other option is the run's and parsed as such.
+CONTEXT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
+DEFAULT_FAMILY = "clip"
+
+
+def unlearn(
+    context: typer.Context,
+    family: Annotated[
+        str | None,
+        typer.Option("--family", help="clip, simclr or moco: the small encoder to pre-train where no model is named."),
+    ] = None,
+    config: Annotated[
+        str | None, typer.Option("--config", help="A YAML file, or a config of the package such as clip_openmoji.")
+    ] = None,
+) -> None:
+    """Unlearn a request from an encoder by one or more methods, and compare what they end with."""
+    run_methods([*context.args, *(["--config", config] if config is not None else [])], family)
+
+
+def run_methods(argv: Sequence[str], family: str | None = None) -> None:
+    """Unlearn by every chosen method and show the comparison.
+
+    Args:
+        argv: the options of a run; without a model or a config among them, the family's embedded default is run.
+        family: clip, simclr or moco; default: what the config says, else clip.
+
+    Raises:
+        UserError: as `parse_run` and `unlearn_and_compare` do, and when the config is for another family.
+    """
+    from accelerate import PartialState
+
+    from hf_unlearn.runs.builders import BUILDERS
+    from hf_unlearn.runs.tables import text_table
+    from hf_unlearn.runs.unlearn import unlearn_and_compare
+
+    run = _parse(argv, family)
+    results = unlearn_and_compare(run, build=BUILDERS[run.family or DEFAULT_FAMILY])
+    if not PartialState().is_main_process:
+        return
+    signal = results.rows[0].metrics.get("emia_signal_auc")
+    if signal is not None:
+        print(f"\nBefore unlearning, views tell members from non-members with an AUC of {signal:.1f}% (chance: 50%).")
+    print(f"\n{text_table(results)}\n\nCards, heatmaps and checkpoints: {run.arguments.output_dir}")
+
+
+def pretrain_base(argv: Sequence[str], family: str) -> None:
+    """Train a run's base model from scratch, unless the cache already has it, and say where it is."""
+    from accelerate import PartialState
+
+    from hf_unlearn.runs.builders import BUILDERS
+    from hf_unlearn.runs.run_data import prepare_task
+    from hf_unlearn.runs.unlearn import base_model
+
+    run = _parse(argv, family)
+    folder = base_model(run, prepare_task(run.arguments), build=BUILDERS[family])
+    if PartialState().is_main_process:
+        print(f"Base model: {folder}")
+
+
+def _parse(argv: Sequence[str], family: str | None) -> "Run":
+    from hf_unlearn.runs.arguments import parse_run
+
+    options = [*argv, *(["--family", family] if family is not None else [])]
+    return parse_run(options, default_config=f"{family or DEFAULT_FAMILY}_openmoji")

@@ -1,0 +1,62 @@
+"""`hf-unlearn unlearn`, the recipes' command of the installed package."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hf_unlearn.cli import main
+from hf_unlearn.cli import unlearn as command
+
+
+def call(monkeypatch, capsys, *argv: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["hf-unlearn", "unlearn", *argv])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capsys.readouterr()
+    return ended.value.code or 0, out, err
+
+
+def test_a_request_is_unlearned_by_a_config_and_its_options(shapes, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path / "cache"))
+    shapes.save_to_disk(tmp_path / "data")
+    given = ["--config", "clip_openmoji", "--dataset_name", str(tmp_path / "data"), "--model.image_size", "16"]
+    given += ["--output_dir", str(tmp_path / "out"), "--methods", "fine_tune", "--use_cpu", "true"]
+    given += ["--pretrain.num_train_epochs", "1", "--num_train_epochs", "1", "--disable_tqdm", "true"]
+    status, out, err = call(monkeypatch, capsys, *given)
+    assert status == 0, err
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == ["before", "fine_tune"]
+    assert "Fine-Tune" in out and f"Cards, heatmaps and checkpoints: {tmp_path / 'out'}" in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "family", "expected"),
+    [
+        ([], None, ("clip", "openmoji", "runs/clip_openmoji")),
+        ([], "moco", ("moco", "openmoji", "runs/moco_openmoji")),
+        ([], "simclr", ("simclr", "openmoji", "runs/simclr_openmoji")),
+        (["--config", "moco_cifar10_10pct"], None, ("moco", "uoft-cs/cifar10", "runs/moco_cifar10_10pct")),
+        (["--config", "{}/own.yaml"], "simclr", ("simclr", "mine", "runs/unlearn")),
+        (["--config", "{}/own.yaml"], None, (None, "mine", "runs/unlearn")),
+        (["--model_name_or_path", "m"], None, (None, "openmoji", "runs/unlearn")),
+    ],
+)
+def test_what_is_run_where_little_is_said(argv, family, expected, tmp_path):
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({"dataset_name": "mine"}))
+    run = command._parse([word.replace("{}", str(tmp_path)) for word in argv], family)
+    assert (run.family, run.arguments.dataset_name, run.arguments.output_dir) == expected
+
+
+def test_a_config_of_another_family_is_refused(monkeypatch, capsys):
+    status, _, err = call(monkeypatch, capsys, "--family", "clip", "--config", "simclr_openmoji")
+    assert status == 2 and "config is for the family simclr, and --family says clip" in err
+
+
+def test_recipes_are_thin():
+    recipes = Path(__file__).parents[2] / "recipes"
+    for path in [*recipes.glob("unlearn_*.py"), *recipes.glob("pretrain_*.py")]:
+        code = [line for line in path.read_text().split('"""')[2].splitlines() if line]
+        assert len(code) <= 5, path
