@@ -11,9 +11,9 @@ import numpy as np
 
 from hf_unlearn.audit.statistics import Floats
 from hf_unlearn.errors import UserError
+from hf_unlearn.metrics.alignment_matrices import COLLAPSED
 from hf_unlearn.records.audit_result import Arm, ArmSummary, ImageRow
 
-_COLLAPSED = 1e-6  # alignments of distinct images that differ by less come from one and the same embedding
 _NAMED = 5  # at most so many images are named in a sentence
 
 
@@ -127,5 +127,5 @@ def _collapsed(rows: Sequence[ImageRow]) -> list[str]:
     return [
         f"The model {side} has collapsed: all {len(rows)} images have the same alignment ({values[0]:.6f})."
         for side, values in sides.items()
-        if len(rows) > 1 and np.ptp(values) < _COLLAPSED
+        if len(rows) > 1 and np.ptp(values) < 1 - COLLAPSED
     ]

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from hf_unlearn.audit.images import Picture
 from hf_unlearn.errors import UserError
-from hf_unlearn.metrics.alignment_matrices import Matrix, unit_rows
+from hf_unlearn.metrics.alignment_matrices import COLLAPSED, Matrix, unit_rows
 
 Array = NDArray[np.floating[Any]]
 
 SUFFIXES = (".npy", ".safetensors", ".parquet")
 RECORD = "hf_unlearn"  # key of a recorded file's metadata
-COLLAPSED = 1 - 1e-6  # mean cosine between different pictures from which an encoder tells them apart no longer
 
 
 @dataclass(frozen=True, eq=False)

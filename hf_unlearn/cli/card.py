@@ -15,7 +15,7 @@ def card(
         Path | None, typer.Option(help="Also copy card, records and pictures here, without the weights.")
     ] = None,
 ) -> None:
-    """Write README.md into a run's folder, from unlearning.json and audit.json."""
+    """Write README.md into a run's folder, from unlearning.json and evaluation.json."""
     from hf_unlearn.errors import UserError
     from hf_unlearn.hub.card import keep_card, write_card
     from hf_unlearn.hub.verification import check_card

@@ -25,17 +25,17 @@ def verify(
 
     from hf_unlearn.errors import UserError
     from hf_unlearn.hub.verification import OwnedSample, verify_repo
-    from hf_unlearn.hub.verification_report import Verdict
+    from hf_unlearn.hub.verification_report import Outcome
 
     images, captions = image or [], caption or []
     if captions and len(images) != 1:
         raise UserError(f"--caption belongs to a single --image, but {len(images)} are given; verify them one by one.")
     samples = [OwnedSample(path, tuple(captions)) for path in images]
     report = verify_repo(target, revision=revision, base=base, request=request, salt=salt, samples=samples, token=token)
-    width = max(len(verdict) for verdict in Verdict)
-    for line in report.lines:
-        print(f"{line.verdict:{width}}  {line.subject}" + (f": {line.detail}" if line.detail else ""))
-    counts = Counter(line.verdict for line in report.lines)
-    print("\n" + ", ".join(f"{verdict}: {counts[verdict]}" for verdict in Verdict))
+    width = max(len(outcome) for outcome in Outcome)
+    for line in report.statements:
+        print(f"{line.outcome:{width}}  {line.subject}" + (f": {line.detail}" if line.detail else ""))
+    counts = Counter(line.outcome for line in report.statements)
+    print("\n" + ", ".join(f"{outcome}: {counts[outcome]}" for outcome in Outcome))
     if not report.ok:
         raise typer.Exit(1)

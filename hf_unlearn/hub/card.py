@@ -1,4 +1,4 @@
-"""The model card: a pure function of `unlearning.json` and `audit.json`, so that anybody can check it against them."""
+"""The model card: a pure function of `unlearning.json` and `evaluation.json`, so that anybody can check it."""
 
 import re
 import shutil
@@ -11,13 +11,12 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.files import refuse_to_write_to, write_atomically
 from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, LOCAL_PREFIX, file_sha256, has_weights
 from hf_unlearn.records.codec import from_json, read_text
-from hf_unlearn.records.file_names import CARD_NAME, published_names
+from hf_unlearn.records.file_names import CARD_NAME, EVALUATION_NAME, MANIFEST_NAME, RESULTS_NAME, published_names
 from hf_unlearn.records.method_description import PAPER_CITATION
 from hf_unlearn.records.metric_labels import in_display_order, metric_label, short_name
-from hf_unlearn.records.schemas import AUDIT_NAME, MANIFEST_NAME, AuditRecord, Results, UnlearningManifest
+from hf_unlearn.records.schemas import EvaluationRecord, Results, UnlearningManifest
 
-RESULTS_NAME = "results.json"
-_KEPT = (CARD_NAME, MANIFEST_NAME, AUDIT_NAME)
+_KEPT = (CARD_NAME, MANIFEST_NAME, EVALUATION_NAME)
 TEMPLATE = Path(__file__).parent / "templates" / "card.md.j2"
 
 LIBRARY_CITATION = """\
@@ -46,12 +45,12 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 def write_card(run_dir: str | Path) -> Path:
     """Write `README.md` into the folder of a finished run, from the JSON files there.
 
-    The comparison across methods in `../results.json`, where there is one, is copied into `audit.json` first, and the
-    hashes of the files beside the weights into `unlearning.json`: the card then depends on these two alone. A folder
-    without weights, such as one in `model_cards/`, keeps the hashes from when it had them.
+    The comparison across methods in `../results.json`, where there is one, is copied into `evaluation.json` first, and
+    the hashes of the files beside the weights into `unlearning.json`: the card then depends on these two alone. A
+    folder without weights, such as one in `model_cards/`, keeps the hashes from when it had them.
 
     Args:
-        run_dir: A run's folder, holding `unlearning.json`, and `audit.json` unless it was never evaluated.
+        run_dir: A run's folder, holding `unlearning.json`, and `evaluation.json` unless it was never evaluated.
 
     Returns:
         The path of the card.
@@ -61,16 +60,16 @@ def write_card(run_dir: str | Path) -> Path:
     """
     folder = Path(run_dir)
     manifest = UnlearningManifest.load(folder)
-    audit = AuditRecord.load(folder) if (folder / AUDIT_NAME).is_file() else None
+    evaluation = EvaluationRecord.load_if_evaluated(folder)
     results = folder.resolve().parent / RESULTS_NAME
-    if audit is not None and results.is_file():
+    if evaluation is not None and results.is_file():
         rows = from_json(Results, read_text(results), RESULTS_NAME).rows
-        audit = replace(audit, comparison=rows)
-        audit.save(folder)
+        evaluation = replace(evaluation, comparison=rows)
+        evaluation.save(folder)
     if has_weights(folder):
         manifest = replace(manifest, files=hash_files(folder))
         manifest.save(folder)
-    return write_atomically(folder / CARD_NAME, render_card(manifest, audit))
+    return write_atomically(folder / CARD_NAME, render_card(manifest, evaluation))
 
 
 def keep_card(run_dir: str | Path, destination: str | Path) -> Path:
@@ -107,12 +106,12 @@ def hash_files(folder: str | Path) -> dict[str, str]:
     return {name: file_sha256(Path(folder) / name) for name in names if not name.endswith(".safetensors")}
 
 
-def render_card(manifest: UnlearningManifest, audit: AuditRecord | None) -> str:
+def render_card(manifest: UnlearningManifest, evaluation: EvaluationRecord | None) -> str:
     """Render the model card.
 
     Args:
         manifest: The content of `unlearning.json`.
-        audit: The content of `audit.json`; without it the card says that nothing was evaluated.
+        evaluation: The content of `evaluation.json`; without it the card says that nothing was evaluated.
 
     Returns:
         Markdown with a metadata block, as the Hub reads it.
@@ -120,10 +119,10 @@ def render_card(manifest: UnlearningManifest, audit: AuditRecord | None) -> str:
     from huggingface_hub import ModelCard
 
     card = ModelCard.from_template(
-        card_metadata(manifest, audit),
+        card_metadata(manifest, evaluation),
         template_path=str(TEMPLATE),
         manifest=manifest,
-        audit=audit,
+        evaluation=evaluation,
         method=manifest.description,
         title=card_title(manifest),
         base=_base_name(manifest),
@@ -133,10 +132,10 @@ def render_card(manifest: UnlearningManifest, audit: AuditRecord | None) -> str:
         hyper_parameters=_table(("Hyper-parameter", "Value"), sorted(manifest.hyper_parameters.items())),
         circumstances=_table(("Circumstance", "Value"), _circumstances(manifest)),
         history=_history_table(manifest),
-        metrics=_metrics_table(audit) if audit else "",
-        comparison=_comparison_table(audit) if audit else "",
-        avg_gap=_number(audit.avg_gap) if audit else _NONE,
-        gap_names="; ".join(short_name(key) for key in audit.gap_keys) if audit else "",
+        metrics=_metrics_table(evaluation) if evaluation else "",
+        comparison=_comparison_table(evaluation) if evaluation else "",
+        avg_gap=_number(evaluation.avg_gap) if evaluation else _NONE,
+        gap_names="; ".join(short_name(key) for key in evaluation.gap_keys) if evaluation else "",
         notes=[_one_line(note) for note in manifest.notes],
         pictures=[(name, _caption(name)) for name in _pictures(manifest)],
         library_citation=LIBRARY_CITATION % manifest.library_version,
@@ -150,14 +149,14 @@ def card_title(manifest: UnlearningManifest) -> str:
     return manifest.repo_id or f"{_base_name(manifest).split('/')[-1]}-{manifest.method.replace('_', '-')}"
 
 
-def card_metadata(manifest: UnlearningManifest, audit: AuditRecord | None) -> Any:
+def card_metadata(manifest: UnlearningManifest, evaluation: EvaluationRecord | None) -> Any:
     """Build the metadata block (`huggingface_hub.ModelCardData`), every metric as an entry of its `model-index`."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    family = audit.family if audit else None
+    family = evaluation.family if evaluation else None
     dataset = hub_identifier(manifest.dataset.name, manifest.dataset.revision)
     task = PIPELINE_TAGS.get(family or "", "feature-extraction")
-    evaluation = [
+    figures = [
         EvalResult(
             task_type=task,
             dataset_type=dataset,
@@ -167,7 +166,7 @@ def card_metadata(manifest: UnlearningManifest, audit: AuditRecord | None) -> An
             metric_name=metric_label(key).name,
             metric_value=value,
         )
-        for key, value in (audit.metrics if audit else {}).items()
+        for key, value in (evaluation.metrics if evaluation else {}).items()
         if value is not None
     ]
     return ModelCardData(
@@ -181,7 +180,7 @@ def card_metadata(manifest: UnlearningManifest, audit: AuditRecord | None) -> An
         license_link=manifest.base_model.license_link,
         tags=["unlearning", "machine-unlearning", manifest.method, "hf-unlearn"],
         model_name=card_title(manifest),
-        eval_results=evaluation or None,
+        eval_results=figures or None,
     )
 
 
@@ -239,31 +238,31 @@ def _history_table(manifest: UnlearningManifest) -> str:
     return _table(("Run", "Date", "Method", "Samples", "Request, SHA-256"), rows)
 
 
-def _metrics_table(audit: AuditRecord) -> str:
-    columns = [audit.before or {}, audit.metrics, audit.retrain or {}]
+def _metrics_table(evaluation: EvaluationRecord) -> str:
+    columns = [evaluation.before or {}, evaluation.metrics, evaluation.retrain or {}]
     rows = []
-    for key in in_display_order(audit.metrics):
+    for key in in_display_order(evaluation.metrics):
         label = metric_label(key)
         name = f"{label.name}{f' ({label.unit})' if label.unit else ''}"
-        after, exact = audit.metrics[key], columns[2].get(key)
+        after, exact = evaluation.metrics[key], columns[2].get(key)
         gap = _NONE
         if after is not None and exact is not None and key != "run_time_minutes":
             gap = _number(abs(after - exact))
         cells = [_with_deviation(key, values) for values in columns]
-        rows.append((f"**{name}**" if key in audit.gap_keys else name, *cells, gap))
+        rows.append((f"**{name}**" if key in evaluation.gap_keys else name, *cells, gap))
     return _table(("Metric", "Before", "This model", "Retrain", "Gap to Retrain"), rows, numbers=4)
 
 
-def _comparison_table(audit: AuditRecord) -> str:
+def _comparison_table(evaluation: EvaluationRecord) -> str:
     rows = []
-    for row in audit.comparison:
+    for row in evaluation.comparison:
         cells = []
-        for key in audit.gap_keys:
+        for key in evaluation.gap_keys:
             gap = row.gap.get(key)
             cells.append(_number(row.metrics.get(key)) + (f" ({_number(gap)})" if gap is not None else ""))
         name = "Before" if row.method == "before" else row.method_title
         rows.append((name, *cells, _number(row.avg_gap), _number(row.metrics.get("run_time_minutes"))))
-    header = ("Method", *(short_name(key) for key in audit.gap_keys), "Avg. gap", "Minutes")
+    header = ("Method", *(short_name(key) for key in evaluation.gap_keys), "Avg. gap", "Minutes")
     return _table(header, rows, numbers=len(header) - 1)
 
 

@@ -15,36 +15,36 @@ from hf_unlearn import __version__
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.card import render_card
 from hf_unlearn.hub.card_parsing import metadata, prose, table_cells
-from hf_unlearn.hub.verification_report import Line, Verdict, judged
+from hf_unlearn.hub.verification_report import Outcome, Statement, judged
 from hf_unlearn.records.codec import read_text
 from hf_unlearn.records.file_names import CARD_NAME
-from hf_unlearn.records.schemas import AuditRecord, UnlearningManifest
+from hf_unlearn.records.schemas import EvaluationRecord, UnlearningManifest
 
 _PICTURE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)")
 
 
-def verify_card(folder: Path, manifest: UnlearningManifest, audit: AuditRecord | None) -> Iterator[Line]:
+def verify_card(folder: Path, manifest: UnlearningManifest, evaluation: EvaluationRecord | None) -> Iterator[Statement]:
     """Check the card in a folder against the records it was generated from."""
     path = folder / CARD_NAME
     if not path.is_file():
-        yield Line("card", Verdict.FAILS, f"there is no {CARD_NAME}")
+        yield Statement("card", Outcome.FAILS, f"there is no {CARD_NAME}")
         return
     try:
         text = read_text(path)
     except UserError as error:
-        yield Line("card", Verdict.FAILS, str(error))
+        yield Statement("card", Outcome.FAILS, str(error))
         return
-    expected = render_card(manifest, audit)
+    expected = render_card(manifest, evaluation)
     compared = [*_cells(text, expected, manifest), _prose(text, expected, manifest), _metadata(text, expected)]
     yield from compared
     if manifest.library_version == __version__ and text != expected and not any(line.fails for line in compared):
-        yield Line("card", Verdict.FAILS, f"is not what its records give: {_first_difference(text, expected)}")
+        yield Statement("card", Outcome.FAILS, f"is not what its records give: {_first_difference(text, expected)}")
     pictures = [name for name in _PICTURE.findall(text) if "://" not in name]
     missing = [name for name in pictures if not (folder / name).is_file()]
     yield judged("card pictures", not missing, f"{len(pictures)} in the repository", f"missing: {', '.join(missing)}")
 
 
-def _cells(text: str, expected_text: str, manifest: UnlearningManifest) -> Iterator[Line]:
+def _cells(text: str, expected_text: str, manifest: UnlearningManifest) -> Iterator[Statement]:
     actual, expected = table_cells(text), table_cells(expected_text)
     foreign = manifest.library_version != __version__
     other = f"the card is of hf_unlearn {manifest.library_version}, this is {__version__}"
@@ -52,21 +52,21 @@ def _cells(text: str, expected_text: str, manifest: UnlearningManifest) -> Itera
     missing = [cell for cell in expected if cell not in actual]
     added = [cell for cell in actual if cell not in expected]
     for cell, value in wrong.items():
-        yield Line(f"card: {cell}", Verdict.FAILS, f"shows {actual[cell]!r}, the records say {value!r}")
+        yield Statement(f"card: {cell}", Outcome.FAILS, f"shows {actual[cell]!r}, the records say {value!r}")
     for cell in missing:
-        verdict = Verdict.UNCHECKED if foreign else Verdict.FAILS
-        yield Line(f"card: {cell}", verdict, other if foreign else "is missing from the card")
+        outcome = Outcome.UNCHECKED if foreign else Outcome.FAILS
+        yield Statement(f"card: {cell}", outcome, other if foreign else "is missing from the card")
     for cell in added:
         hint = f" that this version reads; {other}: verify it with its own" if foreign else ""
-        yield Line(f"card: {cell}", Verdict.FAILS, f"stands in no record{hint}")
+        yield Statement(f"card: {cell}", Outcome.FAILS, f"stands in no record{hint}")
     if not wrong and not missing and not added:
-        yield Line("card tables", Verdict.HOLDS, f"{len(expected)} cells as in the records")
+        yield Statement("card tables", Outcome.HOLDS, f"{len(expected)} cells as in the records")
 
 
-def _prose(text: str, expected_text: str, manifest: UnlearningManifest) -> Line:
+def _prose(text: str, expected_text: str, manifest: UnlearningManifest) -> Statement:
     if manifest.library_version != __version__:
         detail = f"the card is of hf_unlearn {manifest.library_version}, this is {__version__}"
-        return Line("card text", Verdict.UNCHECKED, detail)
+        return Statement("card text", Outcome.UNCHECKED, detail)
     actual, expected = prose(text), prose(expected_text)
     changed = [line for line in actual if line not in expected] or [line for line in expected if line not in actual]
     if not changed and actual != expected:
@@ -74,15 +74,15 @@ def _prose(text: str, expected_text: str, manifest: UnlearningManifest) -> Line:
     return judged("card text", not changed, "as generated", f"differs at: {changed[0][:120] if changed else ''}")
 
 
-def _metadata(text: str, expected_text: str) -> Line:
+def _metadata(text: str, expected_text: str) -> Statement:
     """Compare the metadata blocks whole, and name the metrics and fields that differ."""
     expected = metadata(expected_text)
     try:
         actual = metadata(text)
     except yaml.YAMLError as error:
-        return Line("card metadata", Verdict.FAILS, f"cannot be parsed: {' '.join(str(error).split())}")
+        return Statement("card metadata", Outcome.FAILS, f"cannot be parsed: {' '.join(str(error).split())}")
     if not isinstance(actual, dict):
-        return Line("card metadata", Verdict.FAILS, "is missing")
+        return Statement("card metadata", Outcome.FAILS, "is missing")
     measured, recorded = _metrics(actual), _metrics(expected)
     wrong = [
         f"metric {key} is {measured.get(key)}, the records say {recorded.get(key)}"

@@ -15,8 +15,16 @@ from hf_unlearn.hub.card import hub_identifier, is_adapter, render_card
 from hf_unlearn.hub.screening import Content, screen
 from hf_unlearn.hub.verification import verify_folder
 from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, file_sha256
-from hf_unlearn.records.file_names import CARD_NAME, could_be_loaded, is_published, missing_code, published_names
-from hf_unlearn.records.schemas import AUDIT_NAME, MANIFEST_NAME, AuditRecord, BaseModel, UnlearningManifest
+from hf_unlearn.records.file_names import (
+    CARD_NAME,
+    EVALUATION_NAME,
+    MANIFEST_NAME,
+    could_be_loaded,
+    is_published,
+    missing_code,
+    published_names,
+)
+from hf_unlearn.records.schemas import BaseModel, EvaluationRecord, UnlearningManifest
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -137,7 +145,7 @@ def publish_run(
 def _contents(folder: Path, repo_id: str, show_samples: bool) -> tuple[dict[str, Content], UnlearningManifest]:
     """Gather what to send, the manifest and the card naming the repository, after checking that all of it agrees."""
     manifest = UnlearningManifest.load(folder)
-    audit = AuditRecord.load(folder) if (folder / AUDIT_NAME).is_file() else None
+    evaluation = EvaluationRecord.load_if_evaluated(folder)
     names = published_names(folder)
     if CARD_NAME not in names or not manifest.files:
         raise UserError(f"{folder.name} holds no model card; write it with `hf-unlearn card {folder.name}`.")
@@ -155,7 +163,7 @@ def _contents(folder: Path, repo_id: str, show_samples: bool) -> tuple[dict[str,
             f"Nothing was published, since {folder.name} does not agree with its own records: {'; '.join(problems)}. "
             f"If the files are as you want them, run `hf-unlearn card {folder.name}` again."
         )
-    _check_pictures(folder, names, audit, show_samples)
+    _check_pictures(folder, names, evaluation, show_samples)
     manifest = replace(manifest, repo_id=repo_id)
     contents: dict[str, Content] = {name: folder / name for name in names}
     if is_adapter(manifest):
@@ -163,24 +171,26 @@ def _contents(folder: Path, repo_id: str, show_samples: bool) -> tuple[dict[str,
         contents[ADAPTER_CONFIG_NAME] = config
         manifest = replace(manifest, files={**manifest.files, ADAPTER_CONFIG_NAME: hashlib.sha256(config).hexdigest()})
     contents[MANIFEST_NAME] = manifest.to_json().encode()
-    contents[CARD_NAME] = render_card(manifest, audit).encode()
+    contents[CARD_NAME] = render_card(manifest, evaluation).encode()
     return contents, manifest
 
 
-def _check_pictures(folder: Path, names: Sequence[str], audit: AuditRecord | None, show_samples: bool) -> None:
-    """Refuse pictures of requested samples: by what `audit.json` says of them, and by the mark each was drawn with.
+def _check_pictures(
+    folder: Path, names: Sequence[str], evaluation: EvaluationRecord | None, show_samples: bool
+) -> None:
+    """Refuse pictures of requested samples: by what `evaluation.json` says, and by the mark each was drawn with.
 
     A picture may be older than the record; the mark cannot be, and a picture without one could show anything.
     """
-    told = audit is not None and audit.matrices is not None and audit.matrices.shows_samples
+    told = evaluation is not None and evaluation.matrices is not None and evaluation.matrices.shows_samples
     marks = {name: shows_samples(folder / name) for name in names if name.endswith(".png")}
     remedy = "draw them again with numbers, or publish with --show-samples if these samples may be seen by everybody"
     if told and not show_samples:
         raise UserError(f"The heatmaps show requested samples by picture or caption; {remedy}.")
     if not told and (shown := [name for name, mark in marks.items() if mark]):
         raise UserError(
-            f"{', '.join(shown)} shows requested samples, but {AUDIT_NAME} and so the card say that none is shown; "
-            f"remove it or draw it again, then run `hf-unlearn card {folder.name}`."
+            f"{', '.join(shown)} shows requested samples, but {EVALUATION_NAME} and so the card say that none is "
+            f"shown; remove it or draw it again, then run `hf-unlearn card {folder.name}`."
         )
     if not show_samples and (unknown := [name for name, mark in marks.items() if mark is None]):
         raise UserError(f"{', '.join(unknown)} does not say whether requested samples are shown; {remedy}.")

@@ -11,11 +11,10 @@ from hf_unlearn import __version__
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.download import fetch
 from hf_unlearn.models.weights import ADAPTER_NAME, weights_sha256
-from hf_unlearn.records.file_names import CARD_NAME
+from hf_unlearn.records.file_names import CARD_NAME, MANIFEST_NAME
 from hf_unlearn.records.method_description import MethodDescription
 from hf_unlearn.records.provenance import environment_versions, hardware_summary
 from hf_unlearn.records.schemas import (
-    MANIFEST_NAME,
     BaseModel,
     DatasetRecord,
     HistoryEntry,

@@ -92,8 +92,8 @@ def push_trainer(
     """Save a trainer's model into its `output_dir`, write its records and card there, and publish the folder.
 
     The Trainer's own `push_to_hub` uploads the whole output folder, the pickled arguments with the token in them
-    included; this sends the files that `hf_unlearn.records.file_names` lists. `audit.json`, where there is one, goes
-    along.
+    included; this sends the files that `hf_unlearn.records.file_names` lists, `evaluation.json`
+    among them where there is one.
 
     Args:
         trainer: A Trainer; its `hub_model_id`, `hub_private_repo`, `hub_revision` and `hub_token` apply where the

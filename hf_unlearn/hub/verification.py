@@ -12,20 +12,27 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.hub.card import hash_files, hub_identifier, is_adapter, render_card
 from hf_unlearn.hub.card_check import verify_card
 from hf_unlearn.hub.download import fetch
-from hf_unlearn.hub.verification_report import Line, Verdict, VerificationReport, judged
+from hf_unlearn.hub.verification_report import Outcome, Statement, VerificationReport, judged
 from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, has_weights, weights_sha256
 from hf_unlearn.records.codec import read_text
-from hf_unlearn.records.file_names import CARD_NAME, PUBLISHED, foreign_files, is_foreign
+from hf_unlearn.records.file_names import (
+    AUDIT_NAME,
+    CARD_NAME,
+    EVALUATION_NAME,
+    MANIFEST_NAME,
+    PUBLISHED,
+    foreign_files,
+    is_foreign,
+)
 from hf_unlearn.records.metric_labels import gap_keys
 from hf_unlearn.records.schemas import (
-    AUDIT_NAME,
-    MANIFEST_NAME,
-    AuditRecord,
     BaseModel,
     ComparisonRow,
+    EvaluationRecord,
     Matrices,
     RequestRecord,
     UnlearningManifest,
+    refuse_earlier_name,
 )
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -51,7 +58,7 @@ def verify_repo(
     samples: Sequence[OwnedSample] = (),
     token: str | None = None,
 ) -> VerificationReport:
-    """Check a model on the Hub, or in a folder, against its `unlearning.json`, `audit.json` and card.
+    """Check a model on the Hub, or in a folder, against its `unlearning.json`, `evaluation.json` and card.
 
     Args:
         repo_or_dir: A Hub id, or a folder.
@@ -72,27 +79,30 @@ def verify_repo(
     if samples and salt is None:
         raise UserError("Looking for your samples in the request needs its salt: give --salt, from the model's owner.")
     local = Path(repo_or_dir).is_dir()
-    folder = Path(repo_or_dir) if local else fetch(str(repo_or_dir), PUBLISHED, revision, token)
+    folder = Path(repo_or_dir) if local else fetch(str(repo_or_dir), (*PUBLISHED, AUDIT_NAME), revision, token)
+    refuse_earlier_name(folder)
     manifest = UnlearningManifest.load(folder)
-    lines = list(verify_folder(folder, manifest))
+    statements = list(verify_folder(folder, manifest))
     if local:
-        lines.append(_other_files(foreign_files(folder)))
+        statements.append(_other_files(foreign_files(folder)))
     else:
-        lines += _repository(str(repo_or_dir), manifest, folder.name, token)
-    lines += _base_weights(manifest, base)
+        statements += _repository(str(repo_or_dir), manifest, folder.name, token)
+    statements += _base_weights(manifest, base)
     if request is not None:
-        lines.append(_requested_ids(manifest.request, request))
-    lines += _owned_samples(manifest.request, salt, samples)
-    lines.append(Line("data", Verdict.UNCHECKED, "the training data and its SHA-256 are not part of the repository"))
-    lines.append(Line("training", Verdict.UNCHECKED, "weights do not show which data they were trained on"))
-    return VerificationReport(str(repo_or_dir), tuple(lines))
+        statements.append(_requested_ids(manifest.request, request))
+    statements += _owned_samples(manifest.request, salt, samples)
+    statements.append(
+        Statement("data", Outcome.UNCHECKED, "the training data and its SHA-256 are not part of the repository")
+    )
+    statements.append(Statement("training", Outcome.UNCHECKED, "weights do not show which data they were trained on"))
+    return VerificationReport(str(repo_or_dir), tuple(statements))
 
 
-def check_card(folder: str | Path) -> tuple[Line, ...]:
+def check_card(folder: str | Path) -> tuple[Statement, ...]:
     """Check that a card, regenerated from its records, is the same, and that the files beside it are the recorded ones.
 
     Args:
-        folder: A finished run's, or one that keeps `README.md`, `unlearning.json`, `audit.json` and `assets/*.png`
+        folder: A finished run's, or one that keeps `README.md`, `unlearning.json`, `evaluation.json` and `assets/*.png`
             without the weights, as in `model_cards/`.
 
     Returns:
@@ -103,22 +113,27 @@ def check_card(folder: str | Path) -> tuple[Line, ...]:
     """
     folder = Path(folder)
     manifest = UnlearningManifest.load(folder)
-    audit = AuditRecord.load(folder)
+    evaluation = EvaluationRecord.load(folder)
     whole = has_weights(folder)
     weights = (_weights(folder, manifest),) if whole else ()
     recorded = {name: sha256 for name, sha256 in manifest.files.items() if whole or _is_kept(name)}
-    lines = [*weights, *_files(folder, recorded), *_audit(audit, manifest), *verify_card(folder, manifest, audit)]
+    lines = [
+        *weights,
+        *_files(folder, recorded),
+        *_evaluation(evaluation, manifest),
+        *verify_card(folder, manifest, evaluation),
+    ]
     failures = [line for line in lines if line.fails]
-    if not failures and read_text(folder / CARD_NAME) != render_card(manifest, audit):
-        failures.append(Line("card", Verdict.FAILS, "this version would write it otherwise; write it again"))
+    if not failures and read_text(folder / CARD_NAME) != render_card(manifest, evaluation):
+        failures.append(Statement("card", Outcome.FAILS, "this version would write it otherwise; write it again"))
     return tuple(failures)
 
 
 def _is_kept(name: str) -> bool:
-    return name == AUDIT_NAME or name.startswith("assets/")
+    return name == EVALUATION_NAME or name.startswith("assets/")
 
 
-def verify_folder(folder: Path, manifest: UnlearningManifest) -> Iterator[Line]:
+def verify_folder(folder: Path, manifest: UnlearningManifest) -> Iterator[Statement]:
     """Check the files of one folder against each other."""
     yield _weights(folder, manifest)
     yield from _files(folder, manifest.files)
@@ -126,51 +141,51 @@ def verify_folder(folder: Path, manifest: UnlearningManifest) -> Iterator[Line]:
         yield _adapter_base(folder, manifest.base_model)
     yield from _manifest_form(manifest)
     yield from _history(manifest)
-    audit = _readable_audit(folder)
-    if isinstance(audit, Line):
-        yield audit
+    evaluation = _readable_evaluation(folder)
+    if isinstance(evaluation, Statement):
+        yield evaluation
         return
-    if audit is not None:
-        yield from _audit(audit, manifest)
-    yield from verify_card(folder, manifest, audit)
+    if evaluation is not None:
+        yield from _evaluation(evaluation, manifest)
+    yield from verify_card(folder, manifest, evaluation)
 
 
-def _weights(folder: Path, manifest: UnlearningManifest) -> Line:
+def _weights(folder: Path, manifest: UnlearningManifest) -> Statement:
     try:
         actual = weights_sha256(folder)
     except UserError as error:
         # Two kinds of weights side by side, or a shard missing, is a fault; no weights at all, a kept card.
-        return Line("weights", Verdict.FAILS if has_weights(folder) else Verdict.UNCHECKED, str(error))
+        return Statement("weights", Outcome.FAILS if has_weights(folder) else Outcome.UNCHECKED, str(error))
     same = actual == manifest.weights_sha256
     return judged("weights", same, f"SHA-256 {actual}", f"SHA-256 is {actual}, recorded {manifest.weights_sha256}")
 
 
-def _adapter_base(folder: Path, base: BaseModel) -> Line:
+def _adapter_base(folder: Path, base: BaseModel) -> Statement:
     """Check that an adapter's config sends its reader to the base model that the records name."""
     try:
         config = json.loads((folder / ADAPTER_CONFIG_NAME).read_text(encoding="utf-8"))
         named, revision = config["base_model_name_or_path"], config["revision"]
     except (OSError, ValueError, KeyError, TypeError):
-        return Line("adapter's base", Verdict.FAILS, f"{ADAPTER_CONFIG_NAME} names none")
+        return Statement("adapter's base", Outcome.FAILS, f"{ADAPTER_CONFIG_NAME} names none")
     here = base.revision is None and Path(str(named)).is_absolute() and Path(str(named)).name == base.name_or_path
     same = here or (named, revision) == (hub_identifier(base.name_or_path, base.revision), base.revision)
     problem = f"is {named} at revision {revision}, recorded {base.name_or_path} at {base.revision}"
     return judged("adapter's base", same, "the recorded base model", problem)
 
 
-def _files(folder: Path, recorded: Mapping[str, str]) -> Iterator[Line]:
+def _files(folder: Path, recorded: Mapping[str, str]) -> Iterator[Statement]:
     actual = hash_files(folder)
     for name in sorted({*actual, *recorded}):
         if name not in recorded:
-            yield Line(name, Verdict.FAILS, f"is not recorded in {MANIFEST_NAME}")
+            yield Statement(name, Outcome.FAILS, f"is not recorded in {MANIFEST_NAME}")
         elif name not in actual:
-            yield Line(name, Verdict.FAILS, "is recorded but missing")
+            yield Statement(name, Outcome.FAILS, "is recorded but missing")
         else:
             problem = f"SHA-256 is {actual[name]}, recorded {recorded[name]}"
             yield judged(name, actual[name] == recorded[name], "SHA-256 as recorded", problem)
 
 
-def _manifest_form(manifest: UnlearningManifest) -> Iterator[Line]:
+def _manifest_form(manifest: UnlearningManifest) -> Iterator[Statement]:
     hashes = {
         "weights_sha256": manifest.weights_sha256,
         "base_model.sha256": manifest.base_model.sha256,
@@ -199,23 +214,23 @@ def _manifest_form(manifest: UnlearningManifest) -> Iterator[Line]:
     )
 
 
-def _request(subject: str, request: RequestRecord) -> Line:
+def _request(subject: str, request: RequestRecord) -> Statement:
     from hf_unlearn.data.fingerprint import combine_hashes
 
     if not _SHA256.fullmatch(request.sha256):
-        return Line(subject, Verdict.FAILS, f"its hash is no SHA-256: {request.sha256}")
+        return Statement(subject, Outcome.FAILS, f"its hash is no SHA-256: {request.sha256}")
     if request.row_hashes is None:
-        return Line(subject, Verdict.UNCHECKED, f"SHA-256 {request.sha256} of what only the owners hold")
+        return Statement(subject, Outcome.UNCHECKED, f"SHA-256 {request.sha256} of what only the owners hold")
     if not request.salted:
-        return Line(subject, Verdict.FAILS, "its row hashes are published without a salt and can be guessed")
+        return Statement(subject, Outcome.FAILS, "its row hashes are published without a salt and can be guessed")
     if len(request.row_hashes) != request.count:
-        return Line(subject, Verdict.FAILS, f"{len(request.row_hashes)} row hashes for {request.count} samples")
+        return Statement(subject, Outcome.FAILS, f"{len(request.row_hashes)} row hashes for {request.count} samples")
     combined = combine_hashes(request.row_hashes)
     problem = f"its rows combine to SHA-256 {combined}, recorded {request.sha256}: a row was changed"
     return judged(subject, combined == request.sha256, f"{request.count} row hashes combine to its SHA-256", problem)
 
 
-def _history(manifest: UnlearningManifest) -> Iterator[Line]:
+def _history(manifest: UnlearningManifest) -> Iterator[Statement]:
     if not manifest.history:
         return
     runs = [*manifest.history, manifest.as_history_entry()]
@@ -228,35 +243,45 @@ def _history(manifest: UnlearningManifest) -> Iterator[Line]:
     yield judged("history", not problems, f"{len(runs)} runs, each from the weights of the last", "; ".join(problems))
 
 
-def _readable_audit(folder: Path) -> AuditRecord | Line | None:
-    if not (folder / AUDIT_NAME).is_file():
-        return None
+def _readable_evaluation(folder: Path) -> EvaluationRecord | Statement | None:
     try:
-        return AuditRecord.load(folder)
+        return EvaluationRecord.load_if_evaluated(folder)
     except UserError as error:
-        return Line(AUDIT_NAME, Verdict.FAILS, str(error))
+        return Statement(EVALUATION_NAME, Outcome.FAILS, str(error))
 
 
-def _audit(audit: AuditRecord, manifest: UnlearningManifest) -> Iterator[Line]:
-    """Check that the audit is of these weights, and that its figures follow from each other."""
-    if audit.weights_sha256 is not None:
-        same = audit.weights_sha256 == manifest.weights_sha256
-        yield judged(f"{AUDIT_NAME}: weights", same, "measured these", f"it measured weights {audit.weights_sha256}")
-    keys = gap_keys(audit.family, audit.metrics) if audit.gap_keys or audit.retrain is not None else ()
-    due, found = ", ".join(keys) or "nothing", ", ".join(audit.gap_keys) or "nothing"
-    yield judged(f"{AUDIT_NAME}: gap", audit.gap_keys == keys, f"over {due}", f"is over {found}, and should be {due}")
-    yield _agrees(f"{AUDIT_NAME}: average gap", audit.avg_gap, _average_gap(audit.metrics, audit.retrain, keys))
-    scores = audit.per_sample.get("forgetting_score", ())
+def _evaluation(evaluation: EvaluationRecord, manifest: UnlearningManifest) -> Iterator[Statement]:
+    """Check that the evaluation is of these weights, and that its figures follow from each other."""
+    if evaluation.weights_sha256 is not None:
+        same = evaluation.weights_sha256 == manifest.weights_sha256
+        yield judged(
+            f"{EVALUATION_NAME}: weights", same, "measured these", f"it measured weights {evaluation.weights_sha256}"
+        )
+    keys = (
+        gap_keys(evaluation.family, evaluation.metrics) if evaluation.gap_keys or evaluation.retrain is not None else ()
+    )
+    due, found = ", ".join(keys) or "nothing", ", ".join(evaluation.gap_keys) or "nothing"
+    yield judged(
+        f"{EVALUATION_NAME}: gap", evaluation.gap_keys == keys, f"over {due}", f"is over {found}, and should be {due}"
+    )
+    yield _agrees(
+        f"{EVALUATION_NAME}: average gap",
+        evaluation.avg_gap,
+        _average_gap(evaluation.metrics, evaluation.retrain, keys),
+    )
+    scores = evaluation.per_sample.get("forgetting_score", ())
     known = [score for score in scores if score is not None]
-    recorded = audit.metrics.get("forgetting_score")
+    recorded = evaluation.metrics.get("forgetting_score")
     if known and recorded is not None and len(known) == len(scores):
-        yield _agrees(f"{AUDIT_NAME}: forgetting score", recorded, 100 * sum(known) / len(known))
-    if audit.matrices is not None:
-        yield from _matrices(audit.matrices, scores, audit.family)
-    problems = [problem for row in audit.comparison for problem in _row_problems(row, audit, manifest.method, keys)]
-    if audit.comparison:
-        fine = f"{len(audit.comparison)} rows, whose gaps follow from their figures and Retrain's"
-        yield judged(f"{AUDIT_NAME}: comparison", not problems, fine, "; ".join(problems))
+        yield _agrees(f"{EVALUATION_NAME}: forgetting score", recorded, 100 * sum(known) / len(known))
+    if evaluation.matrices is not None:
+        yield from _matrices(evaluation.matrices, scores, evaluation.family)
+    problems = [
+        problem for row in evaluation.comparison for problem in _row_problems(row, evaluation, manifest.method, keys)
+    ]
+    if evaluation.comparison:
+        fine = f"{len(evaluation.comparison)} rows, whose gaps follow from their figures and Retrain's"
+        yield judged(f"{EVALUATION_NAME}: comparison", not problems, fine, "; ".join(problems))
 
 
 Metrics = Mapping[str, float | None]
@@ -269,15 +294,15 @@ def _average_gap(metrics: Metrics, retrain: Metrics | None, keys: Sequence[str])
     return math.fsum(known) / len(known) if known and len(known) == len(gaps) else None
 
 
-def _row_problems(row: ComparisonRow, audit: AuditRecord, method: str, keys: Sequence[str]) -> Iterator[str]:
+def _row_problems(row: ComparisonRow, evaluation: EvaluationRecord, method: str, keys: Sequence[str]) -> Iterator[str]:
     """What is wrong in a row: figures other than those of the column with its name, or a gap that does not follow.
 
     Retrain's own row may leave its gap out, which is zero.
     """
     columns: dict[str, Metrics] = {
-        "before": audit.before or {},
-        RETRAIN: audit.retrain or {},
-        method: audit.metrics,
+        "before": evaluation.before or {},
+        RETRAIN: evaluation.retrain or {},
+        method: evaluation.metrics,
     }
     if row.method in columns:
         column = columns[row.method]
@@ -286,24 +311,24 @@ def _row_problems(row: ComparisonRow, audit: AuditRecord, method: str, keys: Seq
             yield f"{', '.join(differing)} of {row.method} differ from its figures above"
     if row.method == RETRAIN and not row.gap and row.avg_gap is None:
         return
-    gaps = {key: _difference(row.metrics.get(key), (audit.retrain or {}).get(key)) for key in keys}
+    gaps = {key: _difference(row.metrics.get(key), (evaluation.retrain or {}).get(key)) for key in keys}
     wrong = [key for key in dict.fromkeys((*keys, *row.gap)) if not _close(row.gap.get(key), gaps.get(key))]
     if wrong:
         yield f"the gap of {row.method} in {', '.join(wrong)} does not follow"
-    if not _close(row.avg_gap, _average_gap(row.metrics, audit.retrain, keys)):
+    if not _close(row.avg_gap, _average_gap(row.metrics, evaluation.retrain, keys)):
         yield f"the average gap of {row.method} is {row.avg_gap}, and does not follow"
 
 
-def _matrices(am: Matrices, scores: Sequence[float | None], family: str) -> Iterator[Line]:
+def _matrices(am: Matrices, scores: Sequence[float | None], family: str) -> Iterator[Statement]:
     """Check that the matrices have one shape and that AGM follows from the other two, and look at its diagonal."""
-    subject = f"{AUDIT_NAME}: matrices"
+    subject = f"{EVALUATION_NAME}: matrices"
     count = len(am.agm)
     square = all(
         len(matrix) == count and all(len(row) == count for row in matrix)
         for matrix in (am.am_before, am.am_after, am.agm)
     )
     if not square or len(am.labels) not in (0, count):
-        yield Line(subject, Verdict.FAILS, "AM before, AM after, AGM and their labels differ in size")
+        yield Statement(subject, Outcome.FAILS, "AM before, AM after, AGM and their labels differ in size")
         return
     wrong = [
         f"agm[{i}][{j}]"
@@ -317,15 +342,15 @@ def _matrices(am: Matrices, scores: Sequence[float | None], family: str) -> Iter
         same = len(scores) >= count and all(_close(*pair) for pair in zip(diagonal, scores[:count], strict=True))
         # The matrix shows an image's first caption, the score is the mean over all of them: with several they differ.
         reason = "is not the forgetting scores, as it may only be where images have several captions"
-        subject = f"{AUDIT_NAME}: diagonal of AGM"
+        subject = f"{EVALUATION_NAME}: diagonal of AGM"
         yield (
-            Line(subject, Verdict.HOLDS, "is the forgetting scores")
+            Statement(subject, Outcome.HOLDS, "is the forgetting scores")
             if same
-            else Line(subject, Verdict.UNCHECKED, reason)
+            else Statement(subject, Outcome.UNCHECKED, reason)
         )
 
 
-def _repository(repo_id: str, manifest: UnlearningManifest, commit: str, token: str | None) -> Iterator[Line]:
+def _repository(repo_id: str, manifest: UnlearningManifest, commit: str, token: str | None) -> Iterator[Statement]:
     """Check what the repository holds beside the files that were downloaded."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HTTPError
@@ -335,51 +360,53 @@ def _repository(repo_id: str, manifest: UnlearningManifest, commit: str, token: 
     try:
         names = HfApi(token=token).list_repo_files(repo_id, revision=commit)
     except (HTTPError, OSError) as error:
-        yield Line("other weights", Verdict.UNCHECKED, f"the Hub cannot be reached ({type(error).__name__})")
+        yield Statement("other weights", Outcome.UNCHECKED, f"the Hub cannot be reached ({type(error).__name__})")
         return
     yield _other_files(sorted(name for name in names if is_foreign(name)))
 
 
-def _other_files(foreign: Sequence[str]) -> Line:
+def _other_files(foreign: Sequence[str]) -> Statement:
     """Say whether there is anything beside what is published that could be loaded, or run, as the model's."""
     fine = "no pickles, weights of another form or foreign code beside what is published"
     return judged("other weights", not foreign, fine, f"also holds {', '.join(foreign)}")
 
 
-def _base_weights(manifest: UnlearningManifest, base: str | Path | None) -> Iterator[Line]:
+def _base_weights(manifest: UnlearningManifest, base: str | Path | None) -> Iterator[Statement]:
     recorded = manifest.base_model.sha256
     if base is None or recorded is None:
         reason = "give the base model's folder with --base" if recorded else "its hash was not recorded"
-        yield Line("base weights", Verdict.UNCHECKED, reason)
+        yield Statement("base weights", Outcome.UNCHECKED, reason)
         return
     actual = weights_sha256(base)
     yield judged("base weights", actual == recorded, f"SHA-256 {actual}", f"SHA-256 is {actual}, recorded {recorded}")
 
 
-def _requested_ids(request: RequestRecord, path: str | Path) -> Line:
+def _requested_ids(request: RequestRecord, path: str | Path) -> Statement:
     from hf_unlearn.data.fingerprint import combine_hashes
     from hf_unlearn.data.requests import read_request
 
     subject = f"request, {Path(path).name}"
     if request.salted:
-        return Line(subject, Verdict.UNCHECKED, "the hash is of the salted rows, not of ids; give --salt and --image")
+        return Statement(
+            subject, Outcome.UNCHECKED, "the hash is of the salted rows, not of ids; give --salt and --image"
+        )
     actual = combine_hashes(read_request(path))
     return judged(subject, actual == request.sha256, "these are its ids", f"its ids have SHA-256 {actual}")
 
 
-def _owned_samples(request: RequestRecord, salt: str | None, samples: Sequence[OwnedSample]) -> Iterator[Line]:
+def _owned_samples(request: RequestRecord, salt: str | None, samples: Sequence[OwnedSample]) -> Iterator[Statement]:
     from hf_unlearn.data.fingerprint import sample_hash
 
     for sample in samples:
         subject = f"your {sample.image.name}"
         if request.row_hashes is None:
-            yield Line(subject, Verdict.UNCHECKED, "the request's row hashes are not published")
+            yield Statement(subject, Outcome.UNCHECKED, "the request's row hashes are not published")
             continue
         found = sample_hash(sample.image, sample.captions, salt) in request.row_hashes
         yield judged(subject, found, "is in the request", "is not in the request, or the salt or a caption differs")
 
 
-def _agrees(subject: str, recorded: float | None, expected: float | None) -> Line:
+def _agrees(subject: str, recorded: float | None, expected: float | None) -> Statement:
     return judged(
         subject,
         _close(recorded, expected),

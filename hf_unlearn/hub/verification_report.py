@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Verdict(StrEnum):
+class Outcome(StrEnum):
     """What a check found."""
 
     HOLDS = "holds"
@@ -13,17 +13,17 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True)
-class Line:
+class Statement:
     """One checked statement."""
 
     subject: str
-    verdict: Verdict
+    outcome: Outcome
     detail: str = ""
 
     @property
     def fails(self) -> bool:
         """Whether the statement was found to be wrong."""
-        return self.verdict is Verdict.FAILS
+        return self.outcome is Outcome.FAILS
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class VerificationReport:
     """Every statement that was checked, in the order of the checks."""
 
     target: str
-    lines: tuple[Line, ...]
+    statements: tuple[Statement, ...]
 
     @property
-    def failures(self) -> tuple[Line, ...]:
+    def failures(self) -> tuple[Statement, ...]:
         """The statements that do not hold."""
-        return tuple(line for line in self.lines if line.fails)
+        return tuple(statement for statement in self.statements if statement.fails)
 
     @property
     def ok(self) -> bool:
@@ -44,6 +44,6 @@ class VerificationReport:
         return not self.failures
 
 
-def judged(subject: str, holds: bool, detail: str, problem: str) -> Line:
+def judged(subject: str, holds: bool, detail: str, problem: str) -> Statement:
     """State what was found of a subject: `detail` where it holds, `problem` where it does not."""
-    return Line(subject, Verdict.HOLDS, detail) if holds else Line(subject, Verdict.FAILS, problem)
+    return Statement(subject, Outcome.HOLDS, detail) if holds else Statement(subject, Outcome.FAILS, problem)

@@ -9,15 +9,13 @@ import torch
 from torch import Tensor
 
 from hf_unlearn.errors import DivergenceError, UserError
+from hf_unlearn.metrics.alignment_matrices import COLLAPSED
 
 Array = npt.ArrayLike | Tensor
 """A tensor on any device, a NumPy array or nested lists."""
 
 Scores = npt.NDArray[np.float64]
 """One float64 number a sample."""
-
-COLLAPSED = 1 - 1e-5
-"""Mean pairwise cosine from which embeddings count as one point; float32 rounding is about 1e-7."""
 
 logger = logging.getLogger(__name__)
 

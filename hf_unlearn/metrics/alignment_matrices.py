@@ -9,6 +9,9 @@ from hf_unlearn.errors import UserError
 
 Matrix = NDArray[np.float64]
 
+COLLAPSED = 1 - 1e-6
+"""Mean cosine of different samples from which an encoder tells them apart no longer; float32 rounds at about 1e-7."""
+
 
 @dataclass(frozen=True)
 class DiagonalStatistics:

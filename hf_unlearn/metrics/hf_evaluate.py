@@ -1,6 +1,6 @@
 """The metrics as `evaluate.Metric` modules: columns in, a dictionary of numbers out, the functions beside them inside.
 
-Not imported by `hf_unlearn.metrics`, because `evaluate` is slow to import. A sample's split ("retain", "unlearn" or
+A sample's split ("retain", "unlearn" or
 "test"), where one is asked for, is a column of its own, so that batches may mix splits.
 """
 

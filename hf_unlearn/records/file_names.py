@@ -9,11 +9,15 @@ from pathlib import Path
 from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME
 
 CARD_NAME = "README.md"
+MANIFEST_NAME = "unlearning.json"  # how a checkpoint was unlearned
+EVALUATION_NAME = "evaluation.json"  # what the model's owner measured
+AUDIT_NAME = "audit.json"  # what a data owner measured; before 0.2, the model's owner too
+RESULTS_NAME = "results.json"  # the comparison of a run's methods, beside their folders
 
 PUBLISHED = (
     CARD_NAME,
-    "unlearning.json",
-    "audit.json",
+    MANIFEST_NAME,
+    EVALUATION_NAME,
     "assets/*.png",
     "config.json",
     "model.safetensors",

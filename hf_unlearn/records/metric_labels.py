@@ -1,4 +1,4 @@
-"""How a card names the metrics of `audit.json`, and in which order and unit it shows them."""
+"""How a card names the metrics of `evaluation.json`, and in which order and unit it shows them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -89,7 +89,7 @@ def gap_keys(family: str, measured: Iterable[str]) -> tuple[str, ...]:
 
 
 def metric_label(key: str) -> MetricLabel:
-    """Look up a metric of `audit.json`; one that is not in the table is named after its key."""
+    """Look up a metric of `evaluation.json`; one that is not in the table is named after its key."""
     return METRIC_LABELS.get(key) or MetricLabel(key.replace("_", " ").capitalize(), "")
 
 

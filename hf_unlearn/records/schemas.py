@@ -1,17 +1,16 @@
-"""What a finished run says about itself: `unlearning.json` and `audit.json` as frozen dataclasses."""
+"""What a finished run says about itself: `unlearning.json` and `evaluation.json` as frozen dataclasses."""
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import write_atomically
 from hf_unlearn.records.codec import from_json, read_text, to_json
+from hf_unlearn.records.file_names import AUDIT_NAME, EVALUATION_NAME, MANIFEST_NAME
 from hf_unlearn.records.method_description import MethodDescription
 
-MANIFEST_NAME = "unlearning.json"
-AUDIT_NAME = "audit.json"
 SCHEMA = 1
 
 
@@ -128,10 +127,6 @@ class UnlearningManifest:
         """
         return cls.from_json(_read(folder, MANIFEST_NAME))
 
-    def with_history_of(self, base: "UnlearningManifest | None") -> "UnlearningManifest":
-        """Append the base model's own unlearning run, where it had one, to the history it brought along."""
-        return self if base is None else replace(self, history=(*base.history, base.as_history_entry()))
-
     def as_history_entry(self) -> HistoryEntry:
         """Shorten to what the cards of later runs keep of this one."""
         return HistoryEntry(
@@ -177,8 +172,8 @@ class Matrices:
 
 
 @dataclass(frozen=True)
-class AuditRecord:
-    """Everything `audit.json` holds: each number and matrix behind the card."""
+class EvaluationRecord:
+    """Everything `evaluation.json` holds: each number and matrix behind the card."""
 
     family: str  # image-text or views
     metrics: dict[str, float | None]
@@ -194,30 +189,41 @@ class AuditRecord:
     schema: int = SCHEMA
 
     def to_json(self) -> str:
-        """Render as the text of `audit.json`; a metric that is not finite becomes null."""
+        """Render as the text of `evaluation.json`; a metric that is not finite becomes null."""
         return to_json(self)
 
     @classmethod
-    def from_json(cls, text: str, source: str = AUDIT_NAME) -> "AuditRecord":
-        """Read the text of an `audit.json`.
+    def from_json(cls, text: str, source: str = EVALUATION_NAME) -> "EvaluationRecord":
+        """Read the text of an `evaluation.json`.
 
         Raises:
-            UserError: It is no valid audit record, or one of a newer schema.
+            UserError: It is no valid evaluation record, or one of a newer schema.
         """
         return _of_known_schema(from_json(cls, text, source), source)
 
     def save(self, folder: str | Path) -> Path:
-        """Write `audit.json` into a run's folder, atomically."""
-        return write_atomically(Path(folder) / AUDIT_NAME, self.to_json())
+        """Write `evaluation.json` into a run's folder, atomically."""
+        return write_atomically(Path(folder) / EVALUATION_NAME, self.to_json())
 
     @classmethod
-    def load(cls, folder: str | Path) -> "AuditRecord":
-        """Read `audit.json` from a run's folder.
+    def load(cls, folder: str | Path) -> "EvaluationRecord":
+        """Read `evaluation.json` from a run's folder.
 
         Raises:
             UserError: There is none, or it is not valid.
         """
-        return cls.from_json(_read(folder, AUDIT_NAME))
+        refuse_earlier_name(folder)
+        return cls.from_json(_read(folder, EVALUATION_NAME))
+
+    @classmethod
+    def load_if_evaluated(cls, folder: str | Path) -> "EvaluationRecord | None":
+        """Read `evaluation.json` from a run's folder, or return None where the run was never evaluated.
+
+        Raises:
+            UserError: It is not valid, or has the name that earlier versions gave it.
+        """
+        refuse_earlier_name(folder)
+        return cls.load(folder) if (Path(folder) / EVALUATION_NAME).is_file() else None
 
 
 @dataclass(frozen=True)
@@ -233,6 +239,20 @@ class Results:
 def title_of(method: str) -> str:
     """A name made of a method's id, for records that do not hold one."""
     return method.replace("_", " ").title()
+
+
+def refuse_earlier_name(folder: str | Path) -> None:
+    """Refuse a run's folder whose `evaluation.json` still has the name that is the data owner's now.
+
+    Raises:
+        UserError: The folder holds an `audit.json` alone.
+    """
+    folder = Path(folder)
+    if (folder / AUDIT_NAME).is_file() and not (folder / EVALUATION_NAME).is_file():
+        raise UserError(
+            f"{folder.name or folder} holds an {AUDIT_NAME} but no {EVALUATION_NAME}, which is what the measurements "
+            "of a model's owner are called now; rename the file, then write the card again with `hf-unlearn card`."
+        )
 
 
 def _read(folder: str | Path, name: str) -> str:

@@ -28,7 +28,8 @@ from hf_unlearn.models.adapters import adapter_settings, add_adapter, is_adapted
 from hf_unlearn.models.contrastive import is_dual_encoder
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.weights import has_weights, weights_sha256
-from hf_unlearn.records.schemas import MANIFEST_NAME, AuditRecord, Matrices, Results, UnlearningManifest
+from hf_unlearn.records.file_names import MANIFEST_NAME
+from hf_unlearn.records.schemas import EvaluationRecord, Matrices, Results, UnlearningManifest
 from hf_unlearn.runs.arguments import RunArguments, get_peft_config
 from hf_unlearn.runs.evaluation import Evaluation, Evaluator, ImageTextEvaluator, ImageViewEvaluator, class_labels
 from hf_unlearn.runs.pretrain import run_time_seconds, train_from_scratch
@@ -285,7 +286,7 @@ class Experiment:
         self._write_report(folder, evaluation, config.method)
 
     def _write_report(self, folder: Path, evaluation: Evaluation, method: str) -> None:
-        """The card with what it shows: heatmaps, and every number and matrix behind them in `audit.json`.
+        """The card with what it shows: heatmaps, and every number and matrix behind them in `evaluation.json`.
 
         With the gap to Retrain where Retrain is known. The heatmaps are drawn anew with the record, which says whether
         they show pictures: a run that went on with other options must not leave old ones beside it.
@@ -293,7 +294,7 @@ class Experiment:
         heatmaps = folder / "assets" / "alignment_matrices.png"
         heatmaps.unlink(missing_ok=True)
         am_before, am_after = self._matrix(self.before), self._matrix(evaluation)
-        record = AuditRecord(
+        record = EvaluationRecord(
             family=self.evaluator.family,
             metrics=dict(evaluation.metrics),
             before=dict(self.before.metrics),

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hf_unlearn.files import write_atomically
-from hf_unlearn.hub.card import RESULTS_NAME
 from hf_unlearn.methods import METHODS, description_of
 from hf_unlearn.metrics.gap import gap_to_retrain
 from hf_unlearn.records.codec import to_json
+from hf_unlearn.records.file_names import RESULTS_NAME
 from hf_unlearn.records.metric_labels import short_name
 from hf_unlearn.records.schemas import ComparisonRow, Results
 

@@ -135,7 +135,7 @@ def test_heatmaps_of_finished_methods_show_what_is_asked_for_now(run, copied_run
 
     def shown(*argv: str) -> tuple[bytes, dict]:
         run(copied_run, "clip", "--resume", *argv)
-        matrices = json.loads((folder / "audit.json").read_text())["matrices"]
+        matrices = json.loads((folder / "evaluation.json").read_text())["matrices"]
         return (folder / "assets" / "alignment_matrices.png").read_bytes(), matrices
 
     numbered = (folder / "assets" / "alignment_matrices.png").read_bytes()

@@ -13,7 +13,7 @@ from hf_unlearn.hub.recording import describe_base_model, record_run
 from hf_unlearn.methods import description_of
 from hf_unlearn.models.weights import weights_sha256
 from hf_unlearn.records.codec import to_json
-from hf_unlearn.records.schemas import AuditRecord, ComparisonRow, DatasetRecord, Matrices, RequestRecord, Results
+from hf_unlearn.records.schemas import ComparisonRow, DatasetRecord, EvaluationRecord, Matrices, RequestRecord, Results
 
 SALT = "only the owner was told this"
 CAPTIONS = ["a red apple", "a green pear", "a yellow banana", "a black cat", "a small boat", "a tall tree"]
@@ -58,7 +58,7 @@ def describe(folder: Path, base: str | Path, requested: Dataset, method: str = "
     (folder / "assets").mkdir(exist_ok=True)
     plot_alignment_matrices(am_before, am_after, folder / "assets" / "alignment_matrices.png")
     extra = {"forgetting_score": 100 * float(np.mean(scores)), "forgetting_score_std": 10.0, "run_time_minutes": 0.25}
-    audit = AuditRecord(
+    evaluation = EvaluationRecord(
         family="image-text",
         metrics={**AFTER, **extra},
         before=dict(BEFORE),
@@ -74,7 +74,7 @@ def describe(folder: Path, base: str | Path, requested: Dataset, method: str = "
         ),
         weights_sha256=weights_sha256(folder),
     )
-    audit.save(folder)
+    evaluation.save(folder)
     rows = (
         ComparisonRow("before", dict(BEFORE), {"cosine_retain": 0.75, "cosine_unlearn": 54.75}, 27.75),
         ComparisonRow("retrain", {**RETRAIN, "run_time_minutes": 2.0}, {"cosine_retain": 0, "cosine_unlearn": 0}, 0),

@@ -86,12 +86,18 @@ def run(adapter_run: Path, tmp_path: Path) -> Path:
 
 
 def failures(report: VerificationReport) -> set[str]:
-    return {line.subject for line in report.lines if line.fails}
+    return {line.subject for line in report.statements if line.fails}
 
 
 def test_the_run_leaves_the_adapter_alone_with_its_records(adapter_run: Path, tiny_clip: Path) -> None:
     names = {path.name for path in adapter_run.iterdir()}
-    assert {"adapter_model.safetensors", "adapter_config.json", "README.md", "unlearning.json", "audit.json"} <= names
+    assert {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "README.md",
+        "unlearning.json",
+        "evaluation.json",
+    } <= names
     assert {"processor_config.json", "tokenizer.json", "assets"} <= names
     assert not names & {"model.safetensors", "config.json"}
     manifest = UnlearningManifest.load(adapter_run)
@@ -107,7 +113,7 @@ def test_what_was_measured_is_what_loads(adapter_run: Path, data: list[str], tin
     command = ["evaluate", str(adapter_run), "--base", str(tiny_clip), "--dataset", data[-1], *data[:2]]
     python("-c", COMMAND_LINE, *command, "--output_dir", tmp_path / "table", "--use_cpu", "true")
     rows = {r["method"]: r["metrics"] for r in json.loads((tmp_path / "table" / "results.json").read_text())["rows"]}
-    recorded = json.loads((adapter_run / "audit.json").read_text())["metrics"]
+    recorded = json.loads((adapter_run / "evaluation.json").read_text())["metrics"]
     for name in ("cosine_retain", "cosine_unlearn", "cosine_test", "forgetting_score"):
         assert rows["alignment_calibration"][name] == pytest.approx(recorded[name], abs=1e-4)
     assert recorded["cosine_unlearn"] != pytest.approx(rows["before"]["cosine_unlearn"], abs=0.1)

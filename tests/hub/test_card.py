@@ -20,9 +20,9 @@ from hf_unlearn.hub.card_parsing import table_cells
 from hf_unlearn.hub.verification import check_card
 from hf_unlearn.methods import description_of
 from hf_unlearn.records.schemas import (
-    AuditRecord,
     BaseModel,
     DatasetRecord,
+    EvaluationRecord,
     HistoryEntry,
     RequestRecord,
     UnlearningManifest,
@@ -44,8 +44,8 @@ def plus_minus(mean: str, deviation: str) -> str:
     return f"{mean}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{deviation}"
 
 
-def load(folder: Path) -> tuple[UnlearningManifest, AuditRecord, str]:
-    return UnlearningManifest.load(folder), AuditRecord.load(folder), (folder / "README.md").read_text()
+def load(folder: Path) -> tuple[UnlearningManifest, EvaluationRecord, str]:
+    return UnlearningManifest.load(folder), EvaluationRecord.load(folder), (folder / "README.md").read_text()
 
 
 def test_metadata_says_where_the_model_comes_from(finished_run: Path) -> None:
@@ -61,7 +61,7 @@ def test_metadata_says_where_the_model_comes_from(finished_run: Path) -> None:
 
 def test_model_index_holds_every_metric_with_its_exact_value(finished_run: Path) -> None:
     results = {r.metric_type: r.metric_value for r in ModelCard.load(finished_run / "README.md").data.eval_results}
-    assert results == json.loads((finished_run / "audit.json").read_text())["metrics"]
+    assert results == json.loads((finished_run / "evaluation.json").read_text())["metrics"]
 
 
 def test_model_index_has_the_form_that_the_hub_builds_itself(finished_run: Path) -> None:
@@ -121,7 +121,7 @@ def test_every_picture_shown_lies_beside_the_card(finished_run: Path) -> None:
 
 
 def test_card_never_tells_who_was_removed(finished_run: Path, requested) -> None:
-    published = [finished_run / name for name in ("README.md", "unlearning.json", "audit.json")]
+    published = [finished_run / name for name in ("README.md", "unlearning.json", "evaluation.json")]
     text = "".join(path.read_text() for path in published)
     assert not [caption for row in requested["captions"] for caption in row if caption in text]
 
@@ -153,15 +153,15 @@ def test_history_lists_every_request_in_order() -> None:
     assert "All requests on this model" not in render_card(MINIMAL, None)
 
 
-def test_without_an_audit_the_card_says_so() -> None:
+def test_without_an_evaluation_the_card_says_so() -> None:
     card = render_card(MINIMAL, None)
     assert "This model was not evaluated." in card
     assert ModelCard(card).data.eval_results is None
 
 
 def test_metrics_that_are_not_finite_are_shown_as_missing() -> None:
-    audit = AuditRecord("views", metrics={"emia": None, "retain_accuracy": 80.0})
-    card = render_card(MINIMAL, audit)
+    evaluation = EvaluationRecord("views", metrics={"emia": None, "retain_accuracy": 80.0})
+    card = render_card(MINIMAL, evaluation)
     assert [r.metric_type for r in ModelCard(card).data.eval_results] == ["retain_accuracy"]
     assert "trust_remote_code=True" in card
 
@@ -190,14 +190,19 @@ def test_whatever_a_run_is_called_its_card_reads_back(name: str, note: str, valu
     manifest = replace(
         MINIMAL, dataset=DatasetRecord(name), notes=(note,), hyper_parameters={"odd": value}, base_model=BaseModel(name)
     )
-    card = ModelCard(render_card(manifest, AuditRecord("views", metrics=dict(metrics))))
+    card = ModelCard(render_card(manifest, EvaluationRecord("views", metrics=dict(metrics))))
     assert {r.metric_type: r.metric_value for r in card.data.eval_results or ()} == metrics
     assert UnlearningManifest.from_json(manifest.to_json()).dataset.name == name
 
 
 def test_a_kept_card_regenerates_from_its_records(finished_run: Path, tmp_path: Path) -> None:
     folder = keep_card(finished_run, tmp_path / "clip")
-    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "assets", "audit.json", "unlearning.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md",
+        "assets",
+        "evaluation.json",
+        "unlearning.json",
+    ]
     assert check_card(folder) == ()
     write_card(folder)  # as after a change of the template: the recorded hashes stay
     assert UnlearningManifest.load(folder) == UnlearningManifest.load(finished_run)

@@ -16,7 +16,7 @@ from hf_unlearn.hub.publishing import publish_run
 from hf_unlearn.hub.recording import record_run
 from hf_unlearn.hub.verification import verify_repo
 from hf_unlearn.models.moco import MoCoConfig, MoCoModel
-from hf_unlearn.records.schemas import AuditRecord, BaseModel, DatasetRecord, RequestRecord
+from hf_unlearn.records.schemas import BaseModel, DatasetRecord, EvaluationRecord, RequestRecord
 
 STRANGER = """
 import sys
@@ -70,7 +70,7 @@ def moco_run(tmp_path: Path) -> Path:
         splits={"retain": 60, "unlearn": 6, "validation": 8, "test": 9},
         hyper_parameters={},
     )
-    AuditRecord("views", metrics={"emia": 50.0}).save(folder)
+    EvaluationRecord("views", metrics={"emia": 50.0}).save(folder)
     write_card(folder)
     return folder
 

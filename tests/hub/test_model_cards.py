@@ -13,4 +13,4 @@ FOLDERS = sorted(path.parent for path in MODEL_CARDS.glob("*/README.md"))
 @pytest.mark.parametrize("folder", FOLDERS, ids=[folder.name for folder in FOLDERS])
 def test_card_is_as_generated(folder: Path) -> None:
     assert check_card(folder) == ()
-    assert {path.name for path in folder.iterdir()} == {"README.md", "unlearning.json", "audit.json", "assets"}
+    assert {path.name for path in folder.iterdir()} == {"README.md", "unlearning.json", "evaluation.json", "assets"}

@@ -15,12 +15,12 @@ from hf_unlearn.figures.heatmaps import plot_alignment_matrices
 from hf_unlearn.hub.card import write_card
 from hf_unlearn.hub.publishing import publish_run
 from hf_unlearn.models.weights import weights_sha256
-from hf_unlearn.records.schemas import AuditRecord, UnlearningManifest
+from hf_unlearn.records.schemas import EvaluationRecord, UnlearningManifest
 
 SENT = {
     "README.md",
     "assets/alignment_matrices.png",
-    "audit.json",
+    "evaluation.json",
     "config.json",
     "model.safetensors",
     "processor_config.json",
@@ -195,8 +195,8 @@ def break_weights(run: Path) -> None:
 
 def pickle_weights(run: Path) -> None:
     torch.save({"w": torch.ones(1)}, run / "model.safetensors")
-    audit, manifest = AuditRecord.load(run), UnlearningManifest.load(run)
-    replace(audit, weights_sha256=weights_sha256(run)).save(run)
+    evaluation, manifest = EvaluationRecord.load(run), UnlearningManifest.load(run)
+    replace(evaluation, weights_sha256=weights_sha256(run)).save(run)
     replace(manifest, weights_sha256=weights_sha256(run)).save(run)
     write_card(run)
 
@@ -218,9 +218,9 @@ def leak_note(run: Path) -> None:
 
 
 def label_by_caption(run: Path) -> None:
-    audit = AuditRecord.load(run)
-    assert audit.matrices is not None
-    replace(audit, matrices=replace(audit.matrices, labels=("a red apple",) * 6)).save(run)
+    evaluation = EvaluationRecord.load(run)
+    assert evaluation.matrices is not None
+    replace(evaluation, matrices=replace(evaluation.matrices, labels=("a red apple",) * 6)).save(run)
     write_card(run)
 
 
@@ -256,7 +256,7 @@ def edit_figure(run: Path) -> None:
         (need_more_code, "would need helpers.py"),
         (leak_note, "unlearning.json: line"),
         (label_by_caption, "--show-samples"),
-        (draw_with_samples, "alignment_matrices.png shows requested samples, but audit.json"),
+        (draw_with_samples, "alignment_matrices.png shows requested samples, but evaluation.json"),
         (unmarked_picture, "assets/mine.png does not say whether requested samples are shown"),
         (edit_figure, "Matched cosine, unlearn (×100), This model: shows '35.00"),
         (remove("README.md"), "hf-unlearn card alignment_calibration"),

@@ -17,9 +17,9 @@ from hf_unlearn.hub import card_check
 from hf_unlearn.hub.card import write_card
 from hf_unlearn.hub.publishing import publish_run
 from hf_unlearn.hub.verification import OwnedSample, verify_repo
-from hf_unlearn.hub.verification_report import Line, Verdict, VerificationReport
+from hf_unlearn.hub.verification_report import Outcome, Statement, VerificationReport
 from hf_unlearn.records.metric_labels import GAP_KEYS, gap_keys
-from hf_unlearn.records.schemas import AuditRecord, RequestRecord, UnlearningManifest
+from hf_unlearn.records.schemas import EvaluationRecord, RequestRecord, UnlearningManifest
 from hf_unlearn.runs.evaluation import ImageTextEvaluator, ImageViewEvaluator
 
 
@@ -31,10 +31,10 @@ def test_everything_that_can_be_checked_of_a_fresh_run_holds(run: Path, base: Pa
     samples = [OwnedSample(path, (caption,)) for path, caption in zip(pictures, CAPTIONS, strict=True)]
     report = verify_repo(run, base=base, salt=SALT, samples=samples)
     assert report.ok, report.failures
-    unchecked = {line.subject for line in report.lines if line.verdict is Verdict.UNCHECKED}
+    unchecked = {line.subject for line in report.statements if line.outcome is Outcome.UNCHECKED}
     assert unchecked == {"data", "training"}
     assert {"weights", "request", "card tables", "card text", "card metadata", "card pictures", "config.json"} < {
-        line.subject for line in report.lines if line.verdict is Verdict.HOLDS
+        line.subject for line in report.statements if line.outcome is Outcome.HOLDS
     }
 
 
@@ -90,12 +90,18 @@ def add_picture(run: Path) -> None:
         (change_json("unlearning.json", "seed", value=4), "How, Seed, Value"),
         (change_json("unlearning.json", "base_model", "sha256", value="x"), "unlearning.json: hashes"),
         (change_json("unlearning.json", "versions", "hf-unlearn", value="9"), "unlearning.json: versions"),
-        (change_json("audit.json", "metrics", "cosine_unlearn", value=35.0), "audit.json: average gap"),
-        (change_json("audit.json", "per_sample", "forgetting_score", 0, value=99.0), "audit.json: forgetting score"),
-        (change_json("audit.json", "matrices", "agm", 0, 1, value=0.5), "audit.json: matrices"),
-        (change_json("audit.json", "weights_sha256", value="0" * 64), "audit.json: weights"),
-        (change_json("audit.json", "comparison", 2, "metrics", "cosine_unlearn", value=35.0), "audit.json: comparison"),
-        (change_json("audit.json", "metrics", value="none"), "audit.json"),
+        (change_json("evaluation.json", "metrics", "cosine_unlearn", value=35.0), "evaluation.json: average gap"),
+        (
+            change_json("evaluation.json", "per_sample", "forgetting_score", 0, value=99.0),
+            "evaluation.json: forgetting score",
+        ),
+        (change_json("evaluation.json", "matrices", "agm", 0, 1, value=0.5), "evaluation.json: matrices"),
+        (change_json("evaluation.json", "weights_sha256", value="0" * 64), "evaluation.json: weights"),
+        (
+            change_json("evaluation.json", "comparison", 2, "metrics", "cosine_unlearn", value=35.0),
+            "evaluation.json: comparison",
+        ),
+        (change_json("evaluation.json", "metrics", value="none"), "evaluation.json"),
         (change_json("config.json", "projection_dim", value=32), "config.json"),
         (add_picture, "assets/nicer.png"),
         (lambda run: (run / "tokenizer.json").unlink(), "tokenizer.json"),
@@ -155,7 +161,7 @@ def test_a_card_is_what_its_records_give_to_the_byte(run: Path, spoil: Callable[
     assert named in subjects(verify_repo(run))
 
 
-AUDIT_OF_OTHERS = {
+FIGURES_OF_OTHERS = {
     "a gap of this model's row": ("comparison", 2, "gap", "cosine_unlearn", 1.0),
     "its average": ("comparison", 2, "avg_gap", 0.5),
     "a gap of another row": ("comparison", 0, "gap", "cosine_retain", 9.0),
@@ -175,31 +181,31 @@ AUDIT_OF_OTHERS = {
 }
 
 
-@pytest.mark.parametrize("place", AUDIT_OF_OTHERS.values(), ids=AUDIT_OF_OTHERS)
+@pytest.mark.parametrize("place", FIGURES_OF_OTHERS.values(), ids=FIGURES_OF_OTHERS)
 def test_figures_must_follow_from_each_other_although_the_card_was_written_anew(run: Path, place: tuple) -> None:
-    change_json("audit.json", *place[:-1], value=place[-1])(run)
+    change_json("evaluation.json", *place[:-1], value=place[-1])(run)
     write_card(run)
     failed = subjects(verify_repo(run))
-    assert failed and all(subject.startswith("audit.json: ") for subject in failed)
+    assert failed and all(subject.startswith("evaluation.json: ") for subject in failed)
 
 
 def test_retrains_own_row_may_leave_its_gap_out(run: Path) -> None:
-    change_json("audit.json", "comparison", 1, "gap", value={})(run)
-    change_json("audit.json", "comparison", 1, "avg_gap", value=None)(run)
+    change_json("evaluation.json", "comparison", 1, "gap", value={})(run)
+    change_json("evaluation.json", "comparison", 1, "avg_gap", value=None)(run)
     write_card(run)
     assert verify_repo(run).ok
 
 
 def test_a_diagonal_that_is_not_the_forgetting_scores_is_said(run: Path) -> None:
     """It is, where every image has one caption; how many there are the records do not tell."""
-    subject = "audit.json: diagonal of AGM"
-    assert next(line.verdict for line in verify_repo(run).lines if line.subject == subject) is Verdict.HOLDS
+    subject = "evaluation.json: diagonal of AGM"
+    assert next(line.outcome for line in verify_repo(run).statements if line.subject == subject) is Outcome.HOLDS
     for matrix, value in (("agm", 0.5), ("am_after", 0.25)):
-        change_json("audit.json", "matrices", matrix, 0, 0, value=value)(run)
+        change_json("evaluation.json", "matrices", matrix, 0, 0, value=value)(run)
     write_card(run)
     report = verify_repo(run)
     assert report.ok
-    assert next(line.verdict for line in report.lines if line.subject == subject) is Verdict.UNCHECKED
+    assert next(line.outcome for line in report.statements if line.subject == subject) is Outcome.UNCHECKED
 
 
 @pytest.mark.parametrize(
@@ -219,7 +225,7 @@ def test_the_gap_is_over_what_runs_measure() -> None:
     assert {e.family: e.gap_keys for e in (ImageTextEvaluator, ImageViewEvaluator)} == GAP_KEYS
 
 
-@pytest.mark.parametrize("name", ["README.md", "audit.json", "unlearning.json"])
+@pytest.mark.parametrize("name", ["README.md", "evaluation.json", "unlearning.json"])
 def test_a_file_that_is_no_text_is_named(run: Path, name: str) -> None:
     (run / name).write_bytes(b"\xff\xfe" + (run / name).read_bytes())
     if name == "unlearning.json":
@@ -248,7 +254,7 @@ def test_without_row_hashes_the_request_cannot_be_checked(run: Path, pictures: l
     write_card(run)
     report = verify_repo(run, salt=SALT, samples=[OwnedSample(pictures[0], (CAPTIONS[0],))])
     assert report.ok
-    unchecked = [line.subject for line in report.lines if line.verdict is Verdict.UNCHECKED]
+    unchecked = [line.subject for line in report.statements if line.outcome is Outcome.UNCHECKED]
     assert {"request", f"your {pictures[0].name}"} <= set(unchecked)
 
 
@@ -260,7 +266,7 @@ def test_the_ids_of_an_unsalted_request_are_checked(run: Path, tmp_path: Path) -
     write_card(run)
     report = verify_repo(run, request=ids)
     assert report.ok
-    assert Line("request, ids.txt", Verdict.HOLDS, "these are its ids") in report.lines
+    assert Statement("request, ids.txt", Outcome.HOLDS, "these are its ids") in report.statements
     ids.write_text("0017\n0004\n0024\n")
     assert subjects(verify_repo(run, request=ids)) == ["request, ids.txt"]
 
@@ -300,13 +306,27 @@ def test_a_card_of_another_version_is_compared_figure_by_figure(run: Path, monke
     monkeypatch.setattr(card_check, "__version__", "0.2.0")
     report = verify_repo(run)
     assert report.ok
-    assert any(line.subject == "card text" and line.verdict is Verdict.UNCHECKED for line in report.lines)
+    assert any(line.subject == "card text" and line.outcome is Outcome.UNCHECKED for line in report.statements)
     change_text("README.md", "| 41.00\xa0±\xa09.50 |", "| 35.00\xa0±\xa09.50 |")(run)
     assert len(verify_repo(run).failures) == 1
 
 
-def test_an_unlearned_model_without_an_audit_verifies(run: Path) -> None:
-    (run / "audit.json").unlink()
+def test_measurements_under_the_name_of_earlier_versions_are_told(run: Path, hub: LocalHub) -> None:
+    publish_run(run, "org/clip")
+    repo = hub.repos["org/clip"]
+    files = dict(repo.commits[repo.refs["main"]])
+    measured = files.pop("evaluation.json")
+    repo.commit("main", {**files, "audit.json": measured}, "as earlier versions published")
+    with pytest.raises(UserError, match=r"holds an audit.json but no evaluation.json"):
+        verify_repo("org/clip")
+    (run / "evaluation.json").rename(run / "audit.json")
+    for act in (verify_repo, write_card, lambda folder: publish_run(folder, "org/clip")):
+        with pytest.raises(UserError, match=r"holds an audit.json but no evaluation.json"):
+            act(run)
+
+
+def test_an_unlearned_model_without_an_evaluation_verifies(run: Path) -> None:
+    (run / "evaluation.json").unlink()
     write_card(run)
     assert verify_repo(run).ok
 
@@ -315,7 +335,7 @@ def test_a_repository_is_checked_as_published(run: Path, hub: LocalHub) -> None:
     publish_run(run, "org/clip")
     report = verify_repo("org/clip")
     assert report.ok, report.failures
-    held = {line.subject for line in report.lines if line.verdict is Verdict.HOLDS}
+    held = {line.subject for line in report.statements if line.outcome is Outcome.HOLDS}
     assert {"weights", "repository", "other weights", "card tables"} < held
 
 
@@ -360,7 +380,7 @@ def test_a_repository_in_the_cache_is_checked_offline(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     report = verify_repo("org/clip")
     assert report.ok
-    assert "other weights" in [line.subject for line in report.lines if line.verdict is Verdict.UNCHECKED]
+    assert "other weights" in [line.subject for line in report.statements if line.outcome is Outcome.UNCHECKED]
 
 
 def test_a_hub_out_of_reach_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -398,8 +418,8 @@ def test_whatever_else_could_be_loaded_is_named(run: Path, hub: LocalHub, name: 
     assert verify_repo("org/clip").ok, "publishing removes what verification would name"
 
 
-def test_the_record_of_the_audit_is_tied_to_its_figures(run: Path) -> None:
-    audit = AuditRecord.load(run)
-    replace(audit, metrics={**audit.metrics, "forgetting_score": None}).save(run)
+def test_the_record_of_the_evaluation_is_tied_to_its_figures(run: Path) -> None:
+    evaluation = EvaluationRecord.load(run)
+    replace(evaluation, metrics={**evaluation.metrics, "forgetting_score": None}).save(run)
     write_card(run)
     assert verify_repo(run).ok  # a metric that was not finite is missing, not wrong

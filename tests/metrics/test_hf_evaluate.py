@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.metrics import agreement, hf_evaluate
+from hf_unlearn.metrics import hf_evaluate
+from hf_unlearn.metrics.agreement import agreement
 from hf_unlearn.metrics.alignment import matched_cosine
 from hf_unlearn.metrics.cka import linear_cka
 from hf_unlearn.metrics.cmia import cmia

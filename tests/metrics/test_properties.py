@@ -9,19 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from hf_unlearn.metrics import (
-    best_threshold,
-    emia,
-    forgetting_score,
-    gap_to_retrain,
-    linear_cka,
-    matched_cosine,
-    negative_alignment,
-    retrieval,
-    roc_auc,
-    tpr_at_fpr,
-    view_alignment,
-)
+from hf_unlearn.metrics.alignment import matched_cosine
+from hf_unlearn.metrics.attacks import roc_auc, tpr_at_fpr
+from hf_unlearn.metrics.cka import linear_cka
+from hf_unlearn.metrics.emia import best_threshold, emia, view_alignment
+from hf_unlearn.metrics.forgetting_score import forgetting_score
+from hf_unlearn.metrics.gap import gap_to_retrain
+from hf_unlearn.metrics.negative_alignment import negative_alignment
+from hf_unlearn.metrics.retrieval import retrieval
 
 ANY = settings(max_examples=40, deadline=None)
 # Steps of a thousandth: ties are common, and no sum or scale makes new ones.

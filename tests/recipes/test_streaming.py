@@ -71,7 +71,7 @@ def test_clip_on_a_stream_and_again(run, tmp_path, monkeypatch):
     assert manifest["splits"] == {"retain": 47, "unlearn": 3, "validation": 11, "test": 11}
     assert manifest["notes"] == [NOTE] and NOTE in (folder / "README.md").read_text()
     assert manifest["request"]["count"] == len(manifest["request"]["row_hashes"]) == 3
-    audit = json.loads((folder / "audit.json").read_text())
+    audit = json.loads((folder / "evaluation.json").read_text())
     assert audit["avg_gap"] is not None and audit["matrices"]["labels"][0].startswith("a ")
     weights = {path: path.read_bytes() for path in (tmp_path / "out").glob("*/model.safetensors")}
 

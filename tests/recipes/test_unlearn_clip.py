@@ -50,7 +50,7 @@ def test_prints_the_comparison_and_leaves_a_complete_folder(finished):
         "run.json",
     }
     names = {str(p.relative_to(out / "retrain")) for p in (out / "retrain").rglob("*") if p.is_file()}
-    assert {"config.json", "model.safetensors", "README.md", "unlearning.json", "audit.json"} <= names
+    assert {"config.json", "model.safetensors", "README.md", "unlearning.json", "evaluation.json"} <= names
     assert "assets/alignment_matrices.png" in names and "tokenizer.json" in names
     assert not any(name.endswith((".bin", ".pt", ".pth")) for name in names)
 
@@ -85,7 +85,7 @@ def test_plain_transformers_reloads_what_was_measured(finished, foreign_pairs):
         )
         outputs = model(**batch)
     cosine = (outputs.image_embeds * outputs.text_embeds).sum(-1)
-    metrics = json.loads((folder / "audit.json").read_text())["metrics"]
+    metrics = json.loads((folder / "evaluation.json").read_text())["metrics"]
     assert 100 * cosine.mean().item() == pytest.approx(metrics["cosine_unlearn"], abs=1e-3)
 
 

@@ -10,9 +10,9 @@ import pytest
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import write_atomically
 from hf_unlearn.records.schemas import (
-    AuditRecord,
     BaseModel,
     DatasetRecord,
+    EvaluationRecord,
     Matrices,
     RequestRecord,
     UnlearningManifest,
@@ -36,21 +36,23 @@ def edited(**changes: object) -> str:
 
 
 def test_manifest_reads_back_as_written(tmp_path: Path) -> None:
-    again = replace(MANIFEST.with_history_of(MANIFEST), seed=1)
+    again = replace(MANIFEST, history=(MANIFEST.as_history_entry(),), seed=1)
     again.save(tmp_path)
     assert UnlearningManifest.load(tmp_path) == again
     assert again.history[0].request == MANIFEST.request
 
 
-def test_audit_turns_what_is_not_finite_into_null(tmp_path: Path) -> None:
-    audit = AuditRecord("views", {"emia": float("nan"), "cmia": 50.0}, matrices=Matrices(("1",), False, ((1.0,),)))
-    audit.save(tmp_path)
-    assert json.loads((tmp_path / "audit.json").read_text())["metrics"] == {"emia": None, "cmia": 50.0}
-    assert AuditRecord.load(tmp_path) == replace(audit, metrics={"emia": None, "cmia": 50.0})
+def test_an_evaluation_turns_what_is_not_finite_into_null(tmp_path: Path) -> None:
+    evaluation = EvaluationRecord(
+        "views", {"emia": float("nan"), "cmia": 50.0}, matrices=Matrices(("1",), False, ((1.0,),))
+    )
+    evaluation.save(tmp_path)
+    assert json.loads((tmp_path / "evaluation.json").read_text())["metrics"] == {"emia": None, "cmia": 50.0}
+    assert EvaluationRecord.load(tmp_path) == replace(evaluation, metrics={"emia": None, "cmia": 50.0})
 
 
 def test_whole_numbers_are_read_as_metrics() -> None:
-    assert AuditRecord.from_json('{"family": "views", "metrics": {"emia": 50}}').metrics == {"emia": 50.0}
+    assert EvaluationRecord.from_json('{"family": "views", "metrics": {"emia": 50}}').metrics == {"emia": 50.0}
 
 
 @pytest.mark.parametrize(
@@ -100,3 +102,14 @@ def test_a_crash_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: 
         write_atomically(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_name_of_earlier_versions_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "audit.json").write_text(EvaluationRecord("views", {}).to_json())
+    for read in (EvaluationRecord.load, EvaluationRecord.load_if_evaluated):
+        with pytest.raises(UserError, match=r"holds an audit.json but no evaluation.json.*rename the file"):
+            read(tmp_path)
+    (tmp_path / "audit.json").rename(tmp_path / "evaluation.json")
+    assert EvaluationRecord.load_if_evaluated(tmp_path) == EvaluationRecord("views", {})
+    (tmp_path / "evaluation.json").unlink()
+    assert EvaluationRecord.load_if_evaluated(tmp_path) is None

@@ -107,7 +107,7 @@ def test_finished_run_holds_a_card_and_its_records(experiment, tmp_path):
     ours.unlearn(methods["fine_tune"])
     ours.finish()
     folder = tmp_path / "out" / "fine_tune"
-    audit = json.loads((folder / "audit.json").read_text())
+    audit = json.loads((folder / "evaluation.json").read_text())
     assert audit["avg_gap"] is not None and audit["retrain"]["emia"] >= 0
     assert len(audit["matrices"]["agm"]) == 6 and audit["matrices"]["shows_pictures"] is False
     manifest = json.loads((folder / "unlearning.json").read_text())
