@@ -29,7 +29,7 @@ from hf_unlearn.runs.arguments import Run, parse_run
 from hf_unlearn.runs.builders import BUILDERS
 from hf_unlearn.runs.run_data import Task, prepare_task
 from hf_unlearn.runs.unlearn import base_model
-from hf_unlearn.training.trainer import make_inputs
+from hf_unlearn.training.inputs import make_inputs
 
 CONFIGS = Path(__file__).parent / "configs"
 AUDITED = ("retrain", "alignment_calibration", "targeted_calibration")
@@ -56,7 +56,7 @@ def main() -> None:
         "untouched": Path(base),
         "drift_only": drift(run, task, base, folder / "drift_only_model"),
     }
-    settings = AuditSettings(views=None if family == "clip" else run.methods["fine_tune"].views)
+    settings = AuditSettings(views=None if family == "clip" else run.data.views)
     audits = {
         name: run_audit(
             base,
@@ -100,8 +100,8 @@ def drift(run: Run, task: Task, base: str, folder: Path) -> Path:
     calibration = run.methods["alignment_calibration"]
     config.learning_rate, config.lr_scheduler_type = calibration.learning_rate, calibration.lr_scheduler_type
     model, processor = load_encoder(base)
-    train = EncodedSplit(task.train, make_inputs(model, processor, config))
-    trainer = FineTuneTrainer(model, config, {"retain": train}, processing_class=processor)
+    train = EncodedSplit(task.train, make_inputs(model, processor, run.data))
+    trainer = FineTuneTrainer(model, config, {"retain": train}, processing_class=processor, data_config=run.data)
     trainer.train()
     trainer.model.save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -43,6 +43,7 @@ from torchvision import transforms
 from transformers import CLIPConfig, CLIPModel
 
 from hf_unlearn.cli.guard import guarded
+from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.preprocessing import ImageViewInputs
 from hf_unlearn.data.sampler import SplitSampler
@@ -64,7 +65,8 @@ from hf_unlearn.runs.builders import simclr
 from hf_unlearn.runs.evaluation import class_labels
 from hf_unlearn.runs.run_data import prepare_task
 from hf_unlearn.runs.unlearn import base_model
-from hf_unlearn.training.trainer import UnlearningTrainer, make_inputs
+from hf_unlearn.training.inputs import make_inputs
+from hf_unlearn.training.trainer import UnlearningTrainer
 
 UNLEARN_SHARE = 0.1  # the paper's 10% task
 AC, FINE_TUNE, REFERENCE = "AC", "Fine-Tune", "the reference's construction"
@@ -237,7 +239,7 @@ def trainer_step(setting: Setting, method: str, model: nn.Module, processor: Any
     )
     unlearn = round(UNLEARN_SHARE * len(data))
     splits = {"retain": data.select(range(unlearn, len(data))), "unlearn": data.select(range(unlearn))}
-    encoded = {name: EncodedSplit(part, make_inputs(model, processor, config)) for name, part in splits.items()}  # type: ignore[arg-type]
+    encoded = {name: EncodedSplit(part, make_inputs(model, processor, DataConfig())) for name, part in splits.items()}  # type: ignore[arg-type]
     trainer = METHODS[method](
         model,  # type: ignore[arg-type]
         config,
@@ -586,7 +588,7 @@ def probes(setting: Setting, folder: str) -> Iterator[Row]:
     task = prepare_task(run.arguments)
     model, processor = simclr(run, task) if setting.small else load_encoder(base_model(run, task, simclr))
     model.to(setting.device).eval()  # type: ignore[arg-type]
-    inputs = make_inputs(model, processor, next(iter(run.methods.values())))
+    inputs = make_inputs(model, processor, run.data)
     assert isinstance(inputs, ImageViewInputs)
     labels, views = class_labels(task.splits), inputs.views
     assert labels is not None

@@ -19,6 +19,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.utils.data import Sampler
 from transformers import CLIPConfig, CLIPModel, ResNetConfig, SiglipConfig, SiglipModel, TrainerCallback
 
+from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.preprocessing import ImageTextInputs, ImageViewInputs
 from hf_unlearn.data.views import VIEW_PRESETS
@@ -117,7 +118,6 @@ def make_trainer(method, family, rows, batch=BATCH, steps=2, peft_config=None, *
         "use_cpu": True,
         "report_to": "none",
         "disable_tqdm": True,
-        "views": "light",
         "optim": "sgd",
         "learning_rate": 1e-3,
         "lr_scheduler_type": "constant",
@@ -141,6 +141,7 @@ def make_trainer(method, family, rows, batch=BATCH, steps=2, peft_config=None, *
         eval_dataset=SPLITS[family]["validation"],
         processing_class=processor,
         peft_config=peft_config,
+        data_config=DataConfig(views="light"),
     )
     if family in ("simclr", "moco"):
         for model in (trainer.model, getattr(trainer, "teacher", trainer.model)):

@@ -2,13 +2,14 @@
 
 import copy
 import gc
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pytest
 import torch
 from datasets import DatasetDict
 
+from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.views import VIEW_PRESETS
 from hf_unlearn.methods import METHODS
 from hf_unlearn.models.image_processor import image_processor_of
@@ -68,9 +69,16 @@ def make_trainer(encoder, splits, tmp_path):
             "use_cpu": True,
             "views": "light",
         } | settings
+        of_data = {field.name: settings.pop(field.name) for field in fields(DataConfig) if field.name in settings}
         config = METHODS[method].config_class(disable_tqdm=True, **settings)
         return trainer_class(
-            model, config, train_dataset, eval_dataset, processing_class=processor, peft_config=peft_config
+            model,
+            config,
+            train_dataset,
+            eval_dataset,
+            processing_class=processor,
+            peft_config=peft_config,
+            data_config=DataConfig(**of_data),
         )
 
     return make

@@ -288,7 +288,7 @@ def _observe_all(test: StressTest, folder: Path) -> dict[str, list[Observation]]
     if test.near_copies:
         task = with_near_copies(task, test.near_copies, test.copies_each)
     base = base_model(runs[0], task, BUILDERS[test.family])
-    experiment = Experiment(task, base, runs[0].arguments, relearning_config)
+    experiment = Experiment(relearning, task, base)
     observer = Observer(experiment, relearning_config, test.steps)
     shared = {
         **base_key(experiment.base_record),

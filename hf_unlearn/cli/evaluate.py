@@ -54,7 +54,7 @@ def evaluate(
             raise UserError(f"--output_dir {output_dir} is a file; name a folder")
         for flag, read in (("the checkpoint", model), ("--base", base), ("--retrain", retrain), ("--dataset", dataset)):
             refuse_to_write_to(read, flag, output_dir)
-    experiment = Experiment(prepare_task(run.arguments), base, run.arguments, run.methods[ENCODING])
+    experiment = Experiment(run, prepare_task(run.arguments), base)
     experiment.evaluations[Path(model).name] = experiment.evaluate(model)
     results = experiment.compare()
     if output_dir is not None:

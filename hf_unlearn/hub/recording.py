@@ -120,7 +120,7 @@ def describe_request(request: "RemovalRequest", unlearn: "Dataset", salt: str | 
 
 
 def public_hyper_parameters(config: Any) -> dict[str, Any]:
-    """Pick from a `TrainingArguments` dataclass what a card may show: what changes the weights, nothing private.
+    """Pick from a dataclass of settings what a card may show: what changes the weights, nothing private.
 
     These are the fields that the method's own config declares, and the usual ones of the optimiser and schedule.
     Fields named after tokens, paths, files, sizes in memory or minutes between checkpoints are left out, and so are
@@ -128,6 +128,8 @@ def public_hyper_parameters(config: Any) -> dict[str, Any]:
     """
     from transformers import TrainingArguments
 
+    if config is None:
+        return {}
     inherited = {field.name for field in dataclasses.fields(TrainingArguments)}
     own = [field.name for field in dataclasses.fields(config) if field.name not in inherited]
     shown = {}

@@ -68,7 +68,11 @@ def trainer_record(
         dataset=dataset,
         request=request,
         splits={name: len(splits.get(name, ())) for name in ("retain", "unlearn", "validation", "test")},
-        hyper_parameters=public_hyper_parameters(trainer.args) | adapter_settings(model),
+        hyper_parameters={
+            **public_hyper_parameters(trainer.args),
+            **public_hyper_parameters(getattr(trainer, "data_config", None)),
+            **adapter_settings(model),
+        },
         description=getattr(trainer.args, "description", None),
         preset=getattr(trainer.args, "preset", None),
         seed=trainer.args.seed,

@@ -62,8 +62,7 @@ class AlignmentCalibrationConfig(UnlearningConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.preset not in ("paper", "reference"):
-            raise UserError(f"preset={self.preset!r} is unknown; choose paper or reference")
+        self.check_choice("preset", ("paper", "reference"))
         if self.preset == "reference" and self.alpha != self.gamma:
             raise UserError("preset='reference' ties gamma to alpha; give both one value, or use preset='paper'")
 
@@ -92,12 +91,12 @@ class AlignmentCalibrationTrainer(UnlearningTrainer):
             weight = args.alpha * (is_unlearn.sum() > 1)  # a lone unlearn sample has no other to be paired with
             mixed = weighted_info_nce(terms.repair(derangement(is_unlearn)), ~is_unlearn + weight * is_unlearn)
             positive = masked_mean(terms.cosine, is_unlearn)
-            loss = self.report(mixed + args.beta * eps / (1 + eps) * positive, loss_mixed=mixed, positive=positive)
-        else:
-            retain = info_nce(terms, ~is_unlearn)
-            negative = negative_alignment(terms, is_unlearn)
-            positive = masked_mean(terms.positive_alignment, is_unlearn)
-            partition = masked_mean(terms.log_partition, is_unlearn)
-            loss = retain + eps * (-args.alpha * negative + args.beta * positive + args.gamma * partition)
-            self.report(loss, loss_retain=retain, negative=negative, positive=positive, partition=partition)
-        return (loss, terms) if return_outputs else loss
+            loss = mixed + args.beta * eps / (1 + eps) * positive
+            return self.report(loss, terms, return_outputs, loss_mixed=mixed, positive=positive)
+        retain = info_nce(terms, ~is_unlearn)
+        negative = negative_alignment(terms, is_unlearn)
+        positive = masked_mean(terms.positive_alignment, is_unlearn)
+        partition = masked_mean(terms.log_partition, is_unlearn)
+        loss = retain + eps * (-args.alpha * negative + args.beta * positive + args.gamma * partition)
+        parts = {"loss_retain": retain, "negative": negative, "positive": positive, "partition": partition}
+        return self.report(loss, terms, return_outputs, **parts)

@@ -46,5 +46,4 @@ class FineTuneTrainer(UnlearningTrainer):
     ) -> Any:
         """Eq. 1 on the retain samples of a batch."""
         terms, is_unlearn = self.contrast(model, inputs)
-        loss = info_nce(terms, ~is_unlearn)
-        return (loss, terms) if return_outputs else loss
+        return self.report(info_nce(terms, ~is_unlearn), terms, return_outputs)

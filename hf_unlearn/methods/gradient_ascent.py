@@ -7,14 +7,13 @@ from torch import Tensor, nn
 
 from hf_unlearn.losses import info_nce
 from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, UNLEARN, MethodDescription
-from hf_unlearn.training.config import UnlearningConfig
-from hf_unlearn.training.guards import BUDGET_HELP, COLLAPSE_FLOOR, FLOOR_HELP, RETAIN_LOSS_BUDGET
+from hf_unlearn.training.config import ClimbingConfig
 from hf_unlearn.training.search_space import Log, SearchSpace
 from hf_unlearn.training.trainer import UnlearningTrainer
 
 
 @dataclass
-class GradientAscentConfig(UnlearningConfig):
+class GradientAscentConfig(ClimbingConfig):
     """Gradient Ascent; defaults: the paper's CLIP setting (4 epochs, learning rate searched in [5e-6, 5e-4])."""
 
     method: ClassVar[str] = "gradient_ascent"
@@ -31,8 +30,6 @@ class GradientAscentConfig(UnlearningConfig):
 
     num_train_epochs: float = field(default=4, metadata={"help": "Epochs over unlearn; it diverges if left alone."})
     learning_rate: float = field(default=5e-5, metadata={"help": "Learning rate."})
-    retain_loss_budget: float | None = field(default=RETAIN_LOSS_BUDGET, metadata=BUDGET_HELP)
-    collapse_floor: float | None = field(default=COLLAPSE_FLOOR, metadata=FLOOR_HELP)
 
 
 class GradientAscentTrainer(UnlearningTrainer):
@@ -51,5 +48,4 @@ class GradientAscentTrainer(UnlearningTrainer):
     ) -> Any:
         """Minus Eq. 1 on the unlearn samples of a batch."""
         terms, is_unlearn = self.contrast(model, inputs)
-        loss = -info_nce(terms, is_unlearn)
-        return (loss, terms) if return_outputs else loss
+        return self.report(-info_nce(terms, is_unlearn), terms, return_outputs)

@@ -50,5 +50,5 @@ class L1SparsityTrainer(UnlearningTrainer):
         terms, is_unlearn = self.contrast(model, inputs)
         retain = info_nce(terms, ~is_unlearn)
         norm = l1_norm(parameter for parameter in model.parameters() if parameter.requires_grad)
-        loss = self.report(retain + self.args.l1_lambda * norm, loss_retain=retain, l1_norm=norm)
-        return (loss, terms) if return_outputs else loss
+        loss = retain + self.args.l1_lambda * norm
+        return self.report(loss, terms, return_outputs, loss_retain=retain, l1_norm=norm)

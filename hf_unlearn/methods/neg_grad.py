@@ -5,17 +5,15 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from hf_unlearn.errors import UserError
 from hf_unlearn.losses import info_nce
 from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, RETAIN, UNLEARN, MethodDescription
-from hf_unlearn.training.config import UnlearningConfig
-from hf_unlearn.training.guards import BUDGET_HELP, COLLAPSE_FLOOR, FLOOR_HELP, RETAIN_LOSS_BUDGET
+from hf_unlearn.training.config import ClimbingConfig
 from hf_unlearn.training.search_space import Log, SearchSpace
 from hf_unlearn.training.trainer import UnlearningTrainer
 
 
 @dataclass
-class NegGradConfig(UnlearningConfig):
+class NegGradConfig(ClimbingConfig):
     """NegGrad; defaults: the paper's CLIP setting (8 epochs, learning rate searched in [1e-5, 1e-4])."""
 
     method: ClassVar[str] = "neg_grad"
@@ -32,8 +30,6 @@ class NegGradConfig(UnlearningConfig):
 
     num_train_epochs: float = field(default=8, metadata={"help": "Epochs over retain."})
     learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate."})
-    retain_loss_budget: float | None = field(default=RETAIN_LOSS_BUDGET, metadata=BUDGET_HELP)
-    collapse_floor: float | None = field(default=COLLAPSE_FLOOR, metadata=FLOOR_HELP)
     preset: str = field(
         default="paper",
         metadata={"help": "paper: mean over retain minus mean over unlearn; reference: (sum R - sum U) / batch size."},
@@ -41,8 +37,7 @@ class NegGradConfig(UnlearningConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.preset not in ("paper", "reference"):
-            raise UserError(f"preset={self.preset!r} is unknown; choose paper or reference")
+        self.check_choice("preset", ("paper", "reference"))
 
 
 class NegGradTrainer(UnlearningTrainer):
@@ -65,5 +60,4 @@ class NegGradTrainer(UnlearningTrainer):
             loss = (retain - self.unlearn_to_retain * unlearn) / (1 + self.rows.unlearn_to_retain)
         else:
             loss = retain - unlearn
-        self.report(loss, loss_retain=retain, loss_unlearn=unlearn)
-        return (loss, terms) if return_outputs else loss
+        return self.report(loss, terms, return_outputs, loss_retain=retain, loss_unlearn=unlearn)

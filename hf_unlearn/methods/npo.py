@@ -9,14 +9,13 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.losses import info_nce, masked_mean
 from hf_unlearn.losses.functional import negative_preference
 from hf_unlearn.records.method_description import INFO_NCE, RETAIN, MethodDescription, bibtex
-from hf_unlearn.training.config import UnlearningConfig
-from hf_unlearn.training.guards import BUDGET_HELP, COLLAPSE_FLOOR, FLOOR_HELP, RETAIN_LOSS_BUDGET
+from hf_unlearn.training.config import ClimbingConfig
 from hf_unlearn.training.search_space import Around, Log, SearchSpace, everywhere
 from hf_unlearn.training.teacher import TaughtTrainer
 
 
 @dataclass
-class NPOConfig(UnlearningConfig):
+class NPOConfig(ClimbingConfig):
     """Negative Preference Optimization; defaults: the epochs of the paper's CLIP setting, the rest chosen on it."""
 
     method: ClassVar[str] = "npo"
@@ -50,8 +49,6 @@ class NPOConfig(UnlearningConfig):
         default=1.0, metadata={"help": "Strength of the bound, per nat of InfoNCE; towards 0 it is gradient ascent."}
     )
     retain_weight: float = field(default=1.0, metadata={"help": "Weight of InfoNCE on retain."})
-    retain_loss_budget: float | None = field(default=RETAIN_LOSS_BUDGET, metadata=BUDGET_HELP)
-    collapse_floor: float | None = field(default=COLLAPSE_FLOOR, metadata=FLOOR_HELP)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,5 +80,5 @@ class NPOTrainer(TaughtTrainer):
         terms, reference, is_unlearn = self.contrast_both(model, inputs)
         retain = info_nce(terms, ~is_unlearn)
         unlearn = masked_mean(negative_preference(terms, reference, self.args.beta), is_unlearn)
-        loss = self.report(self.args.retain_weight * retain + unlearn, loss_retain=retain, preference=unlearn)
-        return (loss, terms) if return_outputs else loss
+        loss = self.args.retain_weight * retain + unlearn
+        return self.report(loss, terms, return_outputs, loss_retain=retain, preference=unlearn)

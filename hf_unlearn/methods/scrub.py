@@ -9,14 +9,13 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.losses import info_nce, masked_mean
 from hf_unlearn.losses.functional import teacher_divergence
 from hf_unlearn.records.method_description import INFO_NCE, RETAIN, MethodDescription, bibtex
-from hf_unlearn.training.config import UnlearningConfig
-from hf_unlearn.training.guards import BUDGET_HELP, COLLAPSE_FLOOR, FLOOR_HELP, RETAIN_LOSS_BUDGET
+from hf_unlearn.training.config import ClimbingConfig
 from hf_unlearn.training.search_space import Around, Log, SearchSpace, Uniform, everywhere
 from hf_unlearn.training.teacher import TaughtTrainer
 
 
 @dataclass
-class SCRUBConfig(UnlearningConfig):
+class SCRUBConfig(ClimbingConfig):
     """SCRUB; defaults: the epochs of the paper's CLIP setting, unlearning in their first half."""
 
     method: ClassVar[str] = "scrub"
@@ -52,8 +51,6 @@ class SCRUBConfig(UnlearningConfig):
     ascent_share: float = field(
         default=0.5, metadata={"help": "Share of the steps, the first ones, that raise the divergence on unlearn."}
     )
-    retain_loss_budget: float | None = field(default=RETAIN_LOSS_BUDGET, metadata=BUDGET_HELP)
-    collapse_floor: float | None = field(default=COLLAPSE_FLOOR, metadata=FLOOR_HELP)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,5 +88,5 @@ class SCRUBTrainer(TaughtTrainer):
         loss = self.args.alpha * obedience + self.args.gamma * retain
         if self.state.global_step < self.args.ascent_share * self.state.max_steps:
             loss = loss - disobedience
-        self.report(loss, loss_retain=retain, divergence_retain=obedience, divergence_unlearn=disobedience)
-        return (loss, terms) if return_outputs else loss
+        parts = {"loss_retain": retain, "divergence_retain": obedience, "divergence_unlearn": disobedience}
+        return self.report(loss, terms, return_outputs, **parts)

@@ -12,7 +12,7 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.models.contrastive import ModelInputs, as_weights, embed_images, embed_texts, is_dual_encoder
 from hf_unlearn.records.method_description import MethodDescription, bibtex
 from hf_unlearn.training.config import UnlearningConfig
-from hf_unlearn.training.gradients import Objective, info_nce_of_all, mean_gradient
+from hf_unlearn.training.gradients import Objective, info_nce_of_all
 from hf_unlearn.training.one_shot import OneShotTrainer
 from hf_unlearn.training.search_space import Log, SearchSpace, everywhere
 
@@ -88,8 +88,7 @@ class SSDConfig(UnlearningConfig):
         for name in ("alpha", "dampening"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name}={getattr(self, name)} must be more than 0")
-        if self.importance not in IMPORTANCES:
-            raise UserError(f"importance={self.importance!r} is unknown; choose {' or '.join(IMPORTANCES)}")
+        self.check_choice("importance", IMPORTANCES)
 
 
 class SSDTrainer(OneShotTrainer):
@@ -126,4 +125,4 @@ class SSDTrainer(OneShotTrainer):
     @torch.enable_grad()
     def _importances(self, split: EncodedSplit) -> list[Tensor]:
         """The mean size of each weight's gradient over the batches of a split."""
-        return mean_gradient(self, split, *IMPORTANCES[self.args.importance])
+        return self.mean_gradient(split, *IMPORTANCES[self.args.importance])

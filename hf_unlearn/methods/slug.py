@@ -13,7 +13,7 @@ from hf_unlearn.losses import masked_mean
 from hf_unlearn.models.contrastive import ModelInputs, contrastive_terms, evaluation_mode
 from hf_unlearn.records.method_description import MethodDescription, bibtex
 from hf_unlearn.training.config import UnlearningConfig
-from hf_unlearn.training.gradients import info_nce_of_all, mean_gradient, split_batches
+from hf_unlearn.training.gradients import info_nce_of_all
 from hf_unlearn.training.one_shot import OneShotTrainer
 from hf_unlearn.training.search_space import Choice, SearchSpace, everywhere
 
@@ -135,8 +135,8 @@ class SLUGTrainer(OneShotTrainer):
     def _front(self) -> list[tuple[nn.Parameter, Tensor]]:
         """Layers on the Pareto front of importance and alignment, and the direction of each; most important first."""
         weights = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        unlearn = mean_gradient(self, self._unlearn, mean_cosine)
-        retain = mean_gradient(self, self._retain, info_nce_of_all)
+        unlearn = self.mean_gradient(self._unlearn, mean_cosine)
+        retain = self.mean_gradient(self._retain, info_nce_of_all)
         layers = []
         for weight, own, others in zip(weights, unlearn, retain, strict=True):
             if weight.ndim >= 2 and weight.any():  # one of zeros has no norm that a step could be measured by
@@ -174,7 +174,7 @@ class SLUGTrainer(OneShotTrainer):
         """Mean cosine of the pairs of a split, in evaluation mode, over all processes."""
         chunk = self.args.forward_chunk_size
         with evaluation_mode(self.model):
-            means = [mean_cosine(self.model, batch, chunk) for batch in split_batches(self, split)]
+            means = [mean_cosine(self.model, batch, chunk) for batch in self.split_batches(split)]
         return self.accelerator.reduce(torch.stack(means).mean(), "mean").item()
 
 

@@ -168,8 +168,7 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
         loss = retain + args.unlearn_weight * unlearn + args.retain_weight * kept
         loss = loss + args.negative_weight * drift + args.similarity_weight * changed
         named = {"retain_shortfall": kept, "negative_drift": drift, "similarity_drift": changed}
-        self.report(loss, loss_retain=retain, unlearn_distance=unlearn, **named)
-        return (loss, terms) if return_outputs else loss
+        return self.report(loss, terms, return_outputs, loss_retain=retain, unlearn_distance=unlearn, **named)
 
     def _pair_targets(
         self, inputs: dict[str, Tensor], batch: ModelInputs, is_unlearn: Tensor

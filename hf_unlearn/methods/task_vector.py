@@ -109,8 +109,7 @@ class TaskVectorTrainer(UnlearningTrainer):
     ) -> Any:
         """Eq. 1 on the unlearn samples of a batch, which is lowered."""
         terms, is_unlearn = self.contrast(model, inputs)
-        loss = info_nce(terms, is_unlearn)
-        return (loss, terms) if return_outputs else loss
+        return self.report(info_nce(terms, is_unlearn), terms, return_outputs)
 
     def train(self, *positional: Any, **kwargs: Any) -> TrainOutput:
         """Fine-tune from the base model, as the base class trains, then negate."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import yaml
 from transformers import HfArgumentParser
 
+from hf_unlearn.data.config import DataConfig
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.methods import METHODS, PAPER_METHODS, load_method
 from hf_unlearn.methods.retrain import RetrainConfig
@@ -29,6 +30,8 @@ MODEL = "model"  # the section of the architecture to pre-train
 FAMILY = "family"  # what kind of small encoder that architecture is
 FAMILIES = ("clip", "simclr", "moco")
 UNLEARN = ("unlearn_fraction", "unlearn_request", "unlearn_where")  # ways to say what is unlearned
+# Options that say where all trainings run, the base model's own among them.
+_OF_THE_MACHINE = ("use_cpu", "ddp_backend", "ddp_timeout")
 # Options of an adapter, as TRL names them: what peft calls them, and their defaults.
 LORA: dict[str, tuple[str, Any]] = {
     "lora_r": ("r", 16),
@@ -182,11 +185,12 @@ def get_peft_config(arguments: RunArguments) -> "LoraConfig | None":
 
 @dataclass(frozen=True)
 class Run:
-    """Parsed arguments: the run's own, a config per method, and the base model's training, architecture and family."""
+    """Parsed arguments: the run's own, the data's, a config per method, and the base model's training and kind."""
 
     arguments: RunArguments
     methods: dict[str, UnlearningConfig]
     pretrain: RetrainConfig
+    data: DataConfig
     model: dict[str, Any] = field(default_factory=dict)
     family: str | None = None
 
@@ -227,27 +231,32 @@ def parse_run(argv: Sequence[str] | None = None, default_config: str | Path | No
     model |= {name.partition(".")[2]: _yaml_value(name, v) for name, v in options if name.startswith(f"{MODEL}.")}
     options = [(name, values) for name, values in options if not name.startswith(f"{MODEL}.")]
     general = [(name, values) for name, values in general if name not in (FAMILY, *displaced(given))]
-    own = {f.name for f in fields(RunArguments)}
-    arguments = _parse(RunArguments, [(n, v) for n, v in [*general, *options] if n in own])
+    arguments = _parse(RunArguments, [(n, v) for n, v in [*general, *options] if n in _names(RunArguments)])
+    data = _parse(DataConfig, [(n, v) for n, v in [*general, *options] if n in _names(DataConfig)])
+    own = _names(RunArguments) | _names(DataConfig)
     dotted = [(name, values) for name, values in options if "." in name]
     shared_yaml = [option for option in general if option[0] not in own]
     shared = [(name, values) for name, values in options if name not in own and "." not in name]
     targets: dict[str, type[UnlearningConfig]] = {m: METHODS[m].config_class for m in arguments.methods}
     targets[PRETRAIN] = RetrainConfig
-    _check_names(shared_yaml + shared, dotted, targets)
+    _check_names(shared_yaml + shared, targets)
+    _check_dotted(dotted, targets)
+    of_sections = [(f"{section}.{name}", value) for section, given in sections.items() for name, value in given]
+    _check_dotted(of_sections, {method: trainer.config_class for method, trainer in METHODS.items()} | targets)
     parsed = {}
     for target, config_class in targets.items():
-        names = {f.name for f in fields(config_class)}
+        names = _names(config_class)
         alone = [(name.partition(".")[2], values) for name, values in dotted if name.partition(".")[0] == target]
         # The base model's own training is set in its section alone: --num_train_epochs means the unlearning's.
-        usable = [*shared_yaml, *sections.get(target, []), *(shared if target != PRETRAIN else []), *alone]
+        reaching = [(n, v) for n, v in shared if target != PRETRAIN or n in _OF_THE_MACHINE]
+        usable = [*shared_yaml, *sections.get(target, []), *reaching, *alone]
         folder = Path(arguments.output_dir) / target
         parsed[target] = _parse(config_class, [*(o for o in usable if o[0] in names), ("output_dir", [str(folder)])])
     for config in parsed.values():
         _refuse_evaluating(config)
     pretrain = parsed.pop(PRETRAIN)
     assert isinstance(pretrain, RetrainConfig)
-    return Run(arguments, parsed, pretrain, model, family)
+    return Run(arguments, parsed, pretrain, data, model, family)
 
 
 def _family(named: list[str]) -> str | None:
@@ -261,7 +270,8 @@ def _family(named: list[str]) -> str | None:
 
 def _help() -> str:
     """What `--help` prints: the run's own options, and where those of the methods are listed."""
-    parser = _Parser(RunArguments, usage="%(prog)s [--config FILE] [options]", description="Options of a run.")  # type: ignore[arg-type]
+    own: Any = [RunArguments, DataConfig]
+    parser = _Parser(own, usage="%(prog)s [--config FILE] [options]", description="Options of a run.")
     return f"""{parser.format_help()}
 --config FILE names a YAML file with these options, options of all methods, and a section for each method.
 
@@ -338,20 +348,33 @@ def _yaml_options(content: dict[str, Any]) -> list[Option]:
     ]
 
 
-def _check_names(shared: list[Option], dotted: list[Option], targets: dict[str, type[UnlearningConfig]]) -> None:
+def _names(config_class: type[Any]) -> set[str]:
+    return {f.name for f in fields(config_class)}
+
+
+def _check_names(shared: list[Option], targets: dict[str, type[UnlearningConfig]]) -> None:
     """Every option must reach some config."""
-    known = {f.name for config_class in targets.values() for f in fields(config_class)}
-    known |= {f.name for f in fields(RunArguments)}
+    known = _names(RunArguments) | _names(DataConfig)
+    known |= {name for config_class in targets.values() for name in _names(config_class)}
     for name, _ in shared:
         if name not in known:
             close = get_close_matches(name, known, n=1)
             hint = f"; did you mean --{close[0]}?" if close else ""
             raise UserError(f"unknown option --{name}{hint or '; see the README for what there is'}")
+
+
+def _check_dotted(dotted: list[Option], targets: dict[str, type[UnlearningConfig]]) -> None:
+    """What is said of one method must be one of its settings."""
     for name, _ in dotted:
         target, _, field_name = name.partition(".")
         if target not in targets:
             raise UserError(f"--{name}: {target!r} is not among the methods of this run ({', '.join(targets)})")
-        names = [f.name for f in fields(targets[target])]
+        if field_name in _names(DataConfig):
+            raise UserError(
+                f"--{name}: {field_name} says how the data is read, once for all methods; give it as --{field_name}, "
+                "or at the top of the config file"
+            )
+        names = _names(targets[target])
         if field_name not in names:
             close = get_close_matches(field_name, names, n=1)
             hint = f"; did you mean --{target}.{close[0]}?" if close else f"; hf-unlearn methods {target} lists them"

@@ -28,12 +28,12 @@ def small_clip(run: Run, task: Task) -> tuple[PreTrainedModel, Any]:
 
 def simclr(run: Run, task: Task) -> tuple[PreTrainedModel, Any]:
     """A SimCLR with the fields of the config's `model` section."""
-    return SimCLRModel(SimCLRConfig(**run.model)), image_processor_of(VIEW_PRESETS[run.pretrain.views])
+    return SimCLRModel(SimCLRConfig(**run.model)), image_processor_of(VIEW_PRESETS[run.data.views])
 
 
 def moco(run: Run, task: Task) -> tuple[PreTrainedModel, Any]:
     """A MoCo with the fields of the config's `model` section."""
-    return MoCoModel(MoCoConfig(**run.model)), image_processor_of(VIEW_PRESETS[run.pretrain.views])
+    return MoCoModel(MoCoConfig(**run.model)), image_processor_of(VIEW_PRESETS[run.data.views])
 
 
 BUILDERS: dict[str, Builder] = {"clip": small_clip, "simclr": simclr, "moco": moco}

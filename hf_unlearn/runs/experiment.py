@@ -30,7 +30,7 @@ from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.weights import has_weights, weights_sha256
 from hf_unlearn.records.file_names import MANIFEST_NAME
 from hf_unlearn.records.schemas import EvaluationRecord, Matrices, Results, UnlearningManifest
-from hf_unlearn.runs.arguments import RunArguments, get_peft_config
+from hf_unlearn.runs.arguments import Run, get_peft_config
 from hf_unlearn.runs.evaluation import Evaluation, Evaluator, ImageTextEvaluator, ImageViewEvaluator, class_labels
 from hf_unlearn.runs.pretrain import run_time_seconds, train_from_scratch
 from hf_unlearn.runs.resuming import RunState, base_key
@@ -38,7 +38,7 @@ from hf_unlearn.runs.run_data import Task
 from hf_unlearn.runs.tables import compare, save_results
 from hf_unlearn.training.checkpoints import newest_checkpoint
 from hf_unlearn.training.config import UnlearningConfig
-from hf_unlearn.training.trainer import make_inputs
+from hf_unlearn.training.inputs import make_inputs
 
 logger = logging.getLogger(__name__)
 
@@ -62,10 +62,9 @@ class Experiment:
     The base model is loaded anew for every method and never written to. The splits are encoded once for all of them.
 
     Args:
+        run: what is unlearned how.
         task: splits and request.
         base: the model before unlearning, a local folder or Hub id.
-        arguments: the run's arguments.
-        config: any method's config: how rows are encoded (caption length, views) is one for all methods.
         state: what has been done of the run; default: nothing.
 
     Raises:
@@ -74,12 +73,12 @@ class Experiment:
 
     def __init__(
         self,
+        run: Run,
         task: Task,
         base: str | Path,
-        arguments: RunArguments,
-        config: UnlearningConfig,
         state: RunState | None = None,
     ) -> None:
+        arguments, self.data_config = run.arguments, run.data
         self.task, self.base, self.arguments = task, str(base), arguments
         self.output_dir = Path(arguments.output_dir)
         self.state = state or RunState(self.output_dir)
@@ -89,18 +88,18 @@ class Experiment:
         self.state.require(base_key(self.base_record))
         if arguments.retrain_model is not None:
             self._check_retrain(arguments.retrain_model)
-        inputs = make_inputs(model, self.processor, config)
+        inputs = make_inputs(model, self.processor, run.data)
         if is_dual_encoder(model) and "captions" not in task.splits["unlearn"].column_names:
             raise UserError("an image-text model needs captions; name their column with --caption_column")
-        self.splits = {n: EncodedSplit(split, inputs, config.resident_bytes) for n, split in task.splits.items()}
+        self.splits = {n: EncodedSplit(split, inputs, run.data.resident_bytes) for n, split in task.splits.items()}
         self.training_splits: dict[str, EncodedSplit | StreamedSplit] = {**self.splits}
         if task.streamed is not None:
-            buffer = config.shuffle_buffer or SHUFFLE_BUFFER
+            buffer = run.data.shuffle_buffer or SHUFFLE_BUFFER
             self.training_splits["retain"] = StreamedSplit(task.streamed.stream, inputs, task.streamed.rows, buffer)
         self.evaluator = make_evaluator(model, task, self.splits, inputs)
-        before = self.evaluator.evaluate(_on(model, config.device))
+        self.device = run.pretrain.device
+        before = self.evaluator.evaluate(_on(model, self.device))
         self.evaluations: dict[str, Evaluation] = {BEFORE: before.with_estimated_gap(before)}
-        self.device = config.device
         self.retrain: Evaluation | None = None
         if arguments.retrain_model is not None:
             self.retrain = self.evaluate(arguments.retrain_model)
@@ -245,7 +244,9 @@ class Experiment:
         model, _ = self._load_base()
         if isinstance(config, RetrainConfig):  # the same Retrain serves every run on the same rows and settings
             rows = replace(self.task.dataset, sha256=self.task.retain_sha256)
-            folder = train_from_scratch(lambda: self.training_splits["retain"], rows, model, self.processor, config)
+            folder = train_from_scratch(
+                lambda: self.training_splits["retain"], rows, model, self.processor, config, self.data_config
+            )
             return Trained(_on(load_encoder(str(folder))[0], config.device), run_time_seconds(folder))
         config = deepcopy(config)
         if checkpoints is None:  # nothing is to be written
@@ -256,7 +257,12 @@ class Experiment:
         if checkpoint is not None:
             logger.info("%s goes on from %s.", config.title, checkpoint.name)
         trainer = METHODS[config.method](
-            model, config, self.training_splits, processing_class=self.processor, peft_config=self.peft_config
+            model,
+            config,
+            self.training_splits,
+            processing_class=self.processor,
+            peft_config=self.peft_config,
+            data_config=self.data_config,
         )
         output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         return Trained(
@@ -274,7 +280,11 @@ class Experiment:
             dataset=self.task.dataset,
             request=self.task.request,
             splits=self.task.sizes,
-            hyper_parameters=public_hyper_parameters(config) | adapter_settings(trained.model),
+            hyper_parameters={
+                **public_hyper_parameters(config),
+                **public_hyper_parameters(self.data_config),
+                **adapter_settings(trained.model),
+            },
             description=config.description,
             preset=getattr(config, "preset", None),
             split_seed=self.arguments.split_seed,

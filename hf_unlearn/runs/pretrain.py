@@ -13,6 +13,7 @@ from typing import Any
 from accelerate import PartialState
 from transformers import PreTrainedModel
 
+from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.openmoji import cache_folder
 from hf_unlearn.data.streaming import StreamedSplit
@@ -25,7 +26,7 @@ from hf_unlearn.records.schemas import DatasetRecord
 from hf_unlearn.runs.arguments import OPENMOJI
 from hf_unlearn.runs.run_data import Task
 from hf_unlearn.training.checkpoints import newest_checkpoint
-from hf_unlearn.training.trainer import make_inputs
+from hf_unlearn.training.inputs import make_inputs
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,9 @@ BASE_CARD = (
 )
 
 
-def pretrain(task: Task, model: PreTrainedModel, processor: Any, config: RetrainConfig) -> Path:
+def pretrain(
+    task: Task, model: PreTrainedModel, processor: Any, config: RetrainConfig, data_config: DataConfig
+) -> Path:
     """Train an architecture on retain and unlearn together, the model people ask to be removed from.
 
     Args:
@@ -45,15 +48,16 @@ def pretrain(task: Task, model: PreTrainedModel, processor: Any, config: Retrain
         model: the architecture; its weights are drawn anew.
         processor: saved beside the weights.
         config: the training.
+        data_config: how rows are read and encoded.
 
     Returns:
         The folder of the trained model, in the cache.
     """
 
     def train_split() -> EncodedSplit:
-        return EncodedSplit(task.train, make_inputs(model, processor, config), config.resident_bytes)
+        return EncodedSplit(task.train, make_inputs(model, processor, data_config), data_config.resident_bytes)
 
-    return train_from_scratch(train_split, task.dataset, model, processor, config)
+    return train_from_scratch(train_split, task.dataset, model, processor, config, data_config)
 
 
 def train_from_scratch(
@@ -62,6 +66,7 @@ def train_from_scratch(
     model: PreTrainedModel,
     processor: Any,
     config: RetrainConfig,
+    data_config: DataConfig,
 ) -> Path:
     """The folder of a model trained from scratch on given rows; trained once per data, architecture and settings.
 
@@ -73,6 +78,7 @@ def train_from_scratch(
         model: the architecture.
         processor: saved beside the weights.
         config: the training.
+        data_config: how rows are read and encoded.
 
     Raises:
         UserError: when the training diverges.
@@ -81,7 +87,12 @@ def train_from_scratch(
         "format": CACHE_FORMAT,
         "data": data.sha256,
         "model": _architecture(model),
-        "training": {**public_hyper_parameters(config), "seed": config.seed, "world_size": world_size()},
+        "training": {
+            **public_hyper_parameters(config),
+            **public_hyper_parameters(data_config),
+            "seed": config.seed,
+            "world_size": world_size(),
+        },
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
     name = f"{model.config.model_type}-{data.name.rpartition('/')[2]}-{digest[:8]}"
@@ -89,7 +100,7 @@ def train_from_scratch(
     if not _is_finished(folder):
         with _alone(folder):
             if not _is_finished(folder):  # another run may have trained it meanwhile
-                _train(folder, train, data, model, processor, config)
+                _train(folder, train, data, model, processor, config, data_config)
     return folder
 
 
@@ -104,10 +115,11 @@ def _train(
     model: PreTrainedModel,
     processor: Any,
     config: RetrainConfig,
+    data_config: DataConfig,
 ) -> None:
     config = deepcopy(config)
     config.output_dir = str(folder)
-    trainer = RetrainTrainer(model, config, {"retain": train()}, processing_class=processor)
+    trainer = RetrainTrainer(model, config, {"retain": train()}, processing_class=processor, data_config=data_config)
     checkpoint = newest_checkpoint(folder)
     if checkpoint is not None:
         logger.info("%s goes on from %s.", folder.name, checkpoint.name)

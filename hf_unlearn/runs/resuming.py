@@ -15,6 +15,7 @@ from typing import Any
 
 from accelerate import PartialState
 
+from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.fingerprint import combine_hashes
 from hf_unlearn.data.requests import read_entries
 from hf_unlearn.distributed import world_size
@@ -195,7 +196,11 @@ def data_key(arguments: RunArguments, task: Task) -> dict[str, Any]:
 
 def training_key(run: Run) -> dict[str, Any]:
     """Every setting of every method that may change its weights; a run may gain methods."""
-    settings = {f"{m}.{name}": value for m, config in run.methods.items() for name, value in _settings(config).items()}
+    settings = {
+        f"{method}.{name}": value
+        for method, config in run.methods.items()
+        for name, value in (_settings(config) | _settings(run.data)).items()
+    }
     return {"processes": world_size(), **settings}
 
 
@@ -234,6 +239,6 @@ def base_key(base: BaseModel) -> dict[str, Any]:
     return {"base_model": base.name_or_path, "base_model.sha256": base.sha256}
 
 
-def _settings(config: UnlearningConfig) -> dict[str, Any]:
+def _settings(config: UnlearningConfig | DataConfig) -> dict[str, Any]:
     names = [field.name for field in dataclasses.fields(config)]
     return {n: getattr(config, n) for n in names if not n.startswith(_ELSEWHERE)}

@@ -15,7 +15,7 @@ from hf_unlearn.runs.run_data import Task, prepare_task
 def start(run: Run, build: Builder) -> Experiment:
     """Prepare the data, then the base model: the one the run names, or a small one pre-trained on the data, cached."""
     task = prepare_task(run.arguments)
-    return Experiment(task, base_model(run, task, build), run.arguments, next(iter(run.methods.values())))
+    return Experiment(run, task, base_model(run, task, build))
 
 
 def base_model(run: Run, task: Task, build: Builder) -> str:
@@ -23,7 +23,7 @@ def base_model(run: Run, task: Task, build: Builder) -> str:
     if run.arguments.model_name_or_path is not None:
         return run.arguments.model_name_or_path
     model, processor = build(run, task)
-    return str(pretrain(task, model, processor, run.pretrain))
+    return str(pretrain(task, model, processor, run.pretrain, run.data))
 
 
 def unlearn_and_compare(run: Run, build: Builder) -> Results:
@@ -39,7 +39,7 @@ def unlearn_and_compare(run: Run, build: Builder) -> Results:
     task = prepare_task(arguments)
     state.require(data_key(run.arguments, task) | training_key(run))
     base = base_model(run, task, build)
-    experiment = Experiment(task, base, run.arguments, next(iter(run.methods.values())), state)
+    experiment = Experiment(run, task, base, state)
     for config in run.methods.values():
         experiment.unlearn(config)
     return experiment.finish()

@@ -8,37 +8,31 @@ steps. Other optimisers cannot skip on the device: before each of their updates 
 import logging
 import math
 import time
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_unlearn.distributed import all_reduce_sum
 from hf_unlearn.models.adapters import is_adapted
 from hf_unlearn.models.sharding import local
-
-if TYPE_CHECKING:
-    from hf_unlearn.training.trainer import UnlearningTrainer
+from hf_unlearn.training.config import UnlearningConfig
 
 logger = logging.getLogger(__name__)
 
-PROBE_SAMPLES = 128
 
-# Defaults of the methods that climb a loss. A rise by log(candidates) leaves retain samples worse off than with an
-# encoder that knows nothing. On the embedded data, runs at the paper's learning rates that unlearn best reach .02
-# (Gradient Ascent) and .04 (NegGrad) with spreads above .85; Gradient Ascent at the far end of the range reaches 3.5.
-RETAIN_LOSS_BUDGET = 1.0
-COLLAPSE_FLOOR = 0.05
-BUDGET_HELP = {
-    "help": "Stop, and go back, when the loss of fixed retain samples has risen above its start by this many times "
-    "log(candidates), the loss of an encoder that knows nothing; unset: no limit."
-}
-FLOOR_HELP = {
-    "help": "Stop, and go back, when retain embeddings keep less than this share of the spread they had at the start; "
-    "unset: no limit."
-}
+class Watched(Protocol):
+    """What a guard sees of a trainer."""
+
+    model: PreTrainedModel
+    args: UnlearningConfig
+    accelerator: Accelerator
+
+    def probe_retain(self) -> Tensor | None:
+        """Loss of fixed retain samples, that of an encoder that knows nothing, and their spread; None if unwatched."""
 
 
 class DivergenceGuard(TrainerCallback):
@@ -59,7 +53,7 @@ class DivergenceGuard(TrainerCallback):
     most_steps: ClassVar[int] = 50  # between checks
     checks: ClassVar[int] = 20  # of a short run
 
-    def __init__(self, trainer: "UnlearningTrainer") -> None:
+    def __init__(self, trainer: Watched) -> None:
         self._trainer = trainer
         self.stopped: str | None = None
         self._unsound = False  # whether outputs, not only losses or gradients, were not finite

@@ -8,15 +8,17 @@ from typing import Any, TypeAlias
 from datasets import Dataset, IterableDataset
 from torch import Tensor
 
+from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.encoded import EncodedSplit, EncodedSplits
 from hf_unlearn.data.preprocessing import ContrastiveInputs
 from hf_unlearn.data.streaming import SHUFFLE_BUFFER, StreamedBatches, StreamedSplit, known_rows
 from hf_unlearn.distributed import rank, world_size
 from hf_unlearn.errors import UserError
 from hf_unlearn.training.config import UnlearningConfig
-from hf_unlearn.training.guards import PROBE_SAMPLES
 
 logger = logging.getLogger(__name__)
+
+PROBE_SAMPLES = 128  # retain samples that a training is watched on
 
 Stream: TypeAlias = IterableDataset | StreamedSplit
 Split: TypeAlias = Dataset | EncodedSplit | Stream
@@ -33,6 +35,7 @@ class TrainingRows:
         uses: names of the splits that the method learns from.
         inputs: how rows are encoded.
         args: the method's config.
+        data: the settings of the data.
 
     Raises:
         UserError: when these are no splits, one that the method learns from is missing or empty, or no step could be
@@ -40,14 +43,19 @@ class TrainingRows:
     """
 
     def __init__(
-        self, splits: Mapping[str, Split], uses: tuple[str, ...], inputs: ContrastiveInputs, args: UnlearningConfig
+        self,
+        splits: Mapping[str, Split],
+        uses: tuple[str, ...],
+        inputs: ContrastiveInputs,
+        args: UnlearningConfig,
+        data: DataConfig,
     ) -> None:
         if not isinstance(splits, Mapping):
             raise UserError(
                 f"train_dataset is a {type(splits).__name__}; pass its splits by name, as "
                 "DatasetDict(retain=..., unlearn=...), which make_splits gives"
             )
-        self._splits, self._uses, self._inputs, self._args = splits, uses, inputs, args
+        self._splits, self._uses, self._inputs, self._args, self._data = splits, uses, inputs, args, data
         if isinstance(splits.get("unlearn"), Stream):
             raise UserError("The unlearn split is a stream; pass its rows as a datasets.Dataset, which is kept encoded")
         sizes = {name: self._size(splits.get(name)) for name in ("retain", "unlearn")}
@@ -83,7 +91,7 @@ class TrainingRows:
                 f"a split to be kept encoded is a {type(split).__name__}; pass its rows as a datasets.Dataset (retain "
                 "alone may be a stream)"
             )
-        return EncodedSplit(split, self._inputs, self._args.resident_bytes)
+        return EncodedSplit(split, self._inputs, self._data.resident_bytes)
 
     def batches(self) -> EncodedSplits | StreamedBatches:
         """The splits the method learns from, as whole batches."""
@@ -133,14 +141,14 @@ class TrainingRows:
     def _streamed(self, split: Stream) -> StreamedSplit:
         if isinstance(split, StreamedSplit):
             return split
-        return StreamedSplit(split, self._inputs, self._args.retain_rows, self._args.shuffle_buffer or SHUFFLE_BUFFER)
+        return StreamedSplit(split, self._inputs, self._data.retain_rows, self._data.shuffle_buffer or SHUFFLE_BUFFER)
 
     def _size(self, split: Split | None) -> float:
         """Rows of a split; infinity for a stream with an unknown number of them."""
         if split is None:
             return 0
         if isinstance(split, Stream):
-            known = split.rows if isinstance(split, StreamedSplit) else self._args.retain_rows or known_rows(split)
+            known = split.rows if isinstance(split, StreamedSplit) else self._data.retain_rows or known_rows(split)
             return math.inf if known is None else known
         return len(split)
 

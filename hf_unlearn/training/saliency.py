@@ -1,16 +1,13 @@
 """Saliency masking (SalUn): any method, on the weights that matter most to the unlearn samples."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_unlearn.data.encoded import EncodedSplit
-from hf_unlearn.training.gradients import info_nce_of_all, mean_gradient
-
-if TYPE_CHECKING:
-    from hf_unlearn.training.trainer import UnlearningTrainer
+from hf_unlearn.training.gradients import Objective, info_nce_of_all
 
 
 class SaliencyMask(TrainerCallback):
@@ -28,21 +25,28 @@ class SaliencyMask(TrainerCallback):
     is taken in evaluation mode, and the mask serves every method; SalUn's own random labels have no counterpart here.
 
     Args:
-        trainer: the trainer whose updates are masked.
+        model: whose updates are masked.
+        gradient: the mean gradient of an objective over a split, one tensor per trainable parameter.
         unlearn: rows of the unlearn split.
         share: of the trainable weights, that may change; more than 0 and at most 1.
     """
 
-    def __init__(self, trainer: "UnlearningTrainer", unlearn: EncodedSplit, share: float) -> None:
-        self._trainer, self._unlearn, self.share = trainer, unlearn, share
+    def __init__(
+        self,
+        model: nn.Module,
+        gradient: Callable[[EncodedSplit, Objective], list[Tensor]],
+        unlearn: EncodedSplit,
+        share: float,
+    ) -> None:
+        self._model, self._gradient, self._unlearn, self.share = model, gradient, unlearn, share
         self._masked: list[tuple[nn.Parameter, Tensor, Tensor]] = []  # parameter, mask, base weights
 
     def begin(self) -> None:
         """Choose the weights, once, before a checkpoint is loaded: they depend on the base model."""
         if self._masked or self.share == 1:
             return
-        weights = [parameter for parameter in self._trainer.model.parameters() if parameter.requires_grad]
-        sizes = [gradient.abs() for gradient in mean_gradient(self._trainer, self._unlearn, info_nce_of_all)]
+        weights = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+        sizes = [gradient.abs() for gradient in self._gradient(self._unlearn, info_nce_of_all)]
         every = torch.cat([size.flatten() for size in sizes])
         threshold = every.topk(max(1, round(self.share * len(every)))).values[-1]
         copies = [weight.detach().clone() for weight in weights]

@@ -1,16 +1,14 @@
 """The bound that CLIP sets its learned temperature."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_unlearn.models.contrastive import unwrap
 from hf_unlearn.models.sharding import local
-
-if TYPE_CHECKING:
-    from hf_unlearn.training.trainer import UnlearningTrainer
 
 MAX_LOGIT_SCALE = 100.0
 
@@ -24,13 +22,12 @@ class LogitScaleBound(TrainerCallback):
     Source: Radford et al. 2021 (arXiv 2103.00020), section 2.5; the weight is clamped as open_clip does.
 
     Args:
-        trainer: the trainer whose model is bounded.
-        model: the model that it starts from.
+        model: gives the model that is trained, which may be wrapped once training begins; it starts as it is now.
     """
 
-    def __init__(self, trainer: "UnlearningTrainer", model: nn.Module) -> None:
-        self._trainer = trainer
-        start = getattr(unwrap(model), "logit_scale", None)
+    def __init__(self, model: Callable[[], nn.Module]) -> None:
+        self._model = model
+        start = getattr(unwrap(model()), "logit_scale", None)
         self._largest = None if start is None else max(math.log(MAX_LOGIT_SCALE), start.item())
 
     def on_optimizer_step(
@@ -38,4 +35,4 @@ class LogitScaleBound(TrainerCallback):
     ) -> None:
         """Put back what an update moved beyond the bound."""
         if self._largest is not None:
-            local(unwrap(self._trainer.model).logit_scale.detach()).clamp_(max=self._largest)  # type: ignore[union-attr,operator]
+            local(unwrap(self._model()).logit_scale.detach()).clamp_(max=self._largest)  # type: ignore[union-attr,operator]

@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,26 +19,27 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from hf_unlearn import files
+from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.encoded import EncodedSplit, EncodedSplits, as_batch
-from hf_unlearn.data.preprocessing import ContrastiveInputs, ImageTextInputs, ImageViewInputs
+from hf_unlearn.data.preprocessing import ImageViewInputs
 from hf_unlearn.data.sampler import SplitSampler
-from hf_unlearn.data.streaming import StreamedBatches
-from hf_unlearn.data.views import VIEW_PRESETS
+from hf_unlearn.data.streaming import StreamedBatches, StreamedSplit
+from hf_unlearn.distributed import rank, world_size
 from hf_unlearn.errors import DivergenceError, UserError, is_out_of_memory
 from hf_unlearn.losses import ContrastiveTerms, info_nce
 from hf_unlearn.models.adapters import add_adapter, is_adapted
 from hf_unlearn.models.contrastive import (
     ModelInputs,
-    caption_length,
     contrastive_terms,
     evaluation_mode,
     is_dual_encoder,
-    unwrap,
 )
 from hf_unlearn.models.sharding import gather_whole, make_shardable
 from hf_unlearn.training import checkpoints
 from hf_unlearn.training.config import NO_PUSHED_CHECKPOINTS, UnlearningConfig
+from hf_unlearn.training.gradients import Objective, mean_gradient
 from hf_unlearn.training.guards import DivergenceGuard
+from hf_unlearn.training.inputs import make_inputs
 from hf_unlearn.training.rows import Split, TrainingRows
 from hf_unlearn.training.saliency import SaliencyMask
 from hf_unlearn.training.temperature import LogitScaleBound
@@ -64,6 +65,7 @@ class UnlearningTrainer(Trainer):
             `datasets.IterableDataset`, whose pictures are then decoded batch by batch.
         eval_dataset: rows for the evaluation loss, usually `validation`, or several splits by name.
         processing_class: the model's processor (image-text) or image processor (views).
+        data_config: how rows are read and encoded; default: a `DataConfig` as it comes.
         peft_config: a `peft.LoraConfig` to train an adapter instead of the model's own weights, which then stay as they
             are; without `target_modules`, all linear layers are adapted, and a view encoder's convolutions, too.
 
@@ -101,12 +103,17 @@ class UnlearningTrainer(Trainer):
         eval_dataset: Dataset | EncodedSplit | Mapping[str, Dataset | EncodedSplit] | None = None,
         processing_class: Any = None,
         peft_config: "LoraConfig | None" = None,
+        data_config: DataConfig | None = None,
         **kwargs: Any,
     ) -> None:
         _refuse_without_effect(kwargs)
         self.source_splits = train_dataset if isinstance(train_dataset, DatasetDict) else None
-        self.model_inputs = make_inputs(model, processing_class, args)
-        self.rows = TrainingRows(train_dataset, self.uses, self.model_inputs, args)
+        self.data_config = data_config or DataConfig()
+        self.model_inputs = make_inputs(model, processing_class, self.data_config)
+        if isinstance(train_dataset, Mapping):
+            encoded = [split for split in train_dataset.values() if isinstance(split, EncodedSplit | StreamedSplit)]
+            self.model_inputs = encoded[0].inputs if encoded else self.model_inputs  # as they were made
+        self.rows = TrainingRows(train_dataset, self.uses, self.model_inputs, args, self.data_config)
         self.unlearn_to_retain = self.rows.unlearn_to_retain
         if peft_config is not None:
             set_seed(args.seed)  # the adapter's new weights
@@ -139,7 +146,7 @@ class UnlearningTrainer(Trainer):
             self._keep_on_device(batches)
         self.guard = DivergenceGuard(self)
         self.add_callback(self.guard)
-        self.add_callback(LogitScaleBound(self, model))
+        self.add_callback(LogitScaleBound(lambda: self.model))
         self.saliency = self._saliency_mask(train_dataset) if args.saliency_share is not None else None
 
     def _keep_on_device(self, splits: EncodedSplits) -> None:
@@ -159,7 +166,8 @@ class UnlearningTrainer(Trainer):
             )
         if self.is_fsdp_enabled or is_adapted(self.model):
             raise UserError("saliency_share chooses among whole weights, no shards and no adapters; leave it unset")
-        mask = SaliencyMask(self, self.rows.unlearn(self.train_dataset), self.args.saliency_share or 1.0)
+        unlearn = self.rows.unlearn(self.train_dataset)
+        mask = SaliencyMask(self.model, self.mean_gradient, unlearn, self.args.saliency_share or 1.0)
         self.add_callback(mask)
         return mask
 
@@ -255,12 +263,33 @@ class UnlearningTrainer(Trainer):
         """The seed for random views of a batch outside training, whose first row has this number in its split."""
         return (self.args.seed * 1_000_003 + first) % 2**31
 
-    def report(self, total: Tensor, **terms: Tensor) -> Tensor:
-        """Remember each named loss term for the logs and return the total; costs no synchronisation."""
+    def split_batches(self, split: EncodedSplit) -> Iterator[ModelInputs]:
+        """One pass over a split in its order, as model inputs: this process's part of every batch.
+
+        Views depend on the seed and the place alone. The last batch is filled up from the start, so that all processes
+        have equally many rows.
+        """
+        each = min(self.args.per_device_train_batch_size, -(-len(split) // world_size()))
+        for start in range(0, len(split), each * world_size()):
+            first = start + rank() * each
+            rows = self._prepare_inputs(split.rows([row % len(split) for row in range(first, first + each)]))
+            yield self.model_inputs.batch(rows, self.place_seed(first))
+
+    def mean_gradient(
+        self, split: EncodedSplit, objective: Objective, size: Callable[[Tensor], Tensor] = lambda gradient: gradient
+    ) -> list[Tensor]:
+        """`hf_unlearn.training.gradients.mean_gradient` over the batches of a split."""
+        return mean_gradient(self.model, self.split_batches(split), objective, self.args.forward_chunk_size, size)
+
+    def report(self, loss: Tensor, terms: ContrastiveTerms, return_outputs: bool, **parts: Tensor) -> Any:
+        """What `compute_loss` returns: the loss, and the terms it is of if outputs are asked for.
+
+        The named parts of the loss go to the logs; that costs no synchronisation.
+        """
         mode = "train" if self.model.training else "eval"
-        for name, value in terms.items():
+        for name, value in parts.items():
             self._terms[mode][name].append(value.detach())
-        return total
+        return (loss, terms) if return_outputs else loss
 
     @torch.no_grad()
     def probe_retain(self) -> Tensor | None:
@@ -437,21 +466,3 @@ def _refuse_without_effect(options: Mapping[str, Any]) -> None:
                 f"{name} would have no effect, since methods have their own losses and evaluation has no predictions; "
                 "leave it unset, and measure the trained model with hf-unlearn evaluate"
             )
-
-
-def make_inputs(model: PreTrainedModel, processing_class: Any, args: UnlearningConfig) -> ContrastiveInputs:
-    """The inputs of a model's kind: image-text pairs for dual encoders, random views for SimCLR and MoCo.
-
-    Raises:
-        UserError: without the model's processor, or when its text encoder takes fewer tokens than `max_length`.
-    """
-    if processing_class is None:
-        raise UserError(
-            "processing_class is missing; pass the processor saved with the model (AutoProcessor.from_pretrained)"
-        )
-    model = unwrap(model)  # type: ignore[assignment]
-    if is_dual_encoder(model):
-        tokenizer = getattr(processing_class, "tokenizer", None)
-        length = caption_length(model, tokenizer, args.max_length)  # type: ignore[arg-type]
-        return ImageTextInputs(processing_class, length, args.flip_probability)
-    return ImageViewInputs(processing_class, VIEW_PRESETS[args.views])

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from hf_unlearn.benchmarks.relearn import relearn
+from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
 from hf_unlearn.models.loading import load_encoder
-from hf_unlearn.training.trainer import make_inputs
+from hf_unlearn.training.inputs import make_inputs
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def parts(tiny_clip, shapes, tmp_path_factory):
         learning_rate=1e-3,
         report_to="none",
     )
-    encoded = EncodedSplit(shapes.select(range(20)), make_inputs(model, processor, config))
+    encoded = EncodedSplit(shapes.select(range(20)), make_inputs(model, processor, DataConfig()))
     return model, processor, config, encoded
 
 

@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from folders import BASE_MODELS, watched
 
+from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.views import VIEW_PRESETS
 from hf_unlearn.methods import METHODS
@@ -18,7 +19,8 @@ from hf_unlearn.models.image_processor import image_processor_of
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.moco import MoCoConfig, MoCoModel
 from hf_unlearn.models.simclr import SimCLRConfig, SimCLRModel
-from hf_unlearn.training.trainer import UnlearningTrainer, make_inputs
+from hf_unlearn.training.inputs import make_inputs
+from hf_unlearn.training.trainer import UnlearningTrainer
 
 FAMILIES = ("clip", "simclr", "moco")
 TINY = {"backbone": "resnet18", "stem": "imagenet", "width": 8, "projection_dim": 16}
@@ -61,8 +63,8 @@ def splits(shapes: Dataset) -> DatasetDict:
 @pytest.fixture(scope="session")
 def encoded(bases: dict[str, Path], splits: DatasetDict) -> dict[str, dict[str, EncodedSplit]]:
     """The splits as each family takes them."""
-    config = METHODS["fine_tune"].config_class(output_dir="unused", use_cpu=True, views="light")
-    inputs = {family: make_inputs(*load_encoder(str(folder)), config) for family, folder in bases.items()}
+    light = DataConfig(views="light")
+    inputs = {family: make_inputs(*load_encoder(str(folder)), light) for family, folder in bases.items()}
     gc.freeze()  # a Trainer collects garbage first, and most of what was imported will never be any
     return {f: {name: EncodedSplit(rows, inputs[f]) for name, rows in splits.items()} for f in bases}
 
@@ -76,8 +78,9 @@ def trainer(
     def build(family: str, method: str, data: Any = None, evaluated: Any = None, **options: Any) -> UnlearningTrainer:
         model, processor = load_encoder(str(bases[family]))
         given = {"output_dir": str(tmp_path / "out"), "num_train_epochs": 2, "per_device_train_batch_size": 16}
-        given |= {"use_cpu": True, "disable_tqdm": True, "report_to": "none", "views": "light"}
+        given |= {"use_cpu": True, "disable_tqdm": True, "report_to": "none"}
         config = METHODS[method].config_class(**{**given, **options})
-        return METHODS[method](model, config, data or encoded[family], evaluated, processing_class=processor)
+        how = {"processing_class": processor, "data_config": DataConfig(views="light")}
+        return METHODS[method](model, config, data or encoded[family], evaluated, **how)
 
     return build

@@ -275,7 +275,7 @@ def test_a_training_stopped_by_nan_ends_the_run_and_resuming_does_the_rest(run, 
 
     monkeypatch.setattr(GradientAscentTrainer, "compute_loss", spoiled)
     methods, options = ("gradient_ascent", "fine_tune"), ("--num_train_epochs", "6", "--guard_steps", "1")
-    with pytest.raises(UserError, match=r"Grad. Ascent: Training was stopped at step 3 .* not finite.*--resume"):
+    with pytest.raises(UserError, match=r"Gradient Ascent: Training was stopped at step 3 .* not finite.*--resume"):
         run(tmp_path, "clip", *options, methods=methods)
     finished = tmp_path / "out" / "gradient_ascent"
     before = (finished / "model.safetensors").read_bytes()
@@ -283,7 +283,7 @@ def test_a_training_stopped_by_nan_ends_the_run_and_resuming_does_the_rest(run, 
     load_encoder(str(finished))
     caplog.clear()
     run(tmp_path, "clip", "--resume", *options, methods=methods)
-    assert "Grad. Ascent: Training was stopped at step 3 of 6" in caplog.text, "a status of 0 must not hide it"
+    assert "Gradient Ascent: Training was stopped at step 3 of 6" in caplog.text, "a status of 0 must not hide it"
     assert (finished / "model.safetensors").read_bytes() == before
     rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
     assert [row["method"] for row in rows] == ["before", "gradient_ascent", "fine_tune"]

@@ -150,16 +150,19 @@ WORKER = """
 import sys, torch, torch.distributed as dist
 from datasets import load_dataset, load_from_disk
 from hf_unlearn.methods import METHODS
+from hf_unlearn.data.config import DataConfig
 from hf_unlearn.models.loading import load_encoder
 folder = sys.argv[1]
 model, processor = load_encoder(f"{folder}/clip")
 config = METHODS["neg_grad"].config_class(
     output_dir=f"{folder}/out", use_cpu=True, report_to="none", disable_tqdm=True, per_device_train_batch_size=8,
-    num_train_epochs=1, retain_rows=40, optim="sgd",
+    num_train_epochs=1, optim="sgd",
 )
 retain = load_dataset("parquet", data_files=f"{folder}/*.parquet", split="train", streaming=True)
 splits = {"retain": retain, "unlearn": load_from_disk(f"{folder}/unlearn")}
-trainer = METHODS["neg_grad"](model, config, splits, processing_class=processor)
+trainer = METHODS["neg_grad"](
+    model, config, splits, processing_class=processor, data_config=DataConfig(retain_rows=40)
+)
 seen = [batch for batch in trainer.get_train_dataloader()]
 trainer.train()
 parts = [None, None]

@@ -35,6 +35,29 @@ def test_names_of_options_have_two_spellings_and_values_one():
     assert (run.arguments.output_dir, run.arguments.unlearn_where) == ("runs/a-b", "owner=a-b")
 
 
+@pytest.mark.parametrize("methods", [("fine_tune", "neg_grad"), ("neg_grad", "fine_tune")])
+def test_settings_of_the_data_are_given_once_for_all_methods_and_the_base_model(methods, tmp_path):
+    (tmp_path / "run.yaml").write_text("views: light\nmax_length: 9\n")
+    run = parse_run(["--config", str(tmp_path / "run.yaml"), "--methods", *methods, "--max_length", "4"])
+    assert (run.data.views, run.data.max_length, run.data.flip_probability) == ("light", 4, 0.0)
+    assert not any(hasattr(config, "max_length") for config in (*run.methods.values(), run.pretrain))
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ("neg_grad: {views: light}", "--neg_grad.views: views says how the data is read"),
+        ("slug: {retain_rows: 4}", "--slug.retain_rows: retain_rows says how"),  # the run has no SLUG
+        ("alignment_calibration: {betta: 1}", "Alignment Calibration has no such option; did you mean"),
+        ("pretrain: {betta: 1}", "has no such option"),
+    ],
+)
+def test_sections_of_a_file_hold_settings_of_their_method(section, message, tmp_path):
+    (tmp_path / "run.yaml").write_text(section)
+    with pytest.raises(UserError, match=message):
+        parse_run(["--config", str(tmp_path / "run.yaml")])
+
+
 def test_model_section_from_the_command_line(yaml_config):
     assert parse_run(["--config", str(yaml_config), "--model.width", "8"]).model["width"] == 8
 
@@ -78,6 +101,9 @@ def test_default_config_gives_way_to_a_model_or_a_config(yaml_config, tmp_path):
         (["--per_device_train_batch_size", "1"], "without negatives"),
         (["--neg_grad.preset", "best"], "preset='best' is unknown"),
         (["--alignment_calibration.preset", "reference", "--alpha", ".5"], "ties gamma to alpha"),
+        (["--views", "wild"], "views='wild' is unknown; choose one of cifar"),
+        (["--neg_grad.max_length", "4"], r"--neg_grad.max_length: max_length says how the data is read, once for all"),
+        (["--pretrain.views", "light"], r"--pretrain.views: views says how the data is read, .* give it as --views"),
     ],
 )
 def test_bad_arguments_are_named(argv, message):

@@ -62,9 +62,7 @@ def experiment(bases, shapes, tmp_path, monkeypatch):
         ]
         given += ["--views", "light", "--use_cpu", "true", "--disable_tqdm", "true", "--unlearn_fraction", "0.1"]
         run = parse_run([*given, *argv])
-        return Experiment(
-            prepare_task(run.arguments), bases[family], run.arguments, run.methods["fine_tune"]
-        ), run.methods
+        return Experiment(run, prepare_task(run.arguments), bases[family]), run.methods
 
     return build
 

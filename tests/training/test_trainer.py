@@ -8,12 +8,13 @@ import torch
 from datasets import DatasetDict, concatenate_datasets
 from torch.utils.data import Sampler
 
+from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.sampler import SplitSampler
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods import METHODS
 from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
 from hf_unlearn.models.simclr import SimCLRModel
-from hf_unlearn.training.trainer import make_inputs
+from hf_unlearn.training.inputs import make_inputs
 
 
 class SameBatch(Sampler[int]):
@@ -248,7 +249,7 @@ def test_unlearn_rows_are_not_needed_by_methods_that_use_retain_alone(make_train
         ("fine_tune", {"unlearn": 4}, "Fine-Tune learns from the retain split, which is empty or missing"),
         ("neg_grad", {"retain": 4}, "NegGrad learns from the unlearn split, which is empty or missing"),
         ("neg_grad", {"retain": 4, "unlearn": 0}, "NegGrad learns from the unlearn split, which is empty or missing"),
-        ("gradient_ascent", {"retain": 4, "unlearn": 1}, "Grad. Ascent has a single sample to learn from"),
+        ("gradient_ascent", {"retain": 4, "unlearn": 1}, "Gradient Ascent has a single sample to learn from"),
     ],
 )
 def test_splits_without_rows_are_refused(make_trainer, shapes, method, rows, message):
@@ -261,7 +262,6 @@ def test_splits_without_rows_are_refused(make_trainer, shapes, method, rows, mes
     ("settings", "message"),
     [
         ({"per_device_train_batch_size": 1}, "leaves InfoNCE without negatives; use at least 2"),
-        ({"views": "wild"}, "views='wild' is unknown; choose one of cifar"),
         ({"forward_chunk_size": 0}, "forward_chunk_size=0 must be at least 1"),
         ({"push_to_hub": True}, r"optimiser pickles; leave it unset, and publish .* with trainer.push_to_hub"),
     ],
@@ -269,6 +269,21 @@ def test_splits_without_rows_are_refused(make_trainer, shapes, method, rows, mes
 def test_settings_that_cannot_work_are_refused(tmp_path, settings, message):
     with pytest.raises(UserError, match=message):
         FineTuneConfig(output_dir=str(tmp_path), **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"views": "wild"}, "views='wild' is unknown; choose one of cifar"),
+        ({"max_length": 0}, "max_length=0 must be a number of at least 1"),
+        ({"flip_probability": 1.5}, "flip_probability=1.5 must be from 0 to 1"),
+        ({"retain_rows": 0}, "retain_rows=0 must be a number of at least 1"),
+        ({"shuffle_buffer": float("nan")}, "shuffle_buffer=nan must be a number of at least 1"),
+    ],
+)
+def test_settings_of_the_data_that_cannot_work_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        DataConfig(**settings)
 
 
 def test_a_processor_is_needed(encoder, splits, tmp_path):
@@ -336,9 +351,9 @@ def test_weights_in_half_precision_train(make_trainer, encoder, splits, family, 
     assert not same(before, weights(trainer)) and torch.tensor(trainer.evaluate()["eval_loss"]).isfinite()
 
 
-def test_captions_are_as_long_as_the_tokenizer_says(encoder, splits, tmp_path):
+def test_captions_are_as_long_as_the_tokenizer_says(encoder):
     model, processor = encoder("clip")
-    config = FineTuneConfig(output_dir=str(tmp_path), use_cpu=True)
+    config = DataConfig()
     assert make_inputs(model, processor, config).max_length == 16
     processor.tokenizer.model_max_length = 8
     assert make_inputs(model, processor, config).max_length == 8

@@ -1,0 +1,55 @@
+"""What is said once of the data, for every method that is trained on it: how rows are read and encoded."""
+
+from dataclasses import dataclass, field
+from math import inf
+
+from hf_unlearn.data.encoded import RESIDENT_BYTES
+from hf_unlearn.data.streaming import SHUFFLE_BUFFER
+from hf_unlearn.data.views import VIEW_PRESETS
+from hf_unlearn.errors import UserError
+
+_RANGES = (
+    ("max_length", 1, inf), ("flip_probability", 0, 1), ("resident_bytes", 0, inf), ("retain_rows", 1, inf),
+    ("shuffle_buffer", 1, inf),
+)  # fmt: skip
+
+
+@dataclass
+class DataConfig:
+    """How rows are read and encoded.
+
+    Raises:
+        UserError: when a value is out of range.
+    """
+
+    views: str = field(
+        default="cifar", metadata={"help": f"Preset of random views for SimCLR and MoCo: {', '.join(VIEW_PRESETS)}."}
+    )
+    max_length: int | None = field(
+        default=None, metadata={"help": "Tokens a caption is padded and cut to; default: what the text encoder takes."}
+    )
+    flip_probability: float = field(
+        default=0.0, metadata={"help": "Chance of mirroring a picture in image-text training (paper, COCO: 0.5)."}
+    )
+    retain_rows: int | None = field(
+        default=None, metadata={"help": "Rows of a streaming retain; default: what the data's own info says."}
+    )
+    shuffle_buffer: int | None = field(
+        default=None,
+        metadata={"help": f"Rows of a streaming retain among which the next is drawn; default: {SHUFFLE_BUFFER:,}."},
+    )
+    resident_bytes: int = field(
+        default=RESIDENT_BYTES,
+        metadata={
+            "help": "Encoded splits up to this size are decoded once, into memory (an accelerator's if it has room)."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.views not in VIEW_PRESETS:
+            raise UserError(f"views={self.views!r} is unknown; choose one of {', '.join(VIEW_PRESETS)}")
+        for name, least, most in _RANGES:
+            value = getattr(self, name)
+            if value is not None and not (least <= value <= most and value < inf):
+                limits = f"from {least} to {most}" if most < inf else f"a number of at least {least}"
+                raise UserError(f"{name}={value} must be {limits}")

@@ -1,0 +1,33 @@
+"""The inputs of a model's kind: image-text pairs for dual encoders, random views for SimCLR and MoCo."""
+
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from hf_unlearn.data.config import DataConfig
+from hf_unlearn.data.preprocessing import ContrastiveInputs, ImageTextInputs, ImageViewInputs
+from hf_unlearn.data.views import VIEW_PRESETS
+from hf_unlearn.errors import UserError
+from hf_unlearn.models.contrastive import caption_length, is_dual_encoder, unwrap
+
+
+def make_inputs(model: PreTrainedModel, processing_class: Any, data: DataConfig) -> ContrastiveInputs:
+    """How rows become batches for a model.
+
+    Args:
+        model: the encoder, wrapped or not.
+        processing_class: the processor saved with it.
+        data: the settings of the data.
+
+    Raises:
+        UserError: without the model's processor, or when its text encoder takes fewer tokens than `max_length`.
+    """
+    if processing_class is None:
+        raise UserError(
+            "processing_class is missing; pass the processor saved with the model (AutoProcessor.from_pretrained)"
+        )
+    model = unwrap(model)  # type: ignore[assignment]
+    if is_dual_encoder(model):
+        length = caption_length(model, getattr(processing_class, "tokenizer", None), data.max_length)
+        return ImageTextInputs(processing_class, length, data.flip_probability)
+    return ImageViewInputs(processing_class, VIEW_PRESETS[data.views])
