@@ -1,6 +1,6 @@
 """One pass of a split through a model, whole batches shared out over the processes of a launch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ def embed_split(
     model: PreTrainedModel,
     split: EncodedSplit,
     embed: Callable[[Encoded, int], tuple[Tensor, ...]],
-    rows: range | None = None,
+    rows: Sequence[int] | None = None,
     batch_size: int = BATCH,
 ) -> tuple[Array, ...]:
     """Embed a split in one pass, whole batches dealt out over processes, and return it whole on every process.

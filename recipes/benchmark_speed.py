@@ -590,7 +590,7 @@ def probes(setting: Setting, folder: str) -> Iterator[Row]:
     model.to(setting.device).eval()  # type: ignore[arg-type]
     inputs = make_inputs(model, processor, run.data)
     assert isinstance(inputs, ImageViewInputs)
-    labels, views = class_labels(task.splits), inputs.views
+    labels, views = class_labels(task.splits).of, inputs.views
     assert labels is not None
     rows = {name: EncodedSplit(task.splits[name], inputs) for name in ("retain", "unlearn", "test")}
     pixels = {name: next(split.batches(len(split)))["pixels"].to(setting.device) for name, split in rows.items()}

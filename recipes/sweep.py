@@ -20,6 +20,7 @@ from hf_unlearn.cli.guard import guarded
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import write_atomically
 from hf_unlearn.metrics.gap import gap_to_retrain
+from hf_unlearn.records.metric_labels import shown
 from hf_unlearn.runs.arguments import Run, parse_run, section_options
 from hf_unlearn.runs.builders import BUILDERS
 from hf_unlearn.runs.experiment import Experiment
@@ -95,7 +96,7 @@ def measured(experiment: Experiment, method: str, run: Run) -> Row:
 
 def summary(row: Row) -> str:
     """A line for the terminal."""
-    told = row.get("failed") or ", ".join(f"{k} {row[k]:.2f}" for k in ("avg_gap", "estimated_gap") if k in row)
+    told = row.get("failed") or ", ".join(f"{k} {shown(row, k)}" for k in ("avg_gap", "estimated_gap") if k in row)
     return f"{row['method']} {row.get('setting', '')} {told}"
 
 
@@ -107,7 +108,7 @@ def table(rows: list[Row]) -> str:
     lines = [["method", "setting", *keys, "est. gap", "avg. gap"], ["---", "---", *["---:"] * (len(keys) + 2)]]
     for row in rows:
         setting = ", ".join(f"{name} {value}" for name, value in row.get("setting", {}).items())
-        numbers = [f"{row[key]:.2f}" if key in row else "–" for key in (*keys, "estimated_gap", "avg_gap")]
+        numbers = [shown(row, key) for key in (*keys, "estimated_gap", "avg_gap")]
         if "avg_gap" in row and row["avg_gap"] == best[row["method"]]:
             numbers[-1] = f"**{numbers[-1]}**"
         lines.append([row["method"], setting, *numbers])

@@ -20,6 +20,7 @@ from hf_unlearn.runs.experiment import Experiment
 
 ANCHORS = 256  # retain pictures that positions are relative to
 COPIED = 200  # held-out pictures that are also shown as transformed copies: a TPR at 1% FPR needs a hundred
+DRAW_SEED = 2406  # which rows these are: the same for every model, whatever the run's seed
 
 Array = npt.NDArray[np.floating]
 
@@ -80,21 +81,27 @@ class Observer:
         alignment: dict[str, Array] = {}
         images: dict[str, Array] = {}
         alignment["retain"], retain_images = self.sides(model, retain)
-        images["anchors"] = retain_images[:ANCHORS]
+        images["anchors"] = retain_images[drawn(len(retain), ANCHORS)]
         for name, split in (("unlearn", unlearn), ("test", test)):
             alignment[name], images[name] = self.sides(model, split)
-            some = range(len(split) if name == "unlearn" else min(COPIED, len(split)))
+            some = drawn(len(split), len(split) if name == "unlearn" else COPIED)
             for transform, change in TRANSFORMS.items():
                 alignment[f"{name}/{transform}"], _ = self.sides(model, DerivedSplit(split, some, change))
         return Observation(alignment, images, self._recovery(model))
 
     def _recovery(self, model: PreTrainedModel) -> Array:
-        halves = [DerivedSplit(self.splits["unlearn"], range(i, len(self.splits["unlearn"]), 2)) for i in (0, 1)]
+        rows = np.random.default_rng(DRAW_SEED).permutation(len(self.splits["unlearn"])).tolist()
+        halves = [DerivedSplit(self.splits["unlearn"], rows[i::2]) for i in (0, 1)]
 
         def measure(learner: PreTrainedModel) -> float:
             return float(self.sides(learner, halves[1])[0].mean())
 
         return relearn(model, self.config, halves[0], self.processor, measure, self.steps)
+
+
+def drawn(count: int, most: int) -> list[int]:
+    """At most so many of `count` rows, ascending: a fixed draw, as rows may be sorted, by class say."""
+    return sorted(np.random.default_rng(DRAW_SEED).permutation(count)[:most].tolist())
 
 
 Sides = Callable[[PreTrainedModel, EncodedSplit], tuple[Array, Array]]
@@ -103,7 +110,7 @@ Sides = Callable[[PreTrainedModel, EncodedSplit], tuple[Array, Array]]
 class _PairSides(ImageTextEvaluator):
     def sides(self, model: PreTrainedModel, split: EncodedSplit) -> tuple[Array, Array]:
         """Mean cosine of each picture with its captions, and the pictures' embeddings."""
-        x, y, owner = self._embed(model, split)
+        x, y, owner, _ = self._embed(model, split)
         return np.bincount(owner, matched_cosine(x, y, owner).per_sample) / np.bincount(owner), x
 
 

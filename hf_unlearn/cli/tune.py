@@ -32,6 +32,7 @@ def tune(
     never looked at.
     """
     from hf_unlearn.methods.retrain import RetrainConfig
+    from hf_unlearn.records.metric_labels import shown
     from hf_unlearn.runs.arguments import grouped_options, parse_run
     from hf_unlearn.runs.tables import text_table
     from hf_unlearn.runs.tuning import TUNED_NAME, Search, trials_table
@@ -52,7 +53,7 @@ def tune(
     rows = search_settings(search, output_dir, resume, typer.echo)
     typer.echo(f"\n{trials_table(rows)}\n")
     tuned = output_dir / TUNED_NAME
-    typer.echo(f"Best: {rows[0]['method']}, estimated gap {rows[0]['estimated_gap']:.2f}. Run it with --config {tuned}")
+    typer.echo(f"Best: {rows[0]['method']}, estimated gap {shown(rows[0])}. Run it with --config {tuned}")
     if run:
         best = parse_run(["--config", str(tuned), *(["--resume"] if resume else [])])
         typer.echo(text_table(unlearn_and_compare(best, search.builder)))

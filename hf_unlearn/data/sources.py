@@ -281,16 +281,53 @@ def _with_caption_lists(dataset: Dataset, source: str, name: str) -> Dataset:
     return _replace(dataset, "captions", pa.chunked_array(lists, pa.list_(pa.string())), feature)
 
 
+def align_classes(splits: Mapping[str, Dataset], column: str = "label", name: str = "the data") -> DatasetDict:
+    """Number the classes of a column of ClassLabels alike in all splits: by their names, sorted where they differ.
+
+    Args:
+        splits: Rows; splits whose column holds no ClassLabel, or that lack it, are left alone.
+        column: The column.
+        name: How messages call the data.
+
+    Returns:
+        The splits, the same ones where their classes are numbered alike already.
+
+    Raises:
+        UserError: Two splits have no class in common, so that their names cannot mean the same.
+    """
+    from datasets import ClassLabel, DatasetDict
+
+    kinds = {split: rows.features.get(column) for split, rows in splits.items()}
+    named = {split: kind.names for split, kind in kinds.items() if isinstance(kind, ClassLabel)}
+    if len(set(map(tuple, named.values()))) <= 1:
+        return DatasetDict(splits)
+    first, *others = named
+    strange = [split for split in others if not set(named[split]) & set(named[first])]
+    if strange:
+        raise UserError(
+            f"The column {column!r} of {name} has classes {listed(named[first])} in {first} and "
+            f"{listed(named[strange[0]])} in {strange[0]}, none of them the same; name them alike in all splits."
+        )
+    feature = ClassLabel(names=sorted(set().union(*named.values())))
+    aligned = dict(splits)
+    for split, names in named.items():
+        places = pa.array([feature.str2int(label) for label in names], pa.int64())
+        old = arrow_column(splits[split], column)
+        known = pc.take(places, pc.if_else(pc.less(old, 0), pa.scalar(None, old.type), old))
+        aligned[split] = _replace(splits[split], column, pc.fill_null(known, -1), feature)
+    return DatasetDict(aligned)
+
+
 def encode_labels(splits: DatasetDict, name: str) -> DatasetDict:
     """Make `label` one ClassLabel over all splits: names sorted, integers by value.
 
     Raises:
-        UserError: Labels are missing, or neither strings nor integers.
+        UserError: Labels are missing, or neither strings nor integers, or two splits have no class in common.
     """
     from datasets import ClassLabel, DatasetDict
 
     if all(isinstance(dataset.features.get("label"), ClassLabel) for dataset in splits.values()):
-        return splits
+        return align_classes(splits, name=name)
     labelled = {split: dataset for split, dataset in splits.items() if "label" in dataset.features}
     columns = {split: arrow_column(dataset, "label") for split, dataset in labelled.items()}
     kinds = {column.type for column in columns.values()}

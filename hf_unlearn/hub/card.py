@@ -13,7 +13,7 @@ from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, LOCAL_PREFIX, file_sh
 from hf_unlearn.records.codec import from_json, read_text
 from hf_unlearn.records.file_names import CARD_NAME, EVALUATION_NAME, MANIFEST_NAME, RESULTS_NAME, published_names
 from hf_unlearn.records.method_description import PAPER_CITATION
-from hf_unlearn.records.metric_labels import in_display_order, metric_label, short_name
+from hf_unlearn.records.metric_labels import in_display_order, metric_label, short_name, shown
 from hf_unlearn.records.schemas import EvaluationRecord, Results, UnlearningManifest
 
 _KEPT = (CARD_NAME, MANIFEST_NAME, EVALUATION_NAME)
@@ -279,9 +279,9 @@ def _caption(name: str) -> str:
 
 def _with_deviation(key: str, values: dict[str, float | None]) -> str:
     deviation = values.get(f"{key}_std")
-    return _number(values.get(key)) + (
-        f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{_number(deviation)}" if deviation is not None else ""
-    )
+    if deviation is None:
+        return shown(values, key).replace(" ", "\N{NO-BREAK SPACE}")
+    return f"{_number(values.get(key))}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{_number(deviation)}"
 
 
 def _number(value: float | None) -> str:

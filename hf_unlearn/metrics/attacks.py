@@ -10,6 +10,8 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.metrics._checks import Array, Scores, check_scores
 from hf_unlearn.metrics._ranks import midranks
 
+FITTING_SEED = 2406  # the same draw for every model, whatever the run's seed
+
 
 @dataclass(frozen=True)
 class MembershipAttack:
@@ -98,22 +100,54 @@ def tpr_at_fpr(positives: Array, negatives: Array, fpr: float = 0.01) -> float:
     return float((members > first_refused).mean())
 
 
-def fitting_scores(retain: Scores, test: Scores) -> tuple[Scores, Scores]:
-    """As many members as non-members, the first of each: the split's seeded permutation left them in random order."""
-    size = min(len(retain), len(test))
-    return retain[:size], test[:size]
+def fitting_scores(retain: Scores, test: Scores, most: int | None = None) -> tuple[Scores, Scores]:
+    """As many members as non-members: seeded draws that do not depend on the order of the rows.
+
+    Rows may come sorted, by class say, so that the first ones are no sample of them. Scores are therefore put in order
+    and then permuted by a fixed seed, of which the first `size = min(r, t, most)` are taken.
+
+    Args:
+        retain: `[r]` scores of members.
+        test: `[t]` scores of non-members.
+        most: Most of each; by default all of the smaller set.
+
+    Returns:
+        `[size]` scores of members, `[size]` of non-members.
+    """
+    size = min(len(retain), len(test), most or len(test))
+    draws = (
+        np.random.default_rng([FITTING_SEED, side]).permutation(np.sort(s)) for side, s in enumerate((retain, test))
+    )
+    members, non_members = (drawn[:size] for drawn in draws)
+    return members, non_members
 
 
 def membership_attack(
-    retain: Scores, unlearn: Scores, test: Scores, is_member: Callable[[Scores], npt.NDArray[np.bool_]]
+    retain: Scores,
+    unlearn: Scores,
+    test: Scores,
+    fitted_on: tuple[Scores, Scores],
+    is_member: Callable[[Scores], npt.NDArray[np.bool_]],
 ) -> MembershipAttack:
-    """Measures a fitted attack whose prediction is `is_member` and whose score is higher for members."""
-    members, non_members = fitting_scores(retain, test)
+    """Measures a fitted attack whose prediction is `is_member` and whose score is higher for members.
+
+    Args:
+        retain: `[r]` scores of members.
+        unlearn: `[u]` scores of the unlearn samples.
+        test: `[t]` scores of non-members.
+        fitted_on: The members and non-members that the attack was fitted on (`fitting_scores`).
+        is_member: From scores to whether each is taken for a member's.
+
+    Returns:
+        The attack's outcome, in percent.
+    """
+    members, non_members = fitted_on
     # One call: a support vector machine's prediction costs as much as its fit.
-    said = is_member(np.concatenate([unlearn, test, members]))
-    of_unlearn, of_test, of_members = np.split(said, [len(unlearn), len(unlearn) + len(test)])
+    parts = (unlearn, test, members, non_members)
+    said = np.split(is_member(np.concatenate(parts)), np.cumsum([len(part) for part in parts])[:-1])
+    of_unlearn, of_test, of_members, of_non_members = said
     efficacy = 100 * float((~of_unlearn).mean())
-    right = int(of_members.sum()) + int((~of_test[: len(non_members)]).sum())
+    right = int(of_members.sum()) + int((~of_non_members).sum())
     return MembershipAttack(
         efficacy=efficacy,
         distance=efficacy - 100 * float((~of_test).mean()),
@@ -121,5 +155,5 @@ def membership_attack(
         tpr_at_1_fpr=100 * tpr_at_fpr(unlearn, test),
         signal_auc=100 * roc_auc(retain, test),
         signal_tpr_at_1_fpr=100 * tpr_at_fpr(retain, test),
-        accuracy=100 * right / (2 * len(members)),
+        accuracy=100 * right / (len(members) + len(non_members)),
     )

@@ -99,10 +99,11 @@ def emia(retain: Array, unlearn: Array, test: Array, preset: Literal["paper", "r
     """Alignment-based EncoderMI-T on an encoder: how many unlearn samples look like non-members.
 
     `EMIA-efficacy = #{unlearn samples predicted non-member} / |D_unlearn|`, with the threshold on view alignment that
-    best separates as many retain members as test non-members (the first of each; pass them in random order).
+    best separates as many retain members as test non-members: all of the smaller set and a seeded draw from the other,
+    whatever the order of the rows (`fitting_scores`).
 
     Args:
-        retain: `[r]` view alignments (`view_alignment`) of retain samples; the attack is fitted on the first `t`.
+        retain: `[r]` view alignments (`view_alignment`) of retain samples.
         unlearn: `[u]` view alignments of the unlearn samples.
         test: `[t]` view alignments of unseen samples.
         preset: "paper" searches every threshold; "reference" the 501 points of [0, 1] that the authors' code tries.
@@ -126,8 +127,9 @@ def emia(retain: Array, unlearn: Array, test: Array, preset: Literal["paper", "r
         check_scores(values, f"view alignment of {name}")
         for name, values in (("retain", retain), ("unlearn", unlearn), ("test", test))
     )
-    threshold = best_threshold(*fitting_scores(kept, unseen), REFERENCE_GRID if preset == "reference" else None)
-    attack = membership_attack(kept, forgotten, unseen, lambda scores: scores >= threshold)
+    fitted_on = fitting_scores(kept, unseen)
+    threshold = best_threshold(*fitted_on, REFERENCE_GRID if preset == "reference" else None)
+    attack = membership_attack(kept, forgotten, unseen, fitted_on, lambda scores: scores >= threshold)
     return Emia(**asdict(attack), threshold=threshold)
 
 

@@ -5,18 +5,31 @@ So Retrain's metrics on unlearn are estimated by those of validation, its metric
 original model's, and a run is compared with these estimates as `gap_to_retrain` compares it with Retrain. For a random
 request the samples of both sets are exchangeable under Retrain, so only sampling error remains; for a request that
 differs in kind from the held-out samples, hold out samples of its kind.
+
+The sampling error is told by an interval: samples are drawn anew from those measured, with replacement, and the
+estimate taken of each draw (a bootstrap). Estimates whose intervals overlap do not tell runs apart; more unlearn and
+held-out samples do. The interval knows nothing of requests that differ in kind.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from hf_unlearn.metrics._checks import Array, check_scores
-from hf_unlearn.metrics.attacks import roc_auc
+from hf_unlearn.metrics._checks import Array, Scores, check_same_length, check_scores
 
 SPREAD_WEIGHT = 0.1
 """Weight of what the true gap does not see: a wholly wrong spread, some 20 points, then weighs as much as two Retrains
 of different seeds differ, about 2, and decides only between runs that the gap itself cannot tell apart."""
+
+RESAMPLES, RESAMPLING_SEED, COVERAGE = 500, 2406, 0.95
+"""Draws of the bootstrap, their seed, and the share of them that the interval holds."""
+
+_WEIGHTS_AT_ONCE = 2**21
+
+Weights = npt.NDArray[np.float64]
+"""`[draws, n]`: how often each of n samples is in each draw."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +39,14 @@ class EstimatedGap:
     Attributes:
         parts: What it is made of, each at least 0: one part for each metric of the true gap, then what guards it.
         total: The estimate, to be minimised.
+        low: Lower end of its 95% interval, never above the estimate.
+        high: Upper end, never below it.
     """
 
     parts: dict[str, float]
     total: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +60,8 @@ class ImageTextEvidence:
         recall_validation: Retrieval on validation, in percent: mean of recall at 1 and at 5 in both directions.
         unlearn: `[u]` alignment of each unlearn sample, a cosine.
         validation: `[v]` the same of validation.
+        retain: `[r]` the same of retain, for the interval; without it, retain's means are taken as exact.
+        recalls: `[v]` each validation sample's share of `recall_validation`, likewise.
     """
 
     cosine_retain: float
@@ -51,6 +70,8 @@ class ImageTextEvidence:
     recall_validation: float
     unlearn: Array
     validation: Array
+    retain: Array | None = None
+    recalls: Array | None = None
 
     def estimated_gap(self, before: "ImageTextEvidence") -> EstimatedGap:
         """Estimate this encoder's average gap in retain and unlearn cosine (Table 4) from the original encoder.
@@ -69,7 +90,7 @@ class ImageTextEvidence:
             before: The original encoder's, on the same samples.
 
         Returns:
-            The parts `retain`, `unlearn`, `utility` and `spread`, and the estimate.
+            The parts `retain`, `unlearn`, `utility` and `spread`, and the estimate with its interval.
 
         Raises:
             UserError: A set of alignments is empty, or one is NaN or infinite.
@@ -82,14 +103,27 @@ class ImageTextEvidence:
             ({'retain': 2.0, 'unlearn': 6.0, 'utility': 1.0, 'spread': 4.0}, 4.9)
         """
         unlearn, unseen = check_scores(self.unlearn, "unlearn"), check_scores(before.validation, "validation")
-        parts = {
-            "retain": abs(self.cosine_retain - before.cosine_retain),
-            "unlearn": abs(self.cosine_unlearn - before.cosine_validation),
-            "utility": max(0.0, before.recall_validation - self.recall_validation),
-            "spread": 100 * max(0.0, wasserstein(unlearn, unseen) - abs(float(unlearn.mean() - unseen.mean()))),
-        }
-        total = (parts["retain"] + parts["unlearn"] + parts["utility"]) / 2 + SPREAD_WEIGHT * parts["spread"]
-        return EstimatedGap(parts, total)
+        retain = _difference(self.retain, before.retain, "retain")
+        recalls = _difference(before.recalls, self.recalls, "validation recalls")
+
+        def estimate(of_retain: Weights, of_unlearn: Weights, of_unseen: Weights) -> dict[str, Scores]:
+            left, unseen_left = _shift(unlearn, of_unlearn), _shift(unseen, of_unseen)
+            apart = _wasserstein(unlearn, unseen, of_unlearn, of_unseen)
+            apart -= np.abs(float(unlearn.mean() - unseen.mean()) + left - unseen_left)
+            lost = before.recall_validation - self.recall_validation + _shift(recalls, of_unseen)
+            off = self.cosine_unlearn - before.cosine_validation + 100 * (left - unseen_left)
+            return {
+                "retain": np.abs(self.cosine_retain - before.cosine_retain + 100 * _shift(retain, of_retain)),
+                "unlearn": np.abs(off),
+                "utility": np.maximum(0.0, lost),
+                "spread": 100 * np.maximum(0.0, apart),
+            }
+
+        return _with_interval(estimate, _image_text_total, (len(retain), len(unlearn), len(unseen)))
+
+
+def _image_text_total(parts: Mapping[str, Scores]) -> Scores:
+    return (parts["retain"] + parts["unlearn"] + parts["utility"]) / 2 + SPREAD_WEIGHT * parts["spread"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +136,10 @@ class ProbeEvidence:
         validation_accuracy: In percent.
         unlearn_confidence: `[u]` probability of the true class.
         validation_confidence: `[v]` the same of validation.
+        retain_hits: `[r]` whether each sample's class was found, for the interval; without it, the accuracy is taken as
+            exact.
+        unlearn_hits: `[u]` the same of unlearn.
+        validation_hits: `[v]` the same of validation.
     """
 
     retain_accuracy: float
@@ -109,6 +147,9 @@ class ProbeEvidence:
     validation_accuracy: float
     unlearn_confidence: Array
     validation_confidence: Array
+    retain_hits: Array | None = None
+    unlearn_hits: Array | None = None
+    validation_hits: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,8 +182,8 @@ class ViewEvidence:
             before: The original encoder's, on the same samples.
 
         Returns:
-            The parts `emia`, `retain_accuracy`, `test_accuracy`, `unlearn_accuracy` and `cmia`, and their mean; only
-            `emia` without a probe.
+            The parts `emia`, `retain_accuracy`, `test_accuracy`, `unlearn_accuracy` and `cmia`, and their mean with
+            its interval; only `emia` without a probe.
 
         Raises:
             UserError: A set is empty, or a value is NaN or infinite.
@@ -153,15 +194,41 @@ class ViewEvidence:
             >>> view.estimated_gap(view).parts
             {'emia': 25.0, 'retain_accuracy': 0.0, 'test_accuracy': 0.0, 'unlearn_accuracy': 10.0, 'cmia': 25.0}
         """
-        parts = {"emia": _membership(self.unlearn, self.validation)}
-        if self.probe is not None and before.probe is not None:
-            parts |= {
-                "retain_accuracy": abs(self.probe.retain_accuracy - before.probe.retain_accuracy),
-                "test_accuracy": abs(self.probe.validation_accuracy - before.probe.validation_accuracy),
-                "unlearn_accuracy": abs(self.probe.unlearn_accuracy - before.probe.validation_accuracy),
-                "cmia": _membership(self.probe.unlearn_confidence, self.probe.validation_confidence),
+        unlearn, unseen = check_scores(self.unlearn, "unlearn"), check_scores(self.validation, "validation")
+        probe, earlier = self.probe, before.probe
+        if probe is None or earlier is None:
+            return _with_interval(
+                lambda _, u, v: {"emia": _membership(unlearn, unseen, u, v)}, _mean, (0, len(unlearn), len(unseen))
+            )
+        sure, unsure = (
+            check_scores(given, f"confidence of {name}")
+            for name, given in (("unlearn", probe.unlearn_confidence), ("validation", probe.validation_confidence))
+        )
+        retain = _difference(probe.retain_hits, earlier.retain_hits, "retain hits")
+        held_out = _difference(probe.validation_hits, earlier.validation_hits, "validation hits")
+        found, found_before = _hits(probe.unlearn_hits), _hits(earlier.validation_hits)
+
+        def estimate(of_retain: Weights, of_unlearn: Weights, of_unseen: Weights) -> dict[str, Scores]:
+            signed = {
+                "retain_accuracy": probe.retain_accuracy - earlier.retain_accuracy + 100 * _shift(retain, of_retain),
+                "test_accuracy": probe.validation_accuracy
+                - earlier.validation_accuracy
+                + 100 * _shift(held_out, of_unseen),
+                "unlearn_accuracy": probe.unlearn_accuracy
+                - earlier.validation_accuracy
+                + 100 * (_shift(found, of_unlearn) - _shift(found_before, of_unseen)),
             }
-        return EstimatedGap(parts, float(np.mean(list(parts.values()))))
+            return {
+                "emia": _membership(unlearn, unseen, of_unlearn, of_unseen),
+                **{name: np.abs(value) for name, value in signed.items()},
+                "cmia": _membership(sure, unsure, of_unlearn, of_unseen),
+            }
+
+        return _with_interval(estimate, _mean, (len(retain), len(unlearn), len(unseen)))
+
+
+def _mean(parts: Mapping[str, Scores]) -> Scores:
+    return np.mean(list(parts.values()), axis=0)
 
 
 def wasserstein(a: Array, b: Array) -> float:
@@ -183,11 +250,74 @@ def wasserstein(a: Array, b: Array) -> float:
         >>> wasserstein([0.0, 1.0], [0.5])
         0.5
     """
-    first, second = np.sort(check_scores(a, "first sample")), np.sort(check_scores(b, "second sample"))
-    places = np.sort(np.concatenate([first, second]))
-    shares = (np.searchsorted(given, places[:-1], side="right") / len(given) for given in (first, second))
-    return float((np.abs(np.subtract(*shares)) * np.diff(places)).sum())
+    first, second = check_scores(a, "first sample"), check_scores(b, "second sample")
+    return float(_wasserstein(first, second, np.ones((1, len(first))), np.ones((1, len(second))))[0])
 
 
-def _membership(unlearn: Array, validation: Array) -> float:
-    return abs(100 * roc_auc(unlearn, validation) - 50)
+def _wasserstein(a: Scores, b: Scores, of_a: Weights, of_b: Weights) -> Scores:
+    """The distance between each draw of one sample and each of the other, `[draws]`."""
+    together = np.concatenate([a, b])
+    order = np.argsort(together, kind="stable")
+    shares = np.concatenate([of_a / len(a), -of_b / len(b)], axis=1)[:, order].cumsum(1)[:, :-1]
+    return (np.abs(shares) * np.diff(together[order])).sum(1)
+
+
+def _membership(unlearn: Scores, validation: Scores, of_unlearn: Weights, of_validation: Weights) -> Scores:
+    """`|AUC - 50|` of each draw, in percent; `roc_auc` by counting what lies below each score, and half of its ties."""
+    places, at = np.unique(np.concatenate([unlearn, validation]), return_inverse=True)
+    sides = ((of_unlearn, at[: len(unlearn)]), (of_validation, at[len(unlearn) :]))
+    ours, theirs = (np.stack([np.bincount(on, w, len(places)) for w in draws]) for draws, on in sides)
+    pairs = (ours * (theirs.cumsum(1) - theirs / 2)).sum(1)
+    return np.abs(100 * (pairs / (len(unlearn) * len(validation))) - 50)
+
+
+def _with_interval(
+    estimate: Callable[[Weights, Weights, Weights], dict[str, Scores]],
+    total: Callable[[Mapping[str, Scores]], Scores],
+    sizes: tuple[int, int, int],
+) -> EstimatedGap:
+    """The estimate of all samples, and the middle 95% of those of samples drawn anew with replacement.
+
+    Parts are absolute values, so draws lie above an estimate near 0 more often than below: the interval is widened to
+    hold the estimate.
+
+    Args:
+        estimate: From draws of retain, unlearn and validation to the parts, `[draws]` each.
+        total: From the parts to the estimate.
+        sizes: How many samples there are of each; 0 where none are drawn.
+    """
+    parts = estimate(*(np.ones((1, size)) for size in sizes))
+    rng, value = np.random.default_rng(RESAMPLING_SEED), float(total(parts)[0])
+    at_once = max(1, min(RESAMPLES, _WEIGHTS_AT_ONCE // (1 + sum(sizes))))
+    draws = [
+        total(estimate(*(_drawn(rng, min(at_once, RESAMPLES - first), size) for size in sizes)))
+        for first in range(0, RESAMPLES, at_once)
+    ]
+    tail = 100 * (1 - COVERAGE) / 2
+    low, high = np.percentile(np.concatenate(draws), (tail, 100 - tail))
+    return EstimatedGap(
+        {name: float(part[0]) for name, part in parts.items()}, value, min(float(low), value), max(float(high), value)
+    )
+
+
+def _drawn(rng: np.random.Generator, draws: int, size: int) -> Weights:
+    rows = rng.integers(0, max(size, 1), (draws, size))
+    return np.stack([np.bincount(row, minlength=size) for row in rows]).astype(np.float64)
+
+
+def _difference(now: Array | None, before: Array | None, name: str) -> Scores:
+    """`now - before` of the same samples; empty where either is not known."""
+    if now is None or before is None:
+        return np.empty(0)
+    ours, theirs = check_scores(now, f"{name} now"), check_scores(before, f"{name} before")
+    check_same_length(**{f"{name} now": ours, f"{name} before": theirs})
+    return ours - theirs
+
+
+def _hits(hits: Array | None) -> Scores:
+    return np.empty(0) if hits is None else check_scores(hits, "hits")
+
+
+def _shift(values: Scores, weights: Weights) -> Scores:
+    """How far the mean of each draw lies from that of all samples, `[draws]`."""
+    return (weights - 1) @ values / len(values) if len(values) else np.zeros(len(weights))

@@ -32,6 +32,7 @@ class LinearProbe:
         test_confidence: `[t]` the same for test.
         validation_accuracy: Accuracy on further held-out samples, where they were given.
         validation_confidence: `[v]` the same for them.
+        hits: For each set, whether each sample's class was found, bool.
     """
 
     retain_accuracy: float
@@ -42,6 +43,7 @@ class LinearProbe:
     test_confidence: Scores = field(repr=False)
     validation_accuracy: float | None = None
     validation_confidence: Scores | None = field(default=None, repr=False)
+    hits: dict[str, npt.NDArray[np.bool_]] = field(default_factory=dict, repr=False)
 
 
 def linear_probe(
@@ -111,8 +113,20 @@ def linear_probe(
             optimizer.zero_grad()
             F.cross_entropy(F.linear(seen[batch], weight, bias), labels[batch]).backward()
             optimizer.step()
-    (ra, kept), (ua, forgotten), (ta, unseen), *further = (_evaluate(*given, weight, bias) for given in sets)
-    return LinearProbe(ra, ua, ta, kept, forgotten, unseen, *(further[0] if further else ()))
+    found = {name: _evaluate(*given, weight, bias) for name, given in zip(named, sets, strict=True)}
+    accuracy = {name: 100 * float(hits.mean()) for name, (hits, _) in found.items()}
+    confidence = {name: probability for name, (_, probability) in found.items()}
+    return LinearProbe(
+        accuracy["retain"],
+        accuracy["unlearn"],
+        accuracy["test"],
+        confidence["retain"],
+        confidence["unlearn"],
+        confidence["test"],
+        accuracy.get("validation"),
+        confidence.get("validation"),
+        {name: hits for name, (hits, _) in found.items()},
+    )
 
 
 def cached_views(
@@ -176,7 +190,8 @@ def _check_finite(features: Tensor, name: str) -> None:
 
 
 @torch.no_grad()
-def _evaluate(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> tuple[float, Scores]:
+def _evaluate(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> tuple[npt.NDArray[np.bool_], Scores]:
+    """Whether each sample's class is found, and the probability of it."""
     logits = F.linear(features, weight, bias)
-    accuracy = 100 * float((logits.argmax(1) == labels).double().mean())
-    return accuracy, to_numpy(logits.softmax(1).gather(1, labels[:, None])[:, 0])
+    found = (logits.argmax(1) == labels).cpu().numpy()
+    return found, to_numpy(logits.softmax(1).gather(1, labels[:, None])[:, 0])

@@ -1,7 +1,7 @@
 """Cross-modal retrieval: is an image's own caption among the k nearest, and the other way round."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -20,20 +20,32 @@ class Retrieval:
     Attributes:
         image_to_text: Share of images with one of their own captions among the k nearest captions.
         text_to_image: Share of captions whose own image is among the k nearest images.
+        image_ranks: `[n]` number of wrong captions ahead of each image's best own one, or tied with it.
+        text_ranks: `[m]` likewise for each caption.
     """
 
     image_to_text: dict[int, float]
     text_to_image: dict[int, float]
+    image_ranks: Tensor = field(default_factory=lambda: torch.empty(0), repr=False, compare=False)
+    text_ranks: Tensor = field(default_factory=lambda: torch.empty(0), repr=False, compare=False)
 
 
 def retrieval(
-    x: Array, y: Array, owner: Array | None = None, ks: Sequence[int] = (1, 5), block_size: int = 1024
+    x: Array,
+    y: Array,
+    owner: Array | None = None,
+    ks: Sequence[int] = (1, 5),
+    block_size: int = 1024,
+    captions: Sequence[Hashable] | None = None,
 ) -> Retrieval:
     """Recall at k by cosine, in both directions.
 
     A query is found at k if fewer than k candidates that are not its own score as high as its best own candidate.
-    Ties count against it: a wrong candidate with an equal cosine ranks first, so collapsed embeddings score 0, not 100.
-    Similarities are computed `block_size` queries at a time, so memory is O(block_size * candidates).
+    A candidate is a query's own if it is of the same pair, or has the same caption as one of the same pair: images that
+    share a caption cannot be told apart by it, so any of them is a hit.
+    Other ties count against the query: a wrong candidate with an equal cosine ranks first, so collapsed embeddings
+    score 0, not 100. Similarities are computed `block_size` queries at a time, so memory is
+    O(block_size * candidates).
 
     Args:
         x: `[n, d]` image embeddings, normalised or not.
@@ -42,6 +54,7 @@ def retrieval(
             needs a caption.
         ks: Ranks, each at least 1.
         block_size: Queries a block.
+        captions: `[m]` the captions, or whatever else is equal where they are; by default no two are the same.
 
     Returns:
         Recalls in percent for each k.
@@ -52,6 +65,8 @@ def retrieval(
     Example:
         >>> retrieval([[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.1], [1.0, 0.2]], ks=(1, 2))
         Retrieval(image_to_text={1: 100.0, 2: 100.0}, text_to_image={1: 50.0, 2: 100.0})
+        >>> retrieval([[1.0, 0.0], [0.8, 0.6]], [[1.0, 0.0], [1.0, 0.0]], ks=(1,), captions=["a dog", "a dog"])
+        Retrieval(image_to_text={1: 100.0}, text_to_image={1: 100.0})
     """
     images, texts = check_embeddings(x, "image embeddings"), check_embeddings(y, "caption embeddings")
     owners = check_owner(owner, len(images), len(texts)).to(images.device)
@@ -60,22 +75,64 @@ def retrieval(
         raise UserError(f"image {int(without.nonzero()[0, 0])} has no caption to retrieve; leave such images out")
     if min(ks, default=0) < 1:
         raise UserError(f"ks: recall at k needs ranks of at least 1, got {list(ks)}")
-    image_ids = torch.arange(len(images), device=images.device)
-    return Retrieval(
-        _recall(_ranks(images, texts, image_ids, owners, block_size), ks),
-        _recall(_ranks(texts, images, owners, image_ids, block_size), ks),
-    )
+    said = _numbered(captions, len(texts)).to(images.device)
+    own = _Own(owners, said, len(images))
+    image_ranks = _ranks(images, texts, own.captions, block_size)
+    text_ranks = _ranks(texts, images, own.images, block_size)
+    return Retrieval(_recall(image_ranks, ks), _recall(text_ranks, ks), image_ranks, text_ranks)
 
 
-def _ranks(queries: Tensor, candidates: Tensor, query_ids: Tensor, ids: Tensor, block_size: int) -> Iterator[Tensor]:
-    """Yields for each block of queries the number of wrong candidates ahead of, or tied with, the best own one."""
-    for block, wanted in zip(queries.split(block_size), query_ids.split(block_size), strict=True):
-        scores = block @ candidates.T
-        own = wanted[:, None] == ids
+@dataclass(frozen=True, eq=False)
+class _Own:
+    """Which images and captions have a text in common.
+
+    Attributes:
+        owners: `[m]` image of each caption.
+        said: `[m]` number of each caption's text.
+        count: How many images there are.
+    """
+
+    owners: Tensor
+    said: Tensor
+    count: int
+
+    def captions(self, images: range) -> Tensor:
+        """`[images, m]` bool: whether a caption says what one of the image's own does."""
+        theirs = (self.owners >= images.start) & (self.owners < images.stop)
+        has = torch.zeros(len(images), int(self.said.max()) + 1, dtype=torch.bool, device=self.said.device)
+        has[self.owners[theirs] - images.start, self.said[theirs]] = True
+        return has[:, self.said]
+
+    def images(self, captions: range) -> Tensor:
+        """`[captions, n]` bool: whether one of an image's own captions says what the caption does."""
+        wanted, place = self.said[captions.start : captions.stop].unique(return_inverse=True)
+        at = torch.searchsorted(wanted, self.said).clamp_(max=len(wanted) - 1)
+        same = wanted[at] == self.said
+        has = torch.zeros(len(wanted), self.count, dtype=torch.bool, device=self.said.device)
+        has[at[same], self.owners[same]] = True
+        return has[place]
+
+
+def _ranks(queries: Tensor, candidates: Tensor, own_of: Callable[[range], Tensor], block_size: int) -> Tensor:
+    """For each query the number of wrong candidates ahead of, or tied with, the best own one."""
+    ranks = []
+    for start in range(0, len(queries), block_size):
+        scores = queries[start : start + block_size] @ candidates.T
+        own = own_of(range(start, start + len(scores)))
         best = scores.masked_fill(~own, -torch.inf).amax(1, keepdim=True)
-        yield ((scores >= best - TIE) & ~own).sum(1)
+        ranks.append(((scores >= best - TIE) & ~own).sum(1))
+    return torch.cat(ranks)
 
 
-def _recall(ranks: Iterator[Tensor], ks: Sequence[int]) -> dict[int, float]:
-    rank = torch.cat(list(ranks))
-    return {k: 100 * float((rank < k).double().mean()) for k in ks}
+def _numbered(captions: Sequence[Hashable] | None, count: int) -> Tensor:
+    """A number for each caption, the same for the same."""
+    if captions is None:
+        return torch.arange(count)
+    if len(captions) != count:
+        raise UserError(f"captions: {count} caption embeddings have {len(captions)} captions; give one for each")
+    numbers: dict[Hashable, int] = {}
+    return torch.tensor([numbers.setdefault(caption, len(numbers)) for caption in captions])
+
+
+def _recall(ranks: Tensor, ks: Sequence[int]) -> dict[int, float]:
+    return {k: 100 * float((ranks < k).double().mean()) for k in ks}

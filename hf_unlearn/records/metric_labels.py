@@ -1,7 +1,8 @@
 """How a card names the metrics of `evaluation.json`, and in which order and unit it shows them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,27 @@ def short_name(key: str) -> str:
 
 
 def in_display_order(keys: Iterable[str]) -> list[str]:
-    """Order metrics for display, leaving out the standard deviations, which are shown beside their means."""
+    """Order metrics for display, leaving out standard deviations and ends of intervals, which stand beside a metric."""
     keys = list(keys)
     known = [key for key in METRIC_LABELS if key in keys]
-    return known + [key for key in keys if key not in METRIC_LABELS and not is_deviation(key, keys)]
+    return known + [key for key in keys if key not in METRIC_LABELS and not is_beside(key, keys)]
 
 
-def is_deviation(key: str, keys: Iterable[str]) -> bool:
-    """Say whether `key` is the standard deviation of another metric among `keys`."""
-    return key.endswith("_std") and key.removesuffix("_std") in keys
+def is_beside(key: str, keys: Iterable[str]) -> bool:
+    """Say whether `key` is the standard deviation, or an end of the interval, of another metric among `keys`."""
+    beside = (key.removesuffix("_std"), key.removeprefix("low_"), key.removeprefix("high_"))
+    return any(other != key and other in keys for other in beside)
+
+
+def shown(metrics: Mapping[str, Any], key: str = "estimated_gap") -> str:
+    """A metric as tables, cards and the terminal show it, with its interval where it has one.
+
+    Example:
+        >>> shown({"estimated_gap": 4.9, "low_estimated_gap": 3.123, "high_estimated_gap": 6.8})
+        '4.90 [3.12, 6.80]'
+        >>> shown({"emia": 4.9}, "emia"), shown({}, "emia")
+        ('4.90', '–')
+    """
+    value, low, high = (metrics.get(name) for name in (key, f"low_{key}", f"high_{key}"))
+    interval = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
+    return "–" if value is None else f"{value:.2f}{interval}"

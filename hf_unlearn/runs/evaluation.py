@@ -1,30 +1,34 @@
 """What a model owner measures on a checkpoint: one `Evaluation`, whatever the model family."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from datasets import Dataset
+import pyarrow.compute as pc
+import torch
+from datasets import ClassLabel, Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.preprocessing import ContrastiveInputs, Encoded, ImageTextInputs, ImageViewInputs
+from hf_unlearn.data.sources import align_classes, arrow_column
 from hf_unlearn.embedding import BATCH, embed_split
+from hf_unlearn.errors import listed
 from hf_unlearn.metrics.agreement import agreement
 from hf_unlearn.metrics.alignment import matched_cosine
 from hf_unlearn.metrics.cka import linear_cka
-from hf_unlearn.metrics.cmia import cmia
+from hf_unlearn.metrics.cmia import cmia, fitted_note
 from hf_unlearn.metrics.emia import emia, view_alignment
 from hf_unlearn.metrics.estimated_gap import ImageTextEvidence, ProbeEvidence, ViewEvidence
 from hf_unlearn.metrics.forgetting_score import forgetting_score
 from hf_unlearn.metrics.knn_probe import knn_probe
 from hf_unlearn.metrics.linear_probe import cached_views, linear_probe
 from hf_unlearn.metrics.negative_alignment import negative_alignment
-from hf_unlearn.metrics.retrieval import retrieval
+from hf_unlearn.metrics.retrieval import Retrieval, retrieval
 from hf_unlearn.models.contrastive import embed_images, embed_texts
 
 AUDIT_VIEWS = 10  # views an image, as EMIA takes them
@@ -68,8 +72,9 @@ class Evaluation:
     def with_estimated_gap(self, before: "Evaluation") -> "Evaluation":
         """The same evaluation with the gap to Retrain that is estimated from the model before unlearning."""
         gap = self.evidence.estimated_gap(before.evidence)  # type: ignore[arg-type]  # one family, one kind of evidence
+        found = {"estimated_gap": gap.total, "low_estimated_gap": gap.low, "high_estimated_gap": gap.high}
         parts = {f"estimated_gap_{name}": value for name, value in gap.parts.items()}
-        return replace(self, metrics={**self.metrics, "estimated_gap": gap.total, **parts})
+        return replace(self, metrics={**self.metrics, **found, **parts})
 
     def compared_with_retrain(self, retrain: "Evaluation") -> "Evaluation":
         """The same evaluation with its per-sample agreement with Retrain: means can match with the wrong samples."""
@@ -96,6 +101,7 @@ class Evaluator(ABC):
 
     family: ClassVar[str]
     gap_keys: tuple[str, ...]
+    notes: tuple[str, ...] = ()  # what a reader of the figures must know of how they were measured
 
     def __init__(self, splits: Mapping[str, EncodedSplit], inputs: ContrastiveInputs) -> None:
         self.splits, self.inputs = splits, inputs
@@ -117,7 +123,7 @@ class ImageTextEvaluator(Evaluator):
         metrics: dict[str, float] = {}
         alignment: dict[str, Array] = {}
         for name in SPLITS:
-            x, y, owner = self._embed(model, self.splits[name])
+            x, y, owner, said = self._embed(model, self.splits[name])
             cosine = matched_cosine(x, y, owner)
             metrics |= {f"cosine_{name}": cosine.mean, f"cosine_{name}_std": cosine.std}
             captions = np.bincount(owner)
@@ -125,7 +131,7 @@ class ImageTextEvaluator(Evaluator):
             if name == "unlearn":
                 halves = x, y[np.cumsum(captions) - captions]
             if name in ("validation", "test"):
-                ranks = retrieval(x, y, owner)
+                ranks = retrieval(x, y, owner, captions=said)
                 recalls = {
                     f"recall_at_{k}_{way}": found[k]
                     for k in (1, 5)
@@ -135,22 +141,55 @@ class ImageTextEvaluator(Evaluator):
                     metrics |= recalls
                 else:
                     metrics["recall_validation"] = float(np.mean(list(recalls.values())))
+                    recall_of_each = _recall_of_each(ranks, owner)
         known = ("cosine_retain", "cosine_unlearn", "cosine_validation", "recall_validation")
         evidence = ImageTextEvidence(
-            **{name: metrics[name] for name in known}, unlearn=alignment["unlearn"], validation=alignment["validation"]
+            **{name: metrics[name] for name in known},
+            unlearn=alignment["unlearn"],
+            validation=alignment["validation"],
+            retain=alignment["retain"],
+            recalls=recall_of_each,
         )
         return Evaluation(metrics, alignment["unlearn"], *halves, evidence)
 
-    def _embed(self, model: PreTrainedModel, split: EncodedSplit) -> tuple[Array, Array, npt.NDArray[np.int64]]:
-        """Images `[n, d]`, captions `[m, d]` and the index `[m]` of each caption's image."""
+    def _embed(
+        self, model: PreTrainedModel, split: EncodedSplit
+    ) -> tuple[Array, Array, npt.NDArray[np.int64], list[bytes]]:
+        """Images `[n, d]`, captions `[m, d]`, the index `[m]` of each caption's image, and what the model reads `[m]`.
+
+        Captions that differ only in what the tokenizer drops, or beyond the length it cuts at, read the same.
+        """
 
         def embed(encoded: Encoded, _: int) -> tuple[Tensor, ...]:
             tokens = self.inputs.captions(encoded)[0]
             pixels = self.inputs.normalise(encoded["pixels"]).to(model.dtype)
-            return embed_images(model, pixels), embed_texts(model, **tokens), encoded["caption_counts"]
+            read = torch.cat(list(tokens.values()), dim=1)  # as float32, exact below 16 million
+            return embed_images(model, pixels), embed_texts(model, **tokens), encoded["caption_counts"], read
 
-        x, y, counts = embed_split(model, split, embed)
-        return x, y, np.repeat(np.arange(len(counts)), counts.astype(np.int64))
+        x, y, counts, read = embed_split(model, split, embed)
+        owner = np.repeat(np.arange(len(counts)), counts.astype(np.int64))
+        return x, y, owner, [tokens.tobytes() for tokens in read]
+
+
+def _recall_of_each(ranks: Retrieval, owner: npt.NDArray[np.int64]) -> Array:
+    """`[n]` share of the recalls at 1 and 5, both ways, that each image and its captions find, in percent."""
+    captions = np.bincount(owner)
+    of_images, of_texts = ranks.image_ranks.numpy(force=True), ranks.text_ranks.numpy(force=True)
+    found = [((of_images < k) + np.bincount(owner, of_texts < k) / captions) / 2 for k in (1, 5)]
+    return 100 * np.mean(found, axis=0)
+
+
+@dataclass(frozen=True, eq=False)
+class ClassLabels:
+    """Classes of every row of the four splits, for the linear probe, or why there are none.
+
+    Attributes:
+        of: Split to class numbers `[n]`; None where the probe has to be left out.
+        reason: Why it has to be, a sentence.
+    """
+
+    of: dict[str, npt.NDArray[np.int64]] | None
+    reason: str = ""
 
 
 class ImageViewEvaluator(Evaluator):
@@ -159,7 +198,7 @@ class ImageViewEvaluator(Evaluator):
     Args:
         splits: `retain`, `unlearn`, `validation` and `test`, encoded.
         inputs: how they were encoded, and the views they are attacked with.
-        labels: split to class labels; without it, the probe's metrics are left out.
+        labels: split to class labels; without them, the probe's metrics are left out.
         seed: of the linear probe.
     """
 
@@ -171,23 +210,25 @@ class ImageViewEvaluator(Evaluator):
         self,
         splits: Mapping[str, EncodedSplit],
         inputs: ContrastiveInputs,
-        labels: Mapping[str, npt.NDArray[np.int64]] | None = None,
+        labels: ClassLabels | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(splits, inputs)
-        self.labels, self.seed = labels, seed
-        if labels is None:
+        self.labels, self.seed = labels.of if labels is not None else None, seed
+        if self.labels is None:
             self.gap_keys = ("emia",)
+            reason = labels.reason if labels is not None else ""
+            self.notes = (f"The linear probe's metrics (RA, TA, UA, CMIA) are left out. {reason}".strip(),)
+        elif (note := fitted_note(len(splits["retain"]), len(splits["test"]))) is not None:
+            self.notes = (note,)
 
     def evaluate(self, model: PreTrainedModel) -> Evaluation:
         """Attack the encoder with views, and a linear probe on cached views where there are labels.
 
         The retain views that the attack needs are those the probe trains on, so no picture is embedded twice.
         """
-        retain = len(self.splits["retain"])
-        attacked = min(retain, len(self.splits["test"]))
         viewed = {
-            "retain": self._embed_views(model, self.splits["retain"], range(retain if self.labels else attacked)),
+            "retain": self._embed_views(model, self.splits["retain"], self._attacked()),
             **{name: self._embed_views(model, self.splits[name]) for name in ("unlearn", "validation", "test")},
         }
         alignment = {name: view_alignment(features) for name, features in viewed.items()}
@@ -206,6 +247,14 @@ class ImageViewEvaluator(Evaluator):
             evidence = replace(evidence, probe=probe)
         unlearn = viewed["unlearn"]
         return Evaluation(metrics, alignment["unlearn"], unlearn[:, 0], unlearn[:, 1], evidence)
+
+    def _attacked(self) -> Sequence[int]:
+        """Retain rows to take views of: all for the probe, and without it as many as the attack has non-members."""
+        retain = len(self.splits["retain"])
+        if self.labels is not None:
+            return range(retain)
+        drawn = np.random.default_rng(AUDIT_SEED).permutation(retain)  # rows may be sorted, by class say
+        return np.sort(drawn[: len(self.splits["test"])]).tolist()
 
     def _probe(
         self, model: PreTrainedModel, labels: Mapping[str, npt.NDArray[np.int64]], views: Array
@@ -226,6 +275,7 @@ class ImageViewEvaluator(Evaluator):
             probe.validation_accuracy,
             probe.unlearn_confidence,
             probe.validation_confidence,
+            *(probe.hits[name] for name in ("retain", "unlearn", "validation")),
         )
         attack = cmia(probe.retain_confidence, probe.unlearn_confidence, probe.test_confidence)
         metrics = {
@@ -241,7 +291,7 @@ class ImageViewEvaluator(Evaluator):
         }
         return metrics, evidence
 
-    def _embed_views(self, model: PreTrainedModel, split: EncodedSplit, rows: range | None = None) -> Array:
+    def _embed_views(self, model: PreTrainedModel, split: EncodedSplit, rows: Sequence[int] | None = None) -> Array:
         """`[n, views, d]` backbone features of seeded views, the same for every model."""
 
         def embed(encoded: Encoded, batch: int) -> tuple[Tensor, ...]:
@@ -252,9 +302,31 @@ class ImageViewEvaluator(Evaluator):
         return embed_split(model, split, embed, rows, batch_size=BATCH // 4)[0]
 
 
-def class_labels(splits: Mapping[str, Dataset]) -> dict[str, npt.NDArray[np.int64]] | None:
-    """Class labels of each split from its `label` (or OpenMoji's `category`) column; None where there is none."""
+def class_labels(splits: Mapping[str, Dataset]) -> ClassLabels:
+    """Class labels of each split from its `label` (or OpenMoji's `category`) column, numbered alike in all of them.
+
+    A probe on some of the rows would be another metric: where a row has no class, there are no labels at all, and the
+    reason names split and number.
+    """
+    told = []
     for column in LABEL_COLUMNS:
-        if all(column in split.column_names for split in splits.values()):
-            return {name: np.asarray(split[column], dtype=np.int64) for name, split in splits.items()}
-    return None
+        without = [name for name, split in splits.items() if column not in split.column_names]
+        if len(without) == len(splits):
+            continue
+        if without:
+            told.append(f"The column {column!r} is missing in {listed(without)}.")
+            continue
+        aligned = align_classes(splits, column)
+        kinds = {name: split.features[column] for name, split in aligned.items()}
+        unusable = [name for name, kind in kinds.items() if not isinstance(kind, ClassLabel)]
+        if unusable:
+            found = listed(sorted({str(getattr(kinds[name], "dtype", kinds[name])) for name in unusable}))
+            told.append(f"The column {column!r} of {listed(unusable)} holds {found}, no classes.")
+            continue
+        numbers = {name: np.array(pc.fill_null(arrow_column(s, column), -1), np.int64) for name, s in aligned.items()}
+        unlabelled = {name: int((values < 0).sum()) for name, values in numbers.items() if (values < 0).any()}
+        if not unlabelled:
+            return ClassLabels(numbers)
+        counts = ", ".join(f"{count:,} of {len(numbers[name]):,} in {name}" for name, count in unlabelled.items())
+        told.append(f"The column {column!r} has rows without a class ({counts}).")
+    return ClassLabels(None, " ".join(told) or "No label column in the data (--label_column).")

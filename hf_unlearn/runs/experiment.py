@@ -233,7 +233,7 @@ class Experiment:
         """The evaluation of a method that was finished before; what is to be said of its training is said again."""
         record = UnlearningManifest.load(folder)
         for note in record.notes:
-            if note not in self.task.notes:
+            if note not in (*self.task.notes, *self.evaluator.notes):
                 logger.warning("%s: %s", record.method_title, note)
         evaluation = self.evaluate(str(folder))
         evaluation.metrics["run_time_minutes"] = (record.run_time_seconds or 0) / 60
@@ -290,7 +290,7 @@ class Experiment:
             split_seed=self.arguments.split_seed,
             seed=config.seed,
             run_time_seconds=trained.seconds,
-            notes=(*trained.notes, *self.task.notes),
+            notes=(*trained.notes, *self.task.notes, *self.evaluator.notes),
             history=self.history,
         )
         self._write_report(folder, evaluation, config.method)
@@ -354,10 +354,10 @@ def make_evaluator(model: PreTrainedModel, task: Task, splits: dict[str, Encoded
     """The evaluator of a model's family; says so when there are no labels for the probe's metrics."""
     if is_dual_encoder(model):
         return ImageTextEvaluator(splits, inputs)
-    labels = class_labels(task.splits)
-    if labels is None:
-        logger.warning("No label column: the linear probe's metrics (RA, TA, UA, CMIA) are left out.")
-    return ImageViewEvaluator(splits, inputs, labels)
+    evaluator = ImageViewEvaluator(splits, inputs, class_labels(task.splits))
+    for note in evaluator.notes:
+        logger.warning("%s", note)
+    return evaluator
 
 
 def _on(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:

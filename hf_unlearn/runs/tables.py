@@ -8,7 +8,7 @@ from hf_unlearn.methods import METHODS, description_of
 from hf_unlearn.metrics.gap import gap_to_retrain
 from hf_unlearn.records.codec import to_json
 from hf_unlearn.records.file_names import RESULTS_NAME
-from hf_unlearn.records.metric_labels import short_name
+from hf_unlearn.records.metric_labels import short_name, shown
 from hf_unlearn.records.schemas import ComparisonRow, Results
 
 # Columns of the printed table by family; the JSON holds every metric.
@@ -83,8 +83,8 @@ def _cells(results: Results) -> tuple[list[str], list[list[str]]]:
         name = "before unlearning" if row.method == "before" else row.method_title
         cells = [name]
         for key in columns:
-            value, gap = row.metrics.get(key), row.gap.get(key)
-            text = "–" if value is None else f"{value:.2f}"
+            gap = row.gap.get(key)
+            text = shown(row.metrics, key)
             cells.append(f"{text} ({gap:.2f})" if gap is not None else text)
         average = "–" if row.avg_gap is None else f"{row.avg_gap:.2f}"
         best = row.method != "before" and bool(gaps) and row.avg_gap == min(gaps)

@@ -20,6 +20,7 @@ from hf_unlearn.distributed import world_size
 from hf_unlearn.errors import DivergenceError, UserError
 from hf_unlearn.files import refuse_to_write_to, write_atomically
 from hf_unlearn.methods import METHODS
+from hf_unlearn.records.metric_labels import shown
 from hf_unlearn.runs.arguments import Run, displaced, grouped_options, parse_run, section_options
 from hf_unlearn.runs.builders import BUILDERS, Builder
 from hf_unlearn.runs.experiment import RETRAIN, Experiment
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 TRIALS_NAME = "trials.json"
 TUNED_NAME = "tuned.yaml"
+TIES_TOLD = 5
 RANDOM_TRIALS = 5  # after the default setting, before the estimator has enough to go by
 
 logger = logging.getLogger(__name__)
@@ -143,6 +145,8 @@ def tune(search: Search, folder: Path, resume: bool = False, say: Callable[[str]
         raise UserError(f"every trial was stopped ({ranked[0]['stopped']}); lower the learning rate in its section")
     tuned = tuned_config(search.argv, ranked[0]["method"], ranked[0]["setting"]) | {"output_dir": str(folder)}
     say(f"before unlearning: estimated gap {untouched:.2f}")
+    if (tied := ties(ranked)) is not None:
+        logger.warning("%s", tied)
     if ranked[0]["estimated_gap"] >= untouched:
         logger.warning(
             "No setting is estimated to come closer to Retrain than the untouched model; more trials, or validation "
@@ -192,8 +196,26 @@ def measured(experiment: Experiment, config: UnlearningConfig) -> Row:
 
 def told(row: Row) -> str:
     """A trial in one line."""
-    outcome = f"stopped, {row['stopped']}" if "stopped" in row else f"estimated gap {row['estimated_gap']:.2f}"
+    outcome = f"stopped, {row['stopped']}" if "stopped" in row else f"estimated gap {shown(row)}"
     return f"{_words(row['setting'])}: {outcome}"
+
+
+def ties(rows: Sequence[Row]) -> str | None:
+    """Say which trials the estimate does not tell from the best; None where it tells all.
+
+    Args:
+        rows: The trials, best first. One is tied whose estimate lies within the best one's 95% interval.
+    """
+    best = rows[0]
+    tied = [row for row in rows[1:] if row.get("estimated_gap", np.inf) <= best.get("high_estimated_gap", -np.inf)]
+    if not tied:
+        return None
+    which = "; ".join(f"{row['method']} {_words(row['setting'])}".strip() for row in tied[:TIES_TOLD])
+    more = f" and {len(tied) - TIES_TOLD} more" if len(tied) > TIES_TOLD else ""
+    return (
+        f"{len(tied)} of {len(rows)} trials lie within the interval of the best, {shown(best)}, which the estimate "
+        f"does not tell from it: {which}{more}. More validation and unlearn rows would."
+    )
 
 
 def trials_table(rows: Sequence[Row]) -> str:
@@ -201,7 +223,7 @@ def trials_table(rows: Sequence[Row]) -> str:
     parts = [name for name in rows[0] if name.startswith("estimated_gap_")]
     lines = [["Method", "Setting", "Est. gap", *(name.removeprefix("estimated_gap_") for name in parts)]]
     for row in rows:
-        numbers = [f"{row[name]:.2f}" if name in row else "–" for name in ("estimated_gap", *parts)]
+        numbers = [shown(row), *(f"{row[name]:.2f}" if name in row else "–" for name in parts)]
         lines.append([row["method"], _words(row["setting"]), *numbers])
     return "\n".join(aligned(lines, words=2))
 

@@ -12,7 +12,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value, load_from_disk
 from PIL import Image as PILImage
 
-from hf_unlearn.data.sources import arrow_column, load_source, normalise, with_ids
+from hf_unlearn.data.sources import align_classes, arrow_column, load_source, normalise, with_ids
 from hf_unlearn.errors import UserError
 
 Rows = Callable[..., Dataset]
@@ -240,6 +240,30 @@ def test_bad_labels(values: list, tmp_path: Path, rows: Rows) -> None:
     rows(2).add_column("kind", values).save_to_disk(tmp_path / "data")
     with pytest.raises(UserError, match="give strings or integers in all splits, none missing"):
         load_source(tmp_path / "data", label_column="kind")
+
+
+def test_class_names_in_another_order_in_one_split_are_mapped_by_name(tmp_path: Path, rows: Rows) -> None:
+    kinds = {"train": ["cat", "dog", "eel"], "test": ["eel", "cat", "dog"]}
+    splits = {
+        name: rows(3).add_column("label", [0, 1, 2]).cast_column("label", ClassLabel(names=names))
+        for name, names in kinds.items()
+    }
+    DatasetDict(splits).save_to_disk(tmp_path / "data")
+    loaded = load_source(tmp_path / "data")
+    assert loaded["train"].features["label"] == loaded["test"].features["label"]
+    for name, names in kinds.items():
+        feature = loaded[name].features["label"]
+        assert [feature.int2str(label) for label in loaded[name]["label"]] == names
+
+
+def test_rows_without_a_class_stay_without_when_classes_are_mapped(rows: Rows) -> None:
+    kinds = {"train": ["cat", "dog"], "test": ["dog", "cat"]}
+    splits = {
+        name: rows(3).add_column("label", [0, -1, 1]).cast_column("label", ClassLabel(names=names))
+        for name, names in kinds.items()
+    }
+    aligned = align_classes(splits)
+    assert aligned["train"]["label"][:] == [0, -1, 1] and aligned["test"]["label"][:] == [1, -1, 0]
 
 
 def test_class_labels_stay_as_they_are(tmp_path: Path, openmoji: Dataset) -> None:

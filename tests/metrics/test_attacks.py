@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.metrics.attacks import membership_attack, roc_auc, tpr_at_fpr
+from hf_unlearn.metrics.attacks import fitting_scores, membership_attack, roc_auc, tpr_at_fpr
 
 
 def auc_by_pairs(positives: np.ndarray, negatives: np.ndarray) -> float:
@@ -50,9 +50,9 @@ def test_allowed_false_positives_survive_floating_point() -> None:
 def test_over_forgetting_lies_on_the_other_side_of_test() -> None:
     test = np.linspace(0, 1, 200)
     members, over = test + 0.5, test - 0.5
-    remembered = membership_attack(members, members, test, lambda scores: scores >= 0.75)
-    forgotten = membership_attack(members, test, test, lambda scores: scores >= 0.75)
-    overshot = membership_attack(members, over, test, lambda scores: scores >= 0.75)
+    remembered = membership_attack(members, members, test, (members, test), lambda scores: scores >= 0.75)
+    forgotten = membership_attack(members, test, test, (members, test), lambda scores: scores >= 0.75)
+    overshot = membership_attack(members, over, test, (members, test), lambda scores: scores >= 0.75)
     assert remembered.efficacy < forgotten.efficacy < overshot.efficacy
     assert remembered.distance < 0 == forgotten.distance < overshot.distance
     assert remembered.auc == remembered.signal_auc > 50 > overshot.auc
@@ -66,3 +66,35 @@ def test_unusable_scores_are_refused() -> None:
         tpr_at_fpr([0.0], [])
     with pytest.raises(UserError, match=r"from 0 to 1, got 1\.5"):
         tpr_at_fpr([0.0], [0.0], 1.5)
+
+
+def test_fitting_scores_are_a_draw_that_the_order_of_rows_does_not_change() -> None:
+    rng = np.random.default_rng(0)
+    retain, test = rng.normal(1, 1, 400), rng.normal(size=90)
+    drawn = fitting_scores(retain, test)
+    assert [len(side) for side in drawn] == [90, 90]
+    assert set(drawn[0]) <= set(retain) and len(set(drawn[0])) == 90 and sorted(drawn[1]) == sorted(test)
+    for retain_order, test_order in ((np.sort(retain), np.sort(test)[::-1]), (rng.permutation(retain), test)):
+        for side, again in zip(drawn, fitting_scores(retain_order, test_order), strict=True):
+            np.testing.assert_array_equal(side, again)
+
+
+def test_fitting_scores_of_rows_in_classes_are_of_every_class() -> None:
+    classes = np.repeat(np.arange(10.0), 100)  # sorted, as image folders are
+    members, _ = fitting_scores(classes, np.arange(200.0))
+    counts = np.bincount(members.astype(int), minlength=10)
+    assert counts.sum() == 200 and counts.min() >= 8 and counts.max() <= 35  # 20 of each on average, sd 4
+
+
+def test_no_more_than_so_many_are_fitted_on() -> None:
+    members, non_members = fitting_scores(np.arange(50.0), np.arange(60.0), most=7)
+    assert len(members) == len(non_members) == 7
+    assert sorted(members) != sorted(non_members), "two draws, not the same places of both"
+
+
+def test_accuracy_is_of_the_samples_fitted_on_alone() -> None:
+    fitted_on = np.array([0.9, 0.1]), np.array([0.2, 0.8])  # one of each is taken for the other
+    test = np.array([0.2, 0.8, 0.95, 0.97, 0.99])
+    result = membership_attack(np.array([0.9, 0.1, 0.1]), test, test, fitted_on, lambda scores: scores >= 0.5)
+    assert result.accuracy == 50
+    assert result.efficacy == 20 and result.distance == 0

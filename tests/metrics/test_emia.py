@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from hf_unlearn.errors import UserError
+from hf_unlearn.metrics.attacks import fitting_scores
 from hf_unlearn.metrics.emia import best_threshold, emia, view_alignment
 
 
@@ -23,14 +24,13 @@ def pairwise(views: np.ndarray) -> list[float]:
 
 
 def efficacy_by_search(retain: np.ndarray, unlearn: np.ndarray, test: np.ndarray, grid: list[float] | None) -> float:
-    size = min(len(retain), len(test))
-    members, non_members = retain[:size], test[:size]
+    members, non_members = fitting_scores(retain, test)
     best, threshold = -1, math.nan
     for t in sorted(set(members) | set(non_members)) if grid is None else grid:
         right = sum(m >= t for m in members) + sum(n < t for n in non_members)
         if right > best:
             best, threshold = right, t
-    return 100 * sum(u < threshold for u in unlearn) / len(unlearn)
+    return 100 * (sum(u < threshold for u in unlearn) / len(unlearn))
 
 
 def test_ten_views_make_45_pairs() -> None:
@@ -85,12 +85,25 @@ def test_no_threshold_beats_the_one_found() -> None:
 
 
 def test_result_tells_share_distance_and_accuracy() -> None:
-    result = emia([0.9, 0.8, 0.7, 0.1], [0.2, 0.95], [0.3, 0.4, 0.75])
+    result = emia([0.9, 0.8, 0.7], [0.2, 0.95], [0.3, 0.4, 0.75])
     assert result.threshold == 0.7
     assert result.efficacy == 50
     assert result.distance == pytest.approx(50 - 200 / 3)
     assert result.accuracy == pytest.approx(500 / 6)
-    assert result.signal_auc == pytest.approx(100 * 8 / 12)
+    assert result.signal_auc == pytest.approx(100 * 8 / 9)
+
+
+def test_rows_sorted_by_class_are_attacked_as_shuffled_ones() -> None:
+    rng = np.random.default_rng(0)
+    by_class = np.concatenate([rng.normal(mean, 0.02, 60) for mean in (0.2, 0.5, 0.8, 0.95)])
+    test, unlearn = by_class[::4] - 0.1, by_class[1::7] - 0.05
+    sorted_rows, shuffled = (
+        emia(by_class, unlearn, test),
+        emia(rng.permutation(by_class), unlearn, rng.permutation(test)),
+    )
+    assert sorted_rows == shuffled
+    first_rows = emia(by_class[: len(test)], unlearn, test)  # what the first class alone would say
+    assert first_rows.threshold < sorted_rows.threshold
 
 
 def test_unknown_preset_is_refused() -> None:

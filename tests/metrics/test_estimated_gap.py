@@ -95,3 +95,92 @@ def test_without_labels_only_the_attack_on_the_encoder_remains():
 def test_nothing_to_measure_is_refused(unlearn):
     with pytest.raises(UserError, match="unlearn"):
         ImageTextEvidence(1.0, 1.0, 1.0, 1.0, unlearn, (0.1,)).estimated_gap(image_text())
+
+
+def bootstrap(evidence, before, seed, draws=2000):
+    """Estimates of samples drawn anew, each from the definition, all parts from its own rows."""
+    rng, totals = np.random.default_rng(seed), []
+    for _ in range(draws):
+        u = rng.choice(len(evidence.unlearn), len(evidence.unlearn))
+        v = rng.choice(len(before.validation), len(before.validation))
+        r = rng.choice(len(evidence.retain), len(evidence.retain))
+        now, then = (
+            ImageTextEvidence(
+                100 * np.mean(np.array(side.retain)[r]), 100 * np.mean(np.array(side.unlearn)[u]),
+                100 * np.mean(np.array(side.validation)[v]), float(np.mean(np.array(side.recalls)[v])),
+                np.array(side.unlearn)[u], np.array(side.validation)[v],
+            )
+            for side in (evidence, before)
+        )  # fmt: skip
+        totals.append(_definition(now, then))
+    return np.percentile(totals, (2.5, 97.5))
+
+
+def _definition(now, before):
+    distance = wasserstein_distance(now.unlearn, before.validation)
+    spread = 100 * max(0, distance - abs(np.mean(now.unlearn) - np.mean(before.validation)))
+    off = abs(now.cosine_retain - before.cosine_retain) + abs(now.cosine_unlearn - before.cosine_validation)
+    return (off + max(0, before.recall_validation - now.recall_validation)) / 2 + spread / 10
+
+
+def sampled(seed, unlearn=0.5, size=40):
+    rng = np.random.default_rng(seed)
+    u, v, r = rng.normal(unlearn, 0.41, size), rng.normal(0.3, 0.4, 90), rng.normal(0.8, 0.1, 200)
+    recalls = rng.choice([0, 50, 100], 90)
+    return ImageTextEvidence(100 * r.mean(), 100 * u.mean(), 100 * v.mean(), recalls.mean(), u, v, r, recalls)
+
+
+def test_interval_of_the_image_text_estimate_is_the_bootstraps():
+    before, after = sampled(0, unlearn=0.8), sampled(1)
+    gap = after.estimated_gap(before)
+    low, high = bootstrap(after, before, seed=2)
+    assert gap.total == pytest.approx(_definition(after, before))
+    assert gap.low < gap.total < gap.high
+    assert (gap.low, gap.high) == pytest.approx((low, high), abs=0.12 * (high - low))
+    assert gap.high - gap.low > 10, "40 rows of standard deviation 41 are 6.5 points of standard error, halved"
+
+
+def test_more_rows_narrow_the_interval():
+    few, many = (sampled(1, size=size).estimated_gap(sampled(0)) for size in (40, 4000))
+    assert many.high - many.low < 0.8 * (few.high - few.low)
+
+
+def test_interval_of_the_view_estimate_is_the_bootstraps():
+    rng = np.random.default_rng(0)
+
+    def evidence(shift):
+        u, v, r = rng.normal(shift, 1, 50), rng.normal(size=70), rng.random(150) < 0.8
+        hits = (u > 0.2, v > 0.3)
+        accuracies = [100 * rows.mean() for rows in (r, *hits)]
+        return ViewEvidence(u, v, ProbeEvidence(*accuracies, u + 1, v - 1, r, *hits))
+
+    before, after = evidence(1.0), evidence(0.5)
+    draws = []
+    for _ in range(1500):
+        u, v, r = (rng.choice(size, size) for size in (50, 70, 150))
+        now, then = after.probe, before.probe
+        parts = [
+            abs(100 * _auc(after.unlearn[u], after.validation[v]) - 50),
+            100 * abs(now.retain_hits[r].mean() - then.retain_hits[r].mean()),
+            100 * abs(now.validation_hits[v].mean() - then.validation_hits[v].mean()),
+            100 * abs(now.unlearn_hits[u].mean() - then.validation_hits[v].mean()),
+            abs(100 * _auc(now.unlearn_confidence[u], now.validation_confidence[v]) - 50),
+        ]
+        draws.append(np.mean(parts))
+    low, high = np.percentile(draws, (2.5, 97.5))
+    gap = after.estimated_gap(before)
+    assert (gap.low, gap.high) == pytest.approx((low, high), abs=0.15 * (high - low))
+    bare = ViewEvidence(after.unlearn, after.validation)
+    assert bare.estimated_gap(bare).low < bare.estimated_gap(bare).high
+
+
+def _auc(positives, negatives):
+    return np.mean((positives[:, None] > negatives) + (positives[:, None] == negatives) / 2)
+
+
+def test_an_interval_holds_its_estimate_and_is_the_same_each_time():
+    before = sampled(0)
+    gap = before.estimated_gap(before)
+    assert gap == before.estimated_gap(before)
+    same = ViewEvidence((0.5, 0.6), (0.5, 0.6))
+    assert same.estimated_gap(same).low == same.estimated_gap(same).total == 0

@@ -1,0 +1,120 @@
+"""What an evaluation does with labels, captions and rows that are not as its own data has them."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Value
+
+from hf_unlearn.data.encoded import EncodedSplit
+from hf_unlearn.data.preprocessing import ImageTextInputs
+from hf_unlearn.errors import UserError
+from hf_unlearn.models.loading import load_encoder
+from hf_unlearn.runs.evaluation import ClassLabels, ImageTextEvaluator, ImageViewEvaluator, class_labels
+from hf_unlearn.runs.tuning import ties
+
+NAMES = ("retain", "unlearn", "validation", "test")
+
+
+def labelled(*columns, kinds=None, column="label"):
+    """Four splits with these labels."""
+    kinds = kinds or [ClassLabel(names=["cat", "dog"])] * len(columns)
+    return DatasetDict(
+        {
+            name: Dataset.from_dict({column: values}).cast_column(column, kind)
+            for name, values, kind in zip(NAMES, columns, kinds, strict=True)
+        }
+    )
+
+
+def test_classes_are_those_of_the_rows():
+    labels = class_labels(labelled([0, 1], [1], [0], [1, 0]))
+    assert {name: list(values) for name, values in labels.of.items()} == {
+        "retain": [0, 1], "unlearn": [1], "validation": [0], "test": [1, 0],
+    }  # fmt: skip
+
+
+def test_class_names_in_another_order_in_one_split_are_mapped_by_name():
+    animals, turned = ClassLabel(names=["cat", "dog", "eel"]), ClassLabel(names=["eel", "cat", "dog"])
+    labels = class_labels(labelled([0, 1, 2], [0], [1], [0, 1, 2], kinds=[animals, animals, animals, turned])).of
+    assert list(labels["test"]) == [2, 0, 1] and list(labels["retain"]) == [0, 1, 2]
+
+
+def test_splits_without_a_class_in_common_are_refused():
+    kinds = [ClassLabel(names=["cat", "dog"])] * 3 + [ClassLabel(names=["0", "1"])]
+    with pytest.raises(UserError, match="classes cat, dog in retain and 0, 1 in test, none of them the same"):
+        class_labels(labelled([0], [0], [0], [1], kinds=kinds))
+
+
+LEFT_OUT = {
+    "no column": (labelled([0], [0], [0], [0], column="kind"), "No label column in the data"),
+    "an unlabelled test": (labelled([0], [0], [0], [-1, -1]), "rows without a class (2 of 2 in test)"),
+    "a missing class": (labelled([0], [0, None], [0], [1]), "rows without a class (1 of 2 in unlearn)"),
+    "text": (
+        labelled(["a"], ["a"], ["a"], ["b"], kinds=[Value("string")] * 4, column="category"),
+        "string, no classes",
+    ),
+    "numbers": (
+        labelled([0], [0], [0], [0], kinds=[Value("int64")] * 4),
+        "'label' of retain, unlearn, validation, test",
+    ),
+    "one split without": (
+        DatasetDict({**labelled([0], [0], [0], [0]), "test": Dataset.from_dict({"id": ["a"]})}),
+        "'label' is missing in test",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LEFT_OUT)
+def test_without_usable_classes_the_probe_is_left_out_with_a_sentence(case):
+    splits, told = LEFT_OUT[case]
+    labels = class_labels(splits)
+    assert labels.of is None and told in labels.reason
+    evaluator = ImageViewEvaluator({name: [0] for name in NAMES}, SimpleNamespace(), labels)
+    assert evaluator.gap_keys == ("emia",)
+    assert evaluator.notes == (f"The linear probe's metrics (RA, TA, UA, CMIA) are left out. {labels.reason}",)
+
+
+def test_a_text_category_beside_a_label_does_not_matter():
+    splits = labelled([0], [1], [0], [1])
+    splits = DatasetDict({name: rows.add_column("category", ["x"] * len(rows)) for name, rows in splits.items()})
+    assert class_labels(splits).of is not None
+
+
+def test_a_subsample_of_cmia_is_a_note():
+    splits = {"retain": range(6_000), "unlearn": range(9), "validation": range(9), "test": range(5_001)}
+    (note,) = ImageViewEvaluator(splits, SimpleNamespace(), ClassLabels({"retain": np.zeros(1)})).notes
+    assert "5,000 of 6,000 members and 5,000 of 5,001 non-members" in note
+
+
+def test_without_a_probe_the_retain_rows_attacked_are_a_draw_of_all():
+    splits = {"retain": range(1_000), "unlearn": range(9), "validation": range(9), "test": range(100)}
+    rows = ImageViewEvaluator(splits, SimpleNamespace())._attacked()
+    assert rows == sorted(set(rows)) and len(rows) == 100
+    assert np.bincount(np.array(rows) // 100, minlength=10).min() >= 3, "some of every hundred, sorted as they may be"
+
+
+def test_captions_that_read_the_same_are_hits_of_each_other(tiny_clip, shapes):
+    model, processor = load_encoder(str(tiny_clip))
+    one_text = shapes.select(range(8)).map(lambda _: {"captions": ["a red circle"]})
+
+    def recalls(rows):
+        inputs = ImageTextInputs(processor, 16)
+        split = EncodedSplit(rows, inputs)
+        return ImageTextEvaluator(dict.fromkeys(NAMES, split), inputs).evaluate(model)
+
+    found = recalls(one_text)
+    assert found.metrics["recall_at_1_image_to_text"] == found.metrics["recall_at_1_text_to_image"] == 100
+    assert found.evidence.recalls == pytest.approx(np.full(8, 100.0))
+    mixed = recalls(shapes.select(range(30)))
+    assert np.mean(mixed.evidence.recalls) != 100 and len(mixed.evidence.retain) == 30
+
+
+def test_trials_within_the_interval_of_the_best_are_said_to_be_tied():
+    best = {"method": "npo", "setting": {"beta": 0.1}, "estimated_gap": 3.0, "low_estimated_gap": 1.0}
+    best["high_estimated_gap"] = 5.0
+    rows = [best] + [{"method": "npo", "setting": {"beta": b}, "estimated_gap": g} for b, g in ((0.2, 4.5), (0.3, 5.5))]
+    told = ties([*rows, {"method": "npo", "setting": {"beta": 9.0}, "stopped": "it diverged"}])
+    assert told.startswith("1 of 4 trials lie within the interval of the best, 3.00 [1.00, 5.00]")
+    assert "npo beta 0.2." in told and "0.3" not in told
+    assert ties([best, rows[2]]) is None
