@@ -323,7 +323,9 @@ def class_labels(splits: Mapping[str, Dataset]) -> ClassLabels:
             found = listed(sorted({str(getattr(kinds[name], "dtype", kinds[name])) for name in unusable}))
             told.append(f"The column {column!r} of {listed(unusable)} holds {found}, no classes.")
             continue
-        numbers = {name: np.array(pc.fill_null(arrow_column(s, column), -1), np.int64) for name, s in aligned.items()}
+        numbers = {
+            name: np.asarray(pc.fill_null(arrow_column(s, column), -1), np.int64).copy() for name, s in aligned.items()
+        }
         unlabelled = {name: int((values < 0).sum()) for name, values in numbers.items() if (values < 0).any()}
         if not unlabelled:
             return ClassLabels(numbers)
