@@ -8,6 +8,8 @@ Names are imported when first used, so that `import hf_unlearn` costs nothing.
 import importlib
 from typing import Any
 
+from hf_unlearn.models.lazy_families import register_families
+
 __version__ = "0.1.0"
 
 _METHODS = (
@@ -34,6 +36,8 @@ _EXPORTS = {
 }
 
 __all__ = ["__version__", *_EXPORTS]
+
+register_families()
 
 
 def __getattr__(name: str) -> Any:

@@ -73,10 +73,8 @@ class LocalEncoder:
         batch_size: int = 64,
         anonymous: bool = False,
     ) -> None:
-        from safetensors import SafetensorError
-        from transformers import AutoImageProcessor
-
-        from hf_unlearn.models.loading import load_model
+        from hf_unlearn.models.fit import check_pictures
+        from hf_unlearn.models.loading import load_image_processor, load_model
 
         self.name, self.features, self.backend, self.batch_size = name, features, backend, batch_size
         self.device = usable_device(device)
@@ -87,15 +85,16 @@ class LocalEncoder:
             )
         try:
             self.model: Any = load_model(str(self.folder))
-            self.image_processor = AutoImageProcessor.from_pretrained(self.folder, backend=backend)
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise UserError(f"The model '{name}' cannot be loaded: {_first_line(error)}") from error
+            self.image_processor = load_image_processor(str(self.folder), backend)
+        except UserError as error:
+            raise UserError(f"The model '{name}' cannot be loaded: {error}") from error
         if not hasattr(self.model, "get_image_features"):
             raise UserError(
                 f"The model '{name}' is a {type(self.model).__name__}, which has no get_image_features; "
                 "give a CLIP-like, SimCLR or MoCo model, an endpoint, or a file of embeddings."
             )
         self.model.eval().to(self.device)
+        check_pictures(self.model, self.image_processor, name)
 
     @property
     def view_side(self) -> int:
@@ -118,14 +117,9 @@ class LocalEncoder:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        from transformers import AutoTokenizer
+        from hf_unlearn.models.loading import load_tokenizer
 
-        if not hasattr(self.model, "get_text_features"):
-            raise UserError(f"The model '{self.name}' embeds images alone; leave the captions out.")
-        try:
-            return AutoTokenizer.from_pretrained(self.folder)
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"The model '{self.name}' has no tokenizer: {_first_line(error)}") from error
+        return load_tokenizer(self.model, str(self.folder), self.name)
 
     def embed_images(self, views: Views, *, repeat: int = 0) -> Array:
         """Embed pictures `[m, side, side, 3]` as `[m, d]`, through the checkpoint's own image processor."""

@@ -30,6 +30,12 @@ def is_dual_encoder(model: nn.Module) -> bool:
     return hasattr(model, "get_image_features") and hasattr(model, "get_text_features")
 
 
+def is_contrastive(model: nn.Module) -> bool:
+    """Whether a (wrapped) model's outputs become `ContrastiveTerms`: a dual encoder, or one of a registered family."""
+    kind, default = type(unwrap(model)), terms_from_outputs.dispatch(object)
+    return is_dual_encoder(unwrap(model)) or terms_from_outputs.dispatch(kind) is not default
+
+
 def unwrap(model: nn.Module) -> nn.Module:
     """The model itself, without data-parallel, compile or adapter wrappers; its layers keep their adapters."""
     while hasattr(model, "module") or hasattr(model, "_orig_mod"):

@@ -1,17 +1,28 @@
-"""Load a contrastive encoder and its processor: safetensors only, remote code only on request."""
+"""Load a contrastive encoder and its processor: complete or refused, safetensors only, foreign code only on request."""
 
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import AutoImageProcessor, AutoModel, AutoProcessor, PreTrainedModel
+from transformers import (
+    AutoImageProcessor,
+    AutoModel,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
-import hf_unlearn.models.moco
-import hf_unlearn.models.simclr  # noqa: F401 (both register their families with the Auto classes)
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.adapters import apply_adapter, base_of, find_adapter
-from hf_unlearn.models.contrastive import is_dual_encoder
+from hf_unlearn.models.contrastive import is_contrastive, is_dual_encoder
+from hf_unlearn.models.fit import check_fit, check_texts
 from hf_unlearn.models.weights import has_weights, weight_files
+
+logger = logging.getLogger(__name__)
 
 # What transformers raises on models that are missing, damaged or of no kind it knows.
 _FAULTS = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError)
@@ -19,12 +30,23 @@ CONVERT = (
     "its weights are pickled, which can run code when they are loaded, and are refused: where you trust them, load "
     "them with transformers and use_safetensors=False, and call save_pretrained"
 )
+# A name of any other implementation is a Hub repository whose compiled code would be fetched and run.
+ATTENTION = (None, "eager", "sdpa", "flex_attention")
+SHOWN_TENSORS = 4
+# Model types that look like what is served here, what they are, and what would do instead.
+OTHER_FAMILIES = {
+    "flava": "FLAVA, which embeds a picture and a text as sequences under several losses; use a CLIP, SigLIP or ALIGN",
+    "xclip": "X-CLIP, which embeds videos; use a CLIP, and pictures taken from the videos",
+    "siglip2": "SigLIP 2 NaFlex, whose pictures keep their shapes; use a SigLIP 2 of fixed resolution, such as "
+    "google/siglip2-base-patch16-224, which transformers reads as SigLIP",
+    "timm_wrapper": "a timm model in a wrapper; start from the same architecture of transformers with --vision_model",
+}
 
 
 def load_encoder(
     name_or_path: str, revision: str | None = None, trust_remote_code: bool = False, base: str | None = None
 ) -> tuple[PreTrainedModel, Any]:
-    """Load an encoder in float32 and the processor saved with it.
+    """Load an encoder in float32 and the processor saved with it, and check that they fit each other.
 
     Args:
         name_or_path: local folder or Hub id, of a model or of a LoRA adapter.
@@ -36,18 +58,15 @@ def load_encoder(
         The model (for an adapter, a `PeftModel`), and its processor (dual encoders) or image processor (SimCLR, MoCo).
 
     Raises:
-        UserError: when there is no such model, its weights are pickled, its processor is missing, or an adapter's base
-            model is missing or another.
+        UserError: when there is no such model, it is no contrastive encoder, its weights are pickled or incomplete, its
+            processor is missing or does not fit it, or an adapter's base model is missing or another.
     """
     model = load_model(name_or_path, revision, trust_remote_code, base)
-    options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    try:
-        processor_class = AutoProcessor if is_dual_encoder(model) else AutoImageProcessor
-        processor = processor_class.from_pretrained(name_or_path, **options)
-    except _FAULTS as error:
-        raise UserError(
-            f"the processor of {name_or_path} cannot be loaded: {_first_line(error)}; save it beside the model"
-        ) from error
+    if not is_contrastive(model):
+        raise UserError(f"the model {name_or_path} is {_instead(model)}")
+    kind = AutoProcessor if is_dual_encoder(model) else AutoImageProcessor
+    processor = _beside(kind, "processor", name_or_path, trust_remote_code, revision=revision)
+    check_fit(model, processor, name_or_path)
     return model, processor
 
 
@@ -60,13 +79,7 @@ def load_model(
     try:
         adapter = find_adapter(name_or_path, revision)
         if adapter is None:
-            return AutoModel.from_pretrained(
-                name_or_path,
-                use_safetensors=True,
-                dtype="float32",
-                revision=revision,
-                trust_remote_code=trust_remote_code,
-            )
+            return _load_complete(name_or_path, revision, trust_remote_code)
         named, pinned = (base, None) if base is not None else base_of(adapter)
         # Only code of a model that the user named may run, not that of one which an adapter names.
         plain = load_model(named, pinned, trust_remote_code and base is not None)
@@ -75,6 +88,175 @@ def load_model(
         raise
     except _FAULTS as error:
         raise UserError(f"the model {name_or_path} cannot be loaded: {_reason(name_or_path, error)}") from error
+
+
+def load_image_processor(name_or_path: str, backend: str | None = None) -> Any:
+    """The image processor saved with a model; no code that comes with it runs.
+
+    Args:
+        name_or_path: the model's folder or Hub id.
+        backend: `torchvision` or `pil`; default: the processor's own.
+
+    Raises:
+        UserError: when there is none.
+    """
+    options: dict[str, Any] = {} if backend is None else {"backend": backend}
+    return _beside(AutoImageProcessor, "image processor", name_or_path, **options)
+
+
+def load_tokenizer(model: PreTrainedModel, folder: str, name: str) -> Any:
+    """The tokenizer saved with a dual encoder, checked to fit it; no code that comes with it runs.
+
+    Args:
+        model: the dual encoder.
+        folder: where it was loaded from.
+        name: what to call it.
+
+    Raises:
+        UserError: when the model embeds no texts, or there is no tokenizer, or one that does not fit.
+    """
+    if not is_dual_encoder(model):
+        raise UserError(f"The model '{name}' embeds images alone; leave the captions out.")
+    tokenizer = _beside(AutoTokenizer, "tokenizer", folder)
+    check_texts(model, tokenizer, name)
+    return tokenizer
+
+
+def load_vision_model(name_or_path: str, revision: str | None = None) -> PreTrainedModel:
+    """A pretrained vision model, complete and in float32, that `from_vision_model` can start SimCLR or MoCo from.
+
+    Raises:
+        UserError: when there is no such model, it is incomplete, or it is no encoder of pictures alone.
+    """
+    model = load_model(name_or_path, revision)
+    if is_contrastive(model) or getattr(model, "main_input_name", None) != "pixel_values":
+        raise UserError(
+            f"--vision_model {name_or_path} is a {type(model).__name__}, no encoder of pictures alone; name one such "
+            "as a ViT, DINOv2 or ResNet, or save the vision_model of an image-text model on its own"
+        )
+    return model
+
+
+def _beside(kind: Any, what: str, name_or_path: str, trust_remote_code: bool = False, **options: Any) -> Any:
+    """What is saved beside a model: a processor, or a part of one.
+
+    Without a word on `trust_remote_code`, transformers would ask on the terminal.
+    """
+    try:
+        return kind.from_pretrained(name_or_path, trust_remote_code=trust_remote_code, **options)
+    except _FAULTS as error:
+        raise UserError(
+            f"the {what} of {name_or_path} cannot be loaded: {_reason(name_or_path, error)}; save it beside the model"
+        ) from error
+
+
+def _load_complete(name_or_path: str, revision: str | None, trust_remote_code: bool) -> PreTrainedModel:
+    """A model each of whose tensors stands in its checkpoint.
+
+    transformers draws missing tensors at random and goes on; two loads of one checkpoint then differ.
+    """
+    config, _ = PreTrainedConfig.get_config_dict(name_or_path, revision=revision)
+    _check_config(name_or_path, config)
+    with _without_report():
+        model, info = AutoModel.from_pretrained(
+            name_or_path,
+            use_safetensors=True,
+            dtype="float32",
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
+        )
+    missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    read_as = type(model).__name__
+    saved_as = (config.get("architectures") or [read_as])[0]
+    other = "" if saved_as == read_as else f"; it was saved as {saved_as}, and is read here as {read_as}"
+    if missing:
+        raise UserError(
+            f"the model {name_or_path} lacks {named_tensors(missing)}, which would be drawn at random"
+            f"{_prefix(missing, unexpected) or other}; save the whole {read_as} with save_pretrained"
+        )
+    if mismatched := sorted(info["mismatched_keys"]):
+        name, stored, wanted = mismatched[0]
+        more = f" and {len(mismatched) - 1} more" if len(mismatched) > 1 else ""
+        raise UserError(
+            f"the model {name_or_path} holds {name}{more} of shape {list(stored)} where its config.json asks for "
+            f"{list(wanted)}; save weights and config together with save_pretrained"
+        )
+    if unexpected:
+        held = named_tensors(unexpected)
+        logger.warning("%s also holds %s, which %s leaves out%s.", name_or_path, held, read_as, other)
+    return model
+
+
+def _check_config(name_or_path: str, config: Mapping[str, Any]) -> None:
+    """Refuse, before anything is built, what is served under another name, or asks for foreign compiled code."""
+    if config.get("model_type") in OTHER_FAMILIES:
+        raise UserError(f"the model {name_or_path} is {OTHER_FAMILIES[config['model_type']]}")
+    if config.get("quantization_config"):
+        raise UserError(f"the model {name_or_path} is quantised, which cannot be trained; name the model it is made of")
+    for implementation in _attentions(config):
+        if implementation not in ATTENTION:
+            raise UserError(
+                f"the model {name_or_path} asks for the attention {implementation!r}, code from elsewhere; remove "
+                "attn_implementation from its config.json"
+            )
+
+
+def _attentions(config: Any) -> Iterator[Any]:
+    """Every attention implementation that a configuration or a part of it names."""
+    if isinstance(config, Mapping):
+        for name, value in config.items():
+            if str(name).startswith(("attn_implementation", "_attn_implementation")):
+                yield from value.values() if isinstance(value, Mapping) else [value]
+            else:
+                yield from _attentions(value)
+    elif isinstance(config, list):
+        for part in config:
+            yield from _attentions(part)
+
+
+def named_tensors(names: list[str]) -> str:
+    """`4 tensors (a, b, c, d)`, the first of them by name."""
+    shown = ", ".join(names[:SHOWN_TENSORS]) + (", ..." if len(names) > SHOWN_TENSORS else "")
+    return f"{len(names)} tensor{'s' if len(names) > 1 else ''} ({shown})"
+
+
+def _prefix(missing: list[str], unexpected: list[str]) -> str:
+    """What to say where a wrapper has put a prefix before the names of the tensors."""
+    for name in unexpected:
+        for wanted in missing:
+            if name.endswith(f".{wanted}"):
+                prefix = name.removesuffix(wanted)
+                return f"; its names begin with {prefix!r}, as those of a wrapped model do: save the model inside"
+    return ""
+
+
+def _instead(model: PreTrainedModel) -> str:
+    """What a model is that no contrastive encoder is, and what would do."""
+    name = type(model).__name__
+    article = "an" if name[0] in "AEIO" else "a"
+    if getattr(model, "main_input_name", None) == "pixel_values":
+        return (
+            f"{article} {name}, which embeds pictures without a contrastive head; start SimCLR or MoCo from it with "
+            "--vision_model (SimCLRModel.from_vision_pretrained), or name an image-text model"
+        )
+    return f"{article} {name}, no contrastive encoder; name a CLIP-like, SimCLR or MoCo model"
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Leave out transformers' table of tensors: what matters of it is said in a sentence."""
+    reporting = logging.getLogger("transformers.modeling_utils")
+
+    def no_report(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    reporting.addFilter(no_report)
+    try:
+        yield
+    finally:
+        reporting.removeFilter(no_report)
 
 
 def _reason(name_or_path: str, error: Exception) -> str:

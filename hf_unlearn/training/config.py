@@ -112,6 +112,8 @@ class UnlearningConfig(TrainingArguments):
                 "auto_find_batch_size would change the number of negatives unseen; choose per_device_train_batch_size, "
                 "with forward_chunk_size where memory is short"
             )
+        if self.neftune_noise_alpha is not None:
+            raise UserError("neftune_noise_alpha is noise for the embeddings of language models; leave it unset")
         if self.push_to_hub:
             raise UserError(NO_PUSHED_CHECKPOINTS)
         if self.resume_from_checkpoint is not None:

@@ -9,6 +9,7 @@ from hf_unlearn.data.preprocessing import ContrastiveInputs, ImageTextInputs, Im
 from hf_unlearn.data.views import VIEW_PRESETS
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.contrastive import caption_length, is_dual_encoder, unwrap
+from hf_unlearn.models.fit import check_fit
 
 
 def make_inputs(model: PreTrainedModel, processing_class: Any, data: DataConfig) -> ContrastiveInputs:
@@ -20,12 +21,14 @@ def make_inputs(model: PreTrainedModel, processing_class: Any, data: DataConfig)
         data: the settings of the data.
 
     Raises:
-        UserError: without the model's processor, or when its text encoder takes fewer tokens than `max_length`.
+        UserError: without the model's processor, when it does not fit the model, or when the text encoder takes fewer
+            tokens than `max_length`.
     """
     if processing_class is None:
         raise UserError(
             "processing_class is missing; pass the processor saved with the model (AutoProcessor.from_pretrained)"
         )
+    check_fit(model, processing_class, model.name_or_path or type(model).__name__)
     model = unwrap(model)  # type: ignore[assignment]
     if is_dual_encoder(model):
         length = caption_length(model, getattr(processing_class, "tokenizer", None), data.max_length)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import initialization
+from transformers import PreTrainedModel, initialization
 from transformers.utils import ModelOutput
 
 from .configuration_moco import MoCoConfig
@@ -65,9 +65,9 @@ class MoCoModel(ViewEncoderModel):
         return loaded
 
     @classmethod
-    def from_vision_pretrained(cls, name: str, **settings: Any) -> Any:
+    def from_vision_model(cls, backbone: PreTrainedModel, **settings: Any) -> Any:
         """Start both encoders from a pretrained vision model, with a fresh projection head."""
-        model = super().from_vision_pretrained(name, **settings)
+        model = super().from_vision_model(backbone, **settings)
         model.key_encoder.load_state_dict(model.encoder.state_dict())
         return model
 

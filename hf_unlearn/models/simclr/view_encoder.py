@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, ResNetConfig, initialization
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+BUILT_IN_ATTENTION = (None, "eager", "sdpa", "flex_attention")
 RESNETS: dict[str, dict[str, Any]] = {
     "resnet18": {"layer_type": "basic", "depths": [2, 2, 2, 2], "expansion": 1},
     "resnet50": {"layer_type": "bottleneck", "depths": [3, 4, 6, 3], "expansion": 4},
@@ -138,11 +139,23 @@ class ViewEncoderModel(PreTrainedModel):
             A model whose config describes the backbone, so that reloading it fetches nothing.
 
         Raises:
-            ValueError: if the model is no single vision encoder.
+            ValueError: if the model is no single vision encoder, or its checkpoint lacks tensors.
         """
-        backbone = AutoModel.from_pretrained(name)
+        options: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True, "dtype": "float32"}
+        if AutoConfig.from_pretrained(name, trust_remote_code=False)._attn_implementation not in BUILT_IN_ATTENTION:
+            raise ValueError(f"{name} asks for an attention implementation from elsewhere: remove it from config.json.")
+        backbone, info = AutoModel.from_pretrained(name, output_loading_info=True, **options)
+        if missing := sorted(info["missing_keys"]):
+            raise ValueError(f"{name} lacks {missing}, which would be drawn at random: save the whole model.")
+        return cls.from_vision_model(backbone, **settings)
+
+    @classmethod
+    def from_vision_model(cls, backbone: PreTrainedModel, **settings: Any) -> Any:
+        """Start from a vision model that has been loaded; otherwise as `from_vision_pretrained`."""
         if hasattr(backbone.config, "vision_config"):
-            raise ValueError(f"{name} is an image-text model: save its vision_model on its own and pass that folder.")
+            raise ValueError(f"{backbone.name_or_path} is an image-text model: pass its vision_model, saved alone.")
+        if isinstance(size := getattr(backbone.config, "image_size", None), int):
+            settings.setdefault("image_size", size)
         model = cls(cls.config_class(backbone_config=backbone.config, **settings))
         model.encoder.backbone.load_state_dict(backbone.state_dict())
         return model

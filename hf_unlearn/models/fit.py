@@ -1,0 +1,159 @@
+"""Whether a model and the processor beside it fit each other: sizes, tokens, the end of a text."""
+
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import PreTrainedModel
+
+from hf_unlearn.errors import UserError
+from hf_unlearn.models.contrastive import (
+    caption_length,
+    contrastive_terms,
+    embed_images,
+    embed_texts,
+    evaluation_mode,
+    is_dual_encoder,
+    unwrap,
+)
+
+TEXTS = ("a photograph of the sea", "two dogs")
+# transformers' CLIP takes the greatest token for the end of a text where its config says 2, as old configs wrongly do.
+GREATEST_IS_END = 2
+OTHER_MODELS = "name a CLIP, SigLIP, ALIGN or another dual encoder, or a SimCLR or MoCo"
+_FAULTS = (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError)
+
+
+def check_fit(model: PreTrainedModel, processor: Any, name: str) -> None:
+    """Embed two pictures and two texts, and refuse what cannot be right, before anything is trained or measured.
+
+    Args:
+        model: a contrastive encoder, perhaps with an adapter.
+        processor: its processor (dual encoders) or image processor (views).
+        name: what the model is called.
+
+    Raises:
+        UserError: when the processor's pictures or tokens are not those the model takes, every text gets one embedding,
+            or an embedding is not finite.
+    """
+    family: Any = unwrap(model)
+    if not is_dual_encoder(family):
+        pixels = check_pictures(family, processor, name)
+        _terms(family, {"pixel_values": pixels[:, None].expand(-1, 2, -1, -1, -1)}, name)
+        return
+    if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
+        raise UserError(
+            f"{type(processor).__name__} cannot prepare image-text pairs; pass the processor saved with the model "
+            "(AutoProcessor.from_pretrained), which holds an image_processor and a tokenizer"
+        )
+    texts = check_texts(family, processor.tokenizer, name)
+    _terms(family, {"pixel_values": check_pictures(family, processor.image_processor, name), **texts}, name)
+
+
+def check_pictures(model: Any, image_processor: Any, name: str) -> torch.Tensor:
+    """Check that an encoder takes what an image processor makes of a picture.
+
+    Returns:
+        Two grey squares as it prepares them, `[2, 3, H, W]`, on the model's device.
+
+    Raises:
+        UserError: when it does not.
+    """
+    remedy = "save the image processor that the model was trained with beside it"
+    try:
+        square = [Image.new("RGB", (64, 64), "grey")] * 2
+        pixels = torch.as_tensor(image_processor(images=square, return_tensors="pt")["pixel_values"])
+    except _FAULTS as error:
+        raise UserError(f"{name}: its image processor fails ({_first_line(error)}); {remedy}") from error
+    if pixels.ndim != 4 or pixels.shape[1] != 3:
+        made = f"{type(image_processor).__name__} makes arrays of shape {list(pixels.shape[1:])} of a picture"
+        raise UserError(f"{name}: {made}, and [3, height, width] is needed; {remedy}")
+    pixels = pixels.to(model.device)
+    try:
+        with torch.no_grad(), evaluation_mode(model):
+            embeds = embed_images(model, pixels)
+    except _FAULTS as error:
+        raise UserError(
+            f"{name}: {type(model).__name__} does not take pictures of {pixels.shape[2]} x {pixels.shape[3]} pixels, "
+            f"which its image processor makes ({_first_line(error)}); {remedy}"
+        ) from error
+    if not (torch.is_tensor(embeds) and embeds.ndim == 2):
+        raise UserError(f"{name}: {type(model).__name__} does not embed a picture as one vector; {OTHER_MODELS}")
+    _require_finite(embeds, name)
+    return pixels
+
+
+def check_texts(model: Any, tokenizer: Any, name: str) -> dict[str, torch.Tensor]:
+    """Check that a dual encoder takes what a tokenizer makes of a text, and tells texts apart.
+
+    Returns:
+        Token tensors `[2, length]` of two texts, on the model's device.
+
+    Raises:
+        UserError: when a token, the padding or the end of a text is not what the model takes.
+    """
+    remedy = "save the tokenizer that the model was trained with beside it"
+    if tokenizer is None or tokenizer.pad_token is None:
+        raise UserError(
+            f"{name}: its tokenizer has no pad token, so captions cannot be made equally long; set tokenizer.pad_token "
+            "to what the model was trained with, and save it beside the model"
+        )
+    size = getattr(model.config.get_text_config(), "vocab_size", None)
+    if size is not None and len(tokenizer) > size:
+        raise UserError(f"{name}: its tokenizer knows {len(tokenizer)} tokens and the model {size}; {remedy}")
+    length = caption_length(model, tokenizer)
+    _check_end(model, tokenizer(TEXTS[0], truncation=True, max_length=length)["input_ids"], tokenizer, name)
+    tokens = tokenizer(list(TEXTS), padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+    texts = {key: tokens[key].to(model.device) for key in tokenizer.model_input_names if key in tokens}
+    try:
+        with torch.no_grad(), evaluation_mode(model):
+            embeds = embed_texts(model, **texts)
+    except _FAULTS as error:
+        raise UserError(
+            f"{name}: {type(model).__name__} does not take what its tokenizer makes ({_first_line(error)}); {remedy}"
+        ) from error
+    if not (torch.is_tensor(embeds) and embeds.ndim == 2):
+        raise UserError(f"{name}: {type(model).__name__} does not embed a text as one vector; {OTHER_MODELS}")
+    _require_finite(embeds, name)
+    if not texts["input_ids"][0].equal(texts["input_ids"][1]) and embeds[0].equal(embeds[1]):
+        end = getattr(model.config.get_text_config(), "eos_token_id", None)
+        raise UserError(
+            f"{name}: every text gets the same embedding; eos_token_id of config.json, which says where a text ends "
+            f"({end}), does not fit its tokenizer ({tokenizer.eos_token_id}); {remedy}"
+        )
+    return texts
+
+
+def _terms(model: Any, inputs: dict[str, torch.Tensor], name: str) -> None:
+    """What training needs of a model: both halves from one forward pass."""
+    try:
+        with torch.no_grad(), evaluation_mode(model):
+            terms = contrastive_terms(model, inputs)
+    except _FAULTS as error:
+        raise UserError(
+            f"{name}: a forward pass of {type(model).__name__} does not give the two halves of a pair "
+            f"({_first_line(error)}); {OTHER_MODELS}"
+        ) from error
+    _require_finite(torch.stack([terms.x, terms.y]), name)
+
+
+def _require_finite(embeds: torch.Tensor, name: str) -> None:
+    if not embeds.isfinite().all():
+        raise UserError(f"{name}: an embedding is not finite; its weights are damaged, name another checkpoint")
+
+
+def _check_end(model: Any, tokens: list[int], tokenizer: Any, name: str) -> None:
+    """A text encoder that reads a caption at its end token must know the token its tokenizer ends captions with."""
+    ends = {end for module in model.modules() if isinstance(end := getattr(module, "eos_token_id", None), int)}
+    for end in ends:
+        found = max(tokens) if end == GREATEST_IS_END else end
+        if tokens[-1] not in (found, end):
+            raise UserError(
+                f"{name}: its model takes token {found} for the end of a text (eos_token_id of config.json: {end}), "
+                f"but its tokenizer ends texts with {tokens[-1]} ({tokenizer.convert_ids_to_tokens(tokens[-1])}); set "
+                "eos_token_id of the text_config to that, or save the tokenizer that the model was trained with"
+            )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
