@@ -19,13 +19,14 @@ def card(
     from hf_unlearn.errors import UserError
     from hf_unlearn.hub.card import keep_card, write_card
     from hf_unlearn.hub.verification import check_card
+    from hf_unlearn.text import printable
 
     if check and copy_to is not None:
         raise UserError("--check writes nothing, so --copy-to cannot go with it; give one of the two.")
     if check:
         problems = check_card(run)
         for line in problems:
-            print(f"{line.subject}: {line.detail}")
+            print(printable(f"{line.subject}: {line.detail}"))
         if problems:
             raise typer.Exit(1)
         print(f"{run.name}: the card is as generated.")

@@ -6,6 +6,7 @@ for anything unforeseen; 130 when interrupted, 143 when terminated. With `--debu
 its traceback and 1.
 """
 
+import io
 import logging
 import os
 import signal
@@ -18,6 +19,7 @@ from typing import NoReturn
 from safetensors import SafetensorError
 
 from hf_unlearn.errors import UserError, is_disk_full, is_out_of_memory
+from hf_unlearn.text import printable
 
 UNFORESEEN = 70  # EX_SOFTWARE of sysexits.h: neither an answer nor a refusal
 
@@ -29,7 +31,12 @@ def guarded(main: Callable[[], None]) -> None:
         sys.argv.remove("--debug")
     else:
         sys.excepthook = _tell_unforeseen
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name in another encoding is shown, whatever the terminal
     logging.basicConfig(format="%(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Printable())
     if os.environ.get("RANK", "0") == "0":  # one process tells how it goes, each of them what it warns of
         logging.getLogger("hf_unlearn").setLevel(logging.INFO)
     if threading.current_thread() is threading.main_thread():
@@ -45,6 +52,13 @@ def guarded(main: Callable[[], None]) -> None:
         sys.exit(2)
     finally:
         _leave_processes()
+
+
+class _Printable(logging.Formatter):
+    """Shows a message without what a terminal would act on: it may quote names and answers from outside."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), keep="\n\t")
 
 
 def _leave_processes() -> None:
@@ -94,4 +108,4 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
 
 def _tell(sentence: str) -> None:
     if int(os.environ.get("RANK", "0")) == 0:
-        print(sentence, file=sys.stderr)
+        print(printable(sentence), file=sys.stderr)

@@ -24,6 +24,7 @@ def publish(
 ) -> None:
     """Publish a run to the Hub in one commit: weights, processor, records, pictures and card, checked first."""
     from hf_unlearn.hub.publishing import publish_run
+    from hf_unlearn.text import printable
 
     result = publish_run(
         run,
@@ -38,13 +39,13 @@ def publish(
     width = max(len(file.name) for file in result.files)
     print(f"{'Sent' if result.sent else 'Would send'} to {result.repo_id}:")
     for file in result.files:
-        print(f"  {file.name:{width}}  {file.size:>13,} bytes")
+        print(f"  {printable(file.name):{width}}  {file.size:>13,} bytes")
     print(f"  {'total':{width}}  {sum(file.size for file in result.files):>13,} bytes")
     if result.removed is None:
         print("What the repository holds now could not be looked up, so what would be removed is not listed.")
     for name in result.removed or ():
-        print(f"{'Removed' if result.sent else 'Would remove'} from the repository: {name}")
+        print(f"{'Removed' if result.sent else 'Would remove'} from the repository: {printable(name)}")
     if result.kept_back:
-        print(f"Never sent: {', '.join(result.kept_back)}")
+        print(f"Never sent: {printable(', '.join(result.kept_back))}")
     if result.sent:
-        print(result.pull_request or result.commit_url)
+        print(printable(result.pull_request or result.commit_url))

@@ -26,6 +26,7 @@ def verify(
     from hf_unlearn.errors import UserError
     from hf_unlearn.hub.verification import OwnedSample, verify_repo
     from hf_unlearn.hub.verification_report import Outcome
+    from hf_unlearn.text import printable
 
     images, captions = image or [], caption or []
     if captions and len(images) != 1:
@@ -34,7 +35,7 @@ def verify(
     report = verify_repo(target, revision=revision, base=base, request=request, salt=salt, samples=samples, token=token)
     width = max(len(outcome) for outcome in Outcome)
     for line in report.statements:
-        print(f"{line.outcome:{width}}  {line.subject}" + (f": {line.detail}" if line.detail else ""))
+        print(f"{line.outcome:{width}}  " + printable(line.subject + (f": {line.detail}" if line.detail else "")))
     counts = Counter(line.outcome for line in report.statements)
     print("\n" + ", ".join(f"{outcome}: {counts[outcome]}" for outcome in Outcome))
     if not report.ok:

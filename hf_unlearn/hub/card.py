@@ -6,15 +6,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.files import refuse_to_write_to, write_atomically
+from hf_unlearn.files import read_text, refuse_to_write_to, write_atomically
 from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, LOCAL_PREFIX, file_sha256, has_weights
-from hf_unlearn.records.codec import from_json, read_text
+from hf_unlearn.records.codec import from_json
 from hf_unlearn.records.file_names import CARD_NAME, EVALUATION_NAME, MANIFEST_NAME, RESULTS_NAME, published_names
 from hf_unlearn.records.method_description import PAPER_CITATION
 from hf_unlearn.records.metric_labels import in_display_order, metric_label, short_name, shown
 from hf_unlearn.records.schemas import EvaluationRecord, Results, UnlearningManifest
+from hf_unlearn.text import markdown_code, markdown_line, markdown_text, printable, python_string, shell_word
 
 _KEPT = (CARD_NAME, MANIFEST_NAME, EVALUATION_NAME)
 TEMPLATE = Path(__file__).parent / "templates" / "card.md.j2"
@@ -38,6 +40,7 @@ CAPTIONS = {
 }
 
 _NONE = "–"
+_TEX_LINKS = re.compile(r"\\(href|url|includegraphics|html\w*)")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -124,29 +127,34 @@ def render_card(manifest: UnlearningManifest, evaluation: EvaluationRecord | Non
         manifest=manifest,
         evaluation=evaluation,
         method=manifest.description,
-        title=card_title(manifest),
-        base=_base_name(manifest),
+        title=markdown_text(card_title(manifest)),
+        base=manifest.base_model.name_or_path,
         repo=manifest.repo_id or "path/to/this/folder",
         is_adapter=is_adapter(manifest),
+        text=markdown_text,
+        code=markdown_code,
+        python=python_string,
+        shell=shell_word,
         facts=_table(("Item", "Value"), _facts(manifest)),
-        hyper_parameters=_table(("Hyper-parameter", "Value"), sorted(manifest.hyper_parameters.items())),
+        hyper_parameters=_table(("Hyper-parameter", "Value"), _texts(sorted(manifest.hyper_parameters.items()))),
         circumstances=_table(("Circumstance", "Value"), _circumstances(manifest)),
         history=_history_table(manifest),
         metrics=_metrics_table(evaluation) if evaluation else "",
         comparison=_comparison_table(evaluation) if evaluation else "",
         avg_gap=_number(evaluation.avg_gap) if evaluation else _NONE,
-        gap_names="; ".join(short_name(key) for key in evaluation.gap_keys) if evaluation else "",
-        notes=[_one_line(note) for note in manifest.notes],
-        pictures=[(name, _caption(name)) for name in _pictures(manifest)],
-        library_citation=LIBRARY_CITATION % manifest.library_version,
-        citations=[text for text in dict.fromkeys((manifest.description.citation, PAPER_CITATION)) if text],
+        gap_names="; ".join(markdown_text(short_name(key)) for key in evaluation.gap_keys) if evaluation else "",
+        equations=[_equation(line) for line in manifest.description.equations],
+        notes=[markdown_line(note) for note in manifest.notes],
+        pictures=[(quote(printable(name)), _caption(name)) for name in _pictures(manifest)],
+        library_citation=_fenced(LIBRARY_CITATION % manifest.library_version),
+        citations=[_fenced(text) for text in dict.fromkeys((manifest.description.citation, PAPER_CITATION)) if text],
     )
     return re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n"
 
 
 def card_title(manifest: UnlearningManifest) -> str:
     """Name the model: its Hub id once published, else its base model and its method."""
-    return manifest.repo_id or f"{_base_name(manifest).split('/')[-1]}-{manifest.method.replace('_', '-')}"
+    return manifest.repo_id or f"{manifest.base_model.name_or_path.split('/')[-1]}-{manifest.method.replace('_', '-')}"
 
 
 def card_metadata(manifest: UnlearningManifest, evaluation: EvaluationRecord | None) -> Any:
@@ -160,10 +168,10 @@ def card_metadata(manifest: UnlearningManifest, evaluation: EvaluationRecord | N
         EvalResult(
             task_type=task,
             dataset_type=dataset,
-            dataset_name=manifest.dataset.name,
-            dataset_revision=manifest.dataset.revision,
-            metric_type=key,
-            metric_name=metric_label(key).name,
+            dataset_name=printable(manifest.dataset.name),
+            dataset_revision=_printable(manifest.dataset.revision),
+            metric_type=printable(key),
+            metric_name=printable(metric_label(key).name),
             metric_value=value,
         )
         for key, value in (evaluation.metrics if evaluation else {}).items()
@@ -175,11 +183,11 @@ def card_metadata(manifest: UnlearningManifest, evaluation: EvaluationRecord | N
         library_name="peft" if is_adapter(manifest) else "transformers",
         pipeline_tag=task,
         datasets=[dataset],
-        license=manifest.base_model.license,
-        license_name=manifest.base_model.license_name,
-        license_link=manifest.base_model.license_link,
-        tags=["unlearning", "machine-unlearning", manifest.method, "hf-unlearn"],
-        model_name=card_title(manifest),
+        license=_printable(manifest.base_model.license),
+        license_name=_printable(manifest.base_model.license_name),
+        license_link=_printable(manifest.base_model.license_link),
+        tags=["unlearning", "machine-unlearning", printable(manifest.method), "hf-unlearn"],
+        model_name=printable(card_title(manifest)),
         eval_results=figures or None,
     )
 
@@ -198,41 +206,47 @@ def hub_identifier(name: str, revision: str | None) -> str:
     return name if on_hub else LOCAL_PREFIX + re.sub(r"[^\w.-]+", "-", name).strip("-.")
 
 
-def _base_name(manifest: UnlearningManifest) -> str:
-    return manifest.base_model.name_or_path
-
-
 def _facts(manifest: UnlearningManifest) -> list[tuple[str, str]]:
     request, base, data = manifest.request, manifest.base_model, manifest.dataset
-    splits = ", ".join(f"{name} {count:,}" for name, count in manifest.splits.items())
+    splits = ", ".join(f"{markdown_text(name)} {count:,}" for name, count in manifest.splits.items())
     return [
-        ("Samples asked to be removed", f"{request.count:,} ({request.kind})"),
-        ("Request, SHA-256", f"`{request.sha256}` ({'salted' if request.salted else 'not salted'})"),
-        ("Data", _code(data.name) + (f", revision `{data.revision}`" if data.revision else "")),
+        ("Samples asked to be removed", f"{request.count:,} ({markdown_text(request.kind)})"),
+        ("Request, SHA-256", f"{_code(request.sha256)} ({'salted' if request.salted else 'not salted'})"),
+        ("Data", _code(data.name) + (f", revision {_code(data.revision)}" if data.revision else "")),
         ("Data, SHA-256 over all rows", _code(data.sha256)),
         ("Rows", splits),
-        ("Base model", f"{_code(base.name_or_path)}, " + (f"revision `{base.revision}`" if base.revision else "local")),
+        (
+            "Base model",
+            f"{_code(base.name_or_path)}, " + (f"revision {_code(base.revision)}" if base.revision else "local"),
+        ),
         ("Base weights, SHA-256", _code(base.sha256)),
         ("These weights, SHA-256", _code(manifest.weights_sha256)),
     ]
 
 
-def _circumstances(manifest: UnlearningManifest) -> list[tuple[str, str]]:
+def _circumstances(manifest: UnlearningManifest) -> list[tuple[str, ...]]:
     seconds = manifest.run_time_seconds
-    return [
-        ("Preset", str(manifest.preset or _NONE)),
-        ("Seed", str(_NONE if manifest.seed is None else manifest.seed)),
-        ("Seed of the split", str(_NONE if manifest.split_seed is None else manifest.split_seed)),
+    rows = [
+        ("Preset", manifest.preset or _NONE),
+        ("Seed", _NONE if manifest.seed is None else manifest.seed),
+        ("Seed of the split", _NONE if manifest.split_seed is None else manifest.split_seed),
         ("Time", _NONE if seconds is None else f"{seconds:,.1f} s"),
         ("Hardware", manifest.hardware or _NONE),
         ("Date", manifest.created),
         ("Versions", ", ".join(f"{name} {number}" for name, number in manifest.versions.items()) or _NONE),
     ]
+    return _texts(rows)
 
 
 def _history_table(manifest: UnlearningManifest) -> str:
     rows = [
-        (str(number), entry.created, entry.method, f"{entry.request.count:,}", _code(entry.request.sha256))
+        (
+            str(number),
+            markdown_text(entry.created),
+            markdown_text(entry.method),
+            f"{entry.request.count:,}",
+            _code(entry.request.sha256),
+        )
         for number, entry in enumerate((*manifest.history, manifest.as_history_entry()), start=1)
     ]
     return _table(("Run", "Date", "Method", "Samples", "Request, SHA-256"), rows)
@@ -243,7 +257,7 @@ def _metrics_table(evaluation: EvaluationRecord) -> str:
     rows = []
     for key in in_display_order(evaluation.metrics):
         label = metric_label(key)
-        name = f"{label.name}{f' ({label.unit})' if label.unit else ''}"
+        name = markdown_text(f"{label.name}{f' ({label.unit})' if label.unit else ''}")
         after, exact = evaluation.metrics[key], columns[2].get(key)
         gap = _NONE
         if after is not None and exact is not None and key != "run_time_minutes":
@@ -260,9 +274,9 @@ def _comparison_table(evaluation: EvaluationRecord) -> str:
         for key in evaluation.gap_keys:
             gap = row.gap.get(key)
             cells.append(_number(row.metrics.get(key)) + (f" ({_number(gap)})" if gap is not None else ""))
-        name = "Before" if row.method == "before" else row.method_title
+        name = "Before" if row.method == "before" else markdown_text(row.method_title)
         rows.append((name, *cells, _number(row.avg_gap), _number(row.metrics.get("run_time_minutes"))))
-    header = ("Method", *(short_name(key) for key in evaluation.gap_keys), "Avg. gap", "Minutes")
+    header = ("Method", *(markdown_text(short_name(key)) for key in evaluation.gap_keys), "Avg. gap", "Minutes")
     return _table(header, rows, numbers=len(header) - 1)
 
 
@@ -274,7 +288,7 @@ def _pictures(manifest: UnlearningManifest) -> list[str]:
 
 
 def _caption(name: str) -> str:
-    return CAPTIONS.get(Path(name).stem) or Path(name).stem.replace("_", " ").capitalize()
+    return CAPTIONS.get(Path(name).stem) or markdown_text(Path(name).stem.replace("_", " ").capitalize())
 
 
 def _with_deviation(key: str, values: dict[str, float | None]) -> str:
@@ -289,7 +303,27 @@ def _number(value: float | None) -> str:
 
 
 def _code(value: str | None) -> str:
-    return f"`{value}`" if value else _NONE
+    return markdown_code(value) if value else _NONE
+
+
+def _printable(value: str | None) -> str | None:
+    return None if value is None else printable(value)
+
+
+def _texts(rows: Iterable[Sequence[Any]]) -> list[tuple[str, ...]]:
+    """Rows of plain text, which markdown must not act on."""
+    return [tuple(markdown_text(cell) for cell in row) for row in rows]
+
+
+def _equation(line: str) -> str:
+    """A line of TeX that cannot leave its formula, nor link or load anything, whether formulas are drawn or not."""
+    line = _TEX_LINKS.sub("", printable(line).replace("$", "").replace("<", r"\lt "))
+    return line.replace("](", "] (").replace("://", ":{//}").replace("www.", "www{.}")
+
+
+def _fenced(text: str) -> str:
+    """Text inside a block of code, which it cannot end."""
+    return printable(text, keep="\n").replace("```", "'''")
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[Any]], numbers: int = 0) -> str:
@@ -300,9 +334,5 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[Any]], numbers: int = 
 
 
 def _cell(value: Any) -> str:
-    """Keep a value inside its cell: one line, its pipes escaped."""
-    return _one_line(value).replace("|", r"\|")
-
-
-def _one_line(value: Any) -> str:
-    return " ".join(str(value).splitlines())
+    """Keep a value inside its cell."""
+    return str(value).replace("|", r"\|")

@@ -13,10 +13,10 @@ import yaml
 
 from hf_unlearn import __version__
 from hf_unlearn.errors import UserError
+from hf_unlearn.files import read_text
 from hf_unlearn.hub.card import render_card
 from hf_unlearn.hub.card_parsing import metadata, prose, table_cells
 from hf_unlearn.hub.verification_report import Outcome, Statement, judged
-from hf_unlearn.records.codec import read_text
 from hf_unlearn.records.file_names import CARD_NAME
 from hf_unlearn.records.schemas import EvaluationRecord, UnlearningManifest
 

@@ -10,9 +10,10 @@ from hf_unlearn.data.fingerprint import combine_hashes, row_hashes
 from hf_unlearn.data.requests import checked_ids, read_entries
 from hf_unlearn.data.splits import PastRows, rows_by_role
 from hf_unlearn.errors import UserError, listed
-from hf_unlearn.files import write_atomically
-from hf_unlearn.records.codec import from_json, read_text, to_json
-from hf_unlearn.records.schemas import MANIFEST_NAME, HistoryEntry, RequestRecord, UnlearningManifest
+from hf_unlearn.files import read_text, write_atomically
+from hf_unlearn.records.codec import from_json, to_json
+from hf_unlearn.records.file_names import MANIFEST_NAME
+from hf_unlearn.records.schemas import HistoryEntry, RequestRecord, UnlearningManifest
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.figures.heatmaps import shows_samples
+from hf_unlearn.files import read_json
 from hf_unlearn.hub.card import hub_identifier, is_adapter, render_card
 from hf_unlearn.hub.screening import Content, screen
 from hf_unlearn.hub.verification import verify_folder
@@ -170,7 +171,7 @@ def _contents(folder: Path, repo_id: str, show_samples: bool) -> tuple[dict[str,
         config = _portable(folder / ADAPTER_CONFIG_NAME, manifest.base_model)
         contents[ADAPTER_CONFIG_NAME] = config
         manifest = replace(manifest, files={**manifest.files, ADAPTER_CONFIG_NAME: hashlib.sha256(config).hexdigest()})
-    contents[MANIFEST_NAME] = manifest.to_json().encode()
+    contents[MANIFEST_NAME] = manifest.to_json().encode(errors="backslashreplace")
     contents[CARD_NAME] = render_card(manifest, evaluation).encode()
     return contents, manifest
 
@@ -199,7 +200,7 @@ def _check_pictures(
 def _portable(path: Path, base: BaseModel) -> bytes:
     """An adapter's config that names its base model as the card does, pinned, in place of a path on this machine."""
     named = {"base_model_name_or_path": hub_identifier(base.name_or_path, base.revision), "revision": base.revision}
-    config = json.loads(path.read_text(encoding="utf-8")) | named
+    config = read_json(path) | named
     return (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
 
 

@@ -9,12 +9,12 @@ from itertools import pairwise
 from pathlib import Path
 
 from hf_unlearn.errors import UserError
+from hf_unlearn.files import read_text
 from hf_unlearn.hub.card import hash_files, hub_identifier, is_adapter, render_card
 from hf_unlearn.hub.card_check import verify_card
 from hf_unlearn.hub.download import fetch
 from hf_unlearn.hub.verification_report import Outcome, Statement, VerificationReport, judged
 from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, has_weights, weights_sha256
-from hf_unlearn.records.codec import read_text
 from hf_unlearn.records.file_names import (
     AUDIT_NAME,
     CARD_NAME,

@@ -7,12 +7,11 @@ here computes anything; `hf_unlearn.audit.verdict.run_tests` fills them.
 
 from __future__ import annotations
 
-import math
-import types
-import typing
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
+
+from hf_unlearn.records.codec import decode, encode
 
 SCHEMA = 1
 
@@ -73,6 +72,8 @@ class ImageRow:
     change: float | None = None
     noise: float | None = None
     owner: str = ""
+
+    DERIVED: ClassVar = ("forgetting_score",)
 
     @property
     def forgetting_score(self) -> float:
@@ -254,42 +255,13 @@ class AuditResult:
 
     def to_dict(self) -> dict[str, Any]:
         """The result as strict JSON values; numbers that JSON lacks become the strings "inf", "-inf" and "nan"."""
-        return _encode(self)
+        return encode(self, words=True)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> AuditResult:
-        """The inverse of `to_dict`."""
-        return _decode(cls, data)
+        """The inverse of `to_dict`.
 
-
-def _encode(value: Any) -> Any:
-    """Records to dicts, tuples to lists, non-finite floats to strings."""
-    if is_dataclass(value):
-        record = {item.name: _encode(getattr(value, item.name)) for item in fields(value)}
-        return record | {"forgetting_score": _encode(value.forgetting_score)} if isinstance(value, ImageRow) else record
-    if isinstance(value, dict):
-        return {key: _encode(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [_encode(item) for item in value]
-    if isinstance(value, StrEnum):
-        return value.value
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
-
-
-def _decode(kind: Any, value: Any) -> Any:
-    """Rebuild a value of the annotated type `kind` from what `_encode` made of it."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is types.UnionType:
-        return None if value is None else _decode(arguments[0], value)
-    if origin is tuple:
-        kinds = [arguments[0]] * len(value) if arguments[1:] == (...,) else arguments
-        return tuple(_decode(item_kind, item) for item_kind, item in zip(kinds, value, strict=True))
-    if origin is dict:
-        return {key: _decode(arguments[1], item) for key, item in value.items()}
-    if isinstance(kind, type) and is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        names = [item.name for item in fields(kind) if item.name in value]
-        return kind(**{name: _decode(hints[name], value[name]) for name in names})
-    return kind(value) if isinstance(kind, type) else value
+        Raises:
+            UserError: A field is unknown, missing or of another type.
+        """
+        return decode(cls, data, "the audit's result", words=True)

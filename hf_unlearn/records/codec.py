@@ -1,34 +1,22 @@
-"""Frozen dataclasses to and from JSON files, checked on reading and written in one atomic step."""
+"""Frozen dataclasses to and from JSON: one codec for every record, checked on reading."""
 
 import json
 import math
 import types
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, fields, is_dataclass
-from pathlib import Path
+from dataclasses import MISSING, fields, is_dataclass
+from enum import StrEnum
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from hf_unlearn.errors import UserError
+from hf_unlearn.files import parse_json
 
 Record = TypeVar("Record")
 
 
-def read_text(path: str | Path) -> str:
-    """Read a text file of a run, without touching its line ends.
-
-    Raises:
-        UserError: It is not UTF-8.
-    """
-    path = Path(path)
-    try:
-        return path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path.name} is no UTF-8 text ({error}); restore it from the run that wrote it.") from error
-
-
 def to_json(record: Any) -> str:
     """Render a frozen dataclass as indented JSON; numbers that are not finite become null, which JSON can hold."""
-    return json.dumps(_finite(asdict(record)), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(encode(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def from_json(kind: type[Record], text: str, source: str) -> Record:
@@ -42,52 +30,97 @@ def from_json(kind: type[Record], text: str, source: str) -> Record:
     Raises:
         UserError: The text is no JSON object, or a field is unknown, missing or of another type.
     """
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{source} is not valid JSON ({error}); restore it from the run that wrote it.") from error
-    return _build(kind, data, source)
+    return decode(kind, parse_json(text, source), source)
 
 
-def _finite(value: Any) -> Any:
+def encode(value: Any, *, words: bool = False) -> Any:
+    """Turn a record into values that JSON holds: dataclasses to objects, tuples to lists.
+
+    A dataclass may name properties in `DERIVED`, which are written along with its fields.
+
+    Args:
+        value: A record, or a part of one.
+        words: Whether numbers that are not finite become the strings "inf", "-inf" and "nan", and not null.
+    """
     if isinstance(value, float) and not math.isfinite(value):
-        return None
+        return str(value) if words else None
+    if isinstance(value, StrEnum):
+        return value.value
+    if is_dataclass(value):
+        names = [item.name for item in fields(value)] + list(getattr(value, "DERIVED", ()))
+        return {name: encode(getattr(value, name), words=words) for name in names}
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: encode(item, words=words) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [encode(item, words=words) for item in value]
     return value
 
 
-def _build(kind: Any, data: Any, where: str) -> Any:
-    """Check `data` against the annotation `kind`, turning objects into dataclasses and lists into tuples."""
+def decode(kind: Any, data: Any, where: str, *, words: bool = False) -> Any:
+    """Check what `encode` gave against the annotation `kind`, and build a value of that type.
+
+    Args:
+        kind: A dataclass, or any annotation that its fields have.
+        data: Parsed JSON.
+        where: What the data is, for messages.
+        words: As `encode` was given.
+
+    Raises:
+        UserError: A field is unknown, missing or of another type; the message names it.
+    """
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return data
     if is_dataclass(kind):
-        return _build_dataclass(kind, data, where)
+        return _decode_dataclass(kind, data, where, words)
     if origin in (Union, types.UnionType):
         if data is None and type(None) in arguments:
             return None
-        return _build(next(option for option in arguments if option is not type(None)), data, where)
+        return decode(next(option for option in arguments if option is not type(None)), data, where, words=words)
     if origin is tuple and isinstance(data, list):
-        return tuple(_build(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(data))
+        kinds = arguments[:1] * len(data) if arguments[1:] == (...,) else arguments
+        if len(kinds) == len(data):
+            items = enumerate(zip(kinds, data, strict=True))
+            return tuple(decode(one, item, f"{where}[{index}]", words=words) for index, (one, item) in items)
     if origin is dict and isinstance(data, dict):
-        return {key: _build(arguments[1], item, f"{where}.{key}") for key, item in data.items()}
-    if kind is float and isinstance(data, int) and not isinstance(data, bool):
-        return float(data)
-    if isinstance(kind, type) and isinstance(data, kind) and isinstance(data, bool) == (kind is bool):
+        return {key: decode(arguments[1], item, f"{where}.{key}", words=words) for key, item in data.items()}
+    if kind is float and (number := _number(data, words)) is not None:
+        return number
+    if isinstance(kind, type) and issubclass(kind, StrEnum) and data in list(kind):
+        return kind(data)
+    if kind in (str, int, bool) and type(data) is kind:
         return data
-    raise UserError(f"{where} should be {kind}, but holds {data!r}; restore the file from the run that wrote it.")
+    shown = repr(data) if len(repr(data)) <= 80 else f"{repr(data)[:80]}…"
+    raise UserError(
+        f"{where} should be {_named(kind)}, but holds {shown}; restore the file from the run that wrote it."
+    )
 
 
-def _build_dataclass(kind: Any, data: Any, where: str) -> Any:
+def _number(data: Any, words: bool) -> float | None:
+    """A finite number, or one of the words for one that is not; None for anything else."""
+    if words and data in ("inf", "-inf", "nan"):
+        return float(data)
+    if not isinstance(data, int | float) or isinstance(data, bool):
+        return None
+    try:
+        return float(data) if math.isfinite(data) else None
+    except OverflowError:
+        return None
+
+
+def _named(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
+
+
+def _decode_dataclass(kind: Any, data: Any, where: str, words: bool) -> Any:
     if not isinstance(data, dict):
         raise UserError(f"{where} should be a JSON object, but is a {type(data).__name__}.")
-    hints = get_type_hints(kind)
-    if unknown := sorted(set(data) - set(hints)):
+    hints, names = get_type_hints(kind), [item.name for item in fields(kind)]
+    derived = getattr(kind, "DERIVED", ())
+    if unknown := sorted(set(data) - {*names, *derived}):
         raise UserError(f"{where} has unknown fields {unknown}; a newer hf_unlearn may have written it: upgrade.")
     required = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
     if missing := sorted(required - set(data)):
         raise UserError(f"{where} lacks the fields {missing}; restore the file from the run that wrote it.")
-    return kind(**{name: _build(hints[name], value, f"{where}.{name}") for name, value in data.items()})
+    given = {name: item for name, item in data.items() if name in names}
+    return kind(**{name: decode(hints[name], item, f"{where}.{name}", words=words) for name, item in given.items()})

@@ -1,5 +1,6 @@
 """The card against the JSON it is made from, read back with the Hub's own tools."""
 
+import ast
 import json
 import re
 import shutil
@@ -12,6 +13,8 @@ from huggingface_hub import ModelCard, metadata_eval_result
 from huggingface_hub.repocard import metadata_load
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from mdit_py_plugins.front_matter import front_matter_plugin
 from PIL import Image as Picture
 
 from hf_unlearn.errors import UserError
@@ -19,14 +22,17 @@ from hf_unlearn.hub.card import hub_identifier, keep_card, render_card, write_ca
 from hf_unlearn.hub.card_parsing import table_cells
 from hf_unlearn.hub.verification import check_card
 from hf_unlearn.methods import description_of
+from hf_unlearn.records.method_description import MethodDescription
 from hf_unlearn.records.schemas import (
     BaseModel,
+    ComparisonRow,
     DatasetRecord,
     EvaluationRecord,
     HistoryEntry,
     RequestRecord,
     UnlearningManifest,
 )
+from hf_unlearn.text import printable
 
 MINIMAL = UnlearningManifest(
     method="neg_grad",
@@ -241,3 +247,48 @@ def test_a_replaced_picture_is_found(finished_run: Path, tmp_path: Path) -> None
     picture = folder / "assets" / "alignment_matrices.png"
     picture.write_bytes(picture.read_bytes() + b"\0")
     assert [line.subject for line in check_card(folder)] == ["assets/alignment_matrices.png"]
+
+
+HOSTILE = (
+    "<b>x</b> [seal](https://evil.example) ```\n---\n# Certified\n\x1b[2J \udce9 $$ | ` \\href{https://evil.example}{y}"
+)
+
+
+def test_text_of_the_records_is_acted_on_by_nothing_in_the_card(finished_run: Path) -> None:
+    """Every text field of both records at once; the card still parses, and holds no tag, link or heading of theirs."""
+    text = HOSTILE
+    manifest = replace(
+        UnlearningManifest.load(finished_run),
+        method=text,
+        base_model=BaseModel(text, text, license=text, license_name=text, license_link=text),
+        dataset=DatasetRecord(text, text, text),
+        request=RequestRecord(text, 1, text),
+        splits={text: 1},
+        created=text,
+        library_version=text,
+        description=MethodDescription(text, text, (text,), text, text),
+        preset=text,
+        hyper_parameters={text: text},
+        versions={text: text},
+        hardware=text,
+        notes=(text,),
+        files={f"assets/{text}.png": "0"},
+        repo_id=text,
+    )
+    row = ComparisonRow(text, {text: 1.0}, {text: 1.0}, title=text)
+    evaluation = EvaluationRecord(text, {text: 1.0}, gap_keys=(text,), comparison=(row,))
+    ours = render_card(UnlearningManifest.load(finished_run), EvaluationRecord.load(finished_run))
+    card = render_card(manifest, evaluation)
+    assert card.isprintable() or set(card) - {"\n"} == {c for c in card if c.isprintable() or c == "\N{NO-BREAK SPACE}"}
+    card.encode()
+    data = ModelCard(card).data
+    assert data.license == data.model_name == printable(text)
+    html = MarkdownIt("commonmark", {"html": True}).enable("table").use(front_matter_plugin).render(card)
+    headings = [line for line in html.splitlines() if line.startswith("<h")][1:]
+    assert set(headings) <= {*MarkdownIt().use(front_matter_plugin).render(ours).splitlines()}
+    links = re.findall(r'(?:href|src)="([^"]*)"', html)
+    assert "<b>" not in html and all(link.startswith(("assets/", "https://arxiv.org/abs/")) for link in links)
+    program = re.search(r"```python\n(.*?)\n```\n", card, re.DOTALL)
+    assert program is not None
+    strings = [node.value for node in ast.walk(ast.parse(program[1])) if isinstance(node, ast.Constant)]
+    assert printable(text) in strings
