@@ -1,5 +1,6 @@
 """Alignment Calibration (AC), the paper's method."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -10,8 +11,10 @@ from hf_unlearn.losses import info_nce, masked_mean, negative_alignment
 from hf_unlearn.losses.functional import derangement, weighted_info_nce
 from hf_unlearn.records.method_description import PAPER_CITATION, MethodDescription
 from hf_unlearn.training.config import UnlearningConfig
-from hf_unlearn.training.search_space import Log, Same, SearchSpace, Uniform
+from hf_unlearn.training.search_space import Log, Ranges, Same, SearchSpace, Uniform
 from hf_unlearn.training.trainer import UnlearningTrainer
+
+PRESETS = ("paper", "level", "reference")
 
 
 @dataclass
@@ -48,8 +51,12 @@ class AlignmentCalibrationConfig(UnlearningConfig):
 
     num_train_epochs: float = field(default=8, metadata={"help": "Epochs over retain."})
     learning_rate: float = field(default=2e-4, metadata={"help": "Learning rate."})
-    alpha: float = field(
-        default=1.0, metadata={"help": "Pull of different unlearn samples together (visible in audits)."}
+    alpha: float | None = field(
+        default=None,
+        metadata={
+            "help": "Pull of different unlearn samples together (visible in audits); default: 1, and beta + gamma with "
+            "the preset level."
+        },
     )
     beta: float = field(default=1.0, metadata={"help": "Push of the two halves of an unlearn pair apart."})
     gamma: float = field(
@@ -57,21 +64,38 @@ class AlignmentCalibrationConfig(UnlearningConfig):
     )
     preset: str = field(
         default="paper",
-        metadata={"help": "paper: Eq. 5; reference: the published code (one random negative, beta on raw cosines)."},
+        metadata={
+            "help": "paper: Eq. 5; reference: the published code (one random negative, beta on raw cosines); level: "
+            "Eq. 5 with alpha = beta + gamma, which keeps the level of cosines and leaves beta as the one knob."
+        },
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_choice("preset", ("paper", "reference"))
+        self.check_choice("preset", PRESETS)
+        level = self.beta + self.gamma
+        if self.alpha is None:
+            self.alpha = level if self.preset == "level" else 1.0
+        if self.preset == "level" and not math.isclose(self.alpha, level):
+            raise UserError(f"preset='level' ties alpha to beta + gamma = {level:g}; leave alpha unset")
         if self.preset == "reference" and self.alpha != self.gamma:
             raise UserError("preset='reference' ties gamma to alpha; give both one value, or use preset='paper'")
+
+    def ranges(self, family: str) -> Ranges:
+        """As every method's; under the preset `level` that of its one knob."""
+        return {"beta": Uniform(0, 1)} if self.preset == "level" else super().ranges(family)
 
 
 class AlignmentCalibrationTrainer(UnlearningTrainer):
     """Minimises `L_retain + eps * L_unlearn` (Eq. 5), `eps = |U| / |R|`, candidates from the whole mixed batch.
 
     `L_unlearn = -alpha * mean_{i != j} s(x_i, y_j) + beta * mean_i s(x_i, y_i) + gamma * mean_i log_partition_i`.
-    Neither preset needs a further view: all negative pairs come from the batch's two views in closed form.
+    No preset needs a further view: all negative pairs come from the batch's two views in closed form.
+
+    A constant added to all cosines of unlearn samples adds `eps (beta + gamma - alpha) / temperature` times it to
+    `L_unlearn`, and the InfoNCE of retain does not feel one at all. With alpha = gamma, as the paper searches, the loss
+    falls as all cosines sink together, and they do. The preset `level` sets alpha = beta + gamma, so that only
+    differences between positive and other pairs count; beta then says how far positive pairs are pushed down.
 
     The preset `reference` is the published CIFAR code: NT-Xent in which each unlearn sample's second half is that of
     one random other unlearn sample of the batch, weighted by alpha, plus `beta |U| / (|U| + |R|)` times the raw cosine
@@ -88,11 +112,12 @@ class AlignmentCalibrationTrainer(UnlearningTrainer):
         terms, is_unlearn = self.contrast(model, inputs)
         args, eps = self.args, self.unlearn_to_retain
         if args.preset == "reference":
-            weight = args.alpha * (is_unlearn.sum() > 1)  # a lone unlearn sample has no other to be paired with
+            weight = args.gamma * (is_unlearn.sum() > 1)  # a lone unlearn sample has no other to be paired with
             mixed = weighted_info_nce(terms.repair(derangement(is_unlearn)), ~is_unlearn + weight * is_unlearn)
             positive = masked_mean(terms.cosine, is_unlearn)
             loss = mixed + args.beta * eps / (1 + eps) * positive
             return self.report(loss, terms, return_outputs, loss_mixed=mixed, positive=positive)
+        assert args.alpha is not None  # the config filled it in
         retain = info_nce(terms, ~is_unlearn)
         negative = negative_alignment(terms, is_unlearn)
         positive = masked_mean(terms.positive_alignment, is_unlearn)

@@ -39,6 +39,11 @@ class RetrainConfig(UnlearningConfig):
                 "Retrain never sees the unlearn split, by which saliency_share ranks weights; set it for others "
                 "alone, as in --neg_grad.saliency_share"
             )
+        if self.shrink_perturb:
+            raise UserError(
+                "Retrain draws every weight anew, so shrink_perturb would have no effect; set it for others alone, as "
+                "in --neg_grad.shrink_perturb"
+            )
 
 
 class RetrainTrainer(FineTuneTrainer):

@@ -122,6 +122,11 @@ class TaskVectorTrainer(UnlearningTrainer):
             weight.data.sub_(vector, alpha=self.args.scale)
         return output
 
+    def shrink_and_perturb(self) -> None:
+        """As the base class does; vectors then start from, and are taken off, what is left."""
+        super().shrink_and_perturb()
+        self._base = [value.clone() for value in self._all]
+
     @torch.no_grad()
     def finish_vector(self) -> None:
         """Add the model's task vector to those before it, and put the base model back."""

@@ -89,8 +89,9 @@ class Search:
 
     def key(self, method: str) -> str:
         """What a trial of a method must agree in to be one of this search."""
-        space = METHODS[method].config_class.search_space
-        return f"{method}-{settings_hash(self.run_of(method))}-{crc32(repr(space).encode()):08x}-{self.seed}"
+        run = self.run_of(method)
+        spaces = [run.methods[method].ranges(family) for family in ("image-text", "views")]
+        return f"{method}-{settings_hash(run)}-{crc32(repr(spaces).encode()):08x}-{self.seed}"
 
 
 def tune(search: Search, folder: Path, resume: bool = False, say: Callable[[str], None] = lambda _: None) -> list[Row]:
@@ -168,7 +169,7 @@ def propose(config: UnlearningConfig, family: str, past: Sequence[Row], seed: in
     Raises:
         UserError: when a default value cannot lie in its range.
     """
-    ranges = config.search_space.of(family)
+    ranges = config.ranges(family)
     if not past:
         return {name: getattr(config, name) for name in ranges}
     optuna = _optuna()

@@ -11,7 +11,7 @@ from transformers.integrations import get_available_reporting_integrations
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.records.method_description import MethodDescription
-from hf_unlearn.training.search_space import Around, SearchSpace, everywhere
+from hf_unlearn.training.search_space import Around, Ranges, SearchSpace, everywhere
 
 # What the Trainer would push while it trains is the whole output folder.
 NO_PUSHED_CHECKPOINTS = (
@@ -24,6 +24,7 @@ NO_PUSHED_CHECKPOINTS = (
 _RANGES = (
     ("seed", 0, 2**32 - 1), ("data_seed", 0, 2**32 - 1), ("learning_rate", 0, inf), ("weight_decay", 0, inf),
     ("max_grad_norm", 0, inf), ("num_train_epochs", 0, inf), ("gradient_accumulation_steps", 1, inf),
+    ("shrink_perturb", 0, 1),
 )  # fmt: skip
 # Reports whose packages transformers does not list where they are installed.
 _UNLISTED = ("azure_ml", "flyte")
@@ -88,6 +89,13 @@ class UnlearningConfig(TrainingArguments):
         default=None,
         metadata={"help": "Share of weights to train, those most salient to unlearn samples (SalUn); default: all."},
     )
+    shrink_perturb: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share, from 0 to 1, of a new initialisation that every weight matrix is mixed with before the "
+            "first step (shrink and perturb): what it moves is forgotten in the weights, and retain learned again."
+        },
+    )
     retain_loss_budget: float | None = field(default=None, metadata=BUDGET_HELP)
     collapse_floor: float | None = field(default=None, metadata=FLOOR_HELP)
 
@@ -145,6 +153,10 @@ class UnlearningConfig(TrainingArguments):
     def title(self) -> str:
         """The method's name in sentences."""
         return self.description.title
+
+    def ranges(self, family: str) -> Ranges:
+        """Where `hf-unlearn tune` looks for better settings, for the family `image-text` or `views`."""
+        return self.search_space.of(family)
 
     def _check_schedule(self) -> None:
         """Build the schedule once, as the Trainer does when it starts: some need `lr_scheduler_kwargs`."""

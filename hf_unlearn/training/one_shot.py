@@ -35,6 +35,10 @@ class OneShotTrainer(UnlearningTrainer, ABC):
             )
         if self.args.saliency_share is not None:
             raise UserError(f"{self.args.title} chooses its weights itself; leave saliency_share unset")
+        if self.args.shrink_perturb:
+            raise UserError(
+                f"{self.args.title} trains nothing, so what shrink_perturb takes would not be learned again; leave it 0"
+            )
         if not isinstance(self.train_dataset, EncodedSplits):
             raise UserError(f"{self.args.title} passes over retain as it likes; give it a datasets.Dataset, no stream")
 

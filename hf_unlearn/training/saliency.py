@@ -16,9 +16,9 @@ class SaliencyMask(TrainerCallback):
     `m = 1[|grad_theta InfoNCE(U)| >= t]` at the base model, with t such that a share of all weights passes; after every
     step `theta = m * theta_trained + (1 - m) * theta_0`. Weights of equal gradient pass together, those without any
     only if all do. Masked-out gradients are zeroed before they are clipped, and masked-out weights are put back after
-    the update, so that neither clipping nor weight decay nor an optimiser's momentum sees or moves them. Buffers, and
-    MoCo's momentum encoder, follow the model as ever. It costs one pass over unlearn, and a copy of the weights and a
-    mask in memory.
+    the update, so that neither clipping nor weight decay nor an optimiser's momentum sees or moves them; shrink and
+    perturb leaves them, too. Buffers, and MoCo's momentum encoder, follow the model as ever. It costs one pass over
+    unlearn, and a copy of the weights and a mask in memory.
 
     Source: Fan et al., "SalUn: Empowering Machine Unlearning via Gradient-based Weight Saliency in Both Image
     Classification and Generation", arXiv 2310.12508, Eqs. 3-4. Deviations: the saliency loss is InfoNCE, its gradient
@@ -59,9 +59,13 @@ class SaliencyMask(TrainerCallback):
                 weight.grad.mul_(mask)
 
     @torch.no_grad()
+    def restore(self) -> None:
+        """Put masked-out weights back to the base model's."""
+        for weight, mask, base in self._masked:
+            weight.copy_(torch.where(mask, weight, base))
+
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Put masked-out weights back, which weight decay moves although they have no gradient."""
-        for weight, mask, base in self._masked:
-            weight.copy_(torch.where(mask, weight, base))
+        self.restore()

@@ -1,5 +1,6 @@
 """What every unlearning method shares: its `Trainer` around the three quantities."""
 
+import logging
 import shutil
 import time
 from collections import defaultdict
@@ -42,10 +43,13 @@ from hf_unlearn.training.guards import DivergenceGuard
 from hf_unlearn.training.inputs import make_inputs
 from hf_unlearn.training.rows import Split, TrainingRows
 from hf_unlearn.training.saliency import SaliencyMask
+from hf_unlearn.training.shrink_perturb import NOT_SHRUNK, shrink_and_perturb_trainer
 from hf_unlearn.training.temperature import LogitScaleBound
 
 if TYPE_CHECKING:
     from peft import LoraConfig
+
+logger = logging.getLogger(__name__)
 
 
 METHODS: dict[str, type["UnlearningTrainer"]] = {}
@@ -148,6 +152,7 @@ class UnlearningTrainer(Trainer):
         self.add_callback(self.guard)
         self.add_callback(LogitScaleBound(lambda: self.model))
         self.saliency = self._saliency_mask(train_dataset) if args.saliency_share is not None else None
+        self._is_shrunk = False
 
     def _keep_on_device(self, splits: EncodedSplits) -> None:
         """Put encoded splits on the accelerator if they take at most a quarter of its free memory."""
@@ -337,10 +342,13 @@ class UnlearningTrainer(Trainer):
         self._seconds_before = checkpoints.sealed_seconds(folder) if folder else 0.0
         self._started = time.monotonic()
         set_seed(self.args.seed)  # the Trainer does so when it is built; what ran since must not matter
-        self.guard.begin()
         try:
             if self.saliency is not None:
                 self.saliency.begin()
+            if self.args.shrink_perturb and not self._is_shrunk:
+                self.shrink_and_perturb()
+                set_seed(self.args.seed)
+            self.guard.begin()
             output = super().train(str(folder) if folder else None, *positional, **kwargs)
         except (RuntimeError, MemoryError) as error:  # PyTorch's own class for it is a RuntimeError
             if not is_out_of_memory(error):
@@ -353,10 +361,21 @@ class UnlearningTrainer(Trainer):
             )
         return output
 
+    def shrink_and_perturb(self) -> None:
+        """Take from the weights what the config says, once; a checkpoint that is resumed from is loaded afterwards."""
+        self._is_shrunk = True
+        if is_adapted(self.model):
+            logger.warning("%s: %s", self.args.title, NOT_SHRUNK)
+            return
+        shrink_and_perturb_trainer(self, self.args.shrink_perturb)
+        if self.saliency is not None:
+            self.saliency.restore()
+
     @property
     def notes(self) -> list[str]:
         """What a reader of the model's card must know of the training."""
-        return [self.guard.note(self.state)] if self.guard.stopped else []
+        shrinking = [NOT_SHRUNK] if self.args.shrink_perturb and is_adapted(self.model) else []
+        return shrinking + ([self.guard.note(self.state)] if self.guard.stopped else [])
 
     def _memory_advice(self) -> str:
         size = self.args.per_device_train_batch_size

@@ -1,14 +1,21 @@
 import loss_oracle
 import pytest
 import torch
+import torch.nn.functional as F
 
 from hf_unlearn.errors import UserError
+from hf_unlearn.losses.terms import QueueTerms
 from hf_unlearn.methods import alignment_calibration
 from hf_unlearn.methods.alignment_calibration import AlignmentCalibrationConfig
 
 FAMILIES = ["clip", "simclr", "moco"]
 MIXED = [*range(3, 10), 41, 44, 47, 49]  # seven retain rows and four unlearn rows
 EPSILON = 10 / 40  # of the whole splits, whatever a batch holds
+
+
+class _AsGiven(QueueTerms):
+    def __post_init__(self):
+        """Halves stay as long as they are."""
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -58,6 +65,38 @@ def test_the_preset_reference_needs_two_unlearn_samples_for_a_pair(make_trainer,
     assert loss.item() == pytest.approx(wanted + 12 * 10 / 50 * sum(cosines), rel=1e-5)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_preset_level_is_equation_5_with_alpha_the_sum_of_the_others(make_trainer, loss_of_batch, family):
+    trainer = make_trainer("alignment_calibration", family, preset="level", beta=0.3, gamma=0.5)
+    assert trainer.args.alpha == 0.8
+    loss, quantities = loss_of_batch(trainer, MIXED)
+    wanted = quantities(loss_oracle.alignment_calibration, quantities.unlearn, EPSILON, 0.8, 0.3, 0.5)
+    assert loss.item() == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize(("preset", "settings"), [("level", {}), ("level", {"gamma": 0.0}), ("paper", {"alpha": 0.5})])
+def test_only_level_does_not_feel_a_constant_added_to_all_cosines_of_unlearn_samples(make_trainer, preset, settings):
+    """The constant is a further coordinate: `c` of unlearn queries, 1 of every key, 0 of retain queries."""
+    torch.manual_seed(0)
+    queries, keys, queue = (F.normalize(torch.randn(count, 6), dim=-1) for count in (11, 11, 20))
+    unlearn = torch.arange(11) >= 7
+    settings = {"preset": preset, "beta": 0.3, "gamma": 0.5} | settings
+    trainer = make_trainer("alignment_calibration", "moco", **settings)
+
+    def loss(constant):
+        first = torch.cat([queries, constant * unlearn[:, None]], 1)
+        second, third = (torch.cat([half, torch.ones(len(half), 1)], 1) for half in (keys, queue))
+        terms = _AsGiven(first, second, torch.tensor(10.0), third)
+        trainer.contrast = lambda model, inputs: (terms, unlearn)
+        return trainer.compute_loss(trainer.model, {}).item()
+
+    scale, args = 10.0, trainer.args
+    for constant in (-0.7, 0.4):
+        wanted = EPSILON * (args.beta + args.gamma - args.alpha) * scale * constant
+        assert loss(constant) - loss(0.0) == pytest.approx(wanted, abs=2e-6)
+    assert (abs(args.beta + args.gamma - args.alpha) < 1e-9) == (preset == "level")
+
+
 @pytest.mark.parametrize("preset", ["paper", "reference"])
 def test_a_step_lowers_unlearn_alignment_more_than_without_beta(make_trainer, loss_of_batch, preset):
     after = {}
@@ -78,6 +117,18 @@ def test_a_step_lowers_unlearn_alignment_more_than_without_beta(make_trainer, lo
 def test_the_reference_ties_gamma_to_alpha(tmp_path):
     with pytest.raises(UserError, match="ties gamma to alpha"):
         AlignmentCalibrationConfig(output_dir=str(tmp_path), preset="reference", alpha=1.0, gamma=0.5)
+
+
+def test_level_ties_alpha_to_beta_and_gamma(tmp_path):
+    def config(**settings):
+        return AlignmentCalibrationConfig(output_dir=str(tmp_path), **settings)
+
+    assert config(preset="level", beta=0.3, gamma=0.5, alpha=0.8).alpha == 0.8
+    assert (config().alpha, config(preset="reference").alpha) == (1.0, 1.0)
+    with pytest.raises(UserError, match=r"ties alpha to beta \+ gamma = 0\.8; leave alpha unset"):
+        config(preset="level", beta=0.3, gamma=0.5, alpha=0.5)
+    assert set(config(preset="level").ranges("image-text")) == {"beta"}
+    assert set(config().ranges("image-text")) == {"alpha", "gamma", "beta"}
 
 
 def test_an_unknown_preset_is_refused(tmp_path):

@@ -98,7 +98,7 @@ class MoCoModel(ViewEncoderModel):
         keys = F.normalize(self.get_key_features(pixel_values[:, 1]).float(), dim=-1)
         queue = self.queue.to(torch.float32, copy=True)  # the loss keeps it for its backward pass
         if self.training:
-            self._enqueue(keys)
+            self.enqueue(keys)
         return MoCoOutput(x_embeds=queries, y_embeds=keys, queue=queue)
 
     @torch.no_grad()
@@ -107,7 +107,8 @@ class MoCoModel(ViewEncoderModel):
         torch._foreach_lerp_(keys, queries, 1 - self.config.momentum)
 
     @torch.no_grad()
-    def _enqueue(self, keys: Tensor) -> None:
+    def enqueue(self, keys: Tensor) -> None:
+        """Put unit-norm keys `[n, d]` in place of the oldest ones; n is the same on all processes."""
         if world_size() > 1:
             keys = AllGather.apply(keys).flatten(0, 1)  # so that the queues stay equal
         size = self.config.queue_size

@@ -1,0 +1,75 @@
+"""Shrink and perturb: a training starts from weights that have lost a share of what they knew."""
+
+from copy import deepcopy
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import set_seed
+
+from hf_unlearn.data.encoded import EncodedSplits
+from hf_unlearn.distributed import world_size
+from hf_unlearn.models.contrastive import unwrap
+from hf_unlearn.models.moco import MoCoModel
+from hf_unlearn.training.gradients import split_batches
+
+if TYPE_CHECKING:
+    from hf_unlearn.training.trainer import UnlearningTrainer
+
+# Added to a run's seed: a base model trained with the same seed would be moved back to its own start, unperturbed.
+SEED_OFFSET = 191_008_475
+NOT_SHRUNK = (
+    "An adapter leaves the base model's weights as they are, so shrink_perturb moved none of them, and what they know "
+    "is still there."
+)
+
+
+@torch.no_grad()
+def shrink_and_perturb(model: nn.Module, share: float, seed: int) -> None:
+    """Move every trained matrix towards a new initialisation, in place: `W <- (1 - a) W + a W_fresh`.
+
+    `W_fresh` is drawn by the model's own `_init_weights`, so embeddings, attention and convolutions are perturbed on
+    the scale each of them starts from. Vectors and scalars (biases, norms, the temperature) stay, and so does what is
+    frozen. A momentum encoder moves as the weights it follows, towards the same draw.
+
+    Args:
+        model: the encoder, without wrappers; it is built anew from its config for the draw.
+        share: a in [0, 1]; 0 changes nothing, 1 draws every matrix anew.
+        seed: of the draw, the same on all processes. The global random state is seeded by it.
+
+    Source: Ash and Adams, "On Warm-Starting Neural Network Training", arXiv 1910.08475, section 4. Deviations: the
+    noise is an initialisation of full size times a, where the paper scales it by hand; vectors stay as they are.
+    """
+    set_seed((seed + SEED_OFFSET) % 2**32)
+    fresh = dict(type(model)(deepcopy(model.config)).named_parameters())  # type: ignore[operator]
+    weights = dict(model.named_parameters())
+    for name, weight in weights.items():
+        trained = weights[name.removeprefix("key_")] if isinstance(model, MoCoModel) else weight
+        if weight.ndim >= 2 and trained.requires_grad:
+            weight.copy_(torch.lerp(weight.float(), fresh[name].to(weight.device).float(), share))
+
+
+def shrink_and_perturb_trainer(trainer: "UnlearningTrainer", share: float) -> None:
+    """Shrink and perturb the model of a trainer; MoCo's queue is filled anew with keys of the encoder it then has."""
+    model = unwrap(trainer.model)
+    shrink_and_perturb(model, share, trainer.args.seed)
+    if isinstance(model, MoCoModel):
+        _refill_queue(model, trainer)
+
+
+@torch.no_grad()
+def _refill_queue(model: MoCoModel, trainer: "UnlearningTrainer") -> None:
+    """Replace all keys by those of seeded views of training rows, normalised by batch statistics as in training."""
+    data, missing = trainer.train_dataset, len(model.queue)
+    split = data.splits[0] if isinstance(data, EncodedSplits) else data.retain.sample(missing)
+    was_training = model.training
+    model.train()
+    while missing > 0:
+        for batch in split_batches(trainer, split):
+            keys = F.normalize(model.get_key_features(batch["pixel_values"][:, 1]).float(), dim=-1)
+            model.enqueue(keys)
+            missing -= len(keys) * world_size()
+            if missing <= 0:
+                break
+    model.train(was_training)
