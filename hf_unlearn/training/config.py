@@ -89,11 +89,11 @@ class UnlearningConfig(TrainingArguments):
         default=None,
         metadata={"help": "Share of weights to train, those most salient to unlearn samples (SalUn); default: all."},
     )
-    shrink_perturb: float = field(
-        default=0.0,
+    shrink_perturb: float | None = field(
+        default=None,
         metadata={
             "help": "Share, from 0 to 1, of a new initialisation that every weight matrix is mixed with before the "
-            "first step (shrink and perturb): what it moves is forgotten in the weights, and retain learned again."
+            "first step (shrink and perturb), so that the weights, too, forget; default: none."
         },
     )
     retain_loss_budget: float | None = field(default=None, metadata=BUDGET_HELP)

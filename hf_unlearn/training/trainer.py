@@ -367,7 +367,7 @@ class UnlearningTrainer(Trainer):
         if is_adapted(self.model):
             logger.warning("%s: %s", self.args.title, NOT_SHRUNK)
             return
-        shrink_and_perturb_trainer(self, self.args.shrink_perturb)
+        shrink_and_perturb_trainer(self, self.args.shrink_perturb or 0.0)
         if self.saliency is not None:
             self.saliency.restore()
 

@@ -9,7 +9,10 @@ from peft import LoraConfig
 from transformers import TrainerCallback
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.methods import METHODS, FineTuneConfig, NegGradConfig, RetrainConfig
+from hf_unlearn.methods import METHODS
+from hf_unlearn.methods.fine_tune import FineTuneConfig
+from hf_unlearn.methods.neg_grad import NegGradConfig
+from hf_unlearn.methods.retrain import RetrainConfig
 from hf_unlearn.training.gradients import split_batches
 from hf_unlearn.training.shrink_perturb import shrink_and_perturb
 
