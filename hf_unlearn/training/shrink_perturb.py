@@ -1,21 +1,16 @@
 """Shrink and perturb: a training starts from weights that have lost a share of what they knew."""
 
+from collections.abc import Callable, Iterator
 from copy import deepcopy
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import set_seed
 
-from hf_unlearn.data.encoded import EncodedSplits
 from hf_unlearn.distributed import world_size
-from hf_unlearn.models.contrastive import unwrap
+from hf_unlearn.models.contrastive import ModelInputs
 from hf_unlearn.models.moco import MoCoModel
-from hf_unlearn.training.gradients import split_batches
-
-if TYPE_CHECKING:
-    from hf_unlearn.training.trainer import UnlearningTrainer
 
 # Added to a run's seed: a base model trained with the same seed would be moved back to its own start, unperturbed.
 SEED_OFFSET = 191_008_475
@@ -50,23 +45,20 @@ def shrink_and_perturb(model: nn.Module, share: float, seed: int) -> None:
             weight.copy_(torch.lerp(weight.float(), fresh[name].to(weight.device).float(), share))
 
 
-def shrink_and_perturb_trainer(trainer: "UnlearningTrainer", share: float) -> None:
-    """Shrink and perturb the model of a trainer; MoCo's queue is filled anew with keys of the encoder it then has."""
-    model = unwrap(trainer.model)
-    shrink_and_perturb(model, share, trainer.args.seed)
-    if isinstance(model, MoCoModel):
-        _refill_queue(model, trainer)
-
-
 @torch.no_grad()
-def _refill_queue(model: MoCoModel, trainer: "UnlearningTrainer") -> None:
-    """Replace all keys by those of seeded views of training rows, normalised by batch statistics as in training."""
-    data, missing = trainer.train_dataset, len(model.queue)
-    split = data.splits[0] if isinstance(data, EncodedSplits) else data.retain.sample(missing)
-    was_training = model.training
+def refill_queue(model: nn.Module, batches: Callable[[int], Iterator[ModelInputs]]) -> None:
+    """Replace MoCo's keys by those of the key encoder as it now is; other models have none.
+
+    Args:
+        model: the encoder, without wrappers; batch norms take the batch's statistics, as in training.
+        batches: from a number of rows wanted to one pass over at least one of them, and as many as there are.
+    """
+    if not isinstance(model, MoCoModel):
+        return
+    was_training, missing = model.training, len(model.queue)
     model.train()
     while missing > 0:
-        for batch in split_batches(trainer, split):
+        for batch in batches(missing):
             keys = F.normalize(model.get_key_features(batch["pixel_values"][:, 1]).float(), dim=-1)
             model.enqueue(keys)
             missing -= len(keys) * world_size()

@@ -34,6 +34,7 @@ from hf_unlearn.models.contrastive import (
     contrastive_terms,
     evaluation_mode,
     is_dual_encoder,
+    unwrap,
 )
 from hf_unlearn.models.sharding import gather_whole, make_shardable
 from hf_unlearn.training import checkpoints
@@ -43,7 +44,7 @@ from hf_unlearn.training.guards import DivergenceGuard
 from hf_unlearn.training.inputs import make_inputs
 from hf_unlearn.training.rows import Split, TrainingRows
 from hf_unlearn.training.saliency import SaliencyMask
-from hf_unlearn.training.shrink_perturb import NOT_SHRUNK, shrink_and_perturb_trainer
+from hf_unlearn.training.shrink_perturb import NOT_SHRUNK, refill_queue, shrink_and_perturb
 from hf_unlearn.training.temperature import LogitScaleBound
 
 if TYPE_CHECKING:
@@ -367,9 +368,18 @@ class UnlearningTrainer(Trainer):
         if is_adapted(self.model):
             logger.warning("%s: %s", self.args.title, NOT_SHRUNK)
             return
-        shrink_and_perturb_trainer(self, self.args.shrink_perturb or 0.0)
+        model = unwrap(self.model)
+        shrink_and_perturb(model, self.args.shrink_perturb or 0.0, self.args.seed)
+        refill_queue(model, lambda rows: self.split_batches(self._first_split(rows)))
         if self.saliency is not None:
             self.saliency.restore()
+
+    def _first_split(self, rows: int) -> EncodedSplit:
+        """The first split that is trained on; of a stream so many rows."""
+        data = self.train_dataset
+        split = data.splits[0] if isinstance(data, EncodedSplits) else data.retain.sample(rows)
+        assert split is not None
+        return split
 
     @property
     def notes(self) -> list[str]:

@@ -132,5 +132,5 @@ def test_level_ties_alpha_to_beta_and_gamma(tmp_path):
 
 
 def test_an_unknown_preset_is_refused(tmp_path):
-    with pytest.raises(UserError, match="'exact' is unknown; choose paper or reference"):
+    with pytest.raises(UserError, match="'exact' is unknown; choose one of paper, level, reference"):
         AlignmentCalibrationConfig(output_dir=str(tmp_path), preset="exact")

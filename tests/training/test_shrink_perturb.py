@@ -13,7 +13,6 @@ from hf_unlearn.methods import METHODS
 from hf_unlearn.methods.fine_tune import FineTuneConfig
 from hf_unlearn.methods.neg_grad import NegGradConfig
 from hf_unlearn.methods.retrain import RetrainConfig
-from hf_unlearn.training.gradients import split_batches
 from hf_unlearn.training.shrink_perturb import shrink_and_perturb
 
 FAMILIES = ["clip", "simclr", "moco"]
@@ -147,7 +146,7 @@ def test_the_queue_holds_keys_of_the_shrunken_encoder(make_trainer, encoder, siz
     trainer = make_trainer("fine_tune", "moco", given_model=model, **SHORT, shrink_perturb=0.5)
     start = first_state(trainer)
     model.load_state_dict(start)
-    views = [batch["pixel_values"][:, 1] for batch in split_batches(trainer, trainer.train_dataset.splits[0])]
+    views = [batch["pixel_values"][:, 1] for batch in trainer.split_batches(trainer.train_dataset.splits[0])]
     with torch.no_grad():
         keys = torch.cat([F.normalize(model.train().get_key_features(view), dim=-1) for view in views])
     nearest = (start["queue"] @ keys.T).max(1).values
