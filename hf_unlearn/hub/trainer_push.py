@@ -1,5 +1,6 @@
 """`trainer.push_to_hub()` for unlearning: the trained model with its card and records, and nothing of the training."""
 
+import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,16 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.hub.card import write_card
 from hf_unlearn.hub.publishing import PublishResult, publish_run
 from hf_unlearn.hub.recording import describe_base_model, public_hyper_parameters, record_run
-from hf_unlearn.records.schemas import BaseModel, DatasetRecord, RequestRecord, UnlearningManifest
+from hf_unlearn.models.weights import weights_sha256
+from hf_unlearn.records.file_names import EVALUATION_NAME
+from hf_unlearn.records.method_description import MethodDescription
+from hf_unlearn.records.schemas import (
+    BaseModel,
+    DatasetRecord,
+    EvaluationRecord,
+    RequestRecord,
+    UnlearningManifest,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -21,6 +31,7 @@ def trainer_record(
     method: str,
     splits: Mapping[str, "Dataset"],
     *,
+    description: MethodDescription | None = None,
     base: str | None = None,
     revision: str | None = None,
     dataset: DatasetRecord | None = None,
@@ -32,6 +43,7 @@ def trainer_record(
         trainer: The trainer, after training.
         method: The method's id.
         splits: `retain`, `unlearn` and, where there are, `validation` and `test`, in the library's schema.
+        description: What the method says of itself.
         base: What the model was loaded from; by default what the model remembers.
         revision: The base's revision on the Hub; by default what the model remembers.
         dataset: The training data; by default unnamed, with the hash of retain and unlearn together.
@@ -73,12 +85,27 @@ def trainer_record(
             **public_hyper_parameters(getattr(trainer, "data_config", None)),
             **adapter_settings(model),
         },
-        description=getattr(trainer.args, "description", None),
+        description=description,
         preset=getattr(trainer.args, "preset", None),
         seed=trainer.args.seed,
         run_time_seconds=logged[-1] if logged else None,
         notes=tuple(getattr(trainer, "notes", ())),  # that a guard stopped the training
     )
+
+
+def leave_records(folder: Path, record: Callable[[Path], UnlearningManifest]) -> None:
+    """Write a saved model's record and card; measurements of other weights that lie there are removed.
+
+    Args:
+        folder: Where the model was saved.
+        record: Writes `unlearning.json` into the folder it is given: from `trainer_record`.
+    """
+    measured = folder / EVALUATION_NAME
+    if measured.is_file() and EvaluationRecord.load(folder).weights_sha256 != weights_sha256(folder):
+        measured.unlink()
+        shutil.rmtree(folder / "assets", ignore_errors=True)
+    record(folder)
+    write_card(folder)
 
 
 def push_trainer(
@@ -122,8 +149,7 @@ def push_trainer(
     trainer.save_model(str(folder), _internal_call=True)  # every process takes part; the flag keeps it from pushing
     if not trainer.is_world_process_zero():
         return None
-    record(folder)
-    write_card(folder)
+    leave_records(folder, record)
     return publish_run(
         folder,
         arguments.hub_model_id or folder.resolve().name,

@@ -1,7 +1,6 @@
 """What every unlearning method shares: its `Trainer` around the three quantities."""
 
 import logging
-import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -15,11 +14,9 @@ from datasets import Dataset, DatasetDict
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer, set_seed
-from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
+from transformers import PreTrainedModel, set_seed
+from transformers.trainer_utils import TrainOutput
 
-from hf_unlearn import files
 from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.encoded import EncodedSplit, EncodedSplits, as_batch
 from hf_unlearn.data.preprocessing import ImageViewInputs
@@ -36,14 +33,15 @@ from hf_unlearn.models.contrastive import (
     is_dual_encoder,
     unwrap,
 )
-from hf_unlearn.models.sharding import gather_whole, make_shardable
+from hf_unlearn.models.sharding import make_shardable
 from hf_unlearn.training import checkpoints
-from hf_unlearn.training.config import NO_PUSHED_CHECKPOINTS, UnlearningConfig
+from hf_unlearn.training.config import UnlearningConfig
 from hf_unlearn.training.gradients import Objective, mean_gradient
 from hf_unlearn.training.guards import DivergenceGuard
 from hf_unlearn.training.inputs import make_inputs
 from hf_unlearn.training.rows import Split, TrainingRows
 from hf_unlearn.training.saliency import SaliencyMask
+from hf_unlearn.training.saving import SavingTrainer
 from hf_unlearn.training.shrink_perturb import NOT_SHRUNK, refill_queue, shrink_and_perturb
 from hf_unlearn.training.temperature import LogitScaleBound
 
@@ -57,7 +55,7 @@ METHODS: dict[str, type["UnlearningTrainer"]] = {}
 """Method id -> Trainer; `hf_unlearn.methods` fills it."""
 
 
-class UnlearningTrainer(Trainer):
+class UnlearningTrainer(SavingTrainer):
     """A `Trainer` over `DatasetDict(retain=..., unlearn=...)`; a method overrides `compute_loss`.
 
     A subclass with a `config_class` of its own is a method, known by the id of its config from then on.
@@ -83,11 +81,7 @@ class UnlearningTrainer(Trainer):
     iterative: ClassVar[bool] = True  # whether training makes steps, and so checkpoints
     adaptable: ClassVar[bool] = True  # whether an adapter can take what is changed
     config_class: ClassVar[type[UnlearningConfig]]
-    # How `push_to_hub` publishes; set by `hf_unlearn.runs.publishing`, which this layer must not import.
-    publish: ClassVar[Callable[..., Any] | None] = None
-    args: UnlearningConfig
     train_dataset: EncodedSplits | StreamedBatches
-    model: PreTrainedModel
     # A contrastive loss is a mean over its own batch: let the Trainer divide by the accumulation steps.
     loss_is_scaled_for_ga = False
 
@@ -131,8 +125,6 @@ class UnlearningTrainer(Trainer):
         self._probe = self.rows.probe()
         batches = self.rows.batches()
         self._seeded_step, self._micro_step = -1, 0
-        self._seconds_before = 0.0
-        self._partial_folder: str | None = None
         self._terms: dict[str, dict[str, list[Tensor]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
         super().__init__(
             model=model,
@@ -195,13 +187,6 @@ class UnlearningTrainer(Trainer):
         if self.is_fsdp_enabled and not isinstance(self.model, FSDPModule):
             make_shardable(self.model)
         return super().create_optimizer(*positional, **kwargs)
-
-    def whole_model(self) -> PreTrainedModel:
-        """The model without wrappers; where FSDP sharded it, a copy that is whole on every process.
-
-        All processes must call it together.
-        """
-        return gather_whole(self.accelerator.unwrap_model(self.model))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Ready batches: drawn from resident splits by `SplitSampler`, or from a stream by each of its processes."""
@@ -416,75 +401,6 @@ class UnlearningTrainer(Trainer):
         if "train_runtime" in logs:
             logs["train_runtime"] += self._seconds_before
         super().log(logs, start_time)
-
-    def push_to_hub(
-        self,
-        commit_message: str | None = None,
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        private: bool | None = None,
-        **options: Any,
-    ) -> Any:
-        """Publish the trained model with its card and records, in one commit.
-
-        The arguments are those of `transformers.Trainer.push_to_hub`; `options` are those of
-        `hf_unlearn.hub.trainer_push.push_trainer`, such as `create_pr` and `dry_run`.
-
-        Raises:
-            UserError: when the Trainer was imported from `hf_unlearn.methods` instead of `hf_unlearn`, or
-                `blocking=False` is asked for.
-        """
-        publish = type(self).publish
-        if publish is None:
-            raise UserError("push_to_hub needs the publishing layer; import the Trainer from hf_unlearn")
-        if not blocking:
-            raise UserError("push_to_hub checks what it sends before and after, so it blocks; leave blocking=True")
-        named = {"commit_message": commit_message, "token": token, "revision": revision, "private": private}
-        return publish(self, **named, **options)
-
-    def create_model_card(self, *positional: Any, **kwargs: Any) -> None:
-        """Nothing: the card is written from the run's records, by `push_to_hub` and `hf-unlearn card`."""
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        raise UserError(NO_PUSHED_CHECKPOINTS)  # the config refuses the setting, but may be changed afterwards
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return self._partial_folder or super()._get_output_dir(trial)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """As the Trainer does, but beside, and put in place once it is complete, sealed and on disk."""
-        run_folder, name = Path(super()._get_output_dir(trial)), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        partial = run_folder / f".{name}.partial"
-        if self.args.should_save:
-            shutil.rmtree(partial, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        try:
-            with files.told_if_disk_is_full(run_folder, name):
-                self._partial_folder = str(partial)
-                super()._save_checkpoint(model, trial)
-                self.accelerator.wait_for_everyone()
-                if self.args.should_save:
-                    if self.state.best_global_step == self.state.global_step:
-                        self.state.best_model_checkpoint = str(run_folder / name)
-                        self.state.save_to_json(str(partial / name / TRAINER_STATE_NAME))
-                    seconds = self._seconds_before + time.monotonic() - self._started
-                    checkpoints.seal(partial / name, seconds)
-                    files.put_in_place(partial / name, run_folder / name)
-                    best = self.state.best_model_checkpoint
-                    checkpoints.rotate(run_folder, self.args.save_total_limit, keep=Path(best) if best else None)
-        finally:
-            self._partial_folder = None
-            if self.args.should_save:
-                shutil.rmtree(partial, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        if isinstance(self.model, FSDPModule):  # as the model is without shards; all processes come here
-            state_dict = self.whole_model().state_dict()
-        super()._save(output_dir, state_dict)
-        # The Trainer pickles its arguments beside the weights; unlearning.json records them readably instead.
-        (Path(output_dir or str(self.args.output_dir)) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
 
 def _refuse_without_effect(options: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.hub.publishing import PublishResult
 from hf_unlearn.hub.trainer_push import push_trainer, trainer_record
 from hf_unlearn.hub.verification import verify_repo
+from hf_unlearn.methods import description_of
 from hf_unlearn.models.weights import weights_sha256
 from hf_unlearn.records.schemas import UnlearningManifest
 
@@ -30,7 +31,7 @@ class PushingTrainer(Trainer):
         return model(**inputs, return_loss=True).loss
 
     def push_to_hub(self, **options: Any) -> PublishResult | None:
-        record = trainer_record(self, "fine_tune", self.splits)
+        record = trainer_record(self, "fine_tune", self.splits, description=description_of("fine_tune"))
         return push_trainer(self, record, **options)
 
 

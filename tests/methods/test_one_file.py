@@ -115,7 +115,7 @@ def test_every_method_says_all_of_itself():
 def test_every_pair_is_exported_and_nothing_else_ends_alike():
     pairs = {cls.__name__ for trainer in METHODS.values() for cls in (trainer, trainer.config_class)}
     exported = {name for name in hf_unlearn.__all__ if name.endswith(("Trainer", "Config"))}
-    assert exported - pairs == {"UnlearningTrainer", "UnlearningConfig", "SimCLRConfig", "MoCoConfig"}
+    assert exported - pairs == {"UnlearningTrainer", "UnlearningConfig", "DataConfig", "SimCLRConfig", "MoCoConfig"}
     assert pairs <= exported
 
 

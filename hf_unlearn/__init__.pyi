@@ -1,0 +1,45 @@
+"""What the package exports, and where from: read by editors and type checkers, and by `__init__.py` itself."""
+
+from hf_unlearn.audit.run import run_audit as run_audit
+from hf_unlearn.data.config import DataConfig as DataConfig
+from hf_unlearn.data.openmoji import load_openmoji as load_openmoji
+from hf_unlearn.data.sources import load_source as load_source
+from hf_unlearn.data.splits import make_splits as make_splits
+from hf_unlearn.errors import UserError as UserError
+from hf_unlearn.hub.publishing import publish_run as publish_run
+from hf_unlearn.hub.verification import verify_repo as verify_repo
+from hf_unlearn.methods import METHODS as METHODS
+from hf_unlearn.methods import PAPER_METHODS as PAPER_METHODS
+from hf_unlearn.methods.alignment_calibration import AlignmentCalibrationConfig as AlignmentCalibrationConfig
+from hf_unlearn.methods.alignment_calibration import AlignmentCalibrationTrainer as AlignmentCalibrationTrainer
+from hf_unlearn.methods.fine_tune import FineTuneConfig as FineTuneConfig
+from hf_unlearn.methods.fine_tune import FineTuneTrainer as FineTuneTrainer
+from hf_unlearn.methods.gradient_ascent import GradientAscentConfig as GradientAscentConfig
+from hf_unlearn.methods.gradient_ascent import GradientAscentTrainer as GradientAscentTrainer
+from hf_unlearn.methods.l1_sparsity import L1SparsityConfig as L1SparsityConfig
+from hf_unlearn.methods.l1_sparsity import L1SparsityTrainer as L1SparsityTrainer
+from hf_unlearn.methods.neg_grad import NegGradConfig as NegGradConfig
+from hf_unlearn.methods.neg_grad import NegGradTrainer as NegGradTrainer
+from hf_unlearn.methods.npo import NPOConfig as NPOConfig
+from hf_unlearn.methods.npo import NPOTrainer as NPOTrainer
+from hf_unlearn.methods.retrain import RetrainConfig as RetrainConfig
+from hf_unlearn.methods.retrain import RetrainTrainer as RetrainTrainer
+from hf_unlearn.methods.scrub import SCRUBConfig as SCRUBConfig
+from hf_unlearn.methods.scrub import SCRUBTrainer as SCRUBTrainer
+from hf_unlearn.methods.selective_synaptic_dampening import SSDConfig as SSDConfig
+from hf_unlearn.methods.selective_synaptic_dampening import SSDTrainer as SSDTrainer
+from hf_unlearn.methods.slug import SLUGConfig as SLUGConfig
+from hf_unlearn.methods.slug import SLUGTrainer as SLUGTrainer
+from hf_unlearn.methods.targeted_calibration import TargetedCalibrationConfig as TargetedCalibrationConfig
+from hf_unlearn.methods.targeted_calibration import TargetedCalibrationTrainer as TargetedCalibrationTrainer
+from hf_unlearn.methods.task_vector import TaskVectorConfig as TaskVectorConfig
+from hf_unlearn.methods.task_vector import TaskVectorTrainer as TaskVectorTrainer
+from hf_unlearn.models.loading import load_encoder as load_encoder
+from hf_unlearn.models.moco import MoCoConfig as MoCoConfig
+from hf_unlearn.models.moco import MoCoModel as MoCoModel
+from hf_unlearn.models.simclr import SimCLRConfig as SimCLRConfig
+from hf_unlearn.models.simclr import SimCLRModel as SimCLRModel
+from hf_unlearn.training.config import UnlearningConfig as UnlearningConfig
+from hf_unlearn.training.trainer import UnlearningTrainer as UnlearningTrainer
+
+__version__: str
