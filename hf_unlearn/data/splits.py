@@ -21,10 +21,11 @@ from hf_unlearn.errors import LISTED, UserError, listed
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-__all__ = ["PastRows", "make_splits", "paper_split", "plan_request"]
+__all__ = ["PastRows", "make_splits", "paper_split", "plan_request", "with_earlier"]
 
 logger = logging.getLogger(__name__)
 
+REQUEST_COLUMN = "request"  # of the split `earlier`: the number of the request that named a row
 HELD_OUT = {"validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 PAPER_VALIDATION_FRACTION = 0.1
 
@@ -91,7 +92,8 @@ def make_splits(
         past: What earlier runs on the same model unlearned and held out.
 
     Returns:
-        The four splits, in the order of the permutation, with `past` the split `earlier`, and the request.
+        The four splits, in the order of the permutation, with `past` the split `earlier`, whose column `request` is the
+        number of the request that named a row, and the request.
 
     Raises:
         UserError: Nothing says what to unlearn, or several arguments do, a fraction outside (0, 1), an empty split,
@@ -166,9 +168,12 @@ def make_splits(
         where=unlearn_where,
     )
     earlier = pool.select(np.flatnonzero(is_earlier))
+    numbers = [requested["train"][row] for row in earlier["id"]]
     for name, split in held_out.items():
         is_mixed_in = _marked(arrow_column(split, "id"), requested.get(name, ()))
-        earlier = concatenate_datasets([earlier, split.select(np.flatnonzero(is_mixed_in))])
+        mixed_in = split.select(np.flatnonzero(is_mixed_in))
+        numbers += [requested[name][row] for row in mixed_in["id"]]
+        earlier = concatenate_datasets([earlier, mixed_in])
         held_out[name] = split.select(np.flatnonzero(~is_mixed_in))
     splits = DatasetDict({**parts, **held_out})
     if duplicates != "keep":  # copies of what earlier requests named would teach it again
@@ -182,8 +187,27 @@ def make_splits(
             splits["unlearn"] = named.select([row for row in range(len(named)) if row not in past_rows])
         _refuse_empty({name: len(part) for name, part in splits.items()})
     if past is not None:
-        splits["earlier"] = earlier
+        splits["earlier"] = earlier.add_column(REQUEST_COLUMN, np.asarray(numbers, dtype=np.int64))
     return splits, request
+
+
+def with_earlier(unlearn: Dataset, earlier: Dataset, retain: int, seed: int = 0) -> Dataset:
+    """The rows that a run unlearns: those asked for now, and rows of earlier requests, so that they stay unlearned.
+
+    However many requests there were, a run takes at most as many earlier rows as are asked for now, or a tenth of
+    retain where that is more; they are drawn anew for every seed.
+
+    Args:
+        unlearn: Rows asked for now.
+        earlier: Rows of earlier requests, from `make_splits`.
+        retain: Number of retain rows.
+        seed: Of the draw.
+    """
+    from datasets import concatenate_datasets
+
+    most = max(len(unlearn), retain // 10)
+    rows = np.random.default_rng(seed).permutation(len(earlier))[:most]
+    return concatenate_datasets([unlearn, earlier.select(np.sort(rows)).remove_columns(REQUEST_COLUMN)])
 
 
 def _marked(ids: Ids, wanted: Collection[str]) -> NDArray[np.bool_]:
