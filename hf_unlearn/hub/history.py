@@ -1,19 +1,21 @@
 """The requests that a model has been through, and their rows, found again in the data of the next run."""
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_unlearn.data.fingerprint import combine_hashes, row_hashes
 from hf_unlearn.data.requests import checked_ids, read_entries
-from hf_unlearn.data.splits import PastRows, rows_by_role
+from hf_unlearn.data.splits import REQUEST_COLUMN, PastRows, rows_by_role
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.files import read_text, write_atomically
+from hf_unlearn.hub.download import fetch
 from hf_unlearn.records.codec import from_json, to_json
-from hf_unlearn.records.file_names import MANIFEST_NAME
-from hf_unlearn.records.schemas import HistoryEntry, RequestRecord, UnlearningManifest
+from hf_unlearn.records.file_names import EVALUATION_NAME, MANIFEST_NAME
+from hf_unlearn.records.schemas import EvaluationRecord, HistoryEntry, RequestRecord, RequestStatus, UnlearningManifest
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -43,6 +45,21 @@ class PrivateRows:
         path = folder / PRIVATE_ROWS_NAME
         return from_json(cls, read_text(path), PRIVATE_ROWS_NAME) if path.is_file() else cls()
 
+    @classmethod
+    def of(cls, request: RequestRecord, unlearn: "Dataset", held_out: "Mapping[str, Dataset]") -> "PrivateRows":
+        """What a run leaves of its own rows."""
+        kept = {name: tuple(sorted(row_hashes(rows))) for name, rows in held_out.items()}
+        return cls({request.sha256: tuple(sorted(row_hashes(unlearn)))}, kept)
+
+    def joined(self, later: "PrivateRows") -> "PrivateRows":
+        """With the requests of a later run; what was held out first stays."""
+        return PrivateRows({**self.requests, **later.requests}, self.held_out or later.held_out)
+
+    def save(self, folder: Path) -> None:
+        """Write the file beside freshly saved weights; not where there is nothing to tell."""
+        if self.requests or self.held_out:
+            write_atomically(folder / PRIVATE_ROWS_NAME, to_json(self))
+
 
 @dataclass(frozen=True)
 class PastRequests:
@@ -52,36 +69,64 @@ class PastRequests:
         runs: The runs, oldest first; those with a salt bring the hashes of their rows.
         salted_held_out: Salted hashes of the rows that the first run held out, by split.
         private: The hashes without a salt.
+        evaluation: What was measured after the last run; None where nothing was.
     """
 
     runs: tuple[HistoryEntry, ...] = ()
     salted_held_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
     private: PrivateRows = field(default_factory=PrivateRows)
+    evaluation: EvaluationRecord | None = None
 
     @classmethod
-    def read(cls, folder: Path) -> "PastRequests":
-        """Read the records in a model's folder; a model without any has been through no request."""
+    def read(cls, name_or_path: str | Path | None, revision: str | None = None) -> "PastRequests":
+        """Read the records beside a model's weights; a model without any has been through no request.
+
+        Args:
+            name_or_path: A model's folder, or its Hub id.
+            revision: A branch, tag or commit on the Hub.
+
+        Raises:
+            UserError: A record is not valid, or the Hub cannot be reached.
+        """
+        if name_or_path is None:
+            return cls()
+        folder = Path(name_or_path)
+        if not folder.is_dir():
+            folder = fetch(str(name_or_path), (MANIFEST_NAME, EVALUATION_NAME), revision)
         if not (folder / MANIFEST_NAME).is_file():
             return cls()
         manifest = UnlearningManifest.load(folder)
         runs = (*manifest.history, manifest.as_history_entry())
-        return cls(runs, dict(manifest.held_out), PrivateRows.load(folder))
+        evaluation = EvaluationRecord.load_if_evaluated(folder)
+        return cls(runs, dict(manifest.held_out), PrivateRows.load(folder), evaluation)
+
+    @property
+    def original(self) -> dict[str, float | None] | None:
+        """Metrics of the model before any request, as far as it was measured."""
+        return None if self.evaluation is None else self.evaluation.original or self.evaluation.before
+
+    def statuses(self) -> tuple[RequestStatus, ...]:
+        """Where each request stood after the last run; without figures where it was not measured."""
+        known = {} if self.evaluation is None else {status.number: status for status in self.evaluation.requests}
+        unmeasured = (
+            RequestStatus(number, run.method, run.created, run.request.count, 0)
+            for number, run in enumerate(self.runs, start=1)
+        )
+        return tuple(replace(known.get(row.number, row), created=row.created) for row in unmeasured)
+
+    def notes(self, splits: "DatasetDict") -> tuple[str, ...]:
+        """What a reader must know of earlier requests whose rows are not in the data any more."""
+        there = Counter(splits["earlier"][REQUEST_COLUMN]) if self.runs else {}
+        return tuple(
+            f"Of the {run.request.count} rows of request {number}, {run.request.count - there.get(number, 0)} are not "
+            "in the data any more or are asked for again: whether the model has drifted back to them is measured on "
+            f"the other {there.get(number, 0)}."
+            for number, run in enumerate(self.runs, start=1)
+            if there.get(number, 0) < run.request.count
+        )
 
     def _row_hashes(self, run: HistoryEntry) -> tuple[str, ...] | None:
         return run.request.row_hashes if run.request.salted else self.private.requests.get(run.request.sha256)
-
-    def write_rows(self, folder: Path, request: RequestRecord, unlearn: "Dataset", held_out: "DatasetDict") -> None:
-        """Write `private_rows.json` beside freshly saved weights: what the base's said, and this run's own rows.
-
-        Args:
-            folder: Where the model was saved.
-            request: This run's request.
-            unlearn: The rows that it unlearned.
-            held_out: The rows that it held out, by split; what an earlier run recorded stays.
-        """
-        kept = self.private.held_out or {name: tuple(sorted(row_hashes(rows))) for name, rows in held_out.items()}
-        requests = {**self.private.requests, request.sha256: tuple(sorted(row_hashes(unlearn)))}
-        write_atomically(folder / PRIVATE_ROWS_NAME, to_json(PrivateRows(requests, kept)))
 
     def find(
         self, data: "Dataset | DatasetDict", salt: str | None = None, files: Sequence[str | Path] = ()
@@ -197,3 +242,28 @@ class PastRequests:
 
 def _hashes(parts: "Mapping[str, Dataset]", salt: str | None) -> list[str]:
     return [sha256 for part in parts.values() for sha256 in row_hashes(part, salt)]
+
+
+def past_rows(
+    model: str | Path,
+    data: "Dataset | DatasetDict",
+    salt: str | None = None,
+    files: Sequence[str | Path] = (),
+    revision: str | None = None,
+) -> PastRows | None:
+    """Find the rows of a model's earlier requests in the data of its next run, for `make_splits(..., past=...)`.
+
+    Args:
+        model: The model's folder, or its Hub id.
+        data: As for `make_splits`.
+        salt: The text that the recorded hashes were salted with.
+        files: Requests of earlier runs, in any order, where the model's records cannot tell their rows.
+        revision: A branch, tag or commit on the Hub.
+
+    Returns:
+        The rows by their ids; None for a model that has been through no request.
+
+    Raises:
+        UserError: As `PastRequests.read` and `PastRequests.find` do.
+    """
+    return PastRequests.read(model, revision).find(data, salt, files)

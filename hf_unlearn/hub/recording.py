@@ -157,6 +157,8 @@ def record_run(
     run_time_seconds: float | None = None,
     notes: Sequence[str] = (),
     history: Sequence[HistoryEntry] = (),
+    retain_sha256: str | None = None,
+    held_out: Mapping[str, tuple[str, ...]] | None = None,
 ) -> UnlearningManifest:
     """Write `unlearning.json` beside freshly saved weights, hashing them and naming versions, hardware and time.
 
@@ -175,6 +177,8 @@ def record_run(
         run_time_seconds: Wall-clock time of the unlearning itself.
         notes: Sentences a reader of the card must see.
         history: Earlier runs on the same model, oldest first.
+        retain_sha256: Identifies the rows that stayed.
+        held_out: Salted hashes of the rows that the first run held out, by split.
 
     Returns:
         The manifest as written.
@@ -203,6 +207,8 @@ def record_run(
         run_time_seconds=run_time_seconds,
         notes=tuple(notes),
         history=tuple(history),
+        retain_sha256=retain_sha256,
+        held_out=dict(held_out or {}),
     )
     manifest.save(folder)
     return manifest

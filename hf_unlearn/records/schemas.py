@@ -172,18 +172,41 @@ class Matrices:
 
 
 @dataclass(frozen=True)
+class RequestStatus:
+    """Where a request of the model's history stands, as mean alignments times 100; the last one is the run's own.
+
+    `before` is what its own run started from and `then` what that run left; `low` to `high` is the interval of `now`.
+    """
+
+    number: int  # from 1, oldest first
+    method: str
+    created: str | None  # None for the run's own
+    count: int  # rows that were asked for
+    measured: int  # rows of them that are in the data
+    before: float | None = None
+    then: float | None = None
+    now: float | None = None
+    low: float | None = None
+    high: float | None = None
+    non_member: float | None = None  # held-out samples under the same model
+    drifted: bool = False  # back above both `then` and `non_member`, beyond the interval
+
+
+@dataclass(frozen=True)
 class EvaluationRecord:
     """Everything `evaluation.json` holds: each number and matrix behind the card."""
 
     family: str  # image-text or views
     metrics: dict[str, float | None]
     before: dict[str, float | None] | None = None
+    original: dict[str, float | None] | None = None  # of the model before any request, where there were earlier ones
     retrain: dict[str, float | None] | None = None
     gap_keys: tuple[str, ...] = ()
     avg_gap: float | None = None
     per_sample: dict[str, tuple[float | None, ...]] = field(default_factory=dict)  # plain cosines, in the split's order
     matrices: Matrices | None = None
     weights_sha256: str | None = None  # of the model that was measured
+    requests: tuple[RequestStatus, ...] = ()  # every request of the history, the run's own last
     comparison: tuple[ComparisonRow, ...] = ()  # the other methods of the same run, from results.json
     kind: str = "white-box"
     schema: int = SCHEMA

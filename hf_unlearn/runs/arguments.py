@@ -112,6 +112,10 @@ class RunArguments:
     request_salt: str | None = field(
         default=None, metadata={"help": "Secret for the request's row hashes: who knows it can check a row is in it."}
     )
+    earlier_requests: list[str] | None = field(
+        default=None,
+        metadata={"help": "Request files of earlier runs on this model, where its records cannot tell their rows."},
+    )
     audit_samples: int = field(default=6, metadata={"help": "Unlearn samples shown in the heatmaps."})
     show_samples: bool | None = field(
         default=None,

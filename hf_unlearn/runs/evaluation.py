@@ -35,6 +35,7 @@ AUDIT_VIEWS = 10  # views an image, as EMIA takes them
 AUDIT_SEED = 2406  # the same views for every model, whatever the run's seed
 LABEL_COLUMNS = ("label", "category")
 SPLITS = ("retain", "unlearn", "validation", "test")
+EARLIER = "earlier"  # rows of earlier requests on the same model
 
 Array = npt.NDArray[np.floating]
 
@@ -49,6 +50,7 @@ class Evaluation:
         x: `[u, d]` first halves of the unlearn samples (images, or first views).
         y: `[u, d]` second halves (first captions, or second views).
         evidence: what the gap to Retrain is estimated from without Retrain, nothing of it from the test split.
+        earlier: `[e]` alignment of each sample of earlier requests; None where there are none.
     """
 
     metrics: dict[str, float]
@@ -56,6 +58,7 @@ class Evaluation:
     x: Array = field(repr=False)
     y: Array = field(repr=False)
     evidence: ImageTextEvidence | ViewEvidence = field(repr=False)
+    earlier: Array | None = field(default=None, repr=False)
 
     def compared_with(self, before: "Evaluation") -> "Evaluation":
         """The same evaluation with what needs the model before unlearning.
@@ -95,7 +98,7 @@ class Evaluator(ABC):
 
     Args:
         splits: `retain`, `unlearn`, `validation` and `test`, encoded. The gap to Retrain is estimated from the first
-            three; the test split is only reported.
+            three; the test split is only reported. Where there is a split `earlier`, its alignment is measured, too.
         inputs: how they were encoded.
     """
 
@@ -105,6 +108,7 @@ class Evaluator(ABC):
 
     def __init__(self, splits: Mapping[str, EncodedSplit], inputs: ContrastiveInputs) -> None:
         self.splits, self.inputs = splits, inputs
+        self._earlier = (EARLIER,) if splits.get(EARLIER) else ()
 
     @abstractmethod
     def evaluate(self, model: PreTrainedModel) -> Evaluation:
@@ -122,7 +126,7 @@ class ImageTextEvaluator(Evaluator):
         """Matched cosines on every split; R@1 and R@5 on validation and test; all captions of every image."""
         metrics: dict[str, float] = {}
         alignment: dict[str, Array] = {}
-        for name in SPLITS:
+        for name in (*SPLITS, *self._earlier):
             x, y, owner, said = self._embed(model, self.splits[name])
             cosine = matched_cosine(x, y, owner)
             metrics |= {f"cosine_{name}": cosine.mean, f"cosine_{name}_std": cosine.std}
@@ -150,7 +154,7 @@ class ImageTextEvaluator(Evaluator):
             retain=alignment["retain"],
             recalls=recall_of_each,
         )
-        return Evaluation(metrics, alignment["unlearn"], *halves, evidence)
+        return Evaluation(metrics, alignment["unlearn"], *halves, evidence, alignment.get(EARLIER))
 
     def _embed(
         self, model: PreTrainedModel, split: EncodedSplit
@@ -229,7 +233,7 @@ class ImageViewEvaluator(Evaluator):
         """
         viewed = {
             "retain": self._embed_views(model, self.splits["retain"], self._attacked()),
-            **{name: self._embed_views(model, self.splits[name]) for name in ("unlearn", "validation", "test")},
+            **{name: self._embed_views(model, self.splits[name]) for name in (*SPLITS[1:], *self._earlier)},
         }
         alignment = {name: view_alignment(features) for name, features in viewed.items()}
         attack = emia(alignment["retain"], alignment["unlearn"], alignment["test"])
@@ -246,7 +250,8 @@ class ImageViewEvaluator(Evaluator):
             metrics |= probed
             evidence = replace(evidence, probe=probe)
         unlearn = viewed["unlearn"]
-        return Evaluation(metrics, alignment["unlearn"], unlearn[:, 0], unlearn[:, 1], evidence)
+        halves = unlearn[:, 0], unlearn[:, 1]
+        return Evaluation(metrics, alignment["unlearn"], *halves, evidence, alignment.get(EARLIER))
 
     def _attacked(self) -> Sequence[int]:
         """Retain rows to take views of: all for the probe, and without it as many as the attack has non-members."""

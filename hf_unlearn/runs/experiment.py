@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.images import to_rgb
+from hf_unlearn.data.splits import with_earlier
 from hf_unlearn.data.streaming import SHUFFLE_BUFFER, StreamedSplit
 from hf_unlearn.errors import UserError
 from hf_unlearn.figures.heatmaps import plot_agm_grid, plot_alignment_matrices, plot_bars
@@ -31,8 +32,16 @@ from hf_unlearn.models.weights import has_weights, weights_sha256
 from hf_unlearn.records.file_names import MANIFEST_NAME
 from hf_unlearn.records.schemas import EvaluationRecord, Matrices, Results, UnlearningManifest
 from hf_unlearn.runs.arguments import Run, get_peft_config
-from hf_unlearn.runs.evaluation import Evaluation, Evaluator, ImageTextEvaluator, ImageViewEvaluator, class_labels
+from hf_unlearn.runs.evaluation import (
+    EARLIER,
+    Evaluation,
+    Evaluator,
+    ImageTextEvaluator,
+    ImageViewEvaluator,
+    class_labels,
+)
 from hf_unlearn.runs.pretrain import run_time_seconds, train_from_scratch
+from hf_unlearn.runs.request_statuses import drift_notes, request_statuses
 from hf_unlearn.runs.resuming import RunState, base_key
 from hf_unlearn.runs.run_data import Task
 from hf_unlearn.runs.tables import compare, save_results
@@ -93,6 +102,11 @@ class Experiment:
             raise UserError("an image-text model needs captions; name their column with --caption_column")
         self.splits = {n: EncodedSplit(split, inputs, run.data.resident_bytes) for n, split in task.splits.items()}
         self.training_splits: dict[str, EncodedSplit | StreamedSplit] = {**self.splits}
+        if self.splits.get(EARLIER):  # what was unlearned before is held where it is
+            asked = with_earlier(
+                task.splits["unlearn"], task.splits[EARLIER], len(task.splits["retain"]), arguments.split_seed
+            )
+            self.training_splits["unlearn"] = EncodedSplit(asked, inputs, run.data.resident_bytes)
         if task.streamed is not None:
             buffer = run.data.shuffle_buffer or SHUFFLE_BUFFER
             self.training_splits["retain"] = StreamedSplit(task.streamed.stream, inputs, task.streamed.rows, buffer)
@@ -205,9 +219,16 @@ class Experiment:
         record = UnlearningManifest.load(name_or_path)
         if record.method != RETRAIN:
             raise UserError(f"--retrain_model {name_or_path} is of {record.method}, not of retrain; name a Retrain")
-        asked, own = record.request, self.task.request
-        if asked.salted == own.salted and asked.sha256 != own.sha256:
-            raise UserError(f"--retrain_model {name_or_path} was retrained without other rows than this request's")
+        if record.retain_sha256 is not None:
+            same = record.retain_sha256 == self.task.retain_sha256
+        else:  # a record that does not tell its rows is compared by its request
+            asked, own = record.request, self.task.request
+            same = asked.salted != own.salted or asked.sha256 == own.sha256
+        if not same:
+            raise UserError(
+                f"--retrain_model {name_or_path} was trained on other rows than this run retains; name a Retrain on "
+                "the data without this request's rows and those of earlier ones"
+            )
 
     def _load_base(self) -> tuple[PreTrainedModel, Any]:
         """The base model, anew, and its processor; one that is itself an adapter on another is made whole."""
@@ -273,6 +294,9 @@ class Experiment:
         """A finished run's folder: weights, processor, records and heatmaps."""
         trained.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
+        statuses = request_statuses(self.task, self.before, evaluation, config.method)
+        for note in drift_notes(statuses):
+            logger.warning("%s: %s", config.title, note)
         record_run(
             folder,
             method=config.method,
@@ -290,9 +314,12 @@ class Experiment:
             split_seed=self.arguments.split_seed,
             seed=config.seed,
             run_time_seconds=trained.seconds,
-            notes=(*trained.notes, *self.task.notes, *self.evaluator.notes),
+            retain_sha256=self.task.retain_sha256,
+            held_out=self.task.salted_held_out(self.arguments.request_salt),
+            notes=(*trained.notes, *self.task.notes, *self.evaluator.notes, *drift_notes(statuses)),
             history=self.history,
         )
+        self.task.write_private_rows(folder, self.arguments.request_salt)
         self._write_report(folder, evaluation, config.method)
 
     def _write_report(self, folder: Path, evaluation: Evaluation, method: str) -> None:
@@ -308,6 +335,8 @@ class Experiment:
             family=self.evaluator.family,
             metrics=dict(evaluation.metrics),
             before=dict(self.before.metrics),
+            original=self.task.past.original,
+            requests=request_statuses(self.task, self.before, evaluation, method),
             gap_keys=self.evaluator.gap_keys,
             per_sample={"forgetting_score": tuple((self.before.alignment - evaluation.alignment).tolist())},
             matrices=Matrices(

@@ -1,17 +1,21 @@
 """What a run unlearns from what: the splits, the request and where they came from."""
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
-from hf_unlearn.data.fingerprint import dataset_sha256
+from hf_unlearn.data.fingerprint import dataset_sha256, row_hashes
 from hf_unlearn.data.openmoji import load_openmoji
 from hf_unlearn.data.sources import load_source
 from hf_unlearn.data.splits import HELD_OUT, make_splits
 from hf_unlearn.data.streamed_source import EVALUATED_ROWS, StreamedRetain, stream_source
+from hf_unlearn.errors import UserError
+from hf_unlearn.hub.history import PastRequests, PrivateRows
 from hf_unlearn.hub.recording import describe_request
 from hf_unlearn.records.schemas import DatasetRecord, RequestRecord
 from hf_unlearn.runs.arguments import OPENMOJI, RunArguments
@@ -23,6 +27,7 @@ logger = logging.getLogger(__name__)
 class Task:
     """The four splits, what was asked to be removed, and the records that describe both.
 
+    A model that has been through earlier requests brings them along, and their rows are a fifth split, `earlier`.
     Where retain is a stream, the split of that name is the sample of it that is measured on. The notes are what a
     reader of the figures must know of the rows they are measured on.
     """
@@ -32,6 +37,7 @@ class Task:
     dataset: DatasetRecord
     streamed: StreamedRetain | None = None
     notes: tuple[str, ...] = ()
+    past: PastRequests = field(default_factory=PastRequests)
 
     @property
     def train(self) -> Dataset:
@@ -44,10 +50,27 @@ class Task:
         sizes = {name: len(split) for name, split in self.splits.items()}
         return sizes if self.streamed is None else sizes | {"retain": self.streamed.rows}
 
-    @property
+    @cached_property
     def retain_sha256(self) -> str:
         """What identifies the retain rows."""
         return dataset_sha256(self.splits["retain"]) if self.streamed is None else self.streamed.sha256
+
+    @property
+    def _held_out(self) -> dict[str, Dataset]:
+        return {name: self.splits[name] for name in HELD_OUT}
+
+    def salted_held_out(self, salt: str | None) -> dict[str, tuple[str, ...]]:
+        """Salted hashes of the rows that the first run held out, by split; nothing without a salt."""
+        if self.past.salted_held_out or salt is None:
+            return self.past.salted_held_out
+        return {name: tuple(sorted(row_hashes(rows, salt))) for name, rows in self._held_out.items()}
+
+    def write_private_rows(self, folder: Path, salt: str | None) -> None:
+        """Leave beside a model's weights what the next run knows this one's rows by, where no salt was given."""
+        rows = self.past.private
+        if salt is None:
+            rows = rows.joined(PrivateRows.of(self.request, self.splits["unlearn"], self._held_out))
+        rows.save(folder)
 
 
 def prepare_task(arguments: RunArguments) -> Task:
@@ -56,7 +79,13 @@ def prepare_task(arguments: RunArguments) -> Task:
     Raises:
         UserError: as `load_source` and `make_splits`, or `stream_source`, do.
     """
+    past = PastRequests.read(arguments.model_name_or_path, arguments.model_revision)
     if arguments.streaming:
+        if past.runs:
+            raise UserError(
+                f"the model has been through {len(past.runs)} earlier requests, whose rows --streaming does not look "
+                "for; leave it out, so that they can be kept out of retain"
+            )
         return _prepare_streamed(arguments)
     revision = arguments.dataset_revision
     if arguments.dataset_name == OPENMOJI:
@@ -75,9 +104,9 @@ def prepare_task(arguments: RunArguments) -> Task:
     if arguments.num_samples is not None and isinstance(data, Dataset):
         data = data.shuffle(seed=arguments.split_seed, keep_in_memory=True)  # else it leaves a file beside the data
         data = data.select(range(min(arguments.num_samples, len(data))))
-    notes = () if arguments.model_name_or_path is None else _held_out_notes(data)
-    for note in notes:
-        logger.warning("%s", note)
+    past_rows = past.find(data, arguments.request_salt, arguments.earlier_requests or ())
+    recorded = {} if past_rows is None else past_rows.held_out
+    notes = () if arguments.model_name_or_path is None else _held_out_notes(data, recorded)
     splits, request = make_splits(
         data,
         unlearn_fraction=arguments.unlearn_fraction,
@@ -88,7 +117,11 @@ def prepare_task(arguments: RunArguments) -> Task:
         test_fraction=arguments.test_fraction,
         duplicates=arguments.duplicates,  # type: ignore[arg-type]  # make_splits checks it
         skip_bad_images=arguments.skip_bad_images,
+        past=past_rows,
     )
+    notes += past.notes(splits)
+    for note in notes:
+        logger.warning("%s", note)
     train = concatenate_datasets([splits["retain"], splits["unlearn"]])
     logger.info("Rows: %s.", ", ".join(f"{name} {len(split):,}" for name, split in splits.items()))
     return Task(
@@ -96,13 +129,14 @@ def prepare_task(arguments: RunArguments) -> Task:
         describe_request(request, splits["unlearn"], arguments.request_salt),
         DatasetRecord(_public_name(arguments), revision, dataset_sha256(train)),
         notes=notes,
+        past=past,
     )
 
 
-def _held_out_notes(data: Dataset | DatasetDict) -> tuple[str, ...]:
+def _held_out_notes(data: Dataset | DatasetDict, recorded: Mapping[str, Collection[str]]) -> tuple[str, ...]:
     """What is to be said where held-out rows are drawn from those that a model of the user's own was trained on."""
     present = set(data) if isinstance(data, DatasetDict) else set()
-    drawn = [name for name, aliases in HELD_OUT.items() if present.isdisjoint(aliases)]
+    drawn = [name for name, aliases in HELD_OUT.items() if present.isdisjoint(aliases) and not recorded.get(name)]
     if not drawn:
         return ()
     return (

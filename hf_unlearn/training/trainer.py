@@ -36,6 +36,7 @@ from hf_unlearn.models.contrastive import (
 from hf_unlearn.models.sharding import make_shardable
 from hf_unlearn.training import checkpoints
 from hf_unlearn.training.config import UnlearningConfig
+from hf_unlearn.training.earlier_requests import keep_out_earlier_rows
 from hf_unlearn.training.gradients import Objective, mean_gradient
 from hf_unlearn.training.guards import DivergenceGuard
 from hf_unlearn.training.inputs import make_inputs
@@ -106,6 +107,7 @@ class UnlearningTrainer(SavingTrainer):
         **kwargs: Any,
     ) -> None:
         _refuse_without_effect(kwargs)
+        train_dataset = keep_out_earlier_rows(train_dataset, model, args.seed)
         self.source_splits = train_dataset if isinstance(train_dataset, DatasetDict) else None
         self.data_config = data_config or DataConfig()
         self.model_inputs = make_inputs(model, processing_class, self.data_config)

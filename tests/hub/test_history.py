@@ -8,7 +8,7 @@ from datasets import Dataset, DatasetDict
 from hf_unlearn.data.fingerprint import combine_hashes, row_hashes
 from hf_unlearn.data.splits import make_splits
 from hf_unlearn.errors import UserError
-from hf_unlearn.hub.history import PRIVATE_ROWS_NAME, PastRequests
+from hf_unlearn.hub.history import PRIVATE_ROWS_NAME, PastRequests, PrivateRows
 from hf_unlearn.records.file_names import is_published
 from hf_unlearn.records.schemas import HistoryEntry, RequestRecord
 
@@ -41,8 +41,8 @@ def write_ids(path, rows):
 def test_rows_are_found_by_the_hashes_that_the_last_run_kept(rows, shapes, tmp_path):
     data, named, held_out = rows
     past = PastRequests()
-    past.write_rows(tmp_path, request_for(named), named, DatasetDict(validation=held_out))
-    again = replace(past, runs=(run_for(request_for(named)),), private=past.private.load(tmp_path))
+    PrivateRows.of(request_for(named), named, {"validation": held_out}).save(tmp_path)
+    again = replace(past, runs=(run_for(request_for(named)),), private=PrivateRows.load(tmp_path))
     # Other ids, another order, another column: the rows are the same pictures with the same captions.
     renamed = shapes.select(reversed(range(72))).map(lambda row: {"id": "new-" + row["id"]})
     found = again.find(renamed)
@@ -50,8 +50,9 @@ def test_rows_are_found_by_the_hashes_that_the_last_run_kept(rows, shapes, tmp_p
     assert found.held_out["validation"] == {f"new-{row}" for row in held_out["id"]}
     # A second request joins the first, and what was held out stays.
     second = shapes.select([11])
-    again.write_rows(tmp_path, request_for(second), second, DatasetDict(validation=shapes.select([60])))
-    both = replace(again, runs=(*again.runs, run_for(request_for(second))), private=past.private.load(tmp_path))
+    later = PrivateRows.of(request_for(second), second, {"validation": shapes.select([60])})
+    again.private.joined(later).save(tmp_path)
+    both = replace(again, runs=(*again.runs, run_for(request_for(second))), private=PrivateRows.load(tmp_path))
     found = both.find(data)
     assert found.requested["train"] == {**dict.fromkeys(named["id"], 1), second["id"][0]: 2}
     assert both.private.held_out == again.private.held_out

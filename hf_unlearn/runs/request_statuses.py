@@ -1,0 +1,71 @@
+"""Every request that a model has been through, measured after each run: has the model drifted back to its rows?"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from hf_unlearn.data.splits import REQUEST_COLUMN
+from hf_unlearn.metrics.request_level import request_level
+from hf_unlearn.records.schemas import RequestStatus
+from hf_unlearn.runs.evaluation import EARLIER, Evaluation
+from hf_unlearn.runs.run_data import Task
+
+
+def request_statuses(task: Task, before: Evaluation, after: Evaluation, method: str) -> tuple[RequestStatus, ...]:
+    """Where each request stands after a run, oldest first, the run's own last.
+
+    Args:
+        task: The run's rows, those of earlier requests among them.
+        before: The evaluation of the model that the run started from.
+        after: That of the model it ended with.
+        method: Id of the run's method.
+    """
+    held_out = after.evidence.validation
+    numbers = np.asarray(task.splits[EARLIER][REQUEST_COLUMN]) if after.earlier is not None else np.empty(0)
+    statuses = []
+    for status in task.past.statuses():
+        is_its = numbers == status.number
+        if not is_its.any():
+            statuses.append(replace(status, measured=0, now=None, low=None, high=None, non_member=None, drifted=False))
+            continue
+        assert after.earlier is not None
+        level = request_level(after.earlier[is_its], held_out, status.then)
+        statuses.append(
+            replace(
+                status,
+                measured=int(is_its.sum()),
+                now=level.now,
+                low=level.low,
+                high=level.high,
+                non_member=level.non_member,
+                drifted=level.drifted,
+            )
+        )
+    own = request_level(after.alignment, held_out)
+    return (
+        *statuses,
+        RequestStatus(
+            number=len(statuses) + 1,
+            method=method,
+            created=None,
+            count=task.request.count,
+            measured=len(after.alignment),
+            before=100 * float(before.alignment.mean()),
+            then=own.now,
+            now=own.now,
+            low=own.low,
+            high=own.high,
+            non_member=own.non_member,
+        ),
+    )
+
+
+def drift_notes(statuses: tuple[RequestStatus, ...]) -> tuple[str, ...]:
+    """What must be said of requests that the model has drifted back to."""
+    return tuple(
+        f"The model has drifted back to request {status.number}: the mean alignment of its rows is {status.now:.1f} "
+        f"(95% interval {status.low:.1f} to {status.high:.1f}), after its own run it was {status.then:.1f}, and "
+        f"held-out rows are at {status.non_member:.1f}. Unlearn its rows again, or retrain."
+        for status in statuses
+        if status.drifted
+    )
