@@ -10,7 +10,14 @@ from urllib.parse import quote
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import read_text, refuse_to_write_to, write_atomically
-from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, LOCAL_PREFIX, file_sha256, has_weights
+from hf_unlearn.models.weights import (
+    ADAPTER_CONFIG_NAME,
+    LOCAL_PREFIX,
+    OPEN_CLIP_CONFIG_NAME,
+    SENTENCE_CONFIG_NAME,
+    file_sha256,
+    has_weights,
+)
 from hf_unlearn.records.codec import from_json
 from hf_unlearn.records.file_names import CARD_NAME, EVALUATION_NAME, MANIFEST_NAME, RESULTS_NAME, published_names
 from hf_unlearn.records.method_description import PAPER_CITATION
@@ -131,6 +138,7 @@ def render_card(manifest: UnlearningManifest, evaluation: EvaluationRecord | Non
         base=manifest.base_model.name_or_path,
         repo=manifest.repo_id or "path/to/this/folder",
         is_adapter=is_adapter(manifest),
+        library=_library(manifest),
         text=markdown_text,
         code=markdown_code,
         python=python_string,
@@ -180,7 +188,7 @@ def card_metadata(manifest: UnlearningManifest, evaluation: EvaluationRecord | N
     return ModelCardData(
         base_model=hub_identifier(manifest.base_model.name_or_path, manifest.base_model.revision),
         base_model_relation="adapter" if is_adapter(manifest) else "finetune",
-        library_name="peft" if is_adapter(manifest) else "transformers",
+        library_name=_library(manifest),
         pipeline_tag=task,
         datasets=[dataset],
         license=_printable(manifest.base_model.license),
@@ -190,6 +198,13 @@ def card_metadata(manifest: UnlearningManifest, evaluation: EvaluationRecord | N
         model_name=printable(card_title(manifest)),
         eval_results=figures or None,
     )
+
+
+def _library(manifest: UnlearningManifest) -> str:
+    """The package that reads these files."""
+    others = {ADAPTER_CONFIG_NAME: "peft", OPEN_CLIP_CONFIG_NAME: "open_clip"}
+    others[SENTENCE_CONFIG_NAME] = "sentence-transformers"
+    return next((library for name, library in others.items() if name in manifest.files), "transformers")
 
 
 def is_adapter(manifest: UnlearningManifest) -> bool:

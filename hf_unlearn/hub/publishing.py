@@ -15,7 +15,7 @@ from hf_unlearn.files import read_json
 from hf_unlearn.hub.card import hub_identifier, is_adapter, render_card
 from hf_unlearn.hub.screening import Content, screen
 from hf_unlearn.hub.verification import verify_folder
-from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, file_sha256
+from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, CONFIG_NAMES, file_sha256
 from hf_unlearn.records.file_names import (
     CARD_NAME,
     EVALUATION_NAME,
@@ -150,7 +150,7 @@ def _contents(folder: Path, repo_id: str, show_samples: bool) -> tuple[dict[str,
     names = published_names(folder)
     if CARD_NAME not in names or not manifest.files:
         raise UserError(f"{folder.name} holds no model card; write it with `hf-unlearn card {folder.name}`.")
-    if not {"config.json", ADAPTER_CONFIG_NAME} & set(names):
+    if not set(CONFIG_NAMES) & set(names):
         raise UserError(f"{folder.name} holds no config.json; save the model with save_pretrained.")
     if is_adapter(manifest) and repo_id == manifest.base_model.name_or_path:
         raise UserError(f"An adapter cannot replace {repo_id}, the base model it needs; publish it to another name.")

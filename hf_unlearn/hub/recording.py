@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hf_unlearn import __version__
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.download import fetch
-from hf_unlearn.models.weights import ADAPTER_NAME, weights_sha256
+from hf_unlearn.models.weights import ADAPTER_NAME, CLIP_MODULE_WEIGHTS, OPEN_CLIP_WEIGHTS_NAME, weights_sha256
 from hf_unlearn.records.file_names import CARD_NAME, MANIFEST_NAME
 from hf_unlearn.records.method_description import MethodDescription
 from hf_unlearn.records.provenance import environment_versions, hardware_summary
@@ -83,6 +83,8 @@ def describe_base_model(name_or_path: str, revision: str | None = None) -> tuple
             "model*.safetensors",
             "model.safetensors.index.json",
             ADAPTER_NAME,
+            OPEN_CLIP_WEIGHTS_NAME,
+            CLIP_MODULE_WEIGHTS,
             CARD_NAME,
             MANIFEST_NAME,
         )

@@ -20,6 +20,8 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.models.adapters import apply_adapter, base_of, find_adapter
 from hf_unlearn.models.contrastive import is_contrastive, is_dual_encoder
 from hf_unlearn.models.fit import check_fit, check_texts
+from hf_unlearn.models.forms import OPEN_CLIP, located
+from hf_unlearn.models.open_clip import load_open_clip, load_open_clip_processor
 from hf_unlearn.models.weights import has_weights, weight_files
 
 logger = logging.getLogger(__name__)
@@ -65,7 +67,7 @@ def load_encoder(
     if not is_contrastive(model):
         raise UserError(f"the model {name_or_path} is {_instead(model)}")
     kind = AutoProcessor if is_dual_encoder(model) else AutoImageProcessor
-    processor = _beside(kind, "processor", name_or_path, trust_remote_code, revision=revision)
+    processor = _beside(kind, "processor", name_or_path, trust_remote_code, revision)
     check_fit(model, processor, name_or_path)
     return model, processor
 
@@ -79,7 +81,10 @@ def load_model(
     try:
         adapter = find_adapter(name_or_path, revision)
         if adapter is None:
-            return _load_complete(name_or_path, revision, trust_remote_code)
+            place, form = located(name_or_path, revision)
+            if form == OPEN_CLIP:
+                return load_open_clip(Path(place))
+            return _load_complete(place, revision, trust_remote_code)
         named, pinned = (base, None) if base is not None else base_of(adapter)
         # Only code of a model that the user named may run, not that of one which an adapter names.
         plain = load_model(named, pinned, trust_remote_code and base is not None)
@@ -137,13 +142,28 @@ def load_vision_model(name_or_path: str, revision: str | None = None) -> PreTrai
     return model
 
 
-def _beside(kind: Any, what: str, name_or_path: str, trust_remote_code: bool = False, **options: Any) -> Any:
+def _beside(
+    kind: Any,
+    what: str,
+    name_or_path: str,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+    **options: Any,
+) -> Any:
     """What is saved beside a model: a processor, or a part of one.
 
     Without a word on `trust_remote_code`, transformers would ask on the terminal.
     """
     try:
-        return kind.from_pretrained(name_or_path, trust_remote_code=trust_remote_code, **options)
+        place, form = located(name_or_path, revision)
+        if form == OPEN_CLIP:
+            processor = load_open_clip_processor(Path(place), options.get("backend"))
+            return {AutoImageProcessor: processor.image_processor, AutoTokenizer: processor.tokenizer}.get(
+                kind, processor
+            )
+        return kind.from_pretrained(place, revision=revision, trust_remote_code=trust_remote_code, **options)
+    except UserError:
+        raise
     except _FAULTS as error:
         raise UserError(
             f"the {what} of {name_or_path} cannot be loaded: {_reason(name_or_path, error)}; save it beside the model"

@@ -10,6 +10,14 @@ WEIGHTS_NAME = "model.safetensors"
 WEIGHTS_INDEX_NAME = "model.safetensors.index.json"
 ADAPTER_NAME = "adapter_model.safetensors"
 ADAPTER_CONFIG_NAME = "adapter_config.json"
+# Of a checkpoint in another form than transformers' own.
+OPEN_CLIP_CONFIG_NAME = "open_clip_config.json"
+OPEN_CLIP_WEIGHTS_NAME = "open_clip_model.safetensors"
+SENTENCE_CONFIG_NAME = "modules.json"
+CLIP_MODULE = "0_CLIPModel"  # the folder that sentence-transformers gives its CLIP
+CLIP_MODULE_WEIGHTS = f"{CLIP_MODULE}/{WEIGHTS_NAME}"
+# Of each form, the file beside the weights that says what they are.
+CONFIG_NAMES = ("config.json", ADAPTER_CONFIG_NAME, OPEN_CLIP_CONFIG_NAME, SENTENCE_CONFIG_NAME)
 # What is published calls a model that is on no Hub: `local/<name of its folder>`.
 LOCAL_PREFIX = "local/"
 
@@ -22,7 +30,8 @@ def file_sha256(path: str | Path) -> str:
 
 def has_weights(folder: str | Path) -> bool:
     """Say whether a folder holds safetensors weights, of a model or of an adapter."""
-    return any((Path(folder) / name).is_file() for name in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME, ADAPTER_NAME))
+    whole = (WEIGHTS_NAME, WEIGHTS_INDEX_NAME, ADAPTER_NAME, OPEN_CLIP_WEIGHTS_NAME, CLIP_MODULE_WEIGHTS)
+    return any((Path(folder) / name).is_file() for name in whole)
 
 
 def weight_files(folder: str | Path) -> list[Path]:
@@ -38,6 +47,9 @@ def weight_files(folder: str | Path) -> list[Path]:
         return [folder / ADAPTER_NAME]
     if (folder / WEIGHTS_NAME).is_file():
         return [folder / WEIGHTS_NAME]
+    for other in (OPEN_CLIP_WEIGHTS_NAME, CLIP_MODULE_WEIGHTS):
+        if not (folder / "config.json").is_file() and (folder / other).is_file():
+            return [folder / other]
     index = folder / WEIGHTS_INDEX_NAME
     if not index.is_file():
         raise UserError(f"{folder.name or folder} holds no {WEIGHTS_NAME}; save the model with save_pretrained.")
@@ -56,7 +68,7 @@ def weights_sha256(folder: str | Path) -> str:
         UserError: As `weight_files` does.
     """
     files = weight_files(folder)
-    if len(files) == 1 and files[0].name in (WEIGHTS_NAME, ADAPTER_NAME):
+    if len(files) == 1 and files[0].name in (WEIGHTS_NAME, ADAPTER_NAME, OPEN_CLIP_WEIGHTS_NAME):
         return file_sha256(files[0])
     lines = "".join(f"{file.name} {file_sha256(file)}\n" for file in files)
     return hashlib.sha256(lines.encode()).hexdigest()

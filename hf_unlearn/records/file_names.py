@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME
+from hf_unlearn.models.weights import CLIP_MODULE
 
 CARD_NAME = "README.md"
 MANIFEST_NAME = "unlearning.json"  # how a checkpoint was unlearned
@@ -23,6 +23,11 @@ PUBLISHED = (
     "model.safetensors",
     "model-*-of-*.safetensors",
     "model.safetensors.index.json",
+    "open_clip_config.json",
+    "open_clip_model.safetensors",
+    "modules.json",  # of sentence-transformers, whose CLIP lies in a folder of its own
+    "0_CLIPModel/*.json",
+    "0_CLIPModel/model.safetensors",
     "adapter_config.json",
     "adapter_model.safetensors",
     "preprocessor_config.json",
@@ -78,7 +83,7 @@ def is_published(name: str) -> bool:
 def published_names(folder: str | Path) -> list[str]:
     """List the files of a folder that publishing sends, as sorted paths inside the repository."""
     folder = Path(folder)
-    candidates = [*folder.iterdir(), *(folder / "assets").glob("*")]
+    candidates = [*folder.iterdir(), *(folder / "assets").glob("*"), *(folder / CLIP_MODULE).glob("*")]
     names = (path.relative_to(folder).as_posix() for path in candidates if path.is_file())
     return sorted(name for name in names if is_published(name))
 
@@ -94,8 +99,8 @@ def missing_code(folder: str | Path, names: Sequence[str]) -> list[str]:
         File names: modules that the config refers to, and that published modules import from their own folder.
     """
     folder = Path(folder)
-    if ADAPTER_CONFIG_NAME in names:
-        return []  # the code is that of the base model
+    if "config.json" not in names:
+        return []  # an adapter's code is that of the base model; other forms bring none
     auto_map = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("auto_map", {})
     needed = {f"{reference.split('.')[0]}.py" for reference in auto_map.values() if "--" not in reference}
     for name in names:

@@ -92,6 +92,10 @@ class RunArguments:
     retrain_model: str | None = field(
         default=None, metadata={"help": "A finished Retrain checkpoint to measure gaps against."}
     )
+    save_format: str | None = field(
+        default=None,
+        metadata={"help": "transformers, open_clip or sentence_transformers; default: the form the model came in."},
+    )
     output_dir: str = field(default="runs/unlearn", metadata={"help": "Folder of the results."})
     resume: bool = field(
         default=False, metadata={"help": "Go on with the run in output_dir: what is finished is not run again."}

@@ -27,7 +27,9 @@ from hf_unlearn.metrics.alignment_matrices import alignment_gap_matrix, alignmen
 from hf_unlearn.metrics.gap import gap_to_retrain
 from hf_unlearn.models.adapters import adapter_settings, add_adapter, is_adapted, merged
 from hf_unlearn.models.contrastive import is_dual_encoder
+from hf_unlearn.models.forms import TRANSFORMERS, located
 from hf_unlearn.models.loading import load_encoder
+from hf_unlearn.models.saving import check_form, save_encoder
 from hf_unlearn.models.weights import has_weights, weights_sha256
 from hf_unlearn.records.file_names import MANIFEST_NAME
 from hf_unlearn.records.schemas import EvaluationRecord, Matrices, Results, UnlearningManifest
@@ -93,6 +95,7 @@ class Experiment:
         self.state = state or RunState(self.output_dir)
         self.peft_config = get_peft_config(arguments)
         model, self.processor = self._load_base()
+        self.form = self._form(model)
         self.base_record, self.history = describe_base_model(self.base, arguments.model_revision)
         self.state.require(base_key(self.base_record))
         if arguments.retrain_model is not None:
@@ -240,6 +243,15 @@ class Experiment:
             )
         return merged(model), processor
 
+    def _form(self, model: PreTrainedModel) -> str:
+        """The form that finished models are saved in: the one asked for, or the base model's own."""
+        if self.arguments.save_format is not None:
+            check_form(model, self.arguments.save_format, self.peft_config is not None)
+            return self.arguments.save_format
+        if self.peft_config is not None or is_adapted(model):
+            return TRANSFORMERS
+        return located(self.base, self.arguments.model_revision)[1]
+
     def _measure(
         self, config: UnlearningConfig, name: str, checkpoints: Path | None = None
     ) -> tuple[Trained, Evaluation]:
@@ -292,8 +304,7 @@ class Experiment:
 
     def _write(self, folder: Path, trained: Trained, evaluation: Evaluation, config: UnlearningConfig) -> None:
         """A finished run's folder: weights, processor, records and heatmaps."""
-        trained.model.save_pretrained(folder)
-        self.processor.save_pretrained(folder)
+        save_encoder(trained.model, self.processor, folder, self.form)
         statuses = request_statuses(self.task, self.before, evaluation, config.method)
         for note in drift_notes(statuses):
             logger.warning("%s: %s", config.title, note)

@@ -22,7 +22,7 @@ from hf_unlearn.distributed import world_size
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.files import write_atomically
 from hf_unlearn.methods import METHODS
-from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, has_weights, weights_sha256
+from hf_unlearn.models.weights import CONFIG_NAMES, has_weights, weights_sha256
 from hf_unlearn.records.schemas import BaseModel, UnlearningManifest
 from hf_unlearn.runs.arguments import LORA, OPENMOJI, PRETRAIN, Run, RunArguments
 from hf_unlearn.runs.run_data import Task
@@ -35,7 +35,7 @@ CHECKPOINTS = "checkpoints"
 # Arguments that say what is done, beside what the hashes of model, rows and request say already.
 _ARGUMENTS = (
     "split_seed", "validation_fraction", "test_fraction", "num_samples", "duplicates", "max_eval_samples",
-    "retrain_model", "use_peft", *LORA,
+    "retrain_model", "use_peft", "save_format", *LORA,
 )  # fmt: skip
 # Arguments that say what is run and reported, not what comes out.
 _REPORTING = (
@@ -167,7 +167,7 @@ def _is_readable(folder: Path) -> bool:
         found = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")}
     except (ValueError, RecursionError):  # a UserError is a ValueError
         return False
-    return isinstance(found.get("config.json", found.get(ADAPTER_CONFIG_NAME)), dict)
+    return any(isinstance(found.get(name), dict | list) for name in CONFIG_NAMES)
 
 
 def _read_record(path: Path) -> tuple[dict[str, Any], dict[str, str]]:

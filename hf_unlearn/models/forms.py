@@ -1,0 +1,65 @@
+"""In which form a checkpoint lies: transformers' own, OpenCLIP's, or sentence-transformers'."""
+
+import json
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from transformers.utils import cached_file
+
+from hf_unlearn.errors import UserError
+from hf_unlearn.models.weights import OPEN_CLIP_CONFIG_NAME, SENTENCE_CONFIG_NAME
+
+TRANSFORMERS, OPEN_CLIP, SENTENCE_TRANSFORMERS = FORMS = ("transformers", "open_clip", "sentence_transformers")
+FETCHED = ["*.json", "*.txt", "*.model", "*.safetensors"]  # never pickles, never code
+
+
+def form_of(folder: str | Path) -> str:
+    """The form of a checkpoint in a folder; one that has transformers' form beside another has transformers'."""
+    folder = Path(folder)
+    if (folder / "config.json").is_file():
+        return TRANSFORMERS
+    if (folder / OPEN_CLIP_CONFIG_NAME).is_file():
+        return OPEN_CLIP
+    return SENTENCE_TRANSFORMERS if (folder / SENTENCE_CONFIG_NAME).is_file() else TRANSFORMERS
+
+
+def located(name_or_path: str, revision: str | None = None) -> tuple[str, str]:
+    """Where a checkpoint is read from, and its form: a Hub id of transformers' form stays one, others are fetched.
+
+    Raises:
+        OSError: when there is no such repository.
+        UserError: when the modules of a sentence-transformers model are no CLIP.
+    """
+    folder = Path(name_or_path)
+    if not folder.is_dir():
+        if cached_file(name_or_path, "config.json", revision=revision, _raise_exceptions_for_missing_entries=False):
+            return name_or_path, TRANSFORMERS
+        folder = Path(snapshot_download(name_or_path, revision=revision, allow_patterns=FETCHED))
+    form = form_of(folder)
+    if form == SENTENCE_TRANSFORMERS:
+        return str(clip_module(folder)), form
+    return (str(folder) if form == OPEN_CLIP else name_or_path), form
+
+
+def clip_module(folder: Path) -> Path:
+    """The folder, within one of sentence-transformers, that holds its CLIP in transformers' form.
+
+    Raises:
+        UserError: when its modules are others, or lead out of the folder.
+    """
+    try:
+        modules = json.loads((folder / SENTENCE_CONFIG_NAME).read_text(encoding="utf-8"))
+        kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
+        path = str(modules[0]["path"])
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        raise UserError(f"{folder.name}: {SENTENCE_CONFIG_NAME} is damaged ({error}); fetch it again") from error
+    if kinds[0] != "CLIPModel" or any(kind != "Normalize" for kind in kinds[1:]):
+        raise UserError(
+            f"{folder.name} is a model of sentence-transformers that consists of {', '.join(kinds)}; of these, only a "
+            "CLIPModel embeds pictures and texts: name one such as sentence-transformers/clip-ViT-B-32"
+        )
+    if not path or Path(path).name != path or not (folder / path).is_dir():
+        raise UserError(
+            f"{folder.name}: {SENTENCE_CONFIG_NAME} names no folder of its own, but {path!r}; fetch it anew"
+        )
+    return folder / path

@@ -1,0 +1,103 @@
+"""Checkpoints of OpenCLIP and sentence-transformers go the whole way: load, unlearn, evaluate, audit, publish, read."""
+
+import json
+import shutil
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from hub.local_hub import LocalHub
+
+from hf_unlearn.audit.encoders import LocalEncoder
+from hf_unlearn.errors import UserError
+from hf_unlearn.hub.publishing import publish_run
+from hf_unlearn.hub.verification import verify_repo
+from hf_unlearn.models.loading import load_encoder
+from hf_unlearn.models.saving import save_encoder
+from hf_unlearn.models.simclr import SimCLRConfig, SimCLRModel
+from hf_unlearn.models.small_clip import build_small_clip
+from hf_unlearn.records.schemas import UnlearningManifest
+from hf_unlearn.runs.arguments import parse_run
+from hf_unlearn.runs.unlearn import unlearn_and_compare
+
+LOADS = {"open_clip": "open_clip.create_model_and_transforms", "sentence_transformers": "SentenceTransformer("}
+WEIGHTS = {"open_clip": "open_clip_model.safetensors", "sentence_transformers": "0_CLIPModel/model.safetensors"}
+
+
+@pytest.fixture
+def unlearn(shapes, tmp_path, monkeypatch):
+    """Run Fine-Tune on a base model; returns the finished folder."""
+    monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path / "cache"))
+    shapes.save_to_disk(tmp_path / "data")
+
+    def run(base: Path, *argv: str) -> Path:
+        given = ["--dataset_name", str(tmp_path / "data"), "--model_name_or_path", str(base), "--use_cpu", "true"]
+        given += ["--output_dir", str(tmp_path / "out"), "--num_train_epochs", "1", "--learning_rate", "1e-2"]
+        given += ["--unlearn_fraction", "0.1", "--per_device_train_batch_size", "16", "--methods", "fine_tune"]
+        unlearn_and_compare(parse_run([*given, *argv]), build=None)
+        return tmp_path / "out" / "fine_tune"
+
+    return run
+
+
+@pytest.fixture
+def small(shapes):
+    torch.manual_seed(0)
+    return build_small_clip([c for captions in shapes["captions"] for c in captions], image_size=16)
+
+
+@pytest.mark.parametrize("form", LOADS)
+def test_a_checkpoint_goes_the_whole_way_in_its_own_form(form, small, unlearn, hub: LocalHub, tmp_path):
+    base = tmp_path / "base"
+    save_encoder(*small, base, form)
+    out = unlearn(base)
+    assert (out / WEIGHTS[form]).is_file() and not (out / "model.safetensors").exists()
+    assert verify_repo(out, base=base).ok
+    ours, _ = load_encoder(str(out))
+    assert not ours.visual_projection.weight.equal(small[0].visual_projection.weight)  # it was trained
+    audited = LocalEncoder(str(out), device="cpu")
+    assert audited.embed_texts(["a red circle"]).shape == (1, 64)
+    publish_run(out, "org/clip")
+    sent = hub.files("org/clip")
+    assert sent[WEIGHTS[form]] == (out / WEIGHTS[form]).read_bytes() and LOADS[form] in sent["README.md"].decode()
+    shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+    fetched, _ = load_encoder("org/clip")
+    assert all(value.equal(ours.state_dict()[name]) for name, value in fetched.state_dict().items())
+    if form == "open_clip":
+        theirs, _, _ = open_clip.create_model_and_transforms("hf-hub:org/clip")
+        pixels = torch.randn(2, 3, 16, 16)
+        with torch.no_grad():
+            expected = ours.eval().get_image_features(pixels).pooler_output
+            torch.testing.assert_close(theirs.eval().encode_image(pixels), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_another_form_is_saved_where_it_is_asked_for(tiny_clip, unlearn):
+    out = unlearn(tiny_clip, "--save_format", "sentence_transformers")
+    assert (out / "0_CLIPModel" / "model.safetensors").is_file() and verify_repo(out, base=tiny_clip).ok
+    assert UnlearningManifest.load(out).weights_sha256
+
+
+def test_forms_that_cannot_hold_the_model_are_refused_before_training(tiny_clip, small, unlearn, tmp_path):
+    with pytest.raises(UserError, match="--save_format pickle is unknown; choose one of transformers, open_clip"):
+        unlearn(tiny_clip, "--save_format", "pickle")
+    with pytest.raises(UserError, match="holds a whole CLIPModel, not an adapter"):
+        unlearn(tiny_clip, "--save_format", "open_clip", "--use_peft")
+    with pytest.raises(UserError, match="holds a whole CLIPModel, not a SimCLRModel"):
+        save_encoder(SimCLRModel(SimCLRConfig(width=4)), None, tmp_path / "views", "open_clip")
+
+
+MODULES = {
+    "a text model": ([{"path": "", "type": "sentence_transformers.models.Transformer"}], "consists of Transformer"),
+    "a folder outside": ([{"path": "../up", "type": "sentence_transformers.models.CLIPModel"}], "no folder of its own"),
+    "half a list": ([{}], "modules.json is damaged"),
+}
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_other_models_of_sentence_transformers_are_named(kind, small, tmp_path):
+    modules, words = MODULES[kind]
+    save_encoder(*small, tmp_path, "sentence_transformers")
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(UserError, match=words):
+        load_encoder(str(tmp_path))
