@@ -234,7 +234,7 @@ def _power_figure(result: AuditResult, path: Path) -> dict[str, Any] | None:
 
 
 def _figure(path: Path, heading: str, caption: str, alt: str) -> dict[str, Any]:
-    with Image.open(path) as image:
+    with Image.open(path, formats=["PNG"]) as image:
         width, height = image.size
     return {
         "key": path.stem.replace("_", "-"),

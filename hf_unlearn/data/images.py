@@ -15,6 +15,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -35,6 +36,11 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_PIXELS = 1024**3 // 4 // 3  # 89 million; Pillow warns there, too, and raises only at twice as many
+# A processor that makes the shorter side of 1 x 20,000 pixels 224 long makes the longer one 4 million.
+MAX_SIDE_RATIO = 100
+# The formats that data sets of pictures have, as Pillow calls its plugins; they read pixels and nothing else, where EPS
+# is a program that is handed to Ghostscript. MPO, of cameras with two lenses, is opened as JPEG.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
 _CHUNK = 256
 # What Pillow raises on damaged files, by format; UnidentifiedImageError is an OSError.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, struct.error, zlib.error)
@@ -90,12 +96,12 @@ def read_image(stored: Mapping[str, Any]) -> PILImage.Image:
         The RGB image, fully loaded, turned as its EXIF orientation says.
 
     Raises:
-        UserError: The image is missing, unreadable, truncated, larger than `MAX_PIXELS`, or its EXIF block is broken.
+        UserError: The image is missing, unreadable, truncated, none of `FORMATS`, larger than `MAX_PIXELS`, longer than
+            `MAX_SIDE_RATIO` times its width or the other way round, or its EXIF block is broken.
     """
     try:
-        with PILImage.open(io.BytesIO(encoded_image(stored))) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise UserError(f"it has {image.width} x {image.height} pixels, more than the {MAX_PIXELS:,} allowed")
+        with PILImage.open(io.BytesIO(encoded_image(stored)), formats=_opened()) as image:
+            check_size(*image.size)
             image.load()
             if exif := image.info.get("exif"):  # opening a JPEG has swallowed the error that an unreadable block raises
                 PILImage.Exif().load(exif)
@@ -105,9 +111,31 @@ def read_image(stored: Mapping[str, Any]) -> PILImage.Image:
     except (PILImage.DecompressionBombError, PILImage.DecompressionBombWarning) as error:
         raise UserError(f"it has more than the {MAX_PIXELS:,} pixels allowed") from error
     except UnidentifiedImageError as error:  # whose words name an object in memory
-        raise UserError("it cannot be read (no image of a known format)") from error
+        raise UserError(f"it cannot be read (no image of a known format: {', '.join(FORMATS)})") from error
     except (*_DAMAGE, UserWarning) as error:  # a warning only where a filter makes it an error, as `map_images` does
         raise UserError(f"it cannot be read ({error})") from error
+
+
+@cache
+def _opened() -> tuple[str, ...]:
+    """Those of `FORMATS` that this build of Pillow has."""
+    PILImage.init()
+    return tuple(name for name in FORMATS if name in PILImage.OPEN)
+
+
+def check_size(width: int, height: int) -> None:
+    """Refuse a picture by its size, which its header tells, before its pixels are decoded or resized.
+
+    Raises:
+        UserError: It has more than `MAX_PIXELS`, or one side is more than `MAX_SIDE_RATIO` times the other.
+    """
+    if width * height > MAX_PIXELS:
+        raise UserError(f"it has {width} x {height} pixels, more than the {MAX_PIXELS:,} allowed")
+    if max(width, height) > MAX_SIDE_RATIO * min(width, height):
+        raise UserError(
+            f"it has {width} x {height} pixels, and one side must not be more than {MAX_SIDE_RATIO} times the other: "
+            "crop it"
+        )
 
 
 def encoded_image(stored: Mapping[str, Any]) -> bytes:
@@ -120,10 +148,15 @@ def encoded_image(stored: Mapping[str, Any]) -> bytes:
         return stored["bytes"]
     if stored["path"] is None:
         raise UserError("there is no image")
+    file = Path(stored["path"])
     try:
-        return Path(stored["path"]).read_bytes()
-    except OSError as error:
-        raise UserError(f"its file {stored['path']} cannot be read ({error.strerror})") from error
+        if file.exists() and not file.is_file():
+            raise UserError(f"its file {file} is no regular file")  # a device or a pipe would never end
+        return file.read_bytes()
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        raise UserError(f"its file {file} cannot be read ({getattr(error, 'strerror', error)})") from error
 
 
 def stored_rows(dataset: Dataset, *columns: str) -> Iterator[dict[str, Any]]:

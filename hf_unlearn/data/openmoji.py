@@ -139,7 +139,7 @@ def _render(size: int) -> Iterator[dict[str, Any]]:
             background="#ffffff",
             skip_system_fonts=True,  # the same pixels on every machine
         )
-        picture = PILImage.open(io.BytesIO(drawn)).convert("RGB")
+        picture = PILImage.open(io.BytesIO(drawn), formats=["PNG"]).convert("RGB")
         png = io.BytesIO()
         picture.save(png, format="PNG")
         yield {

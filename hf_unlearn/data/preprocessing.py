@@ -13,10 +13,12 @@ import torch
 from PIL import Image as PILImage
 from torch import Tensor
 
-from hf_unlearn.data.images import read_image, to_rgb
+from hf_unlearn.data.images import check_size, read_image, to_rgb
 from hf_unlearn.data.resizing import Preparation, resize
 from hf_unlearn.data.views import BatchedViews, ViewConfig
 from hf_unlearn.errors import UserError, listed
+
+PIXELS_AT_ONCE = 2**26  # 200 MB of decoded pictures
 
 Encoded = dict[str, Tensor]
 
@@ -80,8 +82,16 @@ class ContrastiveInputs(ABC):
         """Model inputs for one step, on the tensors' device; `seed` draws augmentation, None means none."""
 
     def _resize(self, images: list[Any]) -> Tensor:
-        """`[n, 3, H, W]` uint8 pictures at the model's size."""
-        pictures = resize(self.image_processor, [_picture(image, place) for place, image in enumerate(images)])
+        """`[n, 3, H, W]` uint8 pictures at the model's size; not more large ones at a time than `PIXELS_AT_ONCE`."""
+        pictures: list[Tensor] = []
+        decoded: list[PILImage.Image] = []
+        room = PIXELS_AT_ONCE
+        for place, image in enumerate(images):
+            decoded.append(_picture(image, place))
+            room -= decoded[-1].width * decoded[-1].height
+            if room <= 0 or place == len(images) - 1:
+                pictures += resize(self.image_processor, decoded)
+                decoded, room = [], PIXELS_AT_ONCE
         size = (self.preparation.height, self.preparation.width)
         for place, picture in enumerate(pictures):
             if picture.shape[-2:] != size:
@@ -198,6 +208,7 @@ def _picture(stored: Any, place: int) -> PILImage.Image:
     """The upright RGB picture of a row, which a stream may have decoded already."""
     try:
         if isinstance(stored, PILImage.Image):
+            check_size(*stored.size)
             return to_rgb(stored)
         if isinstance(stored, Mapping) and {"bytes", "path"} <= stored.keys():
             return read_image(stored)

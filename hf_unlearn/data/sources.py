@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from hf_unlearn.data.columns import arrow_column, blank, is_text, replace_column
+from hf_unlearn.data.folders import list_folder
 from hf_unlearn.data.images import check_images, to_rgb
+from hf_unlearn.data.labels import encode_labels
+from hf_unlearn.data.picture_folders import load_pictures
 from hf_unlearn.errors import LISTED, UserError, listed
 
 if TYPE_CHECKING:
@@ -21,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_images", "load_source", "normalise", "to_rgb", "with_ids"]
 
+_MALFORMED = (TypeError, KeyError, AttributeError, RecursionError, OverflowError, NotImplementedError)
 _FLAGS = {
     "image": "--image_column",
     "captions": "--caption_column",
@@ -43,10 +49,11 @@ def load_source(
     """Load image data from anywhere and bring it into the library's schema, without decoding an image.
 
     Args:
-        dataset_name: A folder written by `save_to_disk`, a folder of images (`imagefolder`, with captions in a
-            `metadata.csv`), a parquet file or folder, or else the id of a dataset on the Hub. A local path wins; only a
-            Hub id is ever fetched, and no code of a dataset is run.
-        dataset_config: Configuration of a Hub dataset.
+        dataset_name: A folder written by `save_to_disk`, a folder of images (with captions in a `metadata.csv`), a
+            parquet file or folder, a clone of a dataset on the Hub, or else the id of a dataset on the Hub. A local
+            path wins; only a Hub id is ever fetched, and no code of a dataset is run. A folder's splits are its
+            top-level folders, or its parquet files, called `train`, `validation`, `test`, `retain` or `unlearn`.
+        dataset_config: Configuration of a Hub dataset, or of a clone of one.
         revision: Branch, tag or commit of a Hub dataset.
         split: Take this split alone.
         image_column: Column with the images (pictures, encoded bytes or paths); becomes `image`.
@@ -65,62 +72,82 @@ def load_source(
         split that was asked for or is called `train`.
 
     Raises:
-        UserError: The data, its split or a column is missing or of another type, a caption is empty, or an id repeated.
+        UserError: The data, its split or a column is missing or of another type, a caption is empty, an id repeated, or
+            an option has no effect on this data.
     """
-    from datasets import Dataset, DatasetDict
+    columns = {"image": image_column, "captions": caption_column, "label": label_column, "id": id_column}
+    return read_source(dataset_name, columns, dataset_config, revision, split)[0]
 
-    loaded = _load(str(dataset_name), dataset_config, revision, name_files=id_column is None)
-    splits = DatasetDict({"train": loaded}) if isinstance(loaded, Dataset) else loaded
+
+def read_source(
+    dataset_name: str | os.PathLike[str],
+    columns: Mapping[str, str | None],
+    dataset_config: str | None = None,
+    revision: str | None = None,
+    split: str | None = None,
+) -> tuple[Dataset | DatasetDict, str]:
+    """As `load_source`, with a sentence on what was found: files, splits and where they come from, files left aside."""
+    from datasets import DatasetDict
+
+    splits, told = _load(str(dataset_name), dataset_config, revision, columns)
     if split is not None:
         if split not in splits:
             raise UserError(f"{dataset_name} has no split {split!r} (--dataset_split); it has {listed(splits)}.")
         splits = DatasetDict({split: splits[split]})
-    columns = {"image": image_column, "captions": caption_column, "label": label_column, "id": id_column}
     prefixes = {name: "" if name in ("train", split) else f"{name}/" for name in splits}
     rows = DatasetDict(
         {name: normalise(part, columns, name=str(dataset_name), prefix=prefixes[name]) for name, part in splits.items()}
     )
     if any("label" in part.column_names for part in rows.values()):
         rows = encode_labels(rows, str(dataset_name))
-    return next(iter(rows.values())) if list(rows) in ([split], ["train"]) else rows
+    return (next(iter(rows.values())) if list(rows) in ([split], ["train"]) else rows), told
 
 
-def _load(name: str, config: str | None, revision: str | None, name_files: bool) -> Dataset | DatasetDict:
-    from datasets import DatasetDict, load_dataset, load_from_disk
+def _load(
+    name: str, config: str | None, revision: str | None, columns: Mapping[str, str | None]
+) -> tuple[DatasetDict, str]:
+    from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
     path = Path(name).expanduser()
+    is_saved = (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
+    unused = {"--dataset_config": config if is_saved or path.is_file() else None, "--dataset_revision": revision}
+    if path.exists() and (given := [flag for flag, value in unused.items() if value is not None]):
+        raise UserError(f"{given[0]} has no effect: {path} is on this machine, not on the Hub; leave it unset.")
+    told = ""
     with load_failures(name):
-        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-            return load_from_disk(str(path))
-        if path.is_file():
+        if is_saved:
+            loaded = load_from_disk(str(path))
+        elif path.is_file():
             if path.suffix != ".parquet":
                 raise UserError(f"{path} is neither a folder nor a .parquet file (--dataset_name).")
-            return load_dataset("parquet", data_files=str(path), split="train")
-        if path.is_dir():
-            if next(path.rglob("*.parquet"), None):
-                loaded = load_dataset("parquet", data_dir=str(path))
-            else:
-                loaded = load_dataset("imagefolder", data_dir=str(path))
-                loaded = _with_file_ids(loaded, path.resolve()) if name_files else loaded
+            loaded = _parquet({"train": [path]})
+        elif path.is_dir():
+            content = list_folder(path.resolve(), config)
+            told = content.told
+            if content.kind == "pictures":
+                loaded = load_pictures(content, columns["captions"], name_files=columns["id"] is None)
+            elif content.kind == "parquet":
+                loaded = _parquet(content.splits)
+            elif content.kind == "nothing":
+                raise ValueError("it holds no pictures and no .parquet files")
+            else:  # archives of pictures, which `datasets` unpacks
+                loaded = load_dataset("imagefolder", data_files=_escaped(content.splits))
         else:
             loaded = load_dataset(name, config, revision=revision)
-    return loaded if isinstance(loaded, DatasetDict) else DatasetDict(loaded)
+    splits = DatasetDict({"train": loaded}) if isinstance(loaded, Dataset) else loaded
+    counts = ", ".join(f"{split} {len(rows):,}" for split, rows in splits.items())
+    return splits, f"{told} Rows read: {counts}.".strip()
 
 
-def _with_file_ids(splits: DatasetDict, folder: Path) -> DatasetDict:
-    """Give the pictures of a folder their paths in it as ids, as their owners know them; in archives they have none."""
-    from datasets import DatasetDict, Image, Value
+def _parquet(splits: Mapping[str, Sequence[Path]]) -> DatasetDict:
+    from datasets import load_dataset
 
-    named = {}
-    for name, rows in splits.items():
-        if "id" not in rows.column_names:
-            column = arrow_column(rows.cast_column("image", Image(decode=False)), "image")
-            paths = [Path(file) for file in pc.struct_field(column, "path").to_pylist()]
-            if all(path.is_relative_to(folder) for path in paths):
-                ids = [path.relative_to(folder).as_posix().removeprefix("train/") for path in paths]
-                rows = rows.add_column("id", ids, feature=Value("string"))
-        named[name] = rows
-    return DatasetDict(named)
+    return load_dataset("parquet", data_files=_escaped(splits))
+
+
+def _escaped(splits: Mapping[str, Sequence[Path]]) -> dict[str, list[str]]:
+    """Paths of files for `datasets`, which takes them for patterns."""
+    return {split: [glob.escape(str(file)) for file in files] for split, files in splits.items()}
 
 
 @contextmanager
@@ -134,8 +161,9 @@ def load_failures(name: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    # A missing repository or file, an unknown configuration, damaged parquet, no connection.
-    except (OSError, ValueError, DatasetsError, pa.ArrowException) as error:
+    # A missing repository or file, an unknown configuration, damaged parquet, no connection; or whatever the parsers of
+    # `datasets` meet in a record that is not what it says.
+    except (OSError, ValueError, DatasetsError, pa.ArrowException, *_MALFORMED) as error:
         raise UserError(f"The dataset {name} cannot be loaded (--dataset_name): {_first_line(error)}") from error
     except IndexError as error:  # how `datasets` fails on a saved split without a row
         raise UserError(
@@ -232,7 +260,7 @@ def with_ids(dataset: Dataset, *, source: str = "id", name: str = "The dataset",
             f"The id column {source!r} of {name} holds {column.type}, neither strings nor integers (--id_column)."
         )
     ids = pc.cast(column, pa.string())
-    missing = np.flatnonzero(_blank(ids) | np.asarray(pc.fill_null(pc.match_substring(ids, "\n"), True), dtype=bool))
+    missing = np.flatnonzero(blank(ids) | np.asarray(pc.fill_null(pc.match_substring(ids, "\n"), True), dtype=bool))
     if len(missing):
         raise UserError(
             f"The id column {source!r} of {name} is empty or holds a line break in {len(missing)} rows (--id_column): "
@@ -245,7 +273,7 @@ def with_ids(dataset: Dataset, *, source: str = "id", name: str = "The dataset",
             f"{len(repeated)} ids of {name} are repeated in the column {source!r} (--id_column): "
             f"{listed(repeated.slice(0, LISTED).to_pylist(), len(repeated))}."
         )
-    return dataset if column.type == pa.string() else _replace(dataset, "id", ids, Value("string"))
+    return dataset if column.type == pa.string() else replace_column(dataset, "id", ids, Value("string"))
 
 
 def _with_caption_lists(dataset: Dataset, source: str, name: str) -> Dataset:
@@ -255,7 +283,7 @@ def _with_caption_lists(dataset: Dataset, source: str, name: str) -> Dataset:
     kind = column.type
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     text = kind.value_type if is_list else kind
-    if not is_text(text):
+    if not (is_text(text) or pa.types.is_integer(text)):
         raise UserError(
             f"The caption column {source!r} of {name} holds {kind}, neither strings nor lists of strings "
             "(--caption_column)."
@@ -266,7 +294,7 @@ def _with_caption_lists(dataset: Dataset, source: str, name: str) -> Dataset:
         lengths = pc.fill_null(pc.list_value_length(chunk), 0).to_numpy() if is_list else np.ones(len(chunk), np.int64)
         texts = pc.cast(chunk.flatten() if is_list else chunk, pa.string())
         lists.append(pa.ListArray.from_arrays(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32), texts))
-        blank_texts = np.repeat(np.arange(len(chunk)), lengths)[_blank(texts)]
+        blank_texts = np.repeat(np.arange(len(chunk)), lengths)[blank(texts)]
         empty.append(first + np.union1d(np.flatnonzero(lengths == 0), blank_texts))
     if any(map(len, empty)):
         rows = np.concatenate(empty)
@@ -278,90 +306,4 @@ def _with_caption_lists(dataset: Dataset, source: str, name: str) -> Dataset:
     feature = List(Value("string"))
     if dataset.features["captions"] == feature:
         return dataset
-    return _replace(dataset, "captions", pa.chunked_array(lists, pa.list_(pa.string())), feature)
-
-
-def align_classes(splits: Mapping[str, Dataset], column: str = "label", name: str = "the data") -> DatasetDict:
-    """Number the classes of a column of ClassLabels alike in all splits: by their names, sorted where they differ.
-
-    Args:
-        splits: Rows; splits whose column holds no ClassLabel, or that lack it, are left alone.
-        column: The column.
-        name: How messages call the data.
-
-    Returns:
-        The splits, the same ones where their classes are numbered alike already.
-
-    Raises:
-        UserError: Two splits have no class in common, so that their names cannot mean the same.
-    """
-    from datasets import ClassLabel, DatasetDict
-
-    kinds = {split: rows.features.get(column) for split, rows in splits.items()}
-    named = {split: kind.names for split, kind in kinds.items() if isinstance(kind, ClassLabel)}
-    if len(set(map(tuple, named.values()))) <= 1:
-        return DatasetDict(splits)
-    first, *others = named
-    strange = [split for split in others if not set(named[split]) & set(named[first])]
-    if strange:
-        raise UserError(
-            f"The column {column!r} of {name} has classes {listed(named[first])} in {first} and "
-            f"{listed(named[strange[0]])} in {strange[0]}, none of them the same; name them alike in all splits."
-        )
-    feature = ClassLabel(names=sorted(set().union(*named.values())))
-    aligned = dict(splits)
-    for split, names in named.items():
-        places = pa.array([feature.str2int(label) for label in names], pa.int64())
-        old = arrow_column(splits[split], column)
-        known = pc.take(places, pc.if_else(pc.less(old, 0), pa.scalar(None, old.type), old))
-        aligned[split] = _replace(splits[split], column, pc.fill_null(known, -1), feature)
-    return DatasetDict(aligned)
-
-
-def encode_labels(splits: DatasetDict, name: str) -> DatasetDict:
-    """Make `label` one ClassLabel over all splits: names sorted, integers by value.
-
-    Raises:
-        UserError: Labels are missing, or neither strings nor integers, or two splits have no class in common.
-    """
-    from datasets import ClassLabel, DatasetDict
-
-    if all(isinstance(dataset.features.get("label"), ClassLabel) for dataset in splits.values()):
-        return align_classes(splits, name=name)
-    labelled = {split: dataset for split, dataset in splits.items() if "label" in dataset.features}
-    columns = {split: arrow_column(dataset, "label") for split, dataset in labelled.items()}
-    kinds = {column.type for column in columns.values()}
-    usable = len(kinds) == 1 and all(is_text(kind) or pa.types.is_integer(kind) for kind in kinds)
-    if not usable or any(column.null_count for column in columns.values()):
-        raise UserError(
-            f"The labels of {name} hold {listed(kinds)}: give strings or integers in all splits, none missing "
-            "(--label_column)."
-        )
-    classes = pc.unique(pa.chunked_array([chunk for column in columns.values() for chunk in column.chunks]))
-    classes = classes.take(pc.sort_indices(classes))
-    feature = ClassLabel(names=[str(value) for value in classes.to_pylist()])
-    encoded = {
-        split: _replace(splits[split], "label", pc.cast(pc.index_in(column, classes), pa.int64()), feature)
-        for split, column in columns.items()
-    }
-    return DatasetDict({**splits, **encoded})
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Tell whether an Arrow type holds strings."""
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _blank(texts: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """Mark the texts that are null or nothing but white space."""
-    return np.asarray(pc.fill_null(pc.equal(pc.utf8_trim_whitespace(texts), ""), True), dtype=bool)
-
-
-def arrow_column(dataset: Dataset, name: str) -> pa.ChunkedArray:
-    """Return a column as Arrow holds it, without touching the others."""
-    return dataset.select_columns(name).with_format("arrow")[:].column(name)
-
-
-def _replace(dataset: Dataset, name: str, column: pa.ChunkedArray, feature: object) -> Dataset:
-    added = dataset.add_column(f"new_{name}", column, feature=feature)
-    return added.remove_columns(name).rename_column(f"new_{name}", name)
+    return replace_column(dataset, "captions", pa.chunked_array(lists, pa.list_(pa.string())), feature)

@@ -6,16 +6,19 @@ import logging
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from hf_unlearn.data.columns import arrow_column, is_text
 from hf_unlearn.data.duplicates import resolve_duplicates
+from hf_unlearn.data.images import check_images
+from hf_unlearn.data.labels import align_classes
 from hf_unlearn.data.requests import RemovalRequest, RequestKind, checked_ids, parse_where, read_entries
-from hf_unlearn.data.sources import arrow_column, is_text, with_ids
+from hf_unlearn.data.sources import with_ids
 from hf_unlearn.errors import LISTED, UserError, listed
 
 if TYPE_CHECKING:
@@ -77,7 +80,8 @@ def make_splits(
     out again. A row that this request names is unlearned, whatever it was before.
 
     Everything is planned, and every error but those of duplicates and bad images raised, before an image is read. Then
-    each image is decoded once, to look for both; `duplicates="keep"` reads none (see `check_images`).
+    each image is decoded once, to look for both; `duplicates="keep"` reads none, but for bad ones to be skipped (see
+    `check_images`).
 
     Args:
         data: Rows in the library's schema (`load_source`); without a column `id` the row numbers are taken.
@@ -110,6 +114,8 @@ def make_splits(
     chosen = [f"--unlearn_{name}" for name, value in choices.items() if value is not None]
     if len(chosen) > 1:
         raise UserError(f"{' and '.join(chosen)} exclude each other: give one of them.")
+    if isinstance(data, DatasetDict):
+        data = align_classes(data)
     pool, ready, held_out = rows_by_role(data)
     if ready is not None and chosen:
         raise UserError(f"The dataset has splits retain and unlearn: leave out {chosen[0]}.")
@@ -185,7 +191,9 @@ def make_splits(
             named, past_rows = splits["unlearn"], range(len(parts["unlearn"]), len(asked_for))
             earlier = named.select(past_rows)
             splits["unlearn"] = named.select([row for row in range(len(named)) if row not in past_rows])
-        _refuse_empty({name: len(part) for name, part in splits.items()})
+    elif skip_bad_images:
+        splits = cast("DatasetDict", check_images(splits, skip_bad=True))
+    _refuse_empty({name: len(part) for name, part in splits.items()})
     if past is not None:
         splits["earlier"] = earlier.add_column(REQUEST_COLUMN, np.asarray(numbers, dtype=np.int64))
     return splits, request

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import fsspec
 
+from hf_unlearn.data.labels import encode_labels
 from hf_unlearn.data.requests import RemovalRequest, read_entries
 from hf_unlearn.data.shards import Shards, split_shards, stream_shards
-from hf_unlearn.data.sources import encode_labels, load_failures, normalise
+from hf_unlearn.data.sources import load_failures, normalise
 from hf_unlearn.data.splits import HELD_OUT
 from hf_unlearn.data.streaming import SHUFFLE_BUFFER
 from hf_unlearn.errors import UserError, listed

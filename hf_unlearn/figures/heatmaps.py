@@ -422,7 +422,7 @@ def shows_samples(path: str | Path) -> bool | None:
         path: A PNG file.
     """
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=["PNG"]) as picture:
             return {SHOWN: True, NOT_SHOWN: False}.get(picture.info.get(MARK, ""))
     except OSError:  # no picture at all
         return None

@@ -32,11 +32,15 @@ class BaseModel:
 
 @dataclass(frozen=True)
 class DatasetRecord:
-    """The training data: its name, its revision, and an order-independent SHA-256 over the hashes of all its rows."""
+    """The training data: its name, its revision, and an order-independent SHA-256 over the hashes of all its rows.
+
+    `rows` says what was read: files found, rows of each split and where it came from, rows left out and why.
+    """
 
     name: str
     revision: str | None = None
     sha256: str | None = None
+    rows: str = ""
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from datasets import ClassLabel, Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hf_unlearn.data.columns import arrow_column
 from hf_unlearn.data.encoded import EncodedSplit
+from hf_unlearn.data.labels import align_classes
 from hf_unlearn.data.preprocessing import ContrastiveInputs, Encoded, ImageTextInputs, ImageViewInputs
-from hf_unlearn.data.sources import align_classes, arrow_column
 from hf_unlearn.embedding import BATCH, embed_split
 from hf_unlearn.errors import listed
 from hf_unlearn.metrics.agreement import agreement

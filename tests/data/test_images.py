@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 import struct
 import warnings
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -188,3 +190,38 @@ def test_every_image_is_decoded_once_in_order(rows: Rows, monkeypatch: pytest.Mo
 def test_stored_rows_are_not_decoded(rows: Rows, encode: Encode) -> None:
     (row,) = stored_rows(rows([b"bad"]), "id", "captions")
     assert row == {"image": {"bytes": b"bad", "path": None}, "id": "0", "captions": ["picture 0"]}
+
+
+@pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1), (3, 301)])
+def test_a_thin_picture_is_refused_by_its_header(size: tuple[int, int], encode: Callable[..., bytes]) -> None:
+    stored = encode(PILImage.new("L", size))
+    cut = stored[:60] if size[0] > 3 else stored  # no pixel is needed to know
+    with pytest.raises(UserError, match=f"{size[0]} x {size[1]} pixels, and one side must not be more than 100 times"):
+        read_image({"bytes": cut, "path": None})
+    assert read_image({"bytes": encode(PILImage.new("L", (2, 200))), "path": None}).size == (2, 200)
+
+
+def test_an_eps_by_any_name_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_: pytest.fail("a program was run"))
+    file = tmp_path / "photo.png"
+    PILImage.new("RGB", (4, 4)).save(file, format="EPS")
+    with pytest.raises(UserError, match="no image of a known format: JPEG, PNG"):
+        read_image({"bytes": None, "path": str(file)})
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
+def test_formats_of_data_sets_are_opened(format: str, encode: Callable[..., bytes]) -> None:
+    assert read_image({"bytes": encode(PILImage.new("RGB", (5, 4)), format), "path": None}).size == (5, 4)
+
+
+def test_every_opening_of_a_picture_names_its_formats() -> None:
+    sources = Path(module.__file__).parents[1].rglob("*.py")
+    opened = [line for file in sources for line in file.read_text().splitlines() if re.search(r"Image\.open\(", line)]
+    assert len(opened) >= 4 and all("formats=" in line for line in opened)
+
+
+def test_what_is_no_file_is_not_read() -> None:
+    with pytest.raises(UserError, match="/dev/zero is no regular file"):
+        read_image({"bytes": None, "path": "/dev/zero"})
+    with pytest.raises(UserError, match="cannot be read"):
+        read_image({"bytes": None, "path": "a\0b"})

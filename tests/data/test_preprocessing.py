@@ -3,6 +3,7 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, AutoTokenizer, BitImageProcessor
 
+from hf_unlearn.data import preprocessing
 from hf_unlearn.data.preprocessing import ImageTextInputs, ImageViewInputs
 from hf_unlearn.data.views import VIEW_PRESETS, BatchedViews
 from hf_unlearn.errors import UserError
@@ -159,3 +160,24 @@ def test_without_a_seed_both_views_are_the_plain_picture(pictures):
     assert torch.equal(views[:, 0], views[:, 1])
     plain = BatchedViews(VIEW_PRESETS["light"]).plain(encoded["pixels"])
     torch.testing.assert_close(views[:, 0], plain)
+
+
+def test_large_pictures_are_decoded_and_resized_some_at_a_time(pictures, shapes, monkeypatch):
+    inputs, encoded = pictures
+    together, held = [], []
+    whole = preprocessing.resize
+
+    def resize(processor, decoded):
+        together.append(len(decoded))
+        held.append(sum(picture.width * picture.height for picture in decoded))
+        return whole(processor, decoded)
+
+    monkeypatch.setattr(preprocessing, "resize", resize)
+    monkeypatch.setattr(preprocessing, "PIXELS_AT_ONCE", 2 * 20 * 20)
+    assert torch.equal(inputs.encode(shapes[:6])["pixels"], encoded["pixels"])
+    assert together == [2, 2, 2] and max(held) <= 800
+
+
+def test_a_thin_picture_of_a_stream_is_refused_too(pictures):
+    with pytest.raises(UserError, match="1 x 20000 pixels, and one side"):
+        pictures[0].encode({"image": [Image.new("L", (1, 20_000))]})

@@ -1,0 +1,35 @@
+"""Columns of a dataset as Arrow holds them: looked at and replaced without touching the others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["arrow_column", "blank", "is_text", "replace_column"]
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Tell whether an Arrow type holds strings."""
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def blank(texts: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Mark the texts that are null or nothing but white space."""
+    return np.asarray(pc.fill_null(pc.equal(pc.utf8_trim_whitespace(texts), ""), True), dtype=bool)
+
+
+def arrow_column(dataset: Dataset, name: str) -> pa.ChunkedArray:
+    """Return a column as Arrow holds it, without touching the others."""
+    return dataset.select_columns(name).with_format("arrow")[:].column(name)
+
+
+def replace_column(dataset: Dataset, name: str, column: pa.ChunkedArray, feature: object) -> Dataset:
+    """Put another column in a column's place."""
+    added = dataset.add_column(f"new_{name}", column, feature=feature)
+    return added.remove_columns(name).rename_column(f"new_{name}", name)
