@@ -1,19 +1,22 @@
 """`hf-unlearn`: one file a subcommand, and the only place of the library that prints."""
 
 import importlib
+import os
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn
 
 # Subcommand -> what it does. Each lives in the module of its name; only the one called is imported.
 COMMANDS = {
-    "unlearn": "Unlearn a request from an encoder by one or more methods, and compare them.",
-    "methods": "List the unlearning methods, their equations and settings.",
-    "tune": "Find the best settings, and the best method, without retraining.",
-    "evaluate": "Measure a finished checkpoint against its base model and Retrain.",
-    "audit": "Audit two encoders, before and after unlearning, on your own pictures.",
-    "card": "Write a run's model card again from its records, or check one.",
+    "unlearn": "Unlearn a request by one or more methods, and compare.",
+    "methods": "List the methods, their equations and settings.",
+    "tune": "Find the best method and settings without retraining.",
+    "evaluate": "Measure a checkpoint against its base and Retrain.",
+    "audit": "Audit two encoders, before and after, on your pictures.",
+    "card": "Write a run's model card from its records, or check it.",
     "publish": "Publish a finished run to the Hub.",
     "verify": "Check what a published model says about itself.",
+    "env": "Print versions and devices, for a bug report.",
 }
 
 HELP = (
@@ -27,10 +30,21 @@ def main() -> None:
     """Entry point of the `hf-unlearn` command."""
     from hf_unlearn.cli.guard import guarded
 
-    guarded(_dispatch)
+    guarded(lambda: dispatch(sys.argv[1:]))
 
 
-def _dispatch() -> None:
+def _show_version(asked: bool) -> None:
+    if asked:
+        import typer
+
+        from hf_unlearn import __version__
+
+        print(f"hf-unlearn {__version__}")
+        raise typer.Exit()
+
+
+def dispatch(argv: Sequence[str]) -> NoReturn:
+    """Run the command that the words name, and end with its status."""
     import typer
 
     from hf_unlearn.errors import UserError
@@ -40,24 +54,33 @@ def _dispatch() -> None:
     app = typer.Typer(
         name="hf-unlearn",
         help=HELP,
-        add_completion=False,
         pretty_exceptions_enable=False,
+        rich_markup_mode=None,  # plain help: at 80 columns boxes cut the names of options
     )
-    called = next((word for word in sys.argv[1:] if word in COMMANDS), None)
+
+    @app.callback()
+    def about(
+        version: Annotated[
+            bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and end.")
+        ] = False,
+    ) -> None:
+        """Options of the program."""
+
+    typed = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or ""  # what a shell completes
+    words = argv or typed.split()
+    called = next((word for word in words if word in COMMANDS), None)
     for name, summary in COMMANDS.items():
         if name != called:
             app.command(name, help=summary)(lambda: None)
             continue
         module = importlib.import_module(f"hf_unlearn.cli.{name}")
         if hasattr(module, "app"):
-            app.add_typer(module.app, name=name, help=summary)
+            app.add_typer(module.app, name=name)
         else:
-            app.command(name, help=summary, context_settings=getattr(module, "CONTEXT_SETTINGS", None))(
-                getattr(module, name)
-            )
+            app.command(name, cls=getattr(module, "Command", None))(getattr(module, name))
     try:
         status = app(
-            sys.argv[1:] or ["--help"],
+            list(argv) or ["--help"],
             prog_name=app.info.name,
             standalone_mode=False,
             # Declared as they are in the help, options are found by either spelling; those passed on are the recipes'

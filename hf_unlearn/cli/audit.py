@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-WIDTH = 100  # columns of wrapped text
+WIDTH = 80  # columns of wrapped text
 
 app = typer.Typer(
     help="Audit two encoders, before and after unlearning, on your own pictures.",
     invoke_without_command=True,
     add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"token_normalize_func": lambda name: name.replace("-", "_")},
 )
 
 Before = Annotated[
@@ -33,13 +35,11 @@ After = Annotated[str | None, typer.Option("--after", help="Encoder after, likew
 Images = Annotated[Path | None, typer.Option("--images", help="Folder of the pictures whose removal was requested.")]
 StillTrained = Annotated[
     Path | None,
-    typer.Option("--still_trained", "--still-trained", help="Folder of your pictures that stay in training."),
+    typer.Option("--still_trained", help="Folder of your pictures that stay in training."),
 ]
 NeverTrained = Annotated[
     Path | None,
-    typer.Option(
-        "--never_trained", "--never-trained", help="Folder of pictures of the same source that never were in training."
-    ),
+    typer.Option("--never_trained", help="Folder of pictures of the same source that never were in training."),
 ]
 Captions = Annotated[
     Path | None,
@@ -49,9 +49,9 @@ Views = Annotated[
     str | None,
     typer.Option("--views", help="How views are drawn: caption, cifar, imagenet or light; as in training, if known."),
 ]
-ViewCount = Annotated[int, typer.Option("--view_count", "--view-count", help="Views a picture.")]
+ViewCount = Annotated[int, typer.Option("--view_count", help="Views a picture.")]
 ViewSide = Annotated[
-    int | None, typer.Option("--view_side", "--view-side", help="Side of a view in pixels; the encoder's by default.")
+    int | None, typer.Option("--view_side", help="Side of a view in pixels; the encoder's by default.")
 ]
 FeaturesOption = Annotated[
     str, typer.Option("--features", help="For SimCLR and MoCo: projection (as trained) or backbone (as used).")
@@ -60,12 +60,8 @@ BackendOption = Annotated[
     str, typer.Option("--backend", help="Image processors' backend on both sides: torchvision or pil.")
 ]
 Device = Annotated[str | None, typer.Option("--device", help="Where checkpoints compute, such as cpu or cuda.")]
-BatchSize = Annotated[
-    int, typer.Option("--endpoint_batch_size", "--endpoint-batch-size", help="Pictures a request to an endpoint.")
-]
-Timeout = Annotated[
-    float, typer.Option("--endpoint_timeout", "--endpoint-timeout", help="Seconds to wait for an endpoint's answer.")
-]
+BatchSize = Annotated[int, typer.Option("--endpoint_batch_size", help="Pictures a request to an endpoint.")]
+Timeout = Annotated[float, typer.Option("--endpoint_timeout", help="Seconds to wait for an endpoint's answer.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the views and of random permutations.")]
 
 
@@ -85,14 +81,10 @@ def run(
         list[str] | None,
         typer.Option("--provenance", help="Where an arm's pictures come from, as arm=words; repeatable."),
     ] = None,
-    output_dir: Annotated[Path, typer.Option("--output_dir", "--output-dir", help="Where the report goes.")] = Path(
-        "report"
-    ),
+    output_dir: Annotated[Path, typer.Option("--output_dir", help="Where the report goes.")] = Path("report"),
     fail_on: Annotated[
         list[str] | None,
-        typer.Option(
-            "--fail_on", "--fail-on", help="Exit with status 1 on this verdict, such as no-model-change; repeatable."
-        ),
+        typer.Option("--fail_on", help="Exit with status 1 on this verdict, such as no-model-change; repeatable."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a finished report.")] = False,
     views: Views = None,
@@ -145,10 +137,10 @@ def run(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(short_help="Draw at random which of your pictures to request.")
 def plan(
     images: Annotated[Path, typer.Option("--images", help="Folder of your pictures, all of them in training.")],
-    output_dir: Annotated[Path, typer.Option("--output_dir", "--output-dir", help="Where the plan goes.")],
+    output_dir: Annotated[Path, typer.Option("--output_dir", help="Where the plan goes.")],
     seed: Annotated[int, typer.Option("--seed", help="Any whole number, chosen before looking at any model.")] = 0,
 ) -> None:
     """Draw at random which half of your pictures to request, and commit to it: the audit is then exact."""
@@ -163,11 +155,11 @@ def plan(
     typer.echo(f"Later: hf-unlearn audit --before A --after B --images {images} --plan {output_dir / 'plan.json'}")
 
 
-@app.command()
+@app.command(short_help="Record an encoder's embeddings, to audit later.")
 def record(
     model: Annotated[str, typer.Option("--model", help="Folder, Hub id or endpoint URL.")],
     images: Annotated[Path, typer.Option("--images", help="Folder of all pictures that may be audited later.")],
-    output_file: Annotated[Path, typer.Option("--output_file", "--output-file", help="A .safetensors file to write.")],
+    output_file: Annotated[Path, typer.Option("--output_file", help="A .safetensors file to write.")],
     captions: Captions = None,
     views: Views = None,
     view_count: ViewCount = 10,
@@ -189,7 +181,7 @@ def record(
     typer.echo(f"Recorded: {written}")
 
 
-@app.command("app")
+@app.command("app", short_help="Open the audit as a local web page.")
 def serve(
     port: Annotated[int | None, typer.Option("--port", help="Port of the local web page.")] = None,
 ) -> None:

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
+from hf_unlearn.cli.run_command import RunCommand
+from hf_unlearn.cli.terminal import quiet_loading
 from hf_unlearn.errors import UserError
 
-# Data options are the recipes' own and parsed as theirs.
-CONTEXT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 # Of the recipes' options, those that say what is measured and how; any other would be taken and have no effect.
 HONOURED = (
     "config", "dataset_config", "dataset_revision", "image_column", "caption_column", "label_column", "id_column",
@@ -19,28 +19,51 @@ HONOURED = (
 ENCODING = "fine_tune"  # any method: its config says how rows are encoded, and on which device
 
 
+class Command(RunCommand):
+    """`hf-unlearn evaluate`."""
+
+    listed = HONOURED
+    footer = "--config takes the YAML file of the run, or a config of the package: its data options are these."
+
+
 def evaluate(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="Unlearned checkpoint: local folder or Hub id.")],
-    base: Annotated[str, typer.Option("--base", help="The model before unlearning.")],
-    dataset: Annotated[str, typer.Option("--dataset", help="Dataset, as --dataset_name of the recipes.")],
+    base: Annotated[str | None, typer.Option("--base", help="The model before unlearning.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Dataset, as --dataset_name of 'hf-unlearn unlearn'.")
+    ] = None,
     retrain: Annotated[str | None, typer.Option("--retrain", help="A Retrain checkpoint to measure gaps to.")] = None,
+    oracle: Annotated[
+        str | None,
+        typer.Option("--oracle", help="Instead of these: an embedded task with its Retrains, such as clip_openmoji."),
+    ] = None,
     output_dir: Annotated[
         Path | None, typer.Option("--output_dir", help="Also write results.json and results.md here.")
     ] = None,
 ) -> None:
     """Measure a finished checkpoint on retain, unlearn and test.
 
-    Further options say which rows were unlearned, exactly as for the recipes: --unlearn_request FILE,
-    --unlearn_fraction F, --unlearn_where COLUMN=VALUE, --split_seed S, --image_column, --caption_column,
-    --label_column, --id_column, --views; or a recipe's YAML, --config FILE. Options of the training are refused.
+    Say which rows were unlearned as the run did: --unlearn_request FILE, --unlearn_fraction or --unlearn_where. Options
+    of the training are refused.
     """
+    from hf_unlearn.benchmarks.oracles import load_oracle
     from hf_unlearn.files import refuse_to_write_to
     from hf_unlearn.runs.arguments import grouped_options, parse_run
     from hf_unlearn.runs.experiment import Experiment
     from hf_unlearn.runs.run_data import prepare_task
     from hf_unlearn.runs.tables import save_results, text_table
 
+    if model.startswith("--"):
+        raise UserError("name the checkpoint first: hf-unlearn evaluate MODEL --base BASE --dataset DATA ...")
+    if oracle is not None:
+        if context.args or any((base, dataset, retrain, output_dir)):
+            raise UserError("--oracle brings its base model, data and Retrains; give it the checkpoint alone")
+        quiet_loading()
+        print(load_oracle(oracle).score(model))
+        return
+    if base is None or dataset is None:
+        raise UserError("evaluate needs --base and --dataset, or --oracle; see 'hf-unlearn evaluate --help'")
     for name, _ in grouped_options(context.args):
         if name not in HONOURED:
             raise UserError(
@@ -54,6 +77,7 @@ def evaluate(
             raise UserError(f"--output_dir {output_dir} is a file; name a folder")
         for flag, read in (("the checkpoint", model), ("--base", base), ("--retrain", retrain), ("--dataset", dataset)):
             refuse_to_write_to(read, flag, output_dir)
+    quiet_loading()
     experiment = Experiment(run, prepare_task(run.arguments), base)
     experiment.evaluations[Path(model).name] = experiment.evaluate(model)
     results = experiment.compare()

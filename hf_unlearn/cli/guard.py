@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from safetensors import SafetensorError
 
+from hf_unlearn.cli.terminal import terminal
 from hf_unlearn.errors import UserError, is_disk_full, is_out_of_memory
 from hf_unlearn.text import printable
 
@@ -43,7 +44,8 @@ def guarded(main: Callable[[], None]) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _end)
     try:
-        main()
+        with terminal():
+            main()
     except (UserError, OSError, MemoryError, RuntimeError, SafetensorError) as error:
         sentence = _sentence(error)
         if debug or sentence is None:

@@ -5,8 +5,15 @@ from typing import Annotated
 
 import typer
 
-# Options for the data, the model and settings that all trials share are the recipes' own and parsed as theirs.
-CONTEXT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
+from hf_unlearn.cli.run_command import RunCommand
+from hf_unlearn.cli.terminal import quiet_loading
+
+
+class Command(RunCommand):
+    """`hf-unlearn tune`."""
+
+    arguments = "[CONFIG]"
+    left_out = ("output_dir", "resume", "overwrite", "seed")  # its own, or without effect
 
 
 def tune(
@@ -25,11 +32,9 @@ def tune(
 ) -> None:
     """Find the setting with the smallest gap to Retrain, estimated on held-out samples without retraining.
 
-    The first argument may be a YAML file, or a config of the package such as clip_openmoji. Further options are those
-    of a run: --methods A B, --dataset_name, --model_name_or_path, --unlearn_request, --num_train_epochs and so on.
-    Several methods get the same number of trials, and the best setting of all is chosen. What is tried is each method's
-    search space around its setting in the YAML file or, else, its default; epochs stay as they are. The test split is
-    never looked at.
+    CONFIG is a YAML file, or a config of the package such as clip_openmoji. Name the methods with --methods A B: each
+    gets as many trials, and the best setting of all is chosen. What is tried is a method's search space around its
+    setting in CONFIG or, else, its default; epochs stay as they are. The test split is never looked at.
     """
     from hf_unlearn.methods.retrain import RetrainConfig
     from hf_unlearn.records.metric_labels import shown
@@ -39,6 +44,7 @@ def tune(
     from hf_unlearn.runs.tuning import tune as search_settings
     from hf_unlearn.runs.unlearn import unlearn_and_compare
 
+    quiet_loading()
     argv = ["--config", *context.args] if context.args and not context.args[0].startswith("--") else context.args
     argv = ["--methods" if word == "--method" else word for word in argv] + ["--seed", str(seed)]
     argv += ["--family", family] if family is not None else []

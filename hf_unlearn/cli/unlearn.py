@@ -5,12 +5,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hf_unlearn.cli import dispatch
+from hf_unlearn.cli.run_command import RunCommand
+from hf_unlearn.cli.terminal import quiet_loading
+
 if TYPE_CHECKING:
     from hf_unlearn.runs.arguments import Run
 
-# Every other option is the run's and parsed as such.
-CONTEXT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 DEFAULT_FAMILY = "clip"
+
+
+class Command(RunCommand):
+    """`hf-unlearn unlearn`."""
 
 
 def unlearn(
@@ -23,7 +29,11 @@ def unlearn(
         str | None, typer.Option("--config", help="A YAML file, or a config of the package such as clip_openmoji.")
     ] = None,
 ) -> None:
-    """Unlearn a request from an encoder by one or more methods, and compare what they end with."""
+    """Unlearn a request from an encoder by one or more methods, and compare what they end with.
+
+    Without a model or a config, the family's embedded demo runs. A config says what its options say; what stands on the
+    command line goes before it.
+    """
     run_methods([*context.args, *(["--config", config] if config is not None else [])], family)
 
 
@@ -37,6 +47,8 @@ def run_methods(argv: Sequence[str], family: str | None = None) -> None:
     Raises:
         UserError: as `parse_run` and `unlearn_and_compare` do, and when the config is for another family.
     """
+    if "--help" in argv:
+        dispatch(["unlearn", "--help"])
     from accelerate import PartialState
 
     from hf_unlearn.runs.builders import BUILDERS
@@ -44,6 +56,7 @@ def run_methods(argv: Sequence[str], family: str | None = None) -> None:
     from hf_unlearn.runs.unlearn import unlearn_and_compare
 
     run = _parse(argv, family)
+    quiet_loading()
     results = unlearn_and_compare(run, build=BUILDERS[run.family or DEFAULT_FAMILY])
     if not PartialState().is_main_process:
         return
@@ -62,6 +75,7 @@ def pretrain_base(argv: Sequence[str], family: str) -> None:
     from hf_unlearn.runs.unlearn import base_model
 
     run = _parse(argv, family)
+    quiet_loading()
     folder = base_model(run, prepare_task(run.arguments), build=BUILDERS[family])
     if PartialState().is_main_process:
         print(f"Base model: {folder}")

@@ -112,7 +112,7 @@ def is_beside(key: str, keys: Iterable[str]) -> bool:
     return any(other != key and other in keys for other in beside)
 
 
-def shown(metrics: Mapping[str, Any], key: str = "estimated_gap") -> str:
+def shown(metrics: Mapping[str, Any], key: str = "estimated_gap", decimals: int = 2) -> str:
     """A metric as tables, cards and the terminal show it, with its interval where it has one.
 
     Example:
@@ -122,5 +122,5 @@ def shown(metrics: Mapping[str, Any], key: str = "estimated_gap") -> str:
         ('4.90', '–')
     """
     value, low, high = (metrics.get(name) for name in (key, f"low_{key}", f"high_{key}"))
-    interval = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
-    return "–" if value is None else f"{value:.2f}{interval}"
+    interval = "" if low is None or high is None else f" [{low:.{decimals}f}, {high:.{decimals}f}]"
+    return "–" if value is None else f"{value:.{decimals}f}{interval}"

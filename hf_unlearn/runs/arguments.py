@@ -227,9 +227,6 @@ def parse_run(argv: Sequence[str] | None = None, default_config: str | Path | No
     options = grouped_options(sys.argv[1:] if argv is None else argv)
     configs = [values[0] for name, values in options if name == "config" and values]
     given = {name for name, _ in options}
-    if "help" in given:
-        sys.stdout.write(_help())
-        sys.exit(0)
     if not configs and default_config is not None and "model_name_or_path" not in given:
         configs = [str(default_config)]
     named = [" ".join(values) for name, values in options if name == FAMILY]
@@ -274,18 +271,6 @@ def _family(named: list[str]) -> str | None:
     if len(set(named)) > 1:
         raise UserError(f"the config is for the family {named[0]}, and --family says {named[-1]}; name one of them")
     return named[-1] if named else None
-
-
-def _help() -> str:
-    """What `--help` prints: the run's own options, and where those of the methods are listed."""
-    own: Any = [RunArguments, DataConfig]
-    parser = _Parser(own, usage="%(prog)s [--config FILE] [options]", description="Options of a run.")
-    return f"""{parser.format_help()}
---config FILE names a YAML file with these options, options of all methods, and a section for each method.
-
-Options of the methods, such as --learning_rate 1e-4 for all that have it or --alignment_calibration.beta .5 for one:
-hf-unlearn methods NAME lists them. Methods: {", ".join(METHODS)}.
-"""
 
 
 def displaced(given: set[str]) -> tuple[str, ...]:

@@ -47,6 +47,7 @@ from hf_unlearn.runs.request_statuses import drift_notes, request_statuses
 from hf_unlearn.runs.resuming import RunState, base_key
 from hf_unlearn.runs.run_data import Task
 from hf_unlearn.runs.tables import compare, save_results
+from hf_unlearn.runs.training_log import attach_log
 from hf_unlearn.training.checkpoints import newest_checkpoint
 from hf_unlearn.training.config import UnlearningConfig
 from hf_unlearn.training.inputs import make_inputs
@@ -165,6 +166,9 @@ class Experiment:
         trained, evaluation = self._measure(config, config.method, self.state.checkpoints(config.method))
         self.evaluations[config.method] = evaluation
         if PartialState().is_main_process:
+            gap = f"{evaluation.metrics['estimated_gap']:.1f}"
+            logger.info("%s: %.1f minutes, estimated gap to Retrain %s.", config.title, trained.seconds / 60, gap)
+        if PartialState().is_main_process:
             recover(folder)
             with finished_folder(folder) as temporary:
                 self._write(temporary, trained, evaluation, config)
@@ -275,10 +279,11 @@ class Experiment:
     def _train(self, config: UnlearningConfig, checkpoints: Path | None) -> Trained:
         """Run a method; with a folder for checkpoints, go on from the newest one there."""
         model, _ = self._load_base()
+        log = None if checkpoints is None else self.output_dir
         if isinstance(config, RetrainConfig):  # the same Retrain serves every run on the same rows and settings
             rows = replace(self.task.dataset, sha256=self.task.retain_sha256)
             folder = train_from_scratch(
-                lambda: self.training_splits["retain"], rows, model, self.processor, config, self.data_config
+                lambda: self.training_splits["retain"], rows, model, self.processor, config, self.data_config, log
             )
             return Trained(_on(load_encoder(str(folder))[0], config.device), run_time_seconds(folder))
         config = deepcopy(config)
@@ -297,6 +302,7 @@ class Experiment:
             peft_config=self.peft_config,
             data_config=self.data_config,
         )
+        attach_log(trainer, config.method, log)
         output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         return Trained(
             trainer.whole_model(), float(output.metrics["train_runtime"]), tuple(trainer.notes), trainer.guard.failed

@@ -25,6 +25,7 @@ from hf_unlearn.methods.retrain import RetrainConfig, RetrainTrainer
 from hf_unlearn.records.schemas import DatasetRecord
 from hf_unlearn.runs.arguments import OPENMOJI
 from hf_unlearn.runs.run_data import Task
+from hf_unlearn.runs.training_log import attach_log
 from hf_unlearn.training.checkpoints import newest_checkpoint
 from hf_unlearn.training.inputs import make_inputs
 
@@ -67,6 +68,7 @@ def train_from_scratch(
     processor: Any,
     config: RetrainConfig,
     data_config: DataConfig,
+    log: Path | None = None,
 ) -> Path:
     """The folder of a model trained from scratch on given rows; trained once per data, architecture and settings.
 
@@ -79,6 +81,7 @@ def train_from_scratch(
         processor: saved beside the weights.
         config: the training.
         data_config: how rows are read and encoded.
+        log: folder of the run whose log the losses go to.
 
     Raises:
         UserError: when the training diverges.
@@ -100,7 +103,7 @@ def train_from_scratch(
     if not _is_finished(folder):
         with _alone(folder):
             if not _is_finished(folder):  # another run may have trained it meanwhile
-                _train(folder, train, data, model, processor, config, data_config)
+                _train(folder, train, data, model, processor, config, data_config, log)
     return folder
 
 
@@ -116,10 +119,13 @@ def _train(
     processor: Any,
     config: RetrainConfig,
     data_config: DataConfig,
+    log: Path | None,
 ) -> None:
+    title = Path(config.output_dir or "").name or RetrainConfig.method  # the section of the run: retrain or pretrain
     config = deepcopy(config)
     config.output_dir = str(folder)
     trainer = RetrainTrainer(model, config, {"retain": train()}, processing_class=processor, data_config=data_config)
+    attach_log(trainer, title, log)
     checkpoint = newest_checkpoint(folder)
     if checkpoint is not None:
         logger.info("%s goes on from %s.", folder.name, checkpoint.name)

@@ -26,6 +26,7 @@ from hf_unlearn.models.weights import CONFIG_NAMES, has_weights, weights_sha256
 from hf_unlearn.records.schemas import BaseModel, UnlearningManifest
 from hf_unlearn.runs.arguments import LORA, OPENMOJI, PRETRAIN, Run, RunArguments
 from hf_unlearn.runs.run_data import Task
+from hf_unlearn.runs.training_log import LOG_NAME, TRACKED
 from hf_unlearn.training.config import UnlearningConfig
 
 logger = logging.getLogger(__name__)
@@ -132,6 +133,8 @@ class RunState:
             return
         for method in METHODS.keys() & finished:  # no path that a file names
             shutil.rmtree(self.folder / method, ignore_errors=True)
+        (self.folder / LOG_NAME).unlink(missing_ok=True)
+        shutil.rmtree(self.folder / TRACKED, ignore_errors=True)
 
     def checkpoints(self, method: str) -> Path:
         """Where a method's checkpoints are kept while it is trained."""

@@ -17,6 +17,9 @@ COLUMNS = {
     "views": ("emia", "retain_accuracy", "test_accuracy", "unlearn_accuracy", "cmia"),
 }
 TAIL = ("forgetting_score", "negative_alignment", "run_time_minutes", "estimated_gap")
+TERMINAL_WIDTH = 80
+# Columns that a narrow table goes without, the first first.
+_DISPENSABLE = ("negative_alignment", "forgetting_score", "run_time_minutes")
 
 
 def compare(
@@ -47,16 +50,37 @@ def save_results(results: Results, folder: Path) -> None:
 
 def markdown_table(results: Results) -> str:
     """The comparison as a Markdown table: gaps to Retrain in parentheses, the smallest average gap in bold."""
-    header, rows = _cells(results)
-    return markdown([header, ["---"] + ["---:"] * (len(header) - 1), *rows])
+    columns = _columns(results)
+    header, lines = _cells(results, columns, decimals=2)
+    gaps = [row.avg_gap for row in results.rows if row.avg_gap is not None and row.method != "before"]
+    for row, line in zip(results.rows, lines, strict=True):
+        for i, key in enumerate(columns, start=1):
+            gap = row.gap.get(key)
+            line[i] += f" ({gap:.2f})" if gap is not None else ""
+        if row.method != "before" and gaps and row.avg_gap == min(gaps):
+            line[-1] = f"**{line[-1]}**"
+    return markdown([header, ["---"] + ["---:"] * (len(header) - 1), *lines])
 
 
-def text_table(results: Results) -> str:
-    """The comparison with aligned columns, for a terminal."""
-    header, rows = _cells(results)
-    lines = [[cell.replace("**", "") for cell in line] for line in (header, *rows)]
-    text = aligned(lines, words=1)
-    return "\n".join([text[0], "-" * len(text[0]), *text[1:]])
+def text_table(results: Results, width: int = TERMINAL_WIDTH) -> str:
+    """The comparison for a terminal: one decimal, headers stacked, as many columns as the width has room for."""
+    columns = _columns(results)
+    for dispensable in (None, *_DISPENSABLE):
+        columns = [key for key in columns if key != dispensable]
+        header, rows = _cells(results, columns, decimals=1)
+        text = aligned([*(stacked := _stacked(header)), *rows], words=1)
+        if len(text[0]) <= width:
+            break
+    text.insert(len(stacked), "-" * len(text[0]))
+    return "\n".join(text)
+
+
+def _stacked(header: Sequence[str]) -> list[list[str]]:
+    """The words of each header one above the other, at the foot of the column."""
+    words = [title.split() if i else [title] for i, title in enumerate(header)]
+    height = max(map(len, words))
+    columns = [[""] * (height - len(column)) + column for column in words]
+    return [list(line) for line in zip(*columns, strict=True)]
 
 
 def markdown(lines: Iterable[Sequence[str]]) -> str:
@@ -73,20 +97,16 @@ def aligned(lines: Sequence[Sequence[str]], words: int) -> list[str]:
     ]
 
 
-def _cells(results: Results) -> tuple[list[str], list[list[str]]]:
+def _columns(results: Results) -> list[str]:
     present = {key for row in results.rows for key in row.metrics}
-    columns = [key for key in (*COLUMNS[results.family], *TAIL) if key in present]
-    gaps = [row.avg_gap for row in results.rows if row.avg_gap is not None and row.method != "before"]
+    return [key for key in (*COLUMNS[results.family], *TAIL) if key in present]
+
+
+def _cells(results: Results, columns: Sequence[str], decimals: int) -> tuple[list[str], list[list[str]]]:
     header = ["Method", *(short_name(key) for key in columns), "Avg. gap"]
     rows = []
     for row in results.rows:
         name = "before unlearning" if row.method == "before" else row.method_title
-        cells = [name]
-        for key in columns:
-            gap = row.gap.get(key)
-            text = shown(row.metrics, key)
-            cells.append(f"{text} ({gap:.2f})" if gap is not None else text)
-        average = "–" if row.avg_gap is None else f"{row.avg_gap:.2f}"
-        best = row.method != "before" and bool(gaps) and row.avg_gap == min(gaps)
-        rows.append([*cells, f"**{average}**" if best else average])
+        values = [shown(row.metrics, key, decimals) for key in columns]
+        rows.append([name, *values, "–" if row.avg_gap is None else f"{row.avg_gap:.{decimals}f}"])
     return header, rows

@@ -7,6 +7,7 @@ splits once for all trials.
 
 import json
 import logging
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from hf_unlearn.runs.builders import BUILDERS, Builder
 from hf_unlearn.runs.experiment import RETRAIN, Experiment
 from hf_unlearn.runs.resuming import settings_hash
 from hf_unlearn.runs.shipped import config_file
-from hf_unlearn.runs.tables import aligned
+from hf_unlearn.runs.tables import TERMINAL_WIDTH, aligned
 from hf_unlearn.runs.unlearn import start
 from hf_unlearn.training.config import UnlearningConfig
 from hf_unlearn.training.search_space import Around, Choice, Log, Range, Same
@@ -220,13 +221,24 @@ def ties(rows: Sequence[Row]) -> str | None:
 
 
 def trials_table(rows: Sequence[Row]) -> str:
-    """The trials, best first, with aligned columns for a terminal; the columns after the estimate are its parts."""
+    """The trials for a terminal, best first: the estimated gap with its parts, and below it what was tried."""
     parts = [name for name in rows[0] if name.startswith("estimated_gap_")]
-    lines = [["Method", "Setting", "Est. gap", *(name.removeprefix("estimated_gap_") for name in parts)]]
+    heads = [_short(name.removeprefix("estimated_gap_")) for name in parts]
+    lines = [["Method", "Est. gap", *heads]]
     for row in rows:
         numbers = [shown(row), *(f"{row[name]:.2f}" if name in row else "–" for name in parts)]
-        lines.append([row["method"], _words(row["setting"]), *numbers])
-    return "\n".join(aligned(lines, words=2))
+        lines.append([row["method"], *numbers])
+    head, *table = aligned(lines, words=1)
+    settings = [
+        textwrap.fill(_words(row["setting"]), TERMINAL_WIDTH, initial_indent="  ", subsequent_indent="  ")
+        for row in rows
+    ]
+    return "\n".join([head, *(line for pair in zip(table, settings, strict=True) for line in pair)])
+
+
+def _short(part: str) -> str:
+    """The head of a narrow column: `retain_accuracy` is `retain`."""
+    return part.removesuffix("_accuracy")
 
 
 def tuned_config(argv: Sequence[str], method: str, setting: Setting) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import yaml
 
 from hf_unlearn.cli import main
 from hf_unlearn.cli import unlearn as command
+from hf_unlearn.cli.guard import guarded
 
 
 def call(monkeypatch, capsys, *argv: str) -> tuple[int, str, str]:
@@ -60,3 +61,14 @@ def test_recipes_are_thin():
     for path in [*recipes.glob("unlearn_*.py"), *recipes.glob("pretrain_*.py")]:
         code = [line for line in path.read_text().split('"""')[2].splitlines() if line]
         assert len(code) <= 5, path
+
+
+def test_a_recipe_explains_itself_as_the_command_does(monkeypatch, capsys):
+    told = []
+    for program in (main, lambda: guarded(lambda: command.run_methods(sys.argv[1:], family="clip"))):
+        monkeypatch.setattr(sys, "argv", ["program", *(["unlearn"] if program is main else []), "--help"])
+        with pytest.raises(SystemExit) as ended:
+            program()
+        assert not ended.value.code
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1] and "--unlearn_request" in told[0] and "hf-unlearn methods NAME" in told[0]

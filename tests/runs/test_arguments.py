@@ -117,13 +117,6 @@ def test_the_command_line_says_what_to_unlearn_in_another_way_than_the_file(tmp_
     assert (arguments.unlearn_fraction, arguments.unlearn_where) == (None, "owner=alice")
 
 
-def test_help_lists_the_options_of_a_run_and_says_where_the_others_are(capsys):
-    with pytest.raises(SystemExit) as ended:
-        parse_run(["--help"])
-    told = capsys.readouterr().out
-    assert not ended.value.code and "--unlearn_request" in told and "hf-unlearn methods NAME" in told
-
-
 # Of the settings that transformers itself would refuse when a training begins, those that are foreseen: a model is
 # loaded and measured by then, and the run written down.
 @pytest.mark.parametrize(

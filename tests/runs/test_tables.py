@@ -46,6 +46,20 @@ def test_terminal_columns_line_up(results):
     assert "**" not in text_table(results)
 
 
+@pytest.mark.parametrize("family", ["image-text", "views"])
+def test_the_terminal_has_eighty_columns(family):
+    keys = KEYS if family == "image-text" else ("emia", "retain_accuracy", "test_accuracy", "unlearn_accuracy", "cmia")
+    further = {"cosine_test": 20.3, "forgetting_score": -84.6, "negative_alignment": -100.0, "run_time_minutes": 12.34}
+    metrics = dict.fromkeys(keys, 100.0) | further | {"estimated_gap": 33.6}
+    results = compare(family, keys, {name: metrics for name in ("before", *TABLE_4)}, metrics)
+    lines = text_table(results).splitlines()
+    assert len({len(line) for line in lines}) == 1 and len(lines[0]) <= 80
+    text = " ".join(" ".join(lines).split())
+    assert "100.0" in text and "12.3" in text and "alignment" not in text  # dispensable, and in results.md
+    wide = text_table(results, width=200)
+    assert "alignment" in wide and wide.count("\n") == text_table(results).count("\n") + 1  # its head has three words
+
+
 def test_without_retrain_there_is_no_gap():
     results = compare("image-text", KEYS, {"before": dict.fromkeys(KEYS, 1.0)}, None)
     assert results.rows[0].avg_gap is None and markdown_table(results).count("–") >= 1

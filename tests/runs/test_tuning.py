@@ -127,7 +127,8 @@ def test_stopped_search_ends_as_the_uninterrupted_one_and_never_sees_test(search
         {k: v for k, v in row.items() if k not in times} for row in rows
     ]
     lines = trials_table(rows).splitlines()
-    assert len({len(line) for line in lines}) == 1 and "spread" in lines[0]
+    assert len({len(line) for line in lines[:1] + lines[1::2]}) == 1 and "spread" in lines[0]
+    assert len(lines) == 1 + 2 * len(rows) and max(map(len, lines)) <= 80
 
     for ids in ("red-circle-3", "red-circle-3\nblue-circle-3"):  # another request in the file of the same name
         (tmp_path / "ids.txt").write_text(ids)
