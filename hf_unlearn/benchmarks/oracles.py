@@ -31,7 +31,7 @@ from hf_unlearn.runs.evaluation import Evaluation, Evaluator
 from hf_unlearn.runs.experiment import RETRAIN, Experiment, make_evaluator
 from hf_unlearn.runs.run_data import Task, prepare_task
 from hf_unlearn.runs.unlearn import start
-from hf_unlearn.training.trainer import make_inputs
+from hf_unlearn.training.inputs import make_inputs
 
 FOLDER = Path(__file__).parents[1] / "oracles"
 RECORD_NAME, ALIGNMENT_NAME, BASE_NAME = "oracle.json", "alignment.safetensors", "base"
@@ -133,9 +133,8 @@ class Oracle:
     @cached_property
     def _evaluator(self) -> Evaluator:
         model, processor = load_encoder(self.base_model)
-        config = next(iter(self.run.methods.values()))
-        inputs = make_inputs(model, processor, config)
-        splits = {n: EncodedSplit(split, inputs, config.resident_bytes) for n, split in self._task.splits.items()}
+        inputs = make_inputs(model, processor, self.run.data)
+        splits = {n: EncodedSplit(s, inputs, self.run.data.resident_bytes) for n, s in self._task.splits.items()}
         return make_evaluator(model, self._task, splits, inputs)
 
     def score(self, model: PreTrainedModel | str) -> OracleScore:

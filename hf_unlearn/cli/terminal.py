@@ -16,6 +16,8 @@ class _Terminal:
         self._stream = stream
 
     def write(self, text: str) -> int:
+        if not isinstance(text, str):  # as other text streams do, so that this one is taken for one
+            raise TypeError(f"a text is written, not {type(text).__name__}")
         try:
             self._stream.write(printable(text, keep="\n\t"))
         except BrokenPipeError:
