@@ -6,8 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hf_unlearn.data.splits import HELD_OUT
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.card import write_card
+from hf_unlearn.hub.history import PastRequests, PrivateRows
 from hf_unlearn.hub.publishing import PublishResult, publish_run
 from hf_unlearn.hub.recording import describe_base_model, public_hyper_parameters, record_run
 from hf_unlearn.models.weights import weights_sha256
@@ -72,7 +74,7 @@ def trainer_record(
         ids = splits["unlearn"]["id"]
         request = RequestRecord("split", len(ids), combine_hashes(ids))
     logged = [entry["train_runtime"] for entry in trainer.state.log_history if "train_runtime" in entry]
-    return partial(
+    write_record = partial(
         record_run,
         method=method,
         base_model=base_model,
@@ -90,7 +92,16 @@ def trainer_record(
         seed=trainer.args.seed,
         run_time_seconds=logged[-1] if logged else None,
         notes=tuple(getattr(trainer, "notes", ())),  # that a guard stopped the training
+        retain_sha256=dataset_sha256(splits["retain"]) if "retain" in splits else None,
     )
+    held_out = {name: splits[name] for name in HELD_OUT if name in splits}
+    own_rows = PrivateRows.of(request, splits["unlearn"], held_out)
+
+    def record(folder: Path) -> UnlearningManifest:
+        PastRequests.read(base, revision).private.joined(own_rows).save(folder)
+        return write_record(folder)
+
+    return record
 
 
 def leave_records(folder: Path, record: Callable[[Path], UnlearningManifest]) -> None:

@@ -107,8 +107,8 @@ class UnlearningTrainer(SavingTrainer):
         **kwargs: Any,
     ) -> None:
         _refuse_without_effect(kwargs)
-        train_dataset = keep_out_earlier_rows(train_dataset, model, args.seed)
         self.source_splits = train_dataset if isinstance(train_dataset, DatasetDict) else None
+        train_dataset = keep_out_earlier_rows(train_dataset, model, args.seed)
         self.data_config = data_config or DataConfig()
         self.model_inputs = make_inputs(model, processing_class, self.data_config)
         if isinstance(train_dataset, Mapping):

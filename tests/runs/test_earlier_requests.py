@@ -1,6 +1,7 @@
 """One request after another: what was unlearned stays out of the data, is measured each time, and is never taught."""
 
 import json
+from collections import Counter
 
 import pytest
 from datasets import DatasetDict
@@ -142,6 +143,11 @@ def test_a_trainer_refuses_rows_that_its_model_unlearned(options, shapes, tiny_c
     trainer = trainer_class(model, config, careful, processing_class=processor)
     retain, unlearn = trainer.train_dataset.splits
     assert (len(retain), len(unlearn)) == (len(careful["retain"]), 4 + 4)  # as many earlier rows as are asked for
+    # What it saves tells the next run of both requests.
+    trainer.save_model(str(tmp_path / "saved"))
+    found = past_rows(tmp_path / "saved", shapes)
+    assert Counter(found.requested["train"].values()) == {1: 6, 2: 4}
+    assert found.held_out["validation"] == past_rows(last, shapes).held_out["validation"]
 
 
 def test_what_came_back_is_said():
