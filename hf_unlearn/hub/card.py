@@ -22,7 +22,7 @@ from hf_unlearn.records.codec import from_json
 from hf_unlearn.records.file_names import CARD_NAME, EVALUATION_NAME, MANIFEST_NAME, RESULTS_NAME, published_names
 from hf_unlearn.records.method_description import PAPER_CITATION
 from hf_unlearn.records.metric_labels import in_display_order, metric_label, short_name, shown
-from hf_unlearn.records.schemas import EvaluationRecord, Results, UnlearningManifest
+from hf_unlearn.records.schemas import EvaluationRecord, RequestStatus, Results, UnlearningManifest
 from hf_unlearn.text import markdown_code, markdown_line, markdown_text, printable, python_string, shell_word
 
 _KEPT = (CARD_NAME, MANIFEST_NAME, EVALUATION_NAME)
@@ -146,7 +146,7 @@ def render_card(manifest: UnlearningManifest, evaluation: EvaluationRecord | Non
         facts=_table(("Item", "Value"), _facts(manifest)),
         hyper_parameters=_table(("Hyper-parameter", "Value"), _texts(sorted(manifest.hyper_parameters.items()))),
         circumstances=_table(("Circumstance", "Value"), _circumstances(manifest)),
-        history=_history_table(manifest),
+        history=_history_table(manifest, evaluation),
         metrics=_metrics_table(evaluation) if evaluation else "",
         comparison=_comparison_table(evaluation) if evaluation else "",
         avg_gap=_number(evaluation.avg_gap) if evaluation else _NONE,
@@ -253,7 +253,8 @@ def _circumstances(manifest: UnlearningManifest) -> list[tuple[str, ...]]:
     return _texts(rows)
 
 
-def _history_table(manifest: UnlearningManifest) -> str:
+def _history_table(manifest: UnlearningManifest, evaluation: EvaluationRecord | None) -> str:
+    measured = {} if evaluation is None else {status.number: status for status in evaluation.requests}
     rows = [
         (
             str(number),
@@ -261,10 +262,19 @@ def _history_table(manifest: UnlearningManifest) -> str:
             markdown_text(entry.method),
             f"{entry.request.count:,}",
             _code(entry.request.sha256),
+            *_level(measured.get(number)),
         )
         for number, entry in enumerate((*manifest.history, manifest.as_history_entry()), start=1)
     ]
-    return _table(("Run", "Date", "Method", "Samples", "Request, SHA-256"), rows)
+    return _table(("Run", "Date", "Method", "Samples", "Request, SHA-256", "Then", "Now", "Never seen"), rows)
+
+
+def _level(status: RequestStatus | None) -> tuple[str, str, str]:
+    """What its own run left a request's samples at, where they are now with the interval, and what is never seen."""
+    if status is None or status.now is None:
+        return _number(None if status is None else status.then), "not measured", "–"
+    now = f"{status.now:.1f} ({status.low:.1f} to {status.high:.1f})"
+    return _number(status.then), f"**{now}, drifted back**" if status.drifted else now, _number(status.non_member)
 
 
 def _metrics_table(evaluation: EvaluationRecord) -> str:

@@ -77,6 +77,9 @@ def test_a_second_run_keeps_the_first_request_out_and_measures_it(options, shape
         first_evaluation = json.loads((last / "evaluation.json").read_text())
         assert earlier["then"] == first_evaluation["requests"][0]["now"] and earlier["now"] is not None
         assert evaluation["original"] == first_evaluation["before"]
+        card = (folder / "README.md").read_text()
+        assert "All requests on this model" in card
+        assert f"{earlier['now']:.1f} ({earlier['low']:.1f} to {earlier['high']:.1f})" in card
         private = json.loads((folder / PRIVATE_ROWS_NAME).read_text())
         assert [len(rows) for rows in private["requests"].values()] == [6, 4]
         manifest = json.loads((folder / "unlearning.json").read_text())
