@@ -7,9 +7,11 @@ from hf_unlearn.data.config import DataConfig
 from hf_unlearn.runs.arguments import RunArguments
 from hf_unlearn.training.config import UnlearningConfig
 
-# Group -> the options in it. Every option of a run is in one; of a training's, those that people set.
+# Group -> the options in it; of a training's, those that people set.
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "What is unlearned": ("unlearn_request", "unlearn_where", "unlearn_fraction", "duplicates", "request_salt"),
+    "What is unlearned": (
+        "unlearn_request", "unlearn_where", "unlearn_fraction", "earlier_requests", "duplicates", "request_salt",
+    ),
     "Data": (
         "dataset_name", "dataset_config", "dataset_revision", "image_column", "caption_column", "label_column",
         "id_column", "validation_fraction", "test_fraction", "split_seed", "num_samples", "skip_bad_images",
@@ -21,7 +23,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "lora_dropout", "lora_target_modules",
     ),
     "Methods and results": (
-        "methods", "retrain_model", "output_dir", "resume", "overwrite", "audit_samples", "show_samples",
+        "methods", "retrain_model", "output_dir", "save_format", "resume", "overwrite", "audit_samples", "show_samples",
     ),
     "Training, of every method": (
         "per_device_train_batch_size", "num_train_epochs", "learning_rate", "lr_scheduler_type", "warmup_steps",
@@ -62,9 +64,12 @@ def option_groups(
     known: dict[str, Field[object]] = {
         f.name: f for f in (*fields(UnlearningConfig), *fields(DataConfig), *fields(RunArguments))
     }
+    placed = {name for group in GROUPS.values() for name in group}
+    further = tuple(f.name for kind in (DataConfig, RunArguments) for f in fields(kind) if f.name not in placed)
+    grouped = {**GROUPS, "Further options": further}
     listed = {
         title: [_row(known[name]) for name in group if (names is None or name in names) and name not in left_out]
-        for title, group in GROUPS.items()
+        for title, group in grouped.items()
     }
     return {title: rows for title, rows in listed.items() if rows}
 
