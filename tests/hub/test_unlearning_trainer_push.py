@@ -1,5 +1,6 @@
 """The public surface: `trainer.train(); trainer.push_to_hub()` with the library's own Trainers, loaded elsewhere."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from hub.local_hub import LocalHub
 
 from hf_unlearn import AlignmentCalibrationConfig, AlignmentCalibrationTrainer, UserError, load_encoder
 from hf_unlearn.hub.verification import verify_repo
+from hf_unlearn.methods import alignment_calibration as direct
+from hf_unlearn.models.weights import weights_sha256
 from hf_unlearn.records.schemas import UnlearningManifest
 
 SENTINEL = "hf_sentinelSENTINELsentinelSENTINEL99"
@@ -63,6 +66,56 @@ def test_records_name_method_settings_and_sizes(trainer: AlignmentCalibrationTra
     assert result is not None and not hub.repos
     card = (Path(str(trainer.args.output_dir)) / "README.md").read_text()
     assert "Alignment Calibration" in card and "remove 2 of its training samples" in card
+
+
+def test_saving_leaves_the_record_and_the_card_beside_the_weights(
+    trainer: AlignmentCalibrationTrainer, base: Path, tmp_path: Path
+) -> None:
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    record = UnlearningManifest.load(tmp_path / "saved")
+    assert (record.method, record.splits["unlearn"], record.base_model.name_or_path) == (
+        "alignment_calibration",
+        2,
+        "small-clip",
+    )
+    assert record.weights_sha256 == weights_sha256(tmp_path / "saved")
+    assert {"alpha", "views", "learning_rate"} <= record.hyper_parameters.keys()
+    card = (tmp_path / "saved" / "README.md").read_text()
+    assert "Alignment Calibration" in card and "This model was not evaluated." in card
+    assert verify_repo(str(tmp_path / "saved"), base=base).ok
+    assert not list((tmp_path / "clip-unlearned").glob("checkpoint-*/README.md"))
+
+
+def test_measurements_of_earlier_weights_do_not_stay_beside_new_ones(
+    trainer: AlignmentCalibrationTrainer, run: Path
+) -> None:
+    assert (run / "evaluation.json").is_file() and (run / "assets").is_dir()
+    trainer.train()
+    trainer.save_model(str(run))
+    assert not (run / "evaluation.json").exists() and not (run / "assets").exists()
+    assert "This model was not evaluated." in (run / "README.md").read_text()
+
+
+def test_rows_that_cannot_be_described_leave_the_weights_and_a_sentence(
+    trainer: AlignmentCalibrationTrainer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer.source_splits = None  # as when they came encoded
+    with caplog.at_level(logging.WARNING, logger="hf_unlearn"):
+        trainer.save_model(str(tmp_path / "saved"))
+    assert (tmp_path / "saved" / "model.safetensors").is_file() and not (tmp_path / "saved" / "README.md").exists()
+    assert "pass train_dataset as a DatasetDict" in caplog.text
+
+
+def test_a_trainer_pushes_wherever_it_was_imported_from_and_whatever_it_is_called(
+    trainer: AlignmentCalibrationTrainer, hub: LocalHub
+) -> None:
+    class Unlearner(direct.AlignmentCalibrationTrainer):
+        """A subclass of somebody's own."""
+
+    trainer.__class__ = Unlearner
+    trainer.push_to_hub()
+    assert "README.md" in hub.files("org/clip-unlearned")
 
 
 def test_a_training_that_was_stopped_says_so_on_its_card(trainer: AlignmentCalibrationTrainer, hub: LocalHub) -> None:
