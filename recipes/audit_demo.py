@@ -27,7 +27,7 @@ from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.runs.arguments import Run, parse_run
 from hf_unlearn.runs.builders import BUILDERS
-from hf_unlearn.runs.run_data import Task, prepare_task
+from hf_unlearn.runs.run_data import UnlearningTask, prepare_task
 from hf_unlearn.runs.unlearn import base_model
 from hf_unlearn.training.inputs import make_inputs
 
@@ -75,7 +75,7 @@ def main() -> None:
     print(f"Side by side: {side_by_side(audits, folder / 'side_by_side.png')}")
 
 
-def export_arms(task: Task, folder: Path) -> dict[str, Path]:
+def export_arms(task: UnlearningTask, folder: Path) -> dict[str, Path]:
     """Write the owner's pictures, one folder an arm, and their captions."""
     size = len(task.splits["unlearn"])
     rows = []
@@ -93,7 +93,7 @@ def export_arms(task: Task, folder: Path) -> dict[str, Path]:
     return {name: folder / name for name in ("unlearn", "retain", "test")}
 
 
-def drift(run: Run, task: Task, base: str, folder: Path) -> Path:
+def drift(run: Run, task: UnlearningTask, base: str, folder: Path) -> Path:
     """The base model trained further on all of train, as long and as fast as Alignment Calibration was."""
     config = deepcopy(run.methods["fine_tune"])
     assert isinstance(config, FineTuneConfig)

@@ -29,7 +29,7 @@ from hf_unlearn.runs.arguments import Run, parse_run
 from hf_unlearn.runs.builders import BUILDERS
 from hf_unlearn.runs.evaluation import Evaluation, Evaluator
 from hf_unlearn.runs.experiment import RETRAIN, Experiment, make_evaluator
-from hf_unlearn.runs.run_data import Task, prepare_task
+from hf_unlearn.runs.run_data import UnlearningTask, prepare_task
 from hf_unlearn.runs.unlearn import start
 from hf_unlearn.training.inputs import make_inputs
 
@@ -119,7 +119,7 @@ class Oracle:
         return oracle_run(self.name)
 
     @cached_property
-    def _task(self) -> Task:
+    def _task(self) -> UnlearningTask:
         task = prepare_task(self.run.arguments)
         for what, found in (("data", task.dataset.sha256), ("request", task.request.sha256)):
             if found != self.made[what]:

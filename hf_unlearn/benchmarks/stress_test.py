@@ -33,7 +33,7 @@ from hf_unlearn.runs.arguments import Run, grouped_options, parse_run
 from hf_unlearn.runs.builders import BUILDERS
 from hf_unlearn.runs.experiment import BEFORE, RETRAIN, Experiment
 from hf_unlearn.runs.resuming import base_key, data_key, settings_hash
-from hf_unlearn.runs.run_data import Task, prepare_task
+from hf_unlearn.runs.run_data import UnlearningTask, prepare_task
 from hf_unlearn.runs.unlearn import base_model
 from hf_unlearn.training.config import UnlearningConfig
 
@@ -337,7 +337,7 @@ def _observe(
     return observation
 
 
-def with_near_copies(task: Task, samples: int, copies: int) -> Task:
+def with_near_copies(task: UnlearningTask, samples: int, copies: int) -> UnlearningTask:
     """The task with near-copies of its first unlearn samples in retain; base model and Retrain learn them, too."""
     splits = plant_near_copies(task.splits, samples, copies)
     train = concatenate_datasets([splits["retain"], splits["unlearn"]])

@@ -154,18 +154,26 @@ class ImageTextInputs(ContrastiveInputs):
 
     def batch(self, encoded: Encoded, seed: int | None) -> dict[str, Tensor]:
         """`pixel_values` and token tensors of one caption an image: drawn with a seed, the first one without."""
-        pixels, counts = encoded["pixels"], encoded["caption_counts"]
-        chosen = torch.zeros_like(counts)
-        if seed is not None:
-            generator = torch.Generator(pixels.device).manual_seed(seed)
-            draws = torch.rand(2, len(pixels), generator=generator, device=pixels.device)
-            chosen = (draws[0] * counts).long()
-            if self.flip_probability:
-                mirrored = draws[1] < self.flip_probability
-                pixels = torch.where(mirrored.view(-1, 1, 1, 1), pixels.flip(-1), pixels)
+        pixels = encoded["pixels"]
+        chosen, mirrored = self.draw(encoded["caption_counts"], seed)
+        if seed is not None and self.flip_probability:
+            pixels = torch.where(mirrored.view(-1, 1, 1, 1), pixels.flip(-1), pixels)
         rows = torch.arange(len(pixels), device=pixels.device)
         tokens = {name: encoded[name][rows, chosen].long() for name in self.token_names(encoded)}
         return {"pixel_values": self.normalise(pixels), **tokens}
+
+    def draw(self, counts: Tensor, seed: int | None) -> tuple[Tensor, Tensor]:
+        """Which of its captions each picture is paired with (`[n]`), and which pictures are mirrored (`[n]` bool).
+
+        Args:
+            counts: `[n]` captions of each picture.
+            seed: of the draw; None takes first captions and mirrors nothing.
+        """
+        if seed is None:
+            return torch.zeros_like(counts), torch.zeros_like(counts, dtype=torch.bool)
+        generator = torch.Generator(counts.device).manual_seed(seed)
+        draws = torch.rand(2, len(counts), generator=generator, device=counts.device)
+        return (draws[0] * counts).long(), draws[1] < self.flip_probability
 
     def captions(self, encoded: Encoded) -> tuple[Encoded, Tensor]:
         """Token tensors `[m, max_length]` of all captions of a batch, and the row `[m]` of each."""

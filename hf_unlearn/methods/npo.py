@@ -11,7 +11,7 @@ from hf_unlearn.losses.functional import negative_preference
 from hf_unlearn.records.method_description import INFO_NCE, RETAIN, MethodDescription, bibtex
 from hf_unlearn.training.config import ClimbingConfig
 from hf_unlearn.training.search_space import Around, Log, SearchSpace, everywhere
-from hf_unlearn.training.teacher import TaughtTrainer
+from hf_unlearn.training.teacher import TeacherTrainer
 
 
 @dataclass
@@ -58,7 +58,7 @@ class NPOConfig(ClimbingConfig):
             raise UserError(f"retain_weight={self.retain_weight} must not be negative")
 
 
-class NPOTrainer(TaughtTrainer):
+class NPOTrainer(TeacherTrainer):
     """Minimises `w InfoNCE_R - (2 / beta) mean_U log sigmoid(-beta (log p - log p_0))`, where `log p = - InfoNCE`.
 
     `p_i = exp s(x_i, y_i) / sum_y exp s(x_i, y)` is the chance that a sample's other half is told from the candidates,

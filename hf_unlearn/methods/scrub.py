@@ -11,7 +11,7 @@ from hf_unlearn.losses.functional import teacher_divergence
 from hf_unlearn.records.method_description import INFO_NCE, RETAIN, MethodDescription, bibtex
 from hf_unlearn.training.config import ClimbingConfig
 from hf_unlearn.training.search_space import Around, Log, SearchSpace, Uniform, everywhere
-from hf_unlearn.training.teacher import TaughtTrainer
+from hf_unlearn.training.teacher import TeacherTrainer
 
 
 @dataclass
@@ -61,7 +61,7 @@ class SCRUBConfig(ClimbingConfig):
                 raise UserError(f"{name}={getattr(self, name)} must not be negative")
 
 
-class SCRUBTrainer(TaughtTrainer):
+class SCRUBTrainer(TeacherTrainer):
     """Minimises `alpha mean_R KL(q || p) + gamma InfoNCE_R - mean_U KL(q || p)`, the last term in the first steps only.
 
     `p_ij = softmax_j s(x_i, y_j)` is the model's choice among the other halves of the batch, which takes the place of a

@@ -12,8 +12,9 @@ from hf_unlearn.data.streaming import StreamedBatches
 from hf_unlearn.distributed import all_reduce_sum, world_size
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import info_nce, masked_mean, negative_alignment, similarity_drift
-from hf_unlearn.models.contrastive import ModelInputs, contrastive_terms, is_dual_encoder
+from hf_unlearn.models.contrastive import contrastive_terms, is_dual_encoder
 from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, RETAIN, MethodDescription
+from hf_unlearn.training.batch import TrainingBatch
 from hf_unlearn.training.config import UnlearningConfig
 from hf_unlearn.training.search_space import Log, SearchSpace
 from hf_unlearn.training.targets import REGRESSION_PAIRS, AlignmentTargets, TargetNoise, pair_targets, view_targets
@@ -137,7 +138,7 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
                 return view_targets(self.model, inputs, len(retain), unlearn, held_out, noise)
             keep = self.args.similarity_weight > 0
             pairs = cast("ImageTextInputs", inputs)
-            return pair_targets(self.model, pairs, retain, unlearn, held_out, noise, keep_halves=keep)
+            return pair_targets(self.model, pairs, retain, unlearn, held_out, noise, keep_embeddings=keep)
         assert rows.unlearn is not None  # `uses` names it
         if isinstance(inputs, ImageViewInputs):
             return view_targets(self.model, inputs, 0, rows.unlearn, held_out, noise)
@@ -150,18 +151,19 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """InfoNCE on the retain samples of a batch, and the squared distances of alignments to targets."""
-        batch, is_unlearn = self.model_batch(model, inputs)
-        terms = contrastive_terms(model, batch, self.args.forward_chunk_size)
+        batch = self.model_batch(model, inputs)
+        is_unlearn = batch.is_unlearn
+        terms = contrastive_terms(model, batch.inputs, self.args.forward_chunk_size)
         retain = info_nce(terms, ~is_unlearn)
-        if isinstance(self.model_inputs, ImageTextInputs):
-            targets, kept_halves = self._pair_targets(inputs, batch, is_unlearn)
+        if batch.caption is not None:
+            targets, base = self._pair_targets(batch, batch.caption)
             distance = terms.cosine - targets
             negative = negative_alignment(terms, torch.ones_like(is_unlearn)) / terms.scale
             drift = (all_reduce_sum(negative) / world_size() - self.targets.negative).square()
             kept = masked_mean(distance.clamp(max=0).square(), ~is_unlearn)
-            changed = similarity_drift(terms, *kept_halves, ~is_unlearn) if kept_halves else torch.zeros_like(kept)
+            changed = similarity_drift(terms, *base, ~is_unlearn) if base else torch.zeros_like(kept)
         else:
-            distance = (terms.cosine - self.targets.positive[inputs["index"], 0]).clamp(min=0)
+            distance = (terms.cosine - self.targets.positive[batch.index, 0]).clamp(min=0)
             drift = kept = changed = torch.zeros_like(retain)
         unlearn = masked_mean(distance.square(), is_unlearn)
         args = self.args
@@ -170,23 +172,21 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
         named = {"retain_shortfall": kept, "negative_drift": drift, "similarity_drift": changed}
         return self.report(loss, terms, return_outputs, loss_retain=retain, unlearn_distance=unlearn, **named)
 
-    def _pair_targets(
-        self, inputs: dict[str, Tensor], batch: ModelInputs, is_unlearn: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """`[n]` target of each pair, a picture with the caption that this step drew for it; the base model's halves.
+    def _pair_targets(self, batch: TrainingBatch, drawn: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """`[n]` target of each pair, a picture with the caption that this step drew for it; where the base model was.
 
-        The halves, `[n, d]` each, are those of retain samples, and None if their similarities need not be kept.
+        That is its embeddings of retain pictures and captions, `[n, d]` each; None if similarities need not be kept.
         """
-        drawn = (inputs["input_ids"] == batch["input_ids"][:, None]).all(-1).int().argmax(1)
-        targets = self.targets.positive[inputs["index"]]
+        targets = self.targets.positive[batch.index]
         known = drawn.clamp(max=targets.shape[1] - 1)  # a streamed row may have more captions than any unlearn row
         given = targets.gather(1, known[:, None])[:, 0]
         if self.base_model is not None:
             with torch.no_grad(), self.accelerator.autocast():
-                own = contrastive_terms(self.base_model, batch, self.args.forward_chunk_size)
-            return torch.where(is_unlearn, given, own.cosine), (own.x, own.y) if self.args.similarity_weight else None
+                own = contrastive_terms(self.base_model, batch.inputs, self.args.forward_chunk_size)
+            base = (own.x, own.y) if self.args.similarity_weight else None
+            return torch.where(batch.is_unlearn, given, own.cosine), base
         first, second = self.targets.first, self.targets.second
         if first is None or second is None:
             return given, None
-        row = inputs["index"].clamp(max=len(first) - 1)  # unlearn samples take anyone's: they are masked
+        row = batch.index.clamp(max=len(first) - 1)  # unlearn samples take anyone's: they are masked
         return given, (first[row], second[row, drawn.clamp(max=second.shape[1] - 1)])

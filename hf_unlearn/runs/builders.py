@@ -12,13 +12,13 @@ from hf_unlearn.models.moco import MoCoConfig, MoCoModel
 from hf_unlearn.models.simclr import SimCLRConfig, SimCLRModel
 from hf_unlearn.models.small_clip import build_small_clip
 from hf_unlearn.runs.arguments import Run
-from hf_unlearn.runs.run_data import Task
+from hf_unlearn.runs.run_data import UnlearningTask
 
 # From a run and its task to an untrained model and its processor.
-Builder = Callable[[Run, Task], tuple[PreTrainedModel, Any]]
+Builder = Callable[[Run, UnlearningTask], tuple[PreTrainedModel, Any]]
 
 
-def small_clip(run: Run, task: Task) -> tuple[PreTrainedModel, Any]:
+def small_clip(run: Run, task: UnlearningTask) -> tuple[PreTrainedModel, Any]:
     """A CLIP of about 1 M parameters with a tokenizer trained on the captions of train."""
     if "captions" not in task.train.column_names:
         raise UserError("a CLIP needs captions; name their column with --caption_column")
@@ -26,12 +26,12 @@ def small_clip(run: Run, task: Task) -> tuple[PreTrainedModel, Any]:
     return build_small_clip(captions, **run.model)
 
 
-def simclr(run: Run, task: Task) -> tuple[PreTrainedModel, Any]:
+def simclr(run: Run, task: UnlearningTask) -> tuple[PreTrainedModel, Any]:
     """A SimCLR with the fields of the config's `model` section."""
     return SimCLRModel(SimCLRConfig(**run.model)), image_processor_of(VIEW_PRESETS[run.data.views])
 
 
-def moco(run: Run, task: Task) -> tuple[PreTrainedModel, Any]:
+def moco(run: Run, task: UnlearningTask) -> tuple[PreTrainedModel, Any]:
     """A MoCo with the fields of the config's `model` section."""
     return MoCoModel(MoCoConfig(**run.model)), image_processor_of(VIEW_PRESETS[run.data.views])
 

@@ -45,7 +45,7 @@ from hf_unlearn.runs.evaluation import (
 from hf_unlearn.runs.pretrain import run_time_seconds, train_from_scratch
 from hf_unlearn.runs.request_statuses import drift_notes, request_statuses
 from hf_unlearn.runs.resuming import RunState, base_key
-from hf_unlearn.runs.run_data import Task
+from hf_unlearn.runs.run_data import UnlearningTask
 from hf_unlearn.runs.tables import compare, save_results
 from hf_unlearn.runs.training_log import attach_log
 from hf_unlearn.training.checkpoints import newest_checkpoint
@@ -86,7 +86,7 @@ class Experiment:
     def __init__(
         self,
         run: Run,
-        task: Task,
+        task: UnlearningTask,
         base: str | Path,
         state: RunState | None = None,
     ) -> None:
@@ -396,7 +396,9 @@ class Experiment:
         return {"images": images, "captions": self._labels() if captioned else None}
 
 
-def make_evaluator(model: PreTrainedModel, task: Task, splits: dict[str, EncodedSplit], inputs: Any) -> Evaluator:
+def make_evaluator(
+    model: PreTrainedModel, task: UnlearningTask, splits: dict[str, EncodedSplit], inputs: Any
+) -> Evaluator:
     """The evaluator of a model's family; says so when there are no labels for the probe's metrics."""
     if is_dual_encoder(model):
         return ImageTextEvaluator(splits, inputs)

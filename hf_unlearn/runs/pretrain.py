@@ -24,7 +24,7 @@ from hf_unlearn.hub.recording import public_hyper_parameters
 from hf_unlearn.methods.retrain import RetrainConfig, RetrainTrainer
 from hf_unlearn.records.schemas import DatasetRecord
 from hf_unlearn.runs.arguments import OPENMOJI
-from hf_unlearn.runs.run_data import Task
+from hf_unlearn.runs.run_data import UnlearningTask
 from hf_unlearn.runs.training_log import attach_log
 from hf_unlearn.training.checkpoints import newest_checkpoint
 from hf_unlearn.training.inputs import make_inputs
@@ -40,7 +40,7 @@ BASE_CARD = (
 
 
 def pretrain(
-    task: Task, model: PreTrainedModel, processor: Any, config: RetrainConfig, data_config: DataConfig
+    task: UnlearningTask, model: PreTrainedModel, processor: Any, config: RetrainConfig, data_config: DataConfig
 ) -> Path:
     """Train an architecture on retain and unlearn together, the model people ask to be removed from.
 

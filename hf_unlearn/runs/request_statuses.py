@@ -8,10 +8,12 @@ from hf_unlearn.data.splits import REQUEST_COLUMN
 from hf_unlearn.metrics.request_level import request_level
 from hf_unlearn.records.schemas import RequestStatus
 from hf_unlearn.runs.evaluation import EARLIER, Evaluation
-from hf_unlearn.runs.run_data import Task
+from hf_unlearn.runs.run_data import UnlearningTask
 
 
-def request_statuses(task: Task, before: Evaluation, after: Evaluation, method: str) -> tuple[RequestStatus, ...]:
+def request_statuses(
+    task: UnlearningTask, before: Evaluation, after: Evaluation, method: str
+) -> tuple[RequestStatus, ...]:
     """Where each request stands after a run, oldest first, the run's own last.
 
     Args:

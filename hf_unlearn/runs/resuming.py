@@ -25,7 +25,7 @@ from hf_unlearn.methods import METHODS
 from hf_unlearn.models.weights import CONFIG_NAMES, has_weights, weights_sha256
 from hf_unlearn.records.schemas import BaseModel, UnlearningManifest
 from hf_unlearn.runs.arguments import LORA, OPENMOJI, PRETRAIN, Run, RunArguments
-from hf_unlearn.runs.run_data import Task
+from hf_unlearn.runs.run_data import UnlearningTask
 from hf_unlearn.runs.training_log import LOG_NAME, TRACKED
 from hf_unlearn.training.config import UnlearningConfig
 
@@ -185,7 +185,7 @@ def _read_record(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     return key, finished
 
 
-def data_key(arguments: RunArguments, task: Task) -> dict[str, Any]:
+def data_key(arguments: RunArguments, task: UnlearningTask) -> dict[str, Any]:
     """What is unlearned from which rows, as flat names and plain values; ids and paths stay out."""
     return {
         "request": task.request.sha256,

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Task:
+class UnlearningTask:
     """The four splits, what was asked to be removed, and the records that describe both.
 
     A model that has been through earlier requests brings them along, and their rows are a fifth split, `earlier`.
@@ -73,7 +73,7 @@ class Task:
         rows.save(folder)
 
 
-def prepare_task(arguments: RunArguments) -> Task:
+def prepare_task(arguments: RunArguments) -> UnlearningTask:
     """Load the data and split it, before any model is loaded and anything is written.
 
     Raises:
@@ -134,7 +134,7 @@ def prepare_task(arguments: RunArguments) -> Task:
         told += f" Left out: {left_out:,} of {given:,} rows, whose pictures cannot be used."
     train = concatenate_datasets([splits["retain"], splits["unlearn"]])
     logger.info("Rows: %s.", _counts(splits))
-    return Task(
+    return UnlearningTask(
         splits,
         describe_request(request, splits["unlearn"], arguments.request_salt),
         DatasetRecord(_public_name(arguments), revision, dataset_sha256(train), told),
@@ -213,7 +213,7 @@ def _held_out_notes(data: Dataset | DatasetDict, recorded: Mapping[str, Collecti
     )
 
 
-def _prepare_streamed(arguments: RunArguments) -> Task:
+def _prepare_streamed(arguments: RunArguments) -> UnlearningTask:
     assert arguments.unlearn_request is not None  # the arguments' own check
     logger.warning("Copies of unlearn pictures are not looked for in a stream.")
     streamed, splits, request = stream_source(
@@ -230,7 +230,7 @@ def _prepare_streamed(arguments: RunArguments) -> Task:
     sizes = {name: len(split) for name, split in splits.items()} | {"retain": streamed.rows}
     logger.info("Rows: %s; retain is a stream.", ", ".join(f"{name} {size:,}" for name, size in sizes.items()))
     # Hashing every row, as for loaded data, would read every picture.
-    return Task(
+    return UnlearningTask(
         splits,
         describe_request(request, splits["unlearn"], arguments.request_salt),
         DatasetRecord(_public_name(arguments), arguments.dataset_revision),

@@ -9,7 +9,7 @@ from hf_unlearn.runs.builders import Builder
 from hf_unlearn.runs.experiment import Experiment
 from hf_unlearn.runs.pretrain import pretrain
 from hf_unlearn.runs.resuming import RunState, data_key, training_key
-from hf_unlearn.runs.run_data import Task, prepare_task
+from hf_unlearn.runs.run_data import UnlearningTask, prepare_task
 
 
 def start(run: Run, build: Builder) -> Experiment:
@@ -18,7 +18,7 @@ def start(run: Run, build: Builder) -> Experiment:
     return Experiment(run, task, base_model(run, task, build))
 
 
-def base_model(run: Run, task: Task, build: Builder) -> str:
+def base_model(run: Run, task: UnlearningTask, build: Builder) -> str:
     """Path or Hub id of the model to unlearn from."""
     if run.arguments.model_name_or_path is not None:
         return run.arguments.model_name_or_path

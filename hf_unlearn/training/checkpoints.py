@@ -15,36 +15,36 @@ from hf_unlearn.models.weights import file_sha256
 
 logger = logging.getLogger(__name__)
 
-SEAL_NAME = "checkpoint.json"
+CHECKSUMS_NAME = "checkpoint.json"
 
 
-def seal(folder: Path, seconds: float) -> None:
-    """Write a checkpoint's seal, with the SHA-256 of each of its files, and flush everything to disk.
+def write_checksums(folder: Path, seconds: float) -> None:
+    """Write the SHA-256 of each of a checkpoint's files, and flush everything to disk.
 
     Args:
         folder: the checkpoint, complete.
         seconds: how long training took to get there.
     """
     files = {path.relative_to(folder).as_posix(): file_sha256(path) for path in folder.rglob("*") if path.is_file()}
-    (folder / SEAL_NAME).write_text(json.dumps({"seconds": seconds, "files": files}, indent=1), encoding="utf-8")
+    (folder / CHECKSUMS_NAME).write_text(json.dumps({"seconds": seconds, "files": files}, indent=1), encoding="utf-8")
     sync_tree(folder)
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint; None if it is as it was sealed."""
+    """What is wrong with a checkpoint; None if it is as it was written."""
     try:
-        content = _read_seal(folder)
+        content = _read_checksums(folder)
     except FileNotFoundError:
-        return f"it has no {SEAL_NAME}"
+        return f"it has no {CHECKSUMS_NAME}"
     except (ValueError, RecursionError):
-        return f"its {SEAL_NAME} cannot be read"
+        return f"its {CHECKSUMS_NAME} cannot be read"
     files, seconds = (content.get("files"), content.get("seconds")) if isinstance(content, dict) else (None, None)
     if not isinstance(files, dict) or not files or not isinstance(seconds, int | float):
-        return f"its {SEAL_NAME} cannot be read"
+        return f"its {CHECKSUMS_NAME} cannot be read"
     for name, expected in files.items():
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\0" in name:
-            return f"its {SEAL_NAME} names {name}, which is not inside it"
+            return f"its {CHECKSUMS_NAME} names {name}, which is not inside it"
         if not (folder / path).is_file():
             return f"its {name} is missing"
         if file_sha256(folder / path) != expected:
@@ -52,9 +52,9 @@ def damage(folder: Path) -> str | None:
     return None
 
 
-def sealed_seconds(folder: Path) -> float:
+def seconds_trained(folder: Path) -> float:
     """How long training had taken when a checkpoint was written."""
-    return float(_read_seal(folder)["seconds"])
+    return float(_read_checksums(folder)["seconds"])
 
 
 def newest_checkpoint(output_dir: Path) -> Path | None:
@@ -101,5 +101,5 @@ def _numbered(output_dir: Path) -> dict[int, Path]:
     return {int(match[1]): path for match, path in matches if match}
 
 
-def _read_seal(folder: Path) -> Any:
-    return json.loads((folder / SEAL_NAME).read_text(encoding="utf-8"))
+def _read_checksums(folder: Path) -> Any:
+    return json.loads((folder / CHECKSUMS_NAME).read_text(encoding="utf-8"))

@@ -123,7 +123,7 @@ class SavingTrainer(Trainer):
                         self.state.best_model_checkpoint = str(run_folder / name)
                         self.state.save_to_json(str(partial / name / TRAINER_STATE_NAME))
                     seconds = self._seconds_before + time.monotonic() - self._started
-                    checkpoints.seal(partial / name, seconds)
+                    checkpoints.write_checksums(partial / name, seconds)
                     files.put_in_place(partial / name, run_folder / name)
                     best = self.state.best_model_checkpoint
                     checkpoints.rotate(run_folder, self.args.save_total_limit, keep=Path(best) if best else None)

@@ -16,7 +16,7 @@ def frozen_copy(model: nn.Module) -> nn.Module:
     return deepcopy(model).eval().requires_grad_(False)
 
 
-class TaughtTrainer(UnlearningTrainer):
+class TeacherTrainer(UnlearningTrainer):
     """An `UnlearningTrainer` with the base model as its teacher.
 
     The teacher is copied when the Trainer is built, so a resumed training has the same one: checkpoints are loaded
@@ -33,7 +33,7 @@ class TaughtTrainer(UnlearningTrainer):
         self, model: nn.Module, inputs: dict[str, Tensor]
     ) -> tuple[ContrastiveTerms, ContrastiveTerms, Tensor]:
         """The model's terms, the teacher's on the same inputs, and which samples are to be unlearned (`[n]` bool)."""
-        batch, is_unlearn = self.model_batch(model, inputs)
+        batch = self.model_batch(model, inputs)
         with torch.no_grad(), self.accelerator.autocast():
-            reference = contrastive_terms(self.teacher, batch, self.args.forward_chunk_size)
-        return contrastive_terms(model, batch, self.args.forward_chunk_size), reference, is_unlearn
+            reference = contrastive_terms(self.teacher, batch.inputs, self.args.forward_chunk_size)
+        return contrastive_terms(model, batch.inputs, self.args.forward_chunk_size), reference, batch.is_unlearn

@@ -19,7 +19,7 @@ from transformers.trainer_utils import TrainOutput
 
 from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.encoded import EncodedSplit, EncodedSplits, as_batch
-from hf_unlearn.data.preprocessing import ImageViewInputs
+from hf_unlearn.data.preprocessing import ImageTextInputs, ImageViewInputs
 from hf_unlearn.data.sampler import SplitSampler
 from hf_unlearn.data.streaming import StreamedBatches, StreamedSplit
 from hf_unlearn.distributed import rank, world_size
@@ -35,6 +35,7 @@ from hf_unlearn.models.contrastive import (
 )
 from hf_unlearn.models.sharding import make_shardable
 from hf_unlearn.training import checkpoints
+from hf_unlearn.training.batch import TrainingBatch
 from hf_unlearn.training.config import UnlearningConfig
 from hf_unlearn.training.earlier_requests import keep_out_earlier_rows
 from hf_unlearn.training.gradients import Objective, mean_gradient
@@ -227,11 +228,11 @@ class UnlearningTrainer(SavingTrainer):
 
     def contrast(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[ContrastiveTerms, Tensor]:
         """One forward pass over a batch: its `ContrastiveTerms` and which samples are to be unlearned (`[n]` bool)."""
-        batch, is_unlearn = self.model_batch(model, inputs)
-        return contrastive_terms(model, batch, self.args.forward_chunk_size), is_unlearn
+        batch = self.model_batch(model, inputs)
+        return contrastive_terms(model, batch.inputs, self.args.forward_chunk_size), batch.is_unlearn
 
-    def model_batch(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[ModelInputs, Tensor]:
-        """What the model's forward takes, with this step's views, and which samples to unlearn (`[n]` bool).
+    def model_batch(self, model: nn.Module, inputs: dict[str, Tensor]) -> TrainingBatch:
+        """A batch of the loader as the model takes it, with this step's views or captions.
 
         In evaluation mode views depend on the batch's place alone, and of several captions the first is taken.
         """
@@ -242,7 +243,10 @@ class UnlearningTrainer(SavingTrainer):
             seed = self._step_seed()
         elif isinstance(self.model_inputs, ImageViewInputs):  # a picture compared with itself would say nothing
             seed = self.place_seed(int(index[0]))
-        return self.model_inputs.batch(inputs, seed), is_unlearn
+        caption = None
+        if isinstance(self.model_inputs, ImageTextInputs):
+            caption, _ = self.model_inputs.draw(inputs["caption_counts"], seed)
+        return TrainingBatch(self.model_inputs.batch(inputs, seed), is_unlearn, index, caption)
 
     def _step_seed(self) -> int:
         """This step's seed for random views; it depends on the place in training alone, so that resuming repeats it."""
@@ -327,7 +331,7 @@ class UnlearningTrainer(SavingTrainer):
                 diverged before anything was learned.
         """
         folder = checkpoints.checked_checkpoint(resume_from_checkpoint, Path(str(self.args.output_dir)))
-        self._seconds_before = checkpoints.sealed_seconds(folder) if folder else 0.0
+        self._seconds_before = checkpoints.seconds_trained(folder) if folder else 0.0
         self._started = time.monotonic()
         set_seed(self.args.seed)  # the Trainer does so when it is built; what ran since must not matter
         try:

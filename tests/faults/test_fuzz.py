@@ -15,7 +15,7 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.methods import METHODS
 from hf_unlearn.runs.arguments import Run, RunArguments, parse_run
 from hf_unlearn.runs.resuming import RUN_NAME, RunState
-from hf_unlearn.training.checkpoints import SEAL_NAME, damage
+from hf_unlearn.training.checkpoints import CHECKSUMS_NAME, damage
 
 QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 NAMES = sorted(
@@ -131,10 +131,10 @@ def test_any_condition(condition: str) -> None:
 @example(b'{"files": {"a\\u0000b": "0"}}')
 @example(b'{"files": [1]}')
 @example(b'{"files": {"x": 1}, "seconds": "soon"}')
-def test_any_seal_is_judged(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_any_checksums_are_judged(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     folder = tmp_path_factory.getbasetemp() / "any-checkpoint"
     folder.mkdir(exist_ok=True)
-    (folder / SEAL_NAME).write_bytes(content)
+    (folder / CHECKSUMS_NAME).write_bytes(content)
     assert damage(folder) is not None
 
 

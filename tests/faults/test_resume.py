@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods import METHODS
-from hf_unlearn.training.checkpoints import SEAL_NAME, damage, newest_checkpoint
+from hf_unlearn.training.checkpoints import CHECKSUMS_NAME, damage, newest_checkpoint
 
 KILLS = 2
 
@@ -69,18 +69,18 @@ def damage_weights(folder: Path) -> None:
 
 
 def escape(folder: Path) -> None:
-    seal = json.loads((folder / SEAL_NAME).read_text())
+    seal = json.loads((folder / CHECKSUMS_NAME).read_text())
     seal["files"]["../../secret"] = "0"
-    (folder / SEAL_NAME).write_text(json.dumps(seal))
+    (folder / CHECKSUMS_NAME).write_text(json.dumps(seal))
 
 
 DAMAGES = {
     "one flipped bit": (damage_weights, "model.safetensors is not as it was written"),
     "no optimiser": (lambda folder: (folder / "optimizer.pt").unlink(), "optimizer.pt is missing"),
     "half a state": (lambda folder: (folder / "trainer_state.json").write_text("{"), "trainer_state.json is not"),
-    "no seal": (lambda folder: (folder / SEAL_NAME).unlink(), f"no {SEAL_NAME}"),
-    "half a seal": (lambda folder: (folder / SEAL_NAME).write_text('{"files": '), "cannot be read"),
-    "a seal of another form": (lambda folder: (folder / SEAL_NAME).write_text("[]"), "cannot be read"),
+    "no seal": (lambda folder: (folder / CHECKSUMS_NAME).unlink(), f"no {CHECKSUMS_NAME}"),
+    "half a seal": (lambda folder: (folder / CHECKSUMS_NAME).write_text('{"files": '), "cannot be read"),
+    "a seal of another form": (lambda folder: (folder / CHECKSUMS_NAME).write_text("[]"), "cannot be read"),
     "a seal that leaves the folder": (escape, "../../secret, which is not inside"),
 }
 
@@ -139,7 +139,7 @@ def test_time_writes_checkpoints_and_counts_on_after_resuming(trainer, tmp_path)
     assert newest is not None and newest.name == "checkpoint-4"
     again = trainer("clip", "gradient_ascent", num_train_epochs=4, checkpoint_minutes=1e-9)
     resumed = again.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-3")).metrics["train_runtime"]
-    assert resumed > json.loads((tmp_path / "out" / "checkpoint-3" / SEAL_NAME).read_text())["seconds"] > 0
+    assert resumed > json.loads((tmp_path / "out" / "checkpoint-3" / CHECKSUMS_NAME).read_text())["seconds"] > 0
     assert seconds > 0 and weights(again.model) == weights(ours.model)
 
 

@@ -70,7 +70,7 @@ def test_unlearn_alignments_are_pulled_to_their_target(make_trainer, family, bel
         trainer._step_seed = lambda: 7
         batch = trainer.train_dataset.__getitems__([41, 44, 47, 49])  # no retain sample, so no InfoNCE
         seen = []
-        trainer.report = lambda total, seen=seen, **terms: seen.append(terms) or total
+        trainer.report = lambda total, *_, seen=seen, **parts: seen.append(parts) or total
         loss = trainer.compute_loss(trainer.model.train(), batch)
         loss.backward()
         with torch.no_grad():
@@ -93,7 +93,7 @@ def test_each_caption_has_a_target_of_its_own(make_trainer, splits, loss_of_batc
         tokens = trainer.model_inputs.batch(dict(batch), seed)["input_ids"]
         second = sum(bool((tokens[i] == batch["input_ids"][i, 1]).all()) for i in range(7, 11))
         seen = []
-        trainer.report = lambda total, seen=seen, **terms: seen.append(terms) or total
+        trainer.report = lambda total, *_, seen=seen, **parts: seen.append(parts) or total
         trainer.compute_loss(trainer.model.train(), batch)
         drawn.append(second)
         assert seen[0]["unlearn_distance"].item() == pytest.approx(second * 25 / 4, abs=second * 3.0 + 1.1)

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_unlearn.training import targets
-from hf_unlearn.training.targets import Contents, TargetNoise, likeness_weights, match_quantiles, pair_scores
+from hf_unlearn.training.pair_scores import PairFeatures, _median_squared_distance, _ridge, pair_scores
+from hf_unlearn.training.targets import TargetNoise, likeness_weights, match_quantiles
 
 SAMPLES = st.lists(st.tuples(st.floats(-1, 1), st.floats(0.01, 1)), min_size=1, max_size=40)
 
@@ -85,7 +86,7 @@ def test_rows_left_out_of_a_regression_are_predicted_by_the_others():
     inputs, outputs, group = rng.normal(size=(20, 5)), rng.normal(size=(20, 3)), np.sort(rng.integers(0, 6, 20))
     group = np.unique(group, return_inverse=True)[1]
     kernel = inputs @ inputs.T
-    dual, left_out = targets._ridge(kernel, outputs, 0.3, group)
+    dual, left_out = _ridge(kernel, outputs, 0.3, group)
     np.testing.assert_allclose(dual, np.linalg.solve(kernel + 0.3 * np.eye(20), outputs))
     for one in range(group.max() + 1):
         rest = group != one
@@ -96,7 +97,7 @@ def test_rows_left_out_of_a_regression_are_predicted_by_the_others():
 @pytest.mark.parametrize("rows", [0, 1, 2, 3])
 def test_points_without_a_distance_count_as_one_apart(rows):
     points = np.array([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]])[:rows]
-    assert targets._median_squared_distance(points) == (25.0 if rows > 1 else 1.0)
+    assert _median_squared_distance(points) == (25.0 if rows > 1 else 1.0)
 
 
 def test_a_single_retain_row_gives_targets(make_trainer, splits):
@@ -152,7 +153,7 @@ def make_contents():
         pictures = shown[seen] + 0.2 * rng.normal(size=(len(seen), 768))
         images = directions[seen] + 0.05 * rng.normal(size=(len(seen), 8))
         images /= np.linalg.norm(images, axis=1, keepdims=True)
-        return Contents(images, pictures, [WORDS[c] for c in named], np.arange(len(named)))
+        return PairFeatures(images, pictures, [WORDS[c] for c in named], np.arange(len(named)))
 
     return make
 
@@ -184,7 +185,7 @@ def test_what_only_the_request_shows_is_lost_without_it(make_contents):
 
 def test_rows_that_are_taken_and_joined_keep_their_captions():
     texts, owner = ["a", "b", "c", "d", "e"], np.array([0, 0, 1, 2, 2])
-    rows = Contents(np.arange(3.0)[:, None], np.arange(3.0)[:, None], texts, owner)
+    rows = PairFeatures(np.arange(3.0)[:, None], np.arange(3.0)[:, None], texts, owner)
     some = rows.take(np.array([0, 2]))
     assert (
         some.images[:, 0].tolist() == [0, 2] and some.texts == ["a", "b", "d", "e"] and list(some.owner) == [0, 0, 1, 1]
@@ -204,6 +205,15 @@ def test_targets_are_those_of_the_base_model_also_when_training_is_resumed(make_
     assert torch.equal(again.targets.positive, given)
     again.train(resume_from_checkpoint=True)
     assert torch.equal(again.targets.positive, given)
+
+
+@pytest.mark.parametrize("family", ["clip", "simclr"])
+def test_nothing_of_the_loss_is_in_float64_which_some_devices_lack(make_trainer, family):
+    trainer = make_trainer("targeted_calibration", family, per_device_train_batch_size=12)
+    given = (trainer.targets.positive, trainer.targets.negative, trainer.targets.first, trainer.targets.second)
+    assert {value.dtype for value in given if value is not None} <= {torch.float32, torch.float16}
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert trainer.compute_loss(trainer.model, batch).dtype == torch.float32
 
 
 def test_a_request_unlike_the_held_out_samples_is_said(make_trainer, caplog):

@@ -1,0 +1,194 @@
+"""Scores that predict how aligned a pair would be in a model that never saw it, from what the pair shows and says."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hf_unlearn.data.encoded import EncodedSplit
+from hf_unlearn.data.preprocessing import ImageTextInputs
+from hf_unlearn.models.contrastive import embed_images, embed_texts
+
+Array = npt.NDArray[np.floating]
+Rows = npt.NDArray[np.int64]
+
+BATCH = 256
+# Of the ridge regressions from what a retain sample looks like to where the base model embeds it.
+CAPTION_NGRAMS = (2, 4)  # characters
+CAPTION_PENALTY = 0.1
+PICTURE_SIZE = 16  # pixels
+PICTURE_COMPONENTS = 64
+PICTURE_BANDWIDTH = 0.3  # times the median squared distance
+PICTURE_PENALTY = 0.3
+
+
+@dataclass(frozen=True)
+class PairFeatures:
+    """What some rows of image-text pairs show and say, and where the base model embeds the pictures.
+
+    Attributes:
+        images: `[rows, d]` unit-norm embeddings of the pictures.
+        pictures: `[rows, 3 * PICTURE_SIZE**2]` their shrunken pixels in [0, 1].
+        texts: captions of these rows, row after row.
+        owner: `[texts]` place of each one's picture among `images`.
+    """
+
+    images: Array
+    pictures: Array
+    texts: list[str]
+    owner: Rows
+
+    def take(self, rows: Rows) -> "PairFeatures":
+        """Some of the rows, which ascend."""
+        taken = np.isin(self.owner, rows)
+        texts = [text for text, chosen in zip(self.texts, taken, strict=True) if chosen]
+        return PairFeatures(self.images[rows], self.pictures[rows], texts, np.searchsorted(rows, self.owner[taken]))
+
+    def joined(self, other: "PairFeatures") -> "PairFeatures":
+        """These rows, then another's."""
+        return PairFeatures(
+            np.concatenate([self.images, other.images]),
+            np.concatenate([self.pictures, other.pictures]),
+            self.texts + other.texts,
+            np.concatenate([self.owner, len(self.images) + other.owner]),
+        )
+
+
+@dataclass(frozen=True)
+class EmbeddedPairs:
+    """What is kept of one pass over a split of image-text pairs; a pair is a picture and one of its captions.
+
+    Attributes:
+        alignment: `[pairs]` cosine of each pair.
+        row: `[pairs]` row of each.
+        caption: `[pairs]` which of its row's captions it has.
+        negative_alignment: mean cosine of a picture and another row's captions.
+        features: of its rows, or of some of them if the split is large.
+        first: `[rows, d]` unit-norm embeddings of all pictures in float16, if they were asked for.
+        second: `[pairs, d]` the same of all captions.
+    """
+
+    alignment: Array
+    row: Rows
+    caption: Rows
+    negative_alignment: float
+    features: PairFeatures
+    first: Tensor | None = None
+    second: Tensor | None = None
+
+    def embeddings(self) -> tuple[Tensor | None, Tensor | None]:
+        """`[rows, d]` of the pictures and `[rows, captions, d]` of the captions, if they were asked for."""
+        if self.first is None or self.second is None:
+            return None, None
+        second = self.second.new_zeros(len(self.first), int(self.caption.max()) + 1, self.first.shape[1])
+        second[self.row, self.caption] = self.second
+        return self.first, second
+
+
+def embed_pairs(
+    model: PreTrainedModel,
+    inputs: ImageTextInputs,
+    split: EncodedSplit,
+    rows: Rows | None = None,
+    keep_embeddings: bool = False,
+) -> EmbeddedPairs:
+    """One pass of a split through the model; `rows` are those whose features are kept, default all."""
+    close = np.ones(len(split), dtype=bool) if rows is None else np.isin(np.arange(len(split)), rows)
+    alignments, counts, images, pictures, texts, first, second = [], [], [], [], [], [], []
+    total_x = total_y = torch.zeros((), device=model.device)
+    for start, encoded in zip(range(0, len(split), BATCH), split.batches(BATCH), strict=True):
+        encoded = {name: value.to(model.device) for name, value in encoded.items()}
+        x = F.normalize(embed_images(model, inputs.normalise(encoded["pixels"])).float(), dim=-1)
+        tokens, owner = inputs.captions(encoded)
+        y = F.normalize(embed_texts(model, **tokens).float(), dim=-1)
+        alignments.append((x[owner] * y).sum(-1).cpu())
+        counts.append(encoded["caption_counts"].cpu())
+        total_x = total_x + x.sum(0)
+        total_y = total_y + (y / encoded["caption_counts"][owner, None]).sum(0)
+        if keep_embeddings:
+            first.append(x.half().cpu())
+            second.append(y.half().cpu())
+        kept = torch.from_numpy(close[start : start + BATCH])
+        images.append(x.cpu()[kept])
+        shrunk = F.interpolate(encoded["pixels"].float() / 255, (PICTURE_SIZE, PICTURE_SIZE), mode="area")
+        pictures.append(shrunk.flatten(1).cpu()[kept])
+        texts += inputs.tokenizer.batch_decode(tokens["input_ids"][kept[owner.cpu()]], skip_special_tokens=True)
+    alignment, captions = torch.cat(alignments).double().numpy(), torch.cat(counts).numpy()
+    row = np.repeat(np.arange(len(split)), captions)
+    of_pairs = (total_x * total_y).sum().item() - (alignment / captions[row]).sum()
+    return EmbeddedPairs(
+        alignment,
+        row,
+        np.arange(len(row)) - (np.cumsum(captions) - captions)[row],
+        of_pairs / max(1, len(split) * (len(split) - 1)),
+        PairFeatures(
+            torch.cat(images).double().numpy(),
+            torch.cat(pictures).double().numpy(),
+            texts,
+            np.repeat(np.arange(close.sum()), captions[close]),
+        ),
+        torch.cat(first) if keep_embeddings else None,
+        torch.cat(second) if keep_embeddings else None,
+    )
+
+
+def pair_scores(retain: PairFeatures, *others: PairFeatures) -> list[Array]:
+    """Predict the alignment of pairs in a model that saw other retain pairs alone.
+
+    Two kernel ridge regressions are fitted on retain pairs, both to the base model's image embeddings: one from
+    captions (TF-IDF of character n-grams), one from pictures (principal components of their shrunken pixels). A pair's
+    score is the inner product of where its caption and where its picture are predicted to lie. The pair's own
+    embeddings do not enter: those of unlearn pairs are what the base model remembers.
+
+    Returns:
+        `[texts]` scores of the retain pairs, each predicted with its row left out, and of the others.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.metrics.pairwise import linear_kernel, rbf_kernel
+
+    centre = retain.images.mean(0)
+    embedded = retain.images - centre
+    vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=CAPTION_NGRAMS, sublinear_tf=True)
+    named = vectorizer.fit_transform(retain.texts)
+    components = PCA(min(PICTURE_COMPONENTS, *retain.pictures.shape), random_state=0).fit(retain.pictures)
+    shown = components.transform(retain.pictures)
+    gamma = 1 / (PICTURE_BANDWIDTH * _median_squared_distance(shown) or 1.0)  # 0: all pictures alike
+    of_captions, captions = _ridge(linear_kernel(named), embedded[retain.owner], CAPTION_PENALTY, retain.owner)
+    of_pictures, pictures = _ridge(rbf_kernel(shown, gamma=gamma), embedded, PICTURE_PENALTY, np.arange(len(shown)))
+    scores: list[Array] = [((captions + centre) * (pictures + centre)[retain.owner]).sum(1)]
+    for other in others:
+        captions = linear_kernel(vectorizer.transform(other.texts), named) @ of_captions + centre
+        pictures = rbf_kernel(components.transform(other.pictures), shown, gamma=gamma) @ of_pictures + centre
+        scores.append((captions * pictures[other.owner]).sum(1))
+    return scores
+
+
+def _ridge(kernel: Array, outputs: Array, penalty: float, group: Rows) -> tuple[Array, Array]:
+    """Dual coefficients `[n, d]` of a kernel ridge regression, and what the other groups predict of each of its rows.
+
+    With `C = (K + penalty I)^-1` the coefficients are `C y`, and without its group g `y_g` is missed by
+    `C_gg^-1 (C y)_g`. `group [n]` ascends.
+    """
+    inverse = np.linalg.inv(kernel + penalty * np.eye(len(kernel)))
+    dual = inverse @ outputs
+    missed = np.empty_like(dual)
+    sizes = np.bincount(group)
+    starts = np.cumsum(sizes) - sizes
+    for size in np.unique(sizes):
+        members = starts[sizes == size, None] + np.arange(size)
+        missed[members] = np.linalg.solve(inverse[members[:, :, None], members[:, None]], dual[members])
+    return dual, outputs - missed
+
+
+def _median_squared_distance(points: Array) -> float:
+    """Of pairs of different points; 1 where there are none."""
+    from scipy.spatial.distance import pdist
+
+    if len(points) < 2:
+        return 1.0
+    return float(np.median(pdist(points[:: max(1, len(points) // 1024)], "sqeuclidean")))
