@@ -10,7 +10,7 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.runs.arguments import parse_run
 from hf_unlearn.runs.run_data import prepare_task
 
-OWN = ("--model_name_or_path", "somebody/a-model")
+OWN = ("--model_name_or_path", "MODEL")  # whose record of earlier requests is looked for
 DRAWN = {
     "nothing held out": (("train",), OWN, "no split validation and no split test"),
     "a test alone": (("train", "test"), OWN, "no split validation,"),
@@ -21,11 +21,12 @@ DRAWN = {
 
 
 @pytest.mark.parametrize("case", DRAWN)
-def test_held_out_rows_that_the_users_model_was_trained_on_are_told(case, shapes, tmp_path, caplog):
+def test_held_out_rows_that_the_users_model_was_trained_on_are_told(case, shapes, tiny_clip, tmp_path, caplog):
     names, argv, told = DRAWN[case]
     parts = {name: shapes.select(range(18 * i, 18 * i + 18)) for i, name in enumerate(names)}
     DatasetDict(parts).save_to_disk(tmp_path / "data")
-    words = ["--dataset_name", str(tmp_path / "data"), "--duplicates", "keep", *argv]
+    words = ["--dataset_name", str(tmp_path / "data"), "--duplicates", "keep"]
+    words += [str(tiny_clip) if word == "MODEL" else word for word in argv]
     words += [] if "unlearn" in names else ["--unlearn_fraction", "0.1"]
     with caplog.at_level(logging.WARNING):
         task = prepare_task(parse_run(words).arguments)
