@@ -6,7 +6,9 @@ Every loss follows one rule: each rank returns `world_size` times its own share 
 ranks, which data-parallel training takes of losses and gradients alike, is then the loss of the whole batch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -14,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hf_unlearn.errors import UserError
+from hf_unlearn.files import owned
 
 T = TypeVar("T")
 
@@ -103,3 +106,15 @@ def deal(parts: int, work: Callable[[int], T]) -> list[T]:
             raise result
         results.append(result)
     return results
+
+
+@contextmanager
+def owned_together(folder: str | Path, what: str, option: str = "--output_dir") -> Iterator[None]:
+    """`owned` for all processes of a launch: the first one locks the folder, and all of them hear if it cannot.
+
+    Raises:
+        UserError: On every process, as `owned` does.
+    """
+    with ExitStack() as stack:
+        deal(1, lambda _: str(stack.enter_context(owned(folder, what, option))))
+        yield

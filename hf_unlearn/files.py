@@ -1,18 +1,26 @@
-"""Files and folders that are whole or absent: written beside, synced to disk, then renamed."""
+"""Files and folders that are whole or absent: written beside, synced to disk, then renamed; one owner at a time."""
 
+import errno
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from safetensors import SafetensorError
 
 from hf_unlearn.errors import UserError, is_disk_full
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+    import msvcrt
+
+LOCK_NAME = ".lock"
 MOST_LEVELS = 100  # of lists and objects inside each other that a JSON file may have
 
 
@@ -199,3 +207,83 @@ def refuse_to_write_to(source: str | Path | None, flag: str, output: str | Path,
         raise UserError(f"{flag} {source} lies in {option} {output}, which is written to; choose another {option}")
     if written.is_relative_to(read):
         raise UserError(f"{option} {output} lies in {flag} {source}, which is only read; choose another {option}")
+
+
+@contextmanager
+def owned(folder: str | Path, what: str, option: str = "--output_dir", wait: bool = False) -> Iterator[Path]:
+    """Own a folder while the block runs: nobody else who asks for it gets it, here or on a machine that shares it.
+
+    The lock is the system's, on the file `.lock` in the folder, and ends with the process, however that ends. The file
+    goes with it, and so does a folder that was made for it and stayed empty.
+
+    Args:
+        folder: what is written to; it is made if it is not there.
+        what: what the owner does there, for the message, such as "a run".
+        option: the option that names the folder.
+        wait: whether to wait for the other owner instead of refusing.
+
+    Yields:
+        The folder.
+
+    Raises:
+        UserError: somebody else owns it, or it cannot be written to.
+    """
+    folder = Path(folder)
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        file = _locked(folder, wait)
+    except BlockingIOError as error:
+        raise UserError(
+            f"{what} is still at work in {folder}; wait until it has ended, or choose another {option}"
+        ) from error
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written to ({error.strerror}); choose another {option}") from error
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):  # on Windows an open file stays; it is nobody's then
+            (folder / LOCK_NAME).unlink()
+        file.close()
+        for place in missing:
+            with suppress(OSError):  # it holds something
+                place.rmdir()
+
+
+def _locked(folder: Path, wait: bool) -> IO[str]:
+    """The open lock file of a folder, locked by this process."""
+    path = folder / LOCK_NAME
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            file = path.open("w")
+        except FileNotFoundError:  # the other owner has just taken the empty folder away
+            continue
+        try:
+            _lock(file, wait)
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):  # and not one that its owner has just removed
+                return file
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+
+
+def _lock(file: IO[str], wait: bool) -> None:
+    """Lock an open file for this process.
+
+    Raises:
+        BlockingIOError: another process has it.
+    """
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        return
+    while True:
+        try:
+            return msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EDEADLOCK):
+                raise
+            if not wait:  # LK_LOCK itself gives up after ten seconds
+                raise BlockingIOError from error

@@ -1,6 +1,5 @@
 """Trainings from scratch, cached: the base models of the embedded tasks, and Retrain."""
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -19,7 +18,7 @@ from hf_unlearn.data.openmoji import cache_folder
 from hf_unlearn.data.streaming import StreamedSplit
 from hf_unlearn.distributed import world_size
 from hf_unlearn.errors import UserError
-from hf_unlearn.files import finished_folder, recover, write_atomically
+from hf_unlearn.files import finished_folder, owned, recover, write_atomically
 from hf_unlearn.hub.recording import public_hyper_parameters
 from hf_unlearn.methods.retrain import RetrainConfig, RetrainTrainer
 from hf_unlearn.records.schemas import DatasetRecord
@@ -151,10 +150,7 @@ def _alone(folder: Path) -> Iterator[None]:
         state.wait_for_everyone()
         yield
         return
-    locks = folder.parent / ".locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    with (locks / folder.name).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with owned(folder.parent / ".locks" / folder.name, "another training", "HF_UNLEARN_CACHE", wait=True):
         recover(folder)
         state.wait_for_everyone()
         yield

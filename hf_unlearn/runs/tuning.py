@@ -17,7 +17,7 @@ from zlib import crc32
 import numpy as np
 import yaml
 
-from hf_unlearn.distributed import world_size
+from hf_unlearn.distributed import owned_together, world_size
 from hf_unlearn.errors import DivergenceError, UserError
 from hf_unlearn.files import refuse_to_write_to, write_atomically
 from hf_unlearn.methods import METHODS
@@ -120,6 +120,11 @@ def tune(search: Search, folder: Path, resume: bool = False, say: Callable[[str]
     arguments = search.run_of(search.methods[0]).arguments
     refuse_to_write_to(arguments.model_name_or_path, "--model_name_or_path", folder)
     refuse_to_write_to(arguments.dataset_name, "--dataset_name", folder)
+    with owned_together(folder, "Another search"):
+        return _tune(search, folder, resume, say)
+
+
+def _tune(search: Search, folder: Path, resume: bool, say: Callable[[str], None]) -> list[Row]:
     keys = {method: search.key(method) for method in search.methods}
     stored = _stored(folder / TRIALS_NAME, resume, keys)
     trials = {method: [row for row in stored if row["key"] == key] for method, key in keys.items()}

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from hf_unlearn.distributed import owned_together
 from hf_unlearn.files import refuse_to_write_to
 from hf_unlearn.records.schemas import Results
 from hf_unlearn.runs.arguments import Run
@@ -27,19 +28,24 @@ def base_model(run: Run, task: UnlearningTask, build: Builder) -> str:
 
 
 def unlearn_and_compare(run: Run, build: Builder) -> Results:
-    """Unlearn by each method of the run and compare what they end with; with `--resume`, do what is missing of it."""
+    """Unlearn by each method of the run and compare what they end with; with `--resume`, do what is missing of it.
+
+    Raises:
+        UserError: as its parts do, or another run is at work in the output folder.
+    """
     arguments, output_dir = run.arguments, Path(run.arguments.output_dir)
-    state = RunState(output_dir, arguments.resume)
-    if not arguments.overwrite:
-        state.refuse_to_replace(run.methods)
     refuse_to_write_to(arguments.model_name_or_path, "--model_name_or_path", output_dir)
     refuse_to_write_to(arguments.dataset_name, "--dataset_name", output_dir)
     if not arguments.resume:
         refuse_to_write_to(arguments.retrain_model, "--retrain_model", output_dir)
-    task = prepare_task(arguments)
-    state.require(data_key(run.arguments, task) | training_key(run))
-    base = base_model(run, task, build)
-    experiment = Experiment(run, task, base, state)
-    for config in run.methods.values():
-        experiment.unlearn(config)
-    return experiment.finish()
+    with owned_together(output_dir, "Another run"):
+        state = RunState(output_dir, arguments.resume)
+        if not arguments.overwrite:
+            state.refuse_to_replace(run.methods)
+        task = prepare_task(arguments)
+        state.require(data_key(run.arguments, task) | training_key(run))
+        base = base_model(run, task, build)
+        experiment = Experiment(run, task, base, state)
+        for config in run.methods.values():
+            experiment.unlearn(config)
+        return experiment.finish()
