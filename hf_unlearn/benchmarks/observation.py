@@ -1,6 +1,6 @@
 """What attacks need to see of one model: alignments, image embeddings, and how fast it relearns."""
 
-from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,15 +10,24 @@ from safetensors.numpy import load_file, save_file
 from transformers import PreTrainedModel
 
 from hf_unlearn.benchmarks.relearn import relearn
+from hf_unlearn.benchmarks.weight_attacks import gradient_norms, on_the_line, quantised, weight_distance
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.transformed_copies import TRANSFORMS, DerivedSplit
 from hf_unlearn.methods.fine_tune import FineTuneConfig
 from hf_unlearn.metrics.alignment import matched_cosine
+from hf_unlearn.metrics.attacks import roc_auc
 from hf_unlearn.metrics.emia import view_alignment
+from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.runs.evaluation import ImageTextEvaluator, ImageViewEvaluator
 from hf_unlearn.runs.experiment import Experiment
 
 ANCHORS = 256  # retain pictures that positions are relative to
+PARTS = ("alignment", "images", "texts", "gradients", "weights")
+BITS = (8, 4)  # of rounded weights
+LINE = 5  # models on the line from the base model
+RETAIN_STEPS, RETAIN_EVERY = 40, 10  # updates on retain alone
+WHITE_BOX = 100  # samples of a split whose gradients are taken
+NEGATIVES = 64  # retain samples they are contrasted with
 COPIED = 200  # held-out pictures that are also shown as transformed copies: a TPR at 1% FPR needs a hundred
 DRAW_SEED = 2406  # which rows these are: the same for every model, whatever the run's seed
 
@@ -31,19 +40,28 @@ class Observation:
 
     Attributes:
         alignment: Alignments `[n]` of `retain`, `unlearn` and `test`, and of the transformed copies `unlearn/flip`,
-            `test/flip` and so on.
+            `test/flip` and so on; of the model with rounded weights, `unlearn/int8`, `test/int8`, `unlearn/int4`,
+            `test/int4`.
         images: Image embeddings `[n, d]` of `anchors` (retain), `unlearn` and `test`.
         recovery: `[steps + 1]` mean alignment of half of unlearn while the model is shown the other half.
+        texts: Text embeddings `[n, d]` of `anchors`, `unlearn` and `test`, each sample's first caption; none of views.
+        gradients: Norms `[n]` of the gradients of some `unlearn` and `test` samples.
+        weights: `retain_only [points, 3]`, mean alignment of unlearn, of test and the AUC between them after 0, 10, 20
+            ... updates on retain alone; `line [5]`, mean retain alignment on the line from the base model to this one;
+            `distance [1]` from the base model's weights, relative to their size.
     """
 
     alignment: dict[str, Array] = field(repr=False)
     images: dict[str, Array] = field(repr=False)
     recovery: Array = field(repr=False)
+    texts: dict[str, Array] = field(default_factory=dict, repr=False)
+    gradients: dict[str, Array] = field(default_factory=dict, repr=False)
+    weights: dict[str, Array] = field(default_factory=dict, repr=False)
 
     def save(self, path: Path) -> None:
         """Write a safetensors file, whole or not at all."""
-        tensors = {f"alignment:{name}": values for name, values in self.alignment.items()}
-        tensors |= {f"images:{name}": values for name, values in self.images.items()} | {"recovery": self.recovery}
+        tensors = {f"{part}:{name}": values for part in PARTS for name, values in getattr(self, part).items()}
+        tensors["recovery"] = self.recovery
         partial = path.with_name(f".{path.name}.partial")
         save_file({name: np.ascontiguousarray(values) for name, values in tensors.items()}, partial)
         partial.chmod(0o644)
@@ -54,49 +72,96 @@ class Observation:
         """Read what `save` wrote."""
         tensors = load_file(path)
         recovery = tensors.pop("recovery")
-        parts: dict[str, dict[str, Array]] = {"alignment": {}, "images": {}}
+        parts: dict[str, dict[str, Array]] = {part: {} for part in PARTS}
         for key, values in tensors.items():
             part, _, name = key.partition(":")
             parts[part][name] = values
-        return cls(parts["alignment"], parts["images"], recovery)
+        return cls(recovery=recovery, **parts)
 
 
 class Observer:
     """Observes any model of an experiment's family on the experiment's splits.
 
     Args:
-        experiment: Its encoded splits are used, not its results.
+        experiment: Its base model and encoded splits are used, not its results.
         config: How Fine-Tune trains, for relearning.
         steps: Updates of relearning.
     """
 
     def __init__(self, experiment: Experiment, config: FineTuneConfig, steps: int) -> None:
-        self.splits, self.processor = experiment.splits, experiment.processor
+        self.splits, self.processor, self.base = experiment.splits, experiment.processor, experiment.base
         self.config, self.steps = config, steps
-        self.sides = _sides(experiment)
+        evaluator = experiment.evaluator
+        kind = _PairSides if isinstance(evaluator, ImageTextEvaluator) else _ViewSides
+        self.sides = kind(evaluator.splits, evaluator.inputs)
 
     def observe(self, model: PreTrainedModel) -> Observation:
-        """Embed the splits and their transformed copies, and relearn half of unlearn on a copy of the model."""
-        retain, unlearn, test = (self.splits[name] for name in ("retain", "unlearn", "test"))
+        """Embed the splits and their transformed copies, look into the weights, and train copies of the model on."""
+        retain = self.splits["retain"]
         alignment: dict[str, Array] = {}
         images: dict[str, Array] = {}
-        alignment["retain"], retain_images = self.sides(model, retain)
-        images["anchors"] = retain_images[drawn(len(retain), ANCHORS)]
-        for name, split in (("unlearn", unlearn), ("test", test)):
-            alignment[name], images[name] = self.sides(model, split)
+        alignment["retain"], retain_images = self.sides.of(model, retain)
+        anchors = drawn(len(retain), ANCHORS)
+        images["anchors"] = retain_images[anchors]
+        for name in ("unlearn", "test"):
+            split = self.splits[name]
+            alignment[name], images[name] = self.sides.of(model, split)
             some = drawn(len(split), len(split) if name == "unlearn" else COPIED)
             for transform, change in TRANSFORMS.items():
-                alignment[f"{name}/{transform}"], _ = self.sides(model, DerivedSplit(split, some, change))
-        return Observation(alignment, images, self._recovery(model))
+                alignment[f"{name}/{transform}"], _ = self.sides.of(model, DerivedSplit(split, some, change))
+        for bits in BITS:
+            rounded = quantised(model, bits)
+            alignment |= {f"{name}/int{bits}": self._alignment(rounded, name) for name in ("unlearn", "test")}
+        splits = {"anchors": DerivedSplit(retain, anchors), **{name: self.splits[name] for name in ("unlearn", "test")}}
+        texts = {name: found for name, split in splits.items() if (found := self.sides.texts(model, split)) is not None}
+        return Observation(
+            alignment, images, self._recovery(model), texts, self._gradients(model), self._of_weights(model)
+        )
+
+    def _alignment(self, model: PreTrainedModel, name: str) -> Array:
+        return self.sides.of(model, self.splits[name])[0]
 
     def _recovery(self, model: PreTrainedModel) -> Array:
         rows = np.random.default_rng(DRAW_SEED).permutation(len(self.splits["unlearn"])).tolist()
         halves = [DerivedSplit(self.splits["unlearn"], rows[i::2]) for i in (0, 1)]
 
         def measure(learner: PreTrainedModel) -> float:
-            return float(self.sides(learner, halves[1])[0].mean())
+            return float(self.sides.of(learner, halves[1])[0].mean())
 
         return relearn(model, self.config, halves[0], self.processor, measure, self.steps)
+
+    def _gradients(self, model: PreTrainedModel) -> dict[str, Array]:
+        retain = self.splits["retain"]
+        negatives = DerivedSplit(retain, drawn(len(retain), NEGATIVES))
+        return {
+            name: gradient_norms(model, self.sides.inputs, split, drawn(len(split), WHITE_BOX), negatives)
+            for name, split in ((name, self.splits[name]) for name in ("unlearn", "test"))
+        }
+
+    def _of_weights(self, model: PreTrainedModel) -> dict[str, Array]:
+        base = load_encoder(self.base)[0].to(model.device)  # type: ignore[arg-type]  # the stub of `to` lacks devices
+        line = [
+            float(self._alignment(on_the_line(base, model, share), "retain").mean())
+            for share in np.linspace(0, 1, LINE)
+        ]
+        return {
+            "retain_only": self._retain_only(model),
+            "line": np.array(line),
+            "distance": np.array([weight_distance(base, model)]),
+        }
+
+    def _retain_only(self, model: PreTrainedModel) -> Array:
+        """As Fine-Tune, its rate falling to 0 by a cosine: nothing of unlearn is shown, and it comes back or not."""
+        config = deepcopy(self.config)
+        config.lr_scheduler_type = "cosine"
+
+        def measure(learner: PreTrainedModel) -> tuple[float, float, float]:
+            unlearn, test = (self._alignment(learner, name) for name in ("unlearn", "test"))
+            return float(unlearn.mean()), float(test.mean()), roc_auc(unlearn, test)
+
+        return relearn(
+            model, config, self.splits["retain"], self.processor, measure, steps=RETAIN_STEPS, every=RETAIN_EVERY
+        )
 
 
 def drawn(count: int, most: int) -> list[int]:
@@ -104,24 +169,24 @@ def drawn(count: int, most: int) -> list[int]:
     return sorted(np.random.default_rng(DRAW_SEED).permutation(count)[:most].tolist())
 
 
-Sides = Callable[[PreTrainedModel, EncodedSplit], tuple[Array, Array]]
-
-
 class _PairSides(ImageTextEvaluator):
-    def sides(self, model: PreTrainedModel, split: EncodedSplit) -> tuple[Array, Array]:
+    def of(self, model: PreTrainedModel, split: EncodedSplit) -> tuple[Array, Array]:
         """Mean cosine of each picture with its captions, and the pictures' embeddings."""
         x, y, owner, _ = self._embed(model, split)
         return np.bincount(owner, matched_cosine(x, y, owner).per_sample) / np.bincount(owner), x
 
+    def texts(self, model: PreTrainedModel, split: EncodedSplit) -> Array | None:
+        """The embedding of each picture's first caption."""
+        _, y, owner, _ = self._embed(model, split)
+        return y[np.searchsorted(owner, np.arange(len(split)))]
+
 
 class _ViewSides(ImageViewEvaluator):
-    def sides(self, model: PreTrainedModel, split: EncodedSplit) -> tuple[Array, Array]:
+    def of(self, model: PreTrainedModel, split: EncodedSplit) -> tuple[Array, Array]:
         """Mean cosine between views of each picture, and the backbone's features of the first view."""
         views = self._embed_views(model, split)
         return view_alignment(views), views[:, 0]
 
-
-def _sides(experiment: Experiment) -> Sides:
-    evaluator = experiment.evaluator
-    kind = _PairSides if isinstance(evaluator, ImageTextEvaluator) else _ViewSides
-    return kind(evaluator.splits, evaluator.inputs).sides
+    def texts(self, model: PreTrainedModel, split: EncodedSplit) -> Array | None:
+        """Pictures have none."""
+        return None

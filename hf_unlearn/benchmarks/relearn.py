@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from copy import deepcopy
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,19 +12,22 @@ from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
 
+Measured: TypeAlias = float | tuple[float, ...]
+
 
 class _Curve(TrainerCallback):
-    """Measures the model after every update."""
+    """Measures the model at first and after every so many updates."""
 
-    def __init__(self, measure: Callable[[PreTrainedModel], float]) -> None:
-        self.measure = measure
-        self.points: list[float] = []
+    def __init__(self, measure: Callable[[PreTrainedModel], Measured], every: int) -> None:
+        self.measure, self.every = measure, every
+        self.points: list[Measured] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.points = [self.measure(kwargs["model"])]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.points.append(self.measure(kwargs["model"]))
+        if state.global_step % self.every == 0:
+            self.points.append(self.measure(kwargs["model"]))
 
 
 def relearn(
@@ -32,10 +35,11 @@ def relearn(
     config: FineTuneConfig,
     shown: EncodedSplit,
     processor: Any,
-    measure: Callable[[PreTrainedModel], float],
+    measure: Callable[[PreTrainedModel], Measured],
     steps: int = 20,
+    every: int = 1,
 ) -> npt.NDArray[np.float64]:
-    """Fine-tune a copy of a model on a few samples and measure it after every update.
+    """Fine-tune a copy of a model on some samples and measure it on the way.
 
     Whatever the model, the same samples come in the same batches: curves of two models differ by what they know. With
     Retrain's curve, `hf_unlearn.metrics.relearning` says which comes back faster.
@@ -45,11 +49,13 @@ def relearn(
         config: How Fine-Tune trains; its number of epochs is not used.
         shown: Encoded samples to learn from, usually half of unlearn; two or more.
         processor: The model's processor.
-        measure: What is measured, usually the mean alignment of the other half.
+        measure: What is measured, usually the mean alignment of the other half; a number or several.
         steps: Updates.
+        every: Updates between measurements.
 
     Returns:
-        `[steps + 1]` measurements, the first one before any update.
+        `[steps // every + 1]` measurements, or `[steps // every + 1, k]` of several numbers, the first one before any
+        update.
 
     Raises:
         UserError: There are no two samples to show, no steps, or the training diverges at once.
@@ -61,7 +67,7 @@ def relearn(
     config = deepcopy(config)
     config.max_steps, config.save_strategy, config.checkpoint_minutes = steps, "no", None
     config.logging_strategy = "no"
-    curve = _Curve(measure)
+    curve = _Curve(measure, every)
     trainer = FineTuneTrainer(deepcopy(model), config, {"retain": shown}, processing_class=processor, callbacks=[curve])
     trainer.train()
     return np.array(curve.points)

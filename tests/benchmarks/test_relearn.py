@@ -49,6 +49,13 @@ def test_measures_the_weights_that_fine_tune_passes_through(parts):
     assert curve[-1] == pytest.approx(weight_sum(trainer.model), abs=1e-9)
 
 
+def test_several_numbers_can_be_measured_every_few_updates(parts):
+    model, processor, config, encoded = parts
+    curve = relearn(model, config, encoded, processor, weight_sum, steps=4)
+    pairs = relearn(model, config, encoded, processor, lambda m: (weight_sum(m), 1.0), steps=4, every=2)
+    np.testing.assert_array_equal(pairs, np.stack([curve[::2], np.ones(3)], 1))
+
+
 def test_every_model_sees_the_same_batches(parts):
     model, processor, config, encoded = parts
     first = relearn(model, config, encoded, processor, weight_sum, steps=2)

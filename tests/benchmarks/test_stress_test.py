@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from hf_unlearn.benchmarks.attacks import NATS, POINTS, AttackRow, compare
 from hf_unlearn.benchmarks.benchmark import Benchmark
 from hf_unlearn.benchmarks.observation import Observation
-from hf_unlearn.benchmarks.stress_test import NATS, POINTS, TOLERANCE, AttackRow, StressTest, compare, markdown
+from hf_unlearn.benchmarks.stress_table import TOLERANCE, has_power, markdown
+from hf_unlearn.benchmarks.stress_test import StressTest
 from hf_unlearn.data.transformed_copies import TRANSFORMS
 from hf_unlearn.errors import UserError
 
@@ -22,8 +24,10 @@ class World:
         self.centres = {"unlearn": self.rng.normal(0.2, 0.1, SAMPLES), "test": self.rng.normal(0.2, 0.1, HELD_OUT)}
         self.centres["retain"] = self.rng.normal(0.85, 0.05, KEPT)
 
-    def model(self, remembered: float = 0.0, moved: float = 0.0, recovery: float = 0.1) -> Observation:
-        """A model that still remembers unlearn samples by so much, and has moved them by so much."""
+    def model(
+        self, remembered: float = 0.0, moved: float = 0.0, recovery: float = 0.1, latent: float | None = None
+    ) -> Observation:
+        """A model that still remembers unlearn samples by so much, has moved them, or has them in its weights."""
         alignment = {n: c + self.rng.normal(0, 0.02, len(c)) for n, c in self.centres.items()}
         alignment["unlearn"] = (1 - remembered) * alignment["unlearn"] + remembered * 0.85
         for kind in TRANSFORMS:
@@ -32,9 +36,19 @@ class World:
                 for n in self.places
                 if n != "anchors"
             }
+        alignment |= {f"{n}/int{b}": alignment[n] for n in ("unlearn", "test") for b in (8, 4)}
         images = {n: p + 0.1 * self.rng.normal(size=p.shape) for n, p in self.places.items()}
         images["unlearn"] = images["unlearn"] + moved * self.rng.normal(size=images["unlearn"].shape)
-        return Observation(alignment, images, np.linspace(0.2, 0.2 + recovery, 11))
+        hidden = 0.0 if latent is None else latent
+        gradients = {
+            n: 1 - c + self.rng.normal(0, 0.02, len(c)) for n, c in alignment.items() if n in ("unlearn", "test")
+        }
+        weights = {
+            "retain_only": np.array([[0.2, 0.2, 0.5], [0.2 + hidden, 0.2, 0.5 + hidden]]),
+            "line": np.array([0.85, 0.85 if remembered or latent else 0.1, 0.85]),
+            "distance": np.array([0.0 if remembered == 1 else 1.0]),
+        }
+        return Observation(alignment, images, np.linspace(0.2, 0.2 + recovery, 11), {}, gradients, weights)
 
     def ensemble(self, count: int = 4, **properties: float) -> list[Observation]:
         return [self.model(**properties) for _ in range(count)]
@@ -63,6 +77,7 @@ def test_each_residual_is_seen_by_the_attack_made_for_it():
         remembering={"remembered": 0.3},
         displaced={"moved": 1.0},
         resurfacing={"recovery": 0.4},
+        latent={"latent": 0.2},
         before={"remembered": 1.0},
     )
     assert rows["alignment: AUC"].differences["remembering"] > 20
@@ -75,6 +90,14 @@ def test_each_residual_is_seen_by_the_attack_made_for_it():
     assert rows["completeness by Retrains"].values["before"] < 10
     assert rows["relearning: area"].differences["resurfacing"] == pytest.approx(15)
     assert rows["position among anchors: agreement"].differences["displaced"] < -10
+    assert rows["fine-tuned on retain alone: unlearn above test"].differences["latent"] == pytest.approx(20)
+    assert rows["fine-tuned on retain alone: AUC"].differences["latent"] == pytest.approx(20)
+    assert rows["barrier to the base model"].differences["latent"] < -50
+    assert rows["white box, gradient norm: AUC"].differences["remembering"] > 20
+    assert rows["weights rounded to INT4: AUC"].differences["remembering"] > 20
+    assert rows["forgetting rate"].values["before"] == 0 and rows["forgetting rate"].values["exact"] > 90
+    assert rows["distance of weights from the base model"].unit == "share"
+    assert rows["distance of weights from the base model"].values["before"] == 0
     # Position says nothing of what only alignment shows, and the other way round.
     assert abs(rows["position among anchors: agreement"].differences["remembering"]) < 2
     assert abs(rows["alignment: AUC"].differences["displaced"]) < 2
@@ -110,7 +133,7 @@ def test_observations_survive_their_file(tmp_path):
     observation = World(4).model()
     observation.save(tmp_path / "o.safetensors")
     loaded = Observation.load(tmp_path / "o.safetensors")
-    for part in ("alignment", "images"):
+    for part in ("alignment", "images", "texts", "gradients", "weights"):
         ours, theirs = getattr(observation, part), getattr(loaded, part)
         assert ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
     assert np.array_equal(observation.recovery, loaded.recovery)
@@ -126,7 +149,17 @@ def test_the_table_marks_what_lies_beyond_the_tolerance():
     text = markdown(rows)
     assert "| a | 50.00 ± 1.00 | **90.00 (+40.00)** | 51.50 (+1.50) |" in text
     assert "| b (nats) | 1.00 | – | 9.00 (+8.00) |" in text
-    assert "before unlearning 0 of 2; Fine-Tune 1 of 2." in text and "**7.00 (-3.00)**" in text
+    assert "before unlearning 0 of 2; Fine-Tune 1 of 2. Of those with power: " in text
+    assert text.count("| yes |") == 2 and text.count("| no |") == 0 and "| – |\n" in text
+    assert "**7.00 (-3.00)**" in text
+
+
+def test_an_attack_has_power_if_it_finds_the_untouched_model_beyond_what_retrains_vary():
+    assert has_power(AttackRow("a", POINTS, 50.0, 1.0, {"before": 53.0}))
+    assert not has_power(AttackRow("a", POINTS, 50.0, 1.0, {"before": 51.9}))
+    assert not has_power(AttackRow("a", POINTS, 50.0, 2.5, {"before": 54.0}))
+    assert has_power(AttackRow("a", NATS, 50.0, None, {"before": 90.0})) is None
+    assert has_power(AttackRow("a", POINTS, 50.0, None, {"fine_tune": 90.0})) is None
 
 
 def test_bad_tests_are_refused():
