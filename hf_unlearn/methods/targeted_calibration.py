@@ -16,7 +16,7 @@ from hf_unlearn.models.contrastive import contrastive_terms, is_dual_encoder
 from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, RETAIN, MethodDescription
 from hf_unlearn.training.batch import TrainingBatch
 from hf_unlearn.training.config import UnlearningConfig
-from hf_unlearn.training.search_space import Log, SearchSpace
+from hf_unlearn.training.search_space import Log, SearchSpace, Uniform
 from hf_unlearn.training.targets import REGRESSION_PAIRS, AlignmentTargets, TargetNoise, pair_targets, view_targets
 from hf_unlearn.training.teacher import frozen_copy
 from hf_unlearn.training.trainer import UnlearningTrainer
@@ -30,9 +30,9 @@ class TargetedCalibrationConfig(UnlearningConfig):
     description: ClassVar[MethodDescription] = MethodDescription(
         title="Targeted Calibration",
         summary=(
-            "It brings every sample to the alignment that exact retraining is predicted to give it, and no further: "
-            "unlearn samples to those of held-out samples, while retain samples keep at least their own, and their "
-            "similarities to each other."
+            "It mixes the weights with new ones, so that they forget, and brings every sample to the alignment that "
+            "exact retraining is predicted to give it, and no further: unlearn samples to those of held-out samples, "
+            "while retain samples keep at least their own, and their similarities to each other."
         ),
         equations=(
             rf"{RETAIN} + w_u\, \mathbb{{E}}_\text{{unlearn}} (c_i - t_i)^2"
@@ -48,15 +48,24 @@ class TargetedCalibrationConfig(UnlearningConfig):
             "unlearn_weight": Log(50, 800),
             "retain_weight": Log(200, 3200),
             "similarity_weight": Log(20, 1000),
+            "shrink_perturb": Uniform(0, 0.5),
         },
-        views={"learning_rate": Log(5e-3, 5e-2), "unlearn_weight": Log(5, 100)},
+        views={"learning_rate": Log(5e-3, 5e-2), "unlearn_weight": Log(5, 100), "shrink_perturb": Uniform(0, 0.6)},
     )
 
-    num_train_epochs: float = field(default=10, metadata={"help": "Epochs over retain."})
+    num_train_epochs: float = field(default=16, metadata={"help": "Epochs over retain."})
     learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate."})
     lr_scheduler_type: str = field(  # type: ignore[assignment]
         default="cosine",
         metadata={"help": "Learning-rate schedule; what is left of it at the end scatters alignments."},
+    )
+    shrink_perturb: float | None = field(
+        default=0.3,
+        metadata={
+            "help": "Share, from 0 to 1, of a new initialisation that every weight matrix is mixed with before the "
+            "first step, so that the weights, too, forget; less, or 0 for none, where retain alone could not have made "
+            "the base model."
+        },
     )
     unlearn_weight: float = field(
         default=200.0, metadata={"help": "Weight of unlearn alignments' squared distance to what Retrain would give."}
@@ -97,6 +106,10 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
     retraining would give, predicted without it (`hf_unlearn.training.targets`): a held-out alignment for unlearn, the
     base model's own for retain, which may rise above it. Nothing is pushed past its target, so the removed samples
     stand out neither by too much alignment nor by too little. A step costs what one of Fine-Tune does.
+
+    Outputs at their targets leave the knowledge in the weights: fine-tuned on retain alone, the model has it back. So
+    weights are first mixed with new ones (`shrink_perturb`, arXiv 1910.08475), and what is kept is learned again with
+    the targets in place. Targets, and what retain is held to, come from the base model as it was.
 
     The alignment of one pair of random views scatters around its picture's; a two-sided square would punish the scatter
     and so collapse the embeddings. With views only excess counts, `max(0, c_i - t_i)^2` on unlearn, and InfoNCE alone
