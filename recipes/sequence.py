@@ -1,0 +1,40 @@
+"""Unlearn the rows of a benchmark in several requests, one after another, beside a Retrain after each.
+
+    accelerate launch recipes/sequence.py recipes/benchmarks/clip_openmoji.yaml \\
+        --methods fine_tune alignment_calibration targeted_calibration --requests 5
+
+Prints a row for each run: gap and agreement, how far earlier requests drifted, utility, and cost so far as a share of
+one Retrain. Stopped half-way, the same command goes on with the runs that are missing. Options it does not know go to
+the runs: --alignment_calibration.beta .5.
+"""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from hf_unlearn.benchmarks.benchmark import Benchmark
+from hf_unlearn.benchmarks.sequence import RequestSequence, run_sequence, write_sequence
+from hf_unlearn.cli.guard import guarded
+from hf_unlearn.runs.arguments import underscored
+
+
+def main() -> None:
+    """Read the arguments, run the sequences, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("benchmark", type=Path, help="a file of recipes/benchmarks")
+    parser.add_argument("--trials", type=int, nargs="+", help="seeds; default: the benchmark's")
+    parser.add_argument("--methods", nargs="+", default=["fine_tune", "alignment_calibration", "targeted_calibration"])
+    parser.add_argument("--requests", type=int, default=5, help="how many requests the rows are parted into")
+    parser.add_argument("--output_dir", type=Path, help="default: runs/sequence/<benchmark>")
+    given, extra = parser.parse_known_args(underscored(sys.argv[1:]))
+    benchmark = Benchmark.load(given.benchmark)
+    if given.trials:
+        benchmark = replace(benchmark, trials=tuple(given.trials))
+    sequence = RequestSequence(benchmark, tuple(given.methods), given.requests, tuple(extra))
+    output_dir = given.output_dir or Path("runs/sequence") / given.benchmark.stem
+    print(write_sequence(run_sequence(sequence, output_dir), output_dir))
+
+
+if __name__ == "__main__":
+    guarded(main)
