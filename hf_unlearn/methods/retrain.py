@@ -49,7 +49,8 @@ class RetrainConfig(UnlearningConfig):
 class RetrainTrainer(FineTuneTrainer):
     """Minimises InfoNCE (Eq. 1) on retain, as Fine-Tune does, but from new weights.
 
-    The model passed in gives the architecture only; its weights are drawn anew from `args.seed`.
+    The model passed in gives the architecture only; its weights are drawn anew from `args.seed`, or are those of the
+    initial model, where one is given: of a fine-tuned model, exact unlearning is fine-tuning again.
 
     Raises:
         UserError: as its base class does, and with a `peft_config`.
@@ -57,8 +58,16 @@ class RetrainTrainer(FineTuneTrainer):
 
     config_class = RetrainConfig
 
-    def __init__(self, model: PreTrainedModel, args: RetrainConfig, *positional: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: RetrainConfig,
+        *positional: Any,
+        initial_model: PreTrainedModel | None = None,
+        **kwargs: Any,
+    ) -> None:
         if kwargs.get("peft_config") is not None:
             raise UserError("Retrain draws every weight anew, which no adapter can hold; leave peft_config unset")
         set_seed(args.seed)
-        super().__init__(type(model)(deepcopy(model.config)), args, *positional, **kwargs)
+        start = type(model)(deepcopy(model.config)) if initial_model is None else deepcopy(initial_model)
+        super().__init__(start, args, *positional, **kwargs)

@@ -13,9 +13,11 @@ from hf_unlearn.distributed import all_reduce_sum, world_size
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import info_nce, masked_mean, negative_alignment, similarity_drift
 from hf_unlearn.models.contrastive import contrastive_terms, is_dual_encoder
+from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, RETAIN, MethodDescription
 from hf_unlearn.training.batch import TrainingBatch
 from hf_unlearn.training.config import UnlearningConfig
+from hf_unlearn.training.features import FeatureEncoder
 from hf_unlearn.training.search_space import Log, SearchSpace, Uniform
 from hf_unlearn.training.targets import REGRESSION_PAIRS, AlignmentTargets, TargetNoise, pair_targets, view_targets
 from hf_unlearn.training.teacher import frozen_copy
@@ -92,6 +94,14 @@ class TargetedCalibrationConfig(UnlearningConfig):
         },
     )
 
+    target_features: str | None = field(
+        default=None,
+        metadata={
+            "help": "Encoder of pictures and texts that never saw the requested rows, from whose embeddings targets of "
+            "pairs are predicted; default: the initial model, or else pixels and character n-grams."
+        },
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.target_noise is not None and not 0 <= self.target_noise <= 1:
@@ -151,14 +161,41 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
                 return view_targets(self.model, inputs, len(retain), unlearn, held_out, noise)
             keep = self.args.similarity_weight > 0
             pairs = cast("ImageTextInputs", inputs)
-            return pair_targets(self.model, pairs, retain, unlearn, held_out, noise, keep_embeddings=keep)
+            encoder = self._feature_encoder()
+            return pair_targets(
+                self.model, pairs, retain, unlearn, held_out, noise, keep_embeddings=keep, encoder=encoder
+            )
         assert rows.unlearn is not None  # `uses` names it
         if isinstance(inputs, ImageViewInputs):
             return view_targets(self.model, inputs, 0, rows.unlearn, held_out, noise)
         sample, ratio = rows.retain.sample(REGRESSION_PAIRS), self.unlearn_to_retain
         pairs = cast("ImageTextInputs", inputs)
-        targets = pair_targets(self.model, pairs, sample, rows.unlearn, held_out, noise, unlearn_to_retain=ratio)
+        targets = pair_targets(
+            self.model,
+            pairs,
+            sample,
+            rows.unlearn,
+            held_out,
+            noise,
+            unlearn_to_retain=ratio,
+            encoder=self._feature_encoder(),
+        )
         return replace(targets, positive=targets.positive[len(sample) :])
+
+    def _feature_encoder(self) -> FeatureEncoder | None:
+        """The encoder from whose embeddings targets are predicted: the one named, or the initial model."""
+        if self.args.target_features is not None:
+            model, processor = load_encoder(self.args.target_features)
+            if not is_dual_encoder(model):
+                raise UserError(
+                    f"target_features={self.args.target_features} is a {type(model).__name__}, which embeds no texts; "
+                    "name an encoder of pictures and texts"
+                )
+            return FeatureEncoder(model.to(self.args.device), processor)  # type: ignore[arg-type]
+        if self.initial_model is None:
+            return None
+        initial = self.initial_model.to(self.args.device)  # type: ignore[arg-type]  # the stub of `to` lacks devices
+        return FeatureEncoder(initial, self.processing_class)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None

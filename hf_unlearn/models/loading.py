@@ -95,18 +95,19 @@ def load_model(
         raise UserError(f"the model {name_or_path} cannot be loaded: {_reason(name_or_path, error)}") from error
 
 
-def load_image_processor(name_or_path: str, backend: str | None = None) -> Any:
+def load_image_processor(name_or_path: str, backend: str | None = None, revision: str | None = None) -> Any:
     """The image processor saved with a model; no code that comes with it runs.
 
     Args:
         name_or_path: the model's folder or Hub id.
         backend: `torchvision` or `pil`; default: the processor's own.
+        revision: branch, tag or commit of a Hub model.
 
     Raises:
         UserError: when there is none.
     """
     options: dict[str, Any] = {} if backend is None else {"backend": backend}
-    return _beside(AutoImageProcessor, "image processor", name_or_path, **options)
+    return _beside(AutoImageProcessor, "image processor", name_or_path, revision=revision, **options)
 
 
 def load_tokenizer(model: PreTrainedModel, folder: str, name: str) -> Any:

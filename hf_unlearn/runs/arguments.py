@@ -72,6 +72,16 @@ class RunArguments:
         default=None, metadata={"help": "Encoder to unlearn from; default: a small one pre-trained on the dataset."}
     )
     model_revision: str | None = field(default=None, metadata={"help": "Revision of a Hub model."})
+    initial_model: str | None = field(
+        default=None,
+        metadata={"help": "Model that the encoder was fine-tuned from; Retrain starts there, not from new weights."},
+    )
+    initial_revision: str | None = field(default=None, metadata={"help": "Revision of a Hub's initial model."})
+    vision_model: str | None = field(
+        default=None,
+        metadata={"help": "Vision model, such as a ViT or DINOv2, to start a SimCLR or MoCo from; then pre-trained."},
+    )
+    vision_revision: str | None = field(default=None, metadata={"help": "Revision of a Hub's vision model."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run the code a Hub model brings along."})
     methods: list[str] = field(
         default_factory=lambda: list(PAPER_METHODS),
@@ -128,6 +138,12 @@ class RunArguments:
 
     def __post_init__(self) -> None:
         self.methods = [load_method(name) for name in self.methods]
+        for one, other in (("vision_model", "model_name_or_path"), ("vision_model", "initial_model")):
+            if getattr(self, one) is not None and getattr(self, other) is not None:
+                raise UserError(f"--{one} is where a pre-training starts, and --{other} is trained already; give one")
+        for name in ("initial", "vision"):
+            if getattr(self, f"{name}_revision") is not None and getattr(self, f"{name}_model") is None:
+                raise UserError(f"--{name}_revision is that of --{name}_model; give both, or neither")
         if not self.dataset_name.strip():
             raise UserError("--dataset_name is empty; name a dataset, as --help says")
         if self.show_samples is None:  # a card must not show what somebody asked to have removed

@@ -8,18 +8,22 @@ from transformers import PreTrainedModel
 from hf_unlearn.data.views import VIEW_PRESETS
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.image_processor import image_processor_of
+from hf_unlearn.models.loading import load_image_processor, load_vision_model
 from hf_unlearn.models.moco import MoCoConfig, MoCoModel
 from hf_unlearn.models.simclr import SimCLRConfig, SimCLRModel
 from hf_unlearn.models.small_clip import build_small_clip
 from hf_unlearn.runs.arguments import Run
 from hf_unlearn.runs.run_data import UnlearningTask
 
+OF_RESNETS = ("backbone", "stem", "width", "image_size")  # fields that describe the backbone
 # From a run and its task to an untrained model and its processor.
 Builder = Callable[[Run, UnlearningTask], tuple[PreTrainedModel, Any]]
 
 
 def small_clip(run: Run, task: UnlearningTask) -> tuple[PreTrainedModel, Any]:
     """A CLIP of about 1 M parameters with a tokenizer trained on the captions of train."""
+    if run.arguments.vision_model is not None:
+        raise UserError("--vision_model is the backbone of a SimCLR or MoCo; for a CLIP, name --initial_model")
     if "captions" not in task.train.column_names:
         raise UserError("a CLIP needs captions; name their column with --caption_column")
     captions = [caption for captions in task.train["captions"] for caption in captions]
@@ -27,13 +31,27 @@ def small_clip(run: Run, task: UnlearningTask) -> tuple[PreTrainedModel, Any]:
 
 
 def simclr(run: Run, task: UnlearningTask) -> tuple[PreTrainedModel, Any]:
-    """A SimCLR with the fields of the config's `model` section."""
+    """A SimCLR with the fields of the config's `model` section, on the run's vision model if it names one."""
+    if run.arguments.vision_model is not None:
+        return _on_vision_model(SimCLRModel, run)
     return SimCLRModel(SimCLRConfig(**run.model)), image_processor_of(VIEW_PRESETS[run.data.views])
 
 
 def moco(run: Run, task: UnlearningTask) -> tuple[PreTrainedModel, Any]:
-    """A MoCo with the fields of the config's `model` section."""
+    """A MoCo with the fields of the config's `model` section, on the run's vision model if it names one."""
+    if run.arguments.vision_model is not None:
+        return _on_vision_model(MoCoModel, run)
     return MoCoModel(MoCoConfig(**run.model)), image_processor_of(VIEW_PRESETS[run.data.views])
+
+
+def _on_vision_model(family: Any, run: Run) -> tuple[PreTrainedModel, Any]:
+    """A view encoder whose backbone is a pretrained vision model, and that model's image processor."""
+    name, revision = run.arguments.vision_model, run.arguments.vision_revision
+    assert name is not None
+    settings = {field: value for field, value in run.model.items() if field not in OF_RESNETS}
+    return family.from_vision_model(load_vision_model(name, revision), **settings), load_image_processor(
+        name, revision=revision
+    )
 
 
 BUILDERS: dict[str, Builder] = {"clip": small_clip, "simclr": simclr, "moco": moco}

@@ -42,6 +42,7 @@ from hf_unlearn.runs.evaluation import (
     ImageViewEvaluator,
     class_labels,
 )
+from hf_unlearn.runs.initial import load_initial_model
 from hf_unlearn.runs.pretrain import run_time_seconds, train_from_scratch
 from hf_unlearn.runs.request_statuses import drift_notes, request_statuses
 from hf_unlearn.runs.resuming import RunState, base_key
@@ -99,6 +100,8 @@ class Experiment:
         self.form = self._form(model)
         self.base_record, self.history = describe_base_model(self.base, arguments.model_revision)
         self.state.require(base_key(self.base_record))
+        self.initial = load_initial_model(arguments, model)
+        self.state.require({"initial_model": self.initial.record.sha256 if self.initial else None})
         if arguments.retrain_model is not None:
             self._check_retrain(arguments.retrain_model)
         inputs = make_inputs(model, self.processor, run.data)
@@ -283,7 +286,14 @@ class Experiment:
         if isinstance(config, RetrainConfig):  # the same Retrain serves every run on the same rows and settings
             rows = replace(self.task.dataset, sha256=self.task.retain_sha256)
             folder = train_from_scratch(
-                lambda: self.training_splits["retain"], rows, model, self.processor, config, self.data_config, log
+                lambda: self.training_splits["retain"],
+                rows,
+                model,
+                self.processor,
+                config,
+                self.data_config,
+                log,
+                self.initial,
             )
             return Trained(_on(load_encoder(str(folder))[0], config.device), run_time_seconds(folder))
         config = deepcopy(config)
@@ -301,6 +311,7 @@ class Experiment:
             processing_class=self.processor,
             peft_config=self.peft_config,
             data_config=self.data_config,
+            initial_model=self.initial.model if self.initial else None,
         )
         attach_log(trainer, config.method, log)
         output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -325,6 +336,7 @@ class Experiment:
                 **public_hyper_parameters(config),
                 **public_hyper_parameters(self.data_config),
                 **adapter_settings(trained.model),
+                **({"initial_model": self.initial.name} if self.initial else {}),
             },
             description=config.description,
             preset=getattr(config, "preset", None),

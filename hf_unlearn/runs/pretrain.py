@@ -23,6 +23,7 @@ from hf_unlearn.hub.recording import public_hyper_parameters
 from hf_unlearn.methods.retrain import RetrainConfig, RetrainTrainer
 from hf_unlearn.records.schemas import DatasetRecord
 from hf_unlearn.runs.arguments import OPENMOJI
+from hf_unlearn.runs.initial import InitialModel
 from hf_unlearn.runs.run_data import UnlearningTask
 from hf_unlearn.runs.training_log import attach_log
 from hf_unlearn.training.checkpoints import newest_checkpoint
@@ -39,7 +40,12 @@ BASE_CARD = (
 
 
 def pretrain(
-    task: UnlearningTask, model: PreTrainedModel, processor: Any, config: RetrainConfig, data_config: DataConfig
+    task: UnlearningTask,
+    model: PreTrainedModel,
+    processor: Any,
+    config: RetrainConfig,
+    data_config: DataConfig,
+    initial: InitialModel | None = None,
 ) -> Path:
     """Train an architecture on retain and unlearn together, the model people ask to be removed from.
 
@@ -49,6 +55,7 @@ def pretrain(
         processor: saved beside the weights.
         config: the training.
         data_config: how rows are read and encoded.
+        initial: where to start instead.
 
     Returns:
         The folder of the trained model, in the cache.
@@ -57,7 +64,7 @@ def pretrain(
     def train_split() -> EncodedSplit:
         return EncodedSplit(task.train, make_inputs(model, processor, data_config), data_config.resident_bytes)
 
-    return train_from_scratch(train_split, task.dataset, model, processor, config, data_config)
+    return train_from_scratch(train_split, task.dataset, model, processor, config, data_config, initial=initial)
 
 
 def train_from_scratch(
@@ -68,6 +75,7 @@ def train_from_scratch(
     config: RetrainConfig,
     data_config: DataConfig,
     log: Path | None = None,
+    initial: InitialModel | None = None,
 ) -> Path:
     """The folder of a model trained from scratch on given rows; trained once per data, architecture and settings.
 
@@ -81,6 +89,7 @@ def train_from_scratch(
         config: the training.
         data_config: how rows are read and encoded.
         log: folder of the run whose log the losses go to.
+        initial: where to start, instead of new weights.
 
     Raises:
         UserError: when the training diverges.
@@ -96,13 +105,15 @@ def train_from_scratch(
             "world_size": world_size(),
         },
     }
+    if initial is not None:
+        key["initial"] = initial.record.sha256
     digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
     name = f"{model.config.model_type}-{data.name.rpartition('/')[2]}-{digest[:8]}"
     folder = cache_folder() / name
     if not _is_finished(folder):
         with _alone(folder):
             if not _is_finished(folder):  # another run may have trained it meanwhile
-                _train(folder, train, data, model, processor, config, data_config, log)
+                _train(folder, train, data, model, processor, config, data_config, log, initial)
     return folder
 
 
@@ -119,11 +130,19 @@ def _train(
     config: RetrainConfig,
     data_config: DataConfig,
     log: Path | None,
+    initial: InitialModel | None,
 ) -> None:
     title = Path(config.output_dir or "").name or RetrainConfig.method  # the section of the run: retrain or pretrain
     config = deepcopy(config)
     config.output_dir = str(folder)
-    trainer = RetrainTrainer(model, config, {"retain": train()}, processing_class=processor, data_config=data_config)
+    trainer = RetrainTrainer(
+        model,
+        config,
+        {"retain": train()},
+        processing_class=processor,
+        data_config=data_config,
+        initial_model=initial.model if initial else None,
+    )
     attach_log(trainer, title, log)
     checkpoint = newest_checkpoint(folder)
     if checkpoint is not None:

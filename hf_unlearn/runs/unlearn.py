@@ -8,6 +8,7 @@ from hf_unlearn.records.schemas import Results
 from hf_unlearn.runs.arguments import Run
 from hf_unlearn.runs.builders import Builder
 from hf_unlearn.runs.experiment import Experiment
+from hf_unlearn.runs.initial import load_initial_model, prepare_vision_model
 from hf_unlearn.runs.pretrain import pretrain
 from hf_unlearn.runs.resuming import RunState, data_key, training_key
 from hf_unlearn.runs.run_data import UnlearningTask, prepare_task
@@ -20,11 +21,13 @@ def start(run: Run, build: Builder) -> Experiment:
 
 
 def base_model(run: Run, task: UnlearningTask, build: Builder) -> str:
-    """Path or Hub id of the model to unlearn from."""
+    """Path or Hub id of the model to unlearn from; without one, one is trained from the initial model or from none."""
     if run.arguments.model_name_or_path is not None:
         return run.arguments.model_name_or_path
-    model, processor = build(run, task)
-    return str(pretrain(task, model, processor, run.pretrain, run.data))
+    prepare_vision_model(run, task, build)
+    initial = load_initial_model(run.arguments)
+    model, processor = build(run, task) if initial is None else (initial.model, initial.processor)
+    return str(pretrain(task, model, processor, run.pretrain, run.data, initial))
 
 
 def unlearn_and_compare(run: Run, build: Builder) -> Results:

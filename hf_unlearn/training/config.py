@@ -93,7 +93,8 @@ class UnlearningConfig(TrainingArguments):
         default=None,
         metadata={
             "help": "Share, from 0 to 1, of a new initialisation that every weight matrix is mixed with before the "
-            "first step (shrink and perturb), so that the weights, too, forget; default: none."
+            "first step (shrink and perturb), so that the weights, too, forget; of the initial model where a run names "
+            "one; default: none."
         },
     )
     retain_loss_budget: float | None = field(default=None, metadata=BUDGET_HELP)

@@ -1,6 +1,8 @@
 """Scores that predict how aligned a pair would be in a model that never saw it, from what the pair shows and says."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +14,7 @@ from transformers import PreTrainedModel
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.preprocessing import ImageTextInputs
 from hf_unlearn.models.contrastive import embed_images, embed_texts
+from hf_unlearn.training.features import FeatureEncoder
 
 Array = npt.NDArray[np.floating]
 Rows = npt.NDArray[np.int64]
@@ -24,6 +27,9 @@ PICTURE_SIZE = 16  # pixels
 PICTURE_COMPONENTS = 64
 PICTURE_BANDWIDTH = 0.3  # times the median squared distance
 PICTURE_PENALTY = 0.3
+# Of another encoder's embeddings: kernel exp(sharpness (cos - 1)), and one penalty for pictures and captions.
+EMBEDDING_SHARPNESS = 2.0
+EMBEDDING_PENALTY = 1.0
 
 
 @dataclass(frozen=True)
@@ -35,18 +41,25 @@ class PairFeatures:
         pictures: `[rows, 3 * PICTURE_SIZE**2]` their shrunken pixels in [0, 1].
         texts: captions of these rows, row after row.
         owner: `[texts]` place of each one's picture among `images`.
+        shown: `[rows, d']` unit-norm embeddings of the pictures by another encoder, if there is one.
+        named: `[texts, d']` the same of the captions.
     """
 
     images: Array
     pictures: Array
     texts: list[str]
     owner: Rows
+    shown: Array | None = None
+    named: Array | None = None
 
     def take(self, rows: Rows) -> "PairFeatures":
         """Some of the rows, which ascend."""
         taken = np.isin(self.owner, rows)
         texts = [text for text, chosen in zip(self.texts, taken, strict=True) if chosen]
-        return PairFeatures(self.images[rows], self.pictures[rows], texts, np.searchsorted(rows, self.owner[taken]))
+        shown = None if self.shown is None else self.shown[rows]
+        named = None if self.named is None else self.named[taken]
+        owner = np.searchsorted(rows, self.owner[taken])
+        return PairFeatures(self.images[rows], self.pictures[rows], texts, owner, shown, named)
 
     def joined(self, other: "PairFeatures") -> "PairFeatures":
         """These rows, then another's."""
@@ -55,7 +68,12 @@ class PairFeatures:
             np.concatenate([self.pictures, other.pictures]),
             self.texts + other.texts,
             np.concatenate([self.owner, len(self.images) + other.owner]),
+            _joined(self.shown, other.shown),
+            _joined(self.named, other.named),
         )
+
+
+Kernel = Callable[[PairFeatures], Any]  # `[others, retain]`
 
 
 @dataclass(frozen=True)
@@ -95,10 +113,15 @@ def embed_pairs(
     split: EncodedSplit,
     rows: Rows | None = None,
     keep_embeddings: bool = False,
+    encoder: FeatureEncoder | None = None,
 ) -> EmbeddedPairs:
-    """One pass of a split through the model; `rows` are those whose features are kept, default all."""
+    """One pass of a split through the model, and through another encoder if there is one.
+
+    `rows` are those whose features are kept, default all.
+    """
     close = np.ones(len(split), dtype=bool) if rows is None else np.isin(np.arange(len(split)), rows)
     alignments, counts, images, pictures, texts, first, second = [], [], [], [], [], [], []
+    shown, named = [], []
     total_x = total_y = torch.zeros((), device=model.device)
     for start, encoded in zip(range(0, len(split), BATCH), split.batches(BATCH), strict=True):
         encoded = {name: value.to(model.device) for name, value in encoded.items()}
@@ -116,7 +139,11 @@ def embed_pairs(
         images.append(x.cpu()[kept])
         shrunk = F.interpolate(encoded["pixels"].float() / 255, (PICTURE_SIZE, PICTURE_SIZE), mode="area")
         pictures.append(shrunk.flatten(1).cpu()[kept])
-        texts += inputs.tokenizer.batch_decode(tokens["input_ids"][kept[owner.cpu()]], skip_special_tokens=True)
+        said = inputs.tokenizer.batch_decode(tokens["input_ids"][kept[owner.cpu()]], skip_special_tokens=True)
+        texts += said
+        if encoder is not None and said:
+            shown.append(encoder.images(encoded["pixels"].cpu()[kept]))
+            named.append(encoder.texts(said))
     alignment, captions = torch.cat(alignments).double().numpy(), torch.cat(counts).numpy()
     row = np.repeat(np.arange(len(split)), captions)
     of_pairs = (total_x * total_y).sum().item() - (alignment / captions[row]).sum()
@@ -130,6 +157,8 @@ def embed_pairs(
             torch.cat(pictures).double().numpy(),
             texts,
             np.repeat(np.arange(close.sum()), captions[close]),
+            np.concatenate(shown) if shown else None,
+            np.concatenate(named) if named else None,
         ),
         torch.cat(first) if keep_embeddings else None,
         torch.cat(second) if keep_embeddings else None,
@@ -140,32 +169,55 @@ def pair_scores(retain: PairFeatures, *others: PairFeatures) -> list[Array]:
     """Predict the alignment of pairs in a model that saw other retain pairs alone.
 
     Two kernel ridge regressions are fitted on retain pairs, both to the base model's image embeddings: one from
-    captions (TF-IDF of character n-grams), one from pictures (principal components of their shrunken pixels). A pair's
-    score is the inner product of where its caption and where its picture are predicted to lie. The pair's own
+    captions (TF-IDF of character n-grams), one from pictures (principal components of their shrunken pixels). With
+    another encoder's embeddings of both, these are what they are fitted from, by the kernel `exp(2 (cos - 1))`. A
+    pair's score is the inner product of where its caption and where its picture are predicted to lie. The pair's own
     embeddings do not enter: those of unlearn pairs are what the base model remembers.
 
     Returns:
         `[texts]` scores of the retain pairs, each predicted with its row left out, and of the others.
     """
+    centre = retain.images.mean(0)
+    embedded = retain.images - centre
+    like_captions, like_pictures, penalties = _kernels(retain)
+    rows = np.arange(len(embedded))
+    of_captions, captions = _ridge(like_captions(retain), embedded[retain.owner], penalties[0], retain.owner)
+    of_pictures, pictures = _ridge(like_pictures(retain), embedded, penalties[1], rows)
+    scores: list[Array] = [((captions + centre) * (pictures + centre)[retain.owner]).sum(1)]
+    for other in others:
+        captions = like_captions(other) @ of_captions + centre
+        pictures = like_pictures(other) @ of_pictures + centre
+        scores.append((captions * pictures[other.owner]).sum(1))
+    return scores
+
+
+def _kernels(retain: PairFeatures) -> tuple[Kernel, Kernel, tuple[float, float]]:
+    """How alike other captions, and other pictures, are to those of retain, and the penalties of both regressions."""
     from sklearn.decomposition import PCA
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.metrics.pairwise import linear_kernel, rbf_kernel
 
-    centre = retain.images.mean(0)
-    embedded = retain.images - centre
+    if retain.shown is not None and retain.named is not None:
+        own_shown, own_named = retain.shown, retain.named
+        return (
+            lambda other: np.exp(EMBEDDING_SHARPNESS * (other.named @ own_named.T - 1)),
+            lambda other: np.exp(EMBEDDING_SHARPNESS * (other.shown @ own_shown.T - 1)),
+            (EMBEDDING_PENALTY, EMBEDDING_PENALTY),
+        )
     vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=CAPTION_NGRAMS, sublinear_tf=True)
     named = vectorizer.fit_transform(retain.texts)
     components = PCA(min(PICTURE_COMPONENTS, *retain.pictures.shape), random_state=0).fit(retain.pictures)
     shown = components.transform(retain.pictures)
     gamma = 1 / (PICTURE_BANDWIDTH * _median_squared_distance(shown) or 1.0)  # 0: all pictures alike
-    of_captions, captions = _ridge(linear_kernel(named), embedded[retain.owner], CAPTION_PENALTY, retain.owner)
-    of_pictures, pictures = _ridge(rbf_kernel(shown, gamma=gamma), embedded, PICTURE_PENALTY, np.arange(len(shown)))
-    scores: list[Array] = [((captions + centre) * (pictures + centre)[retain.owner]).sum(1)]
-    for other in others:
-        captions = linear_kernel(vectorizer.transform(other.texts), named) @ of_captions + centre
-        pictures = rbf_kernel(components.transform(other.pictures), shown, gamma=gamma) @ of_pictures + centre
-        scores.append((captions * pictures[other.owner]).sum(1))
-    return scores
+    return (
+        lambda other: linear_kernel(vectorizer.transform(other.texts), named),
+        lambda other: rbf_kernel(components.transform(other.pictures), shown, gamma=gamma),
+        (CAPTION_PENALTY, PICTURE_PENALTY),
+    )
+
+
+def _joined(one: Array | None, other: Array | None) -> Array | None:
+    return None if one is None or other is None else np.concatenate([one, other])
 
 
 def _ridge(kernel: Array, outputs: Array, penalty: float, group: Rows) -> tuple[Array, Array]:

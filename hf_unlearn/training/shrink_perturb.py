@@ -46,6 +46,25 @@ def shrink_and_perturb(model: nn.Module, share: float, seed: int) -> None:
 
 
 @torch.no_grad()
+def move_towards(model: nn.Module, initial: nn.Module, share: float) -> None:
+    """Move every trained weight back towards the model that training began from, in place: `W <- (1 - a) W + a W_0`.
+
+    The initial model takes the place of a new initialisation: what fine-tuning has added is what is to be forgotten.
+    Vectors move, too, since they were trained from there.
+
+    Args:
+        model: the encoder, without wrappers.
+        initial: a model of the same architecture; it is not changed.
+        share: a in [0, 1]; 0 changes nothing, 1 gives the initial model.
+    """
+    begun, weights = dict(initial.named_parameters()), dict(model.named_parameters())
+    for name, weight in weights.items():
+        trained = weights[name.removeprefix("key_")] if isinstance(model, MoCoModel) else weight
+        if trained.requires_grad:
+            weight.copy_(torch.lerp(weight.float(), begun[name].to(weight.device).float(), share))
+
+
+@torch.no_grad()
 def refill_queue(model: nn.Module, batches: Callable[[int], Iterator[ModelInputs]]) -> None:
     """Replace MoCo's keys by those of the key encoder as it now is; other models have none.
 

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.preprocessing import ImageTextInputs, ImageViewInputs
 from hf_unlearn.models.contrastive import contrastive_terms, evaluation_mode
+from hf_unlearn.training.features import FeatureEncoder
 from hf_unlearn.training.pair_scores import BATCH, Array, Rows, embed_pairs, pair_scores
 
 logger = logging.getLogger(__name__)
@@ -109,6 +110,7 @@ def pair_targets(
     *,
     unlearn_to_retain: float | None = None,
     keep_embeddings: bool = False,
+    encoder: FeatureEncoder | None = None,
 ) -> AlignmentTargets:
     """Targets of image-text pairs: retain and negative pairs as they are, unlearn as held-out pairs of their kind.
 
@@ -128,13 +130,14 @@ def pair_targets(
         noise: added to the scores that order the unlearn pairs, after held-out pairs were weighted by them.
         unlearn_to_retain: how many rows are unlearned for each that stays; default: as the splits have it.
         keep_embeddings: whether to keep where the base model embeds retain pairs, `2 d` bytes a picture and a caption.
+        encoder: one that never saw the unlearn pairs, to predict from; default: pixels and character n-grams.
     """
     captions = retain.rows(range(min(len(retain), BATCH)))["caption_counts"].float().mean().item()
     ratio = len(unlearn) / len(retain) if unlearn_to_retain is None else unlearn_to_retain
     regressed = _spread(len(retain), max(2, int(REGRESSION_PAIRS / captions / (1 + ratio))))
     with evaluation_mode(model):
-        kept = embed_pairs(model, inputs, retain, regressed, keep_embeddings)
-        asked, unseen = (embed_pairs(model, inputs, split) for split in (unlearn, held_out))
+        kept = embed_pairs(model, inputs, retain, regressed, keep_embeddings, encoder)
+        asked, unseen = (embed_pairs(model, inputs, split, encoder=encoder) for split in (unlearn, held_out))
     kept_scores, scores, unseen_scores = pair_scores(kept.features, asked.features, unseen.features)
     request = asked.features.take(_spread(len(unlearn), round(ratio * len(regressed))))
     lost = pair_scores(kept.features.joined(request), unseen.features)[1].mean() - unseen_scores.mean()

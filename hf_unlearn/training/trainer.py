@@ -44,7 +44,7 @@ from hf_unlearn.training.inputs import make_inputs
 from hf_unlearn.training.rows import Split, TrainingRows
 from hf_unlearn.training.saliency import SaliencyMask
 from hf_unlearn.training.saving import SavingTrainer
-from hf_unlearn.training.shrink_perturb import NOT_SHRUNK, refill_queue, shrink_and_perturb
+from hf_unlearn.training.shrink_perturb import NOT_SHRUNK, move_towards, refill_queue, shrink_and_perturb
 from hf_unlearn.training.temperature import LogitScaleBound
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ class UnlearningTrainer(SavingTrainer):
         eval_dataset: rows for the evaluation loss, usually `validation`, or several splits by name.
         processing_class: the model's processor (image-text) or image processor (views).
         data_config: how rows are read and encoded; default: a `DataConfig` as it comes.
+        initial_model: what the model was fine-tuned from, where it is known: Retrain starts there, `shrink_perturb`
+            leads back there, and Targeted Calibration predicts its targets from there. It is never changed.
         peft_config: a `peft.LoraConfig` to train an adapter instead of the model's own weights, which then stay as they
             are; without `target_modules`, all linear layers are adapted, and a view encoder's convolutions, too.
 
@@ -105,9 +107,11 @@ class UnlearningTrainer(SavingTrainer):
         processing_class: Any = None,
         peft_config: "LoraConfig | None" = None,
         data_config: DataConfig | None = None,
+        initial_model: PreTrainedModel | None = None,
         **kwargs: Any,
     ) -> None:
         _refuse_without_effect(kwargs)
+        self.initial_model = initial_model
         self.source_splits = train_dataset if isinstance(train_dataset, DatasetDict) else None
         train_dataset = keep_out_earlier_rows(train_dataset, model, args.seed)
         self.data_config = data_config or DataConfig()
@@ -360,7 +364,11 @@ class UnlearningTrainer(SavingTrainer):
             logger.warning("%s: %s", self.args.title, NOT_SHRUNK)
             return
         model = unwrap(self.model)
-        shrink_and_perturb(model, self.args.shrink_perturb or 0.0, self.args.seed)
+        share = self.args.shrink_perturb or 0.0
+        if self.initial_model is not None:
+            move_towards(model, self.initial_model, share)
+        else:
+            shrink_and_perturb(model, share, self.args.seed)
         refill_queue(model, lambda rows: self.split_batches(self._first_split(rows)))
         if self.saliency is not None:
             self.saliency.restore()

@@ -173,6 +173,38 @@ def test_scores_find_pairs_whose_picture_and_caption_belong_together(make_conten
     assert again[agree].min() > again[~agree].max()
 
 
+def test_another_encoders_features_take_the_place_of_pixels_and_n_grams():
+    """Against ridge regressions refitted for every row; neither pixels nor letters enter."""
+    rng = np.random.default_rng(0)
+    unit = [rng.normal(size=(n, 4)) for n in (9, 12, 5, 5)]
+    shown, named, other_shown, other_named = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in unit)
+    owner = np.array([0, 1, 1, 2, 3, 4, 4, 5, 6, 7, 7, 8])
+    images = loss_oracle.unit(rng.normal(size=(9, 6)))
+    retain = PairFeatures(np.array(images), rng.random((9, 768)), ["x"] * 12, owner, shown, named)
+    other = PairFeatures(
+        rng.normal(size=(5, 6)), rng.random((5, 768)), ["x"] * 5, np.arange(5), other_shown, other_named
+    )
+    kept, scores = pair_scores(retain, other)
+    centre = retain.images.mean(0)
+
+    def predict(features, outputs, at):
+        gram = np.array([[np.exp(2 * (a @ b - 1)) for b in features] for a in features])
+        dual = np.linalg.solve(gram + np.eye(len(features)), outputs - centre)
+        return np.array([np.exp(2 * (at @ b - 1)) for b in features]) @ dual + centre
+
+    for pair, row in enumerate(owner):  # with its row left out
+        of_caption = predict(named[owner != row], retain.images[owner[owner != row]], named[pair])
+        of_picture = predict(np.delete(shown, row, 0), np.delete(retain.images, row, 0), shown[row])
+        assert kept[pair] == pytest.approx(of_caption @ of_picture, abs=1e-9)
+    for pair in range(5):
+        of_caption = predict(named, retain.images[owner], other_named[pair])
+        of_picture = predict(shown, retain.images, other_shown[pair])
+        assert scores[pair] == pytest.approx(of_caption @ of_picture, abs=1e-9)
+    joined = retain.take(np.array([1, 4])).joined(other)
+    np.testing.assert_allclose(joined.shown, [*shown[[1, 4]], *other_shown])
+    np.testing.assert_allclose(joined.named, [*named[[1, 2, 5, 6]], *other_named])
+
+
 def test_what_only_the_request_shows_is_lost_without_it(make_contents):
     """Scores of held-out pairs fall when a class of theirs is in the request alone, and hardly when retain has it."""
     retain, request = make_contents([0, 1, 2] * 20, [0, 1, 2] * 20), make_contents([3, 4] * 10, [3, 4] * 10)

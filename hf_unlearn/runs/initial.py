@@ -1,0 +1,95 @@
+"""The model that the base model was fine-tuned from: Retrain starts there, and never saw the requested rows."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from transformers import PreTrainedModel, set_seed
+
+from hf_unlearn.data.openmoji import cache_folder
+from hf_unlearn.errors import UserError
+from hf_unlearn.files import finished_folder, recover
+from hf_unlearn.hub.recording import describe_base_model
+from hf_unlearn.models.adapters import is_adapted
+from hf_unlearn.models.loading import load_encoder
+from hf_unlearn.models.saving import save_encoder
+from hf_unlearn.records.schemas import BaseModel
+from hf_unlearn.runs.arguments import Run, RunArguments
+from hf_unlearn.runs.builders import Builder
+from hf_unlearn.runs.run_data import UnlearningTask
+
+
+@dataclass(frozen=True)
+class InitialModel:
+    """A model that trainings start from, its processor, and what it is called in records."""
+
+    model: PreTrainedModel
+    processor: Any
+    record: BaseModel
+
+    @property
+    def name(self) -> str:
+        """Its name, and its revision on the Hub."""
+        revision = self.record.revision
+        return self.record.name_or_path + (f"@{revision}" if revision else "")
+
+
+def load_initial_model(arguments: RunArguments, base: PreTrainedModel | None = None) -> InitialModel | None:
+    """The model of `--initial_model`; None where a run names none.
+
+    Args:
+        arguments: the run's.
+        base: the model that was fine-tuned from it, where there is one already.
+
+    Raises:
+        UserError: when it cannot be loaded, is an adapter or the base model itself, or has other tensors than that.
+    """
+    name = arguments.initial_model
+    if name is None:
+        return None
+    model, processor = load_encoder(name, arguments.initial_revision, arguments.trust_remote_code)
+    if is_adapted(model):
+        raise UserError(f"--initial_model {name} is an adapter; merge it (merge_and_unload), and name that folder")
+    if base is not None:
+        _require_same_architecture(name, model, base)
+    record, _ = describe_base_model(name, arguments.initial_revision)
+    return InitialModel(model, processor, record)
+
+
+def prepare_vision_model(run: Run, task: UnlearningTask, build: Builder) -> None:
+    """Make `--vision_model` with a fresh projection head, seeded as the pre-training is, the run's initial model."""
+    arguments = run.arguments
+    if arguments.vision_model is None:
+        return
+    seed = run.pretrain.seed
+    vision, _ = describe_base_model(arguments.vision_model, arguments.vision_revision)
+    key = json.dumps([vision.sha256, build.__name__, run.model, seed], sort_keys=True, default=str)
+    folder = cache_folder() / f"initial-{build.__name__}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+    state = PartialState()
+    if state.is_main_process and not (folder / "config.json").is_file():
+        recover(folder)
+        with torch.random.fork_rng():
+            set_seed(seed)
+            model, processor = build(run, task)
+        with finished_folder(folder) as temporary:
+            save_encoder(model, processor, temporary)
+    state.wait_for_everyone()
+    arguments.initial_model = str(folder)
+
+
+def _require_same_architecture(name: str, model: PreTrainedModel, base: PreTrainedModel) -> None:
+    shapes = [{key: value.shape for key, value in each.state_dict().items()} for each in (model, base)]
+    if type(model) is not type(base) or shapes[0] != shapes[1]:
+        one, other = shapes
+        differing = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
+        what = ", ".join(differing[:3]) or "its class"
+        raise UserError(
+            f"--initial_model {name} is another architecture than the model ({what}); name the checkpoint that the "
+            "model was fine-tuned from; any other encoder can be --target_features"
+        )
+    if all(value.equal(base.state_dict()[key]) for key, value in model.state_dict().items()):
+        raise UserError(f"--initial_model {Path(name).name} has the model's own weights; name what it was trained from")

@@ -1,0 +1,49 @@
+"""What another encoder makes of pictures and captions, as features to predict alignments from."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hf_unlearn.models.contrastive import caption_length, embed_images, embed_texts, evaluation_mode
+
+Array = npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class FeatureEncoder:
+    """A dual encoder that never saw the unlearn pairs, such as the public model that the base was fine-tuned from.
+
+    Attributes:
+        model: the encoder.
+        processor: saved with it.
+    """
+
+    model: PreTrainedModel
+    processor: Any
+
+    @torch.no_grad()
+    def images(self, pixels: Tensor) -> Array:
+        """`[n, d]` unit-norm embeddings of pictures `[n, 3, H, W]` uint8."""
+        inputs = self.processor.image_processor(list(pixels.cpu()), return_tensors="pt")
+        with evaluation_mode(self.model):
+            return _unit(embed_images(self.model, inputs["pixel_values"].to(self.model.device)))
+
+    @torch.no_grad()
+    def texts(self, texts: list[str]) -> Array:
+        """`[m, d]` unit-norm embeddings of captions."""
+        tokenizer = self.processor.tokenizer
+        length = caption_length(self.model, tokenizer)
+        tokens = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+        taken = {name: tokens[name].to(self.model.device) for name in tokenizer.model_input_names if name in tokens}
+        with evaluation_mode(self.model):
+            return _unit(embed_texts(self.model, **taken))
+
+
+def _unit(embeds: Tensor) -> Array:
+    return F.normalize(embeds.float(), dim=-1).cpu().double().numpy()

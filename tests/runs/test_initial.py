@@ -1,0 +1,131 @@
+"""Fine-tuned bases: Retrain starts from the initial model, weights lead back there, and targets are predicted there."""
+
+import json
+
+import pytest
+import torch
+from transformers import ViTConfig, ViTImageProcessor, ViTModel
+
+from hf_unlearn.errors import UserError
+from hf_unlearn.hub.verification import verify_repo
+from hf_unlearn.models.loading import load_encoder
+from hf_unlearn.models.simclr import SimCLRModel
+from hf_unlearn.models.small_clip import build_small_clip
+from hf_unlearn.models.weights import weights_sha256
+from hf_unlearn.records.schemas import UnlearningManifest
+from hf_unlearn.runs.arguments import parse_run
+from hf_unlearn.runs.builders import BUILDERS
+from hf_unlearn.runs.unlearn import unlearn_and_compare
+
+
+@pytest.fixture(scope="module")
+def initial(tmp_path_factory, shapes):
+    """A model of other weights than `tiny_clip`, and the same architecture."""
+    torch.manual_seed(7)
+    model, processor = build_small_clip([c for captions in shapes["captions"] for c in captions], image_size=16)
+    folder = tmp_path_factory.mktemp("public")
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def unlearn(shapes, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path / "cache"))
+    shapes.save_to_disk(tmp_path / "data")
+
+    def run(*argv: str, out="out", family="clip"):
+        given = ["--dataset_name", str(tmp_path / "data"), "--use_cpu", "true", "--output_dir", str(tmp_path / out)]
+        given += ["--unlearn_fraction", "0.1", "--per_device_train_batch_size", "16", "--pretrain.max_steps", "1"]
+        given += ["--pretrain.warmup_steps", "0"]
+        unlearn_and_compare(parse_run([*given, *map(str, argv)]), BUILDERS[family])
+        return tmp_path / out
+
+    return run
+
+
+def weights(folder) -> dict[str, torch.Tensor]:
+    return load_encoder(str(folder))[0].state_dict()
+
+
+def distance(one, other) -> float:
+    return sum((one[name] - other[name]).square().sum().item() for name in one) ** 0.5
+
+
+def test_retrain_starts_from_the_initial_model(unlearn, tiny_clip, initial):
+    barely = ["--methods", "retrain", "--max_steps", "1", "--learning_rate", "1e-9", "--warmup_steps", "0"]
+    out = unlearn("--model_name_or_path", tiny_clip, "--initial_model", initial, *barely)
+    begun, retrained = weights(initial), weights(out / "retrain")
+    assert 0 < distance(retrained, begun) < 1e-4 < 1 < distance(retrained, weights(tiny_clip))
+    manifest = UnlearningManifest.load(out / "retrain")
+    assert manifest.hyper_parameters["initial_model"] == initial.name
+    assert initial.name in (out / "retrain" / "README.md").read_text() and verify_repo(out / "retrain").ok
+    anew = unlearn("--model_name_or_path", tiny_clip, *barely, out="anew")  # not what is cached for the other
+    assert distance(weights(anew / "retrain"), begun) > 1
+
+
+def test_a_run_is_resumed_with_the_same_initial_model_alone(unlearn, tiny_clip, initial):
+    given = ["--model_name_or_path", tiny_clip, "--methods", "fine_tune", "--max_steps", "1"]
+    unlearn(*given, "--initial_model", initial)
+    unlearn(*given, "--initial_model", initial, "--resume")
+    with pytest.raises(UserError, match="initial_model was"):
+        unlearn(*given, "--resume")
+
+
+def test_weights_lead_back_to_the_initial_model(unlearn, tiny_clip, initial):
+    given = ["--model_name_or_path", tiny_clip, "--initial_model", initial, "--methods", "fine_tune"]
+    given += ["--max_steps", "1", "--learning_rate", "1e-9", "--shrink_perturb", "0.8"]
+    ours, begun, base = weights(unlearn(*given) / "fine_tune"), weights(initial), weights(tiny_clip)
+    for name, value in ours.items():  # vectors and the temperature, too
+        torch.testing.assert_close(value, 0.2 * base[name] + 0.8 * begun[name], atol=1e-5, rtol=1e-4)
+
+
+def test_targets_are_predicted_from_the_initial_model_or_from_another(unlearn, tiny_clip, initial):
+    given = ["--model_name_or_path", tiny_clip, "--methods", "targeted_calibration", "--max_steps", "2"]
+    given += ["--shrink_perturb", "0"]  # which would lead to the initial model where there is one
+    runs = {
+        "none": unlearn(*given, out="none"),
+        "initial": unlearn(*given, "--initial_model", initial, out="initial"),
+        "features": unlearn(*given, "--target_features", initial, out="features"),
+    }
+    hashes = {name: weights_sha256(out / "targeted_calibration") for name, out in runs.items()}
+    assert hashes["initial"] == hashes["features"] != hashes["none"]
+
+
+def test_without_a_base_the_initial_model_is_fine_tuned_on_train(unlearn, initial):
+    given = ["--initial_model", initial, "--methods", "fine_tune", "--max_steps", "1", "--pretrain.learning_rate"]
+    out = unlearn(*given, "1e-9", "--learning_rate", "1e-9")
+    assert 0 < distance(weights(out / "fine_tune"), weights(initial)) < 1e-3
+
+
+def test_a_vision_model_is_the_start_of_view_encoders(unlearn, tmp_path):
+    small = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = ViTModel(ViTConfig(**small, image_size=16, patch_size=8))
+    vision.save_pretrained(tmp_path / "vit")
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "vit")
+    given = ["--vision_model", tmp_path / "vit", "--methods", "retrain", "--max_steps", "1", "--learning_rate", "1e-9"]
+    out = unlearn(*given, "--warmup_steps", "0", "--model.projection_dim", "4", family="simclr")
+    model, _ = load_encoder(str(out / "retrain"))
+    assert type(model) is SimCLRModel and model.config.image_size == 16 and model.config.projection_dim == 4
+    for name, value in vision.state_dict().items():  # Retrain starts from the vision model, too
+        torch.testing.assert_close(model.encoder.backbone.state_dict()[name], value, atol=1e-6, rtol=1e-4)
+
+
+def test_what_is_no_start_is_refused(unlearn, tiny_clip, initial, tmp_path):
+    given = ["--model_name_or_path", tiny_clip, "--methods", "fine_tune"]
+    with pytest.raises(UserError, match="has the model's own weights"):
+        unlearn(*given, "--initial_model", tiny_clip)
+    config = json.loads((initial / "config.json").read_text())
+    other, processor = load_encoder(str(initial))
+    config["projection_dim"] = 8
+    type(other)(type(other.config).from_dict(config)).save_pretrained(tmp_path / "other")
+    processor.save_pretrained(tmp_path / "other")
+    with pytest.raises(UserError, match=r"another architecture than the model \(text_projection.weight, visual_pro"):
+        unlearn(*given, "--initial_model", tmp_path / "other")
+    for option in ("initial", "vision"):
+        with pytest.raises(UserError, match=f"--{option}_revision is that of --{option}_model"):
+            unlearn(*given, f"--{option}_revision", "main")
+    with pytest.raises(UserError, match="--model_name_or_path is trained already"):
+        unlearn(*given, "--vision_model", initial)
+    with pytest.raises(UserError, match="the backbone of a SimCLR or MoCo"):
+        unlearn("--vision_model", initial, "--methods", "fine_tune")
