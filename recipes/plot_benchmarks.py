@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from hf_unlearn.cli.guard import guarded
 from hf_unlearn.errors import UserError
-from hf_unlearn.figures.heatmaps import INK, MUTED, new_figure, save
+from hf_unlearn.figures.drawing import INK, MUTED, new_figure, save
 from hf_unlearn.methods import METHODS, PAPER_METHODS, description_of
 
 FAMILIES = {"clip": "CLIP", "simclr": "SimCLR", "moco": "MoCo"}

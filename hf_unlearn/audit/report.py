@@ -16,7 +16,10 @@ from PIL import Image
 from hf_unlearn.audit.images import Picture
 from hf_unlearn.errors import UserError
 from hf_unlearn.figures.audit_plots import ARM_NAMES, plot_levels, plot_paired_dots, plot_permutations, plot_power
-from hf_unlearn.figures.heatmaps import MAX_LABELS, MINUS, plot_alignment_matrices, thumbnail
+from hf_unlearn.figures.axis_labels import thumbnail
+from hf_unlearn.figures.drawing import MINUS
+from hf_unlearn.figures.heatmaps import plot_alignment_matrices
+from hf_unlearn.figures.layout import MAX_LABELS
 from hf_unlearn.metrics.alignment_matrices import Matrix, alignment_gap_matrix, diagonal_statistics
 from hf_unlearn.records.audit_result import Arm, AuditResult, Interval, Verdict
 

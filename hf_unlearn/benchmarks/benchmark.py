@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.figures.heatmaps import plot_bars
+from hf_unlearn.figures.bars import plot_bars
 from hf_unlearn.files import write_atomically
 from hf_unlearn.methods import METHODS, description_of
 from hf_unlearn.metrics.gap import gap_to_retrain

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hf_unlearn.figures.heatmaps import INK, MINUS, MUTED, new_figure, save
+from hf_unlearn.figures.drawing import INK, MINUS, MUTED, new_figure, save
 from hf_unlearn.records.audit_result import Arm, AuditResult, Effect
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.figures.heatmaps import shows_samples
+from hf_unlearn.figures.drawing import shows_samples
 from hf_unlearn.files import read_json
 from hf_unlearn.hub.card import hub_identifier, is_adapter, render_card
 from hf_unlearn.hub.screening import Content, screen

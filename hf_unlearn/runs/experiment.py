@@ -17,7 +17,8 @@ from hf_unlearn.data.images import to_rgb
 from hf_unlearn.data.splits import with_earlier
 from hf_unlearn.data.streaming import SHUFFLE_BUFFER, StreamedSplit
 from hf_unlearn.errors import UserError
-from hf_unlearn.figures.heatmaps import plot_agm_grid, plot_alignment_matrices, plot_bars
+from hf_unlearn.figures.bars import plot_bars
+from hf_unlearn.figures.heatmaps import plot_agm_grid, plot_alignment_matrices
 from hf_unlearn.files import finished_folder, recover
 from hf_unlearn.hub.card import write_card
 from hf_unlearn.hub.recording import describe_base_model, public_hyper_parameters, record_run

@@ -30,7 +30,7 @@ def no_tokens(monkeypatch):
 @pytest.fixture
 def small_plots(monkeypatch):
     """Plots at a quarter of their resolution, where a test does not look at them."""
-    monkeypatch.setattr("hf_unlearn.figures.heatmaps.DPI", 40)
+    monkeypatch.setattr("hf_unlearn.figures.drawing.DPI", 40)
 
 
 def draw(seed, size=40):

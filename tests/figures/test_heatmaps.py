@@ -7,15 +7,11 @@ from PIL import Image
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.figures import heatmaps
-from hf_unlearn.figures.heatmaps import (
-    plot_agm_grid,
-    plot_alignment_matrices,
-    plot_bars,
-    short_caption,
-    shows_samples,
-    symmetric_limit,
-    thumbnail,
-)
+from hf_unlearn.figures.axis_labels import thumbnail
+from hf_unlearn.figures.bars import plot_bars
+from hf_unlearn.figures.drawing import shows_samples
+from hf_unlearn.figures.heatmaps import plot_agm_grid, plot_alignment_matrices, symmetric_limit
+from hf_unlearn.figures.layout import short_caption
 
 CAPTIONS = ["dog", "face with tears of joy", "a very long caption that goes on and on and never ends", "", "x" * 60]
 

@@ -1,0 +1,60 @@
+"""What every picture shares: its colours and resolution, and the mark that says whether samples can be recognised."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MINUS = "\N{MINUS SIGN}"
+INK, MUTED = "#1f2328", "#59636e"
+DPI = 160
+MARK = "Samples"  # text field of every PNG: whether it shows samples, which only who draws it knows for sure
+SHOWN, NOT_SHOWN = "shown", "not shown"
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """Make an empty white figure outside pyplot.
+
+    Args:
+        width: Inches.
+        height: Inches.
+
+    Returns:
+        The figure, at the resolution of every picture here.
+    """
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+
+
+def save(figure: "Figure", path: str | Path, *, shown: bool = False) -> Path:
+    """Write a figure as a PNG, marked with whether it shows samples.
+
+    Args:
+        figure: What to write.
+        path: Where; missing folders are made.
+        shown: Whether samples can be recognised on it, by picture or caption.
+
+    Returns:
+        The path written.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(target, format="png", metadata={MARK: SHOWN if shown else NOT_SHOWN})
+    return target
+
+
+def shows_samples(path: str | Path) -> bool | None:
+    """Read from a PNG that was drawn here whether it shows samples; None for any other picture.
+
+    Args:
+        path: A PNG file.
+    """
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            return {SHOWN: True, NOT_SHOWN: False}.get(picture.info.get(MARK, ""))
+    except OSError:  # no picture at all
+        return None
