@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import yaml
 
@@ -20,6 +21,7 @@ from hf_unlearn.hub.verification_report import Outcome, Statement, judged
 from hf_unlearn.records.file_names import CARD_NAME
 from hf_unlearn.records.schemas import EvaluationRecord, UnlearningManifest
 
+LIMITS = "## Limits"
 _PICTURE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -39,9 +41,11 @@ def verify_card(folder: Path, manifest: UnlearningManifest, evaluation: Evaluati
     yield from compared
     if manifest.library_version == __version__ and text != expected and not any(line.fails for line in compared):
         yield Statement("card", Outcome.FAILS, f"is not what its records give: {_first_difference(text, expected)}")
-    pictures = [name for name in _PICTURE.findall(text) if "://" not in name]
-    missing = [name for name in pictures if not (folder / name).is_file()]
-    yield judged("card pictures", not missing, f"{len(pictures)} in the repository", f"missing: {', '.join(missing)}")
+    shown, due = set(_PICTURE.findall(text)), set(_PICTURE.findall(expected))
+    wrong = [f"{name} is not shown" for name in sorted(due - shown)]
+    wrong += [f"{name} is shown, and no record lists it" for name in sorted(shown - due)]
+    wrong += [f"missing: {name}" for name in sorted(shown & due) if not (folder / unquote(name)).is_file()]
+    yield judged("card pictures", not wrong, f"{len(due)} in the repository", "; ".join(wrong))
 
 
 def _cells(text: str, expected_text: str, manifest: UnlearningManifest) -> Iterator[Statement]:
@@ -53,7 +57,14 @@ def _cells(text: str, expected_text: str, manifest: UnlearningManifest) -> Itera
     added = [cell for cell in actual if cell not in expected]
     for cell, value in wrong.items():
         yield Statement(f"card: {cell}", Outcome.FAILS, f"shows {actual[cell]!r}, the records say {value!r}")
-    for cell in missing:
+    gone = [
+        section
+        for section in dict.fromkeys(cell.section for cell in missing)
+        if section not in {c.section for c in actual}
+    ]
+    for section in gone:
+        yield Statement(f"card: {section}", Outcome.FAILS, "the table was removed")
+    for cell in (cell for cell in missing if cell.section not in gone):
         outcome = Outcome.UNCHECKED if foreign else Outcome.FAILS
         yield Statement(f"card: {cell}", outcome, other if foreign else "is missing from the card")
     for cell in added:
@@ -64,10 +75,15 @@ def _cells(text: str, expected_text: str, manifest: UnlearningManifest) -> Itera
 
 
 def _prose(text: str, expected_text: str, manifest: UnlearningManifest) -> Statement:
-    if manifest.library_version != __version__:
-        detail = f"the card is of hf_unlearn {manifest.library_version}, this is {__version__}"
-        return Statement("card text", Outcome.UNCHECKED, detail)
     actual, expected = prose(text), prose(expected_text)
+    if manifest.library_version != __version__:
+        other = f"the card is of hf_unlearn {manifest.library_version}, this is {__version__}"
+        section = "\n".join(expected).partition(f"{LIMITS}\n")[2].partition("\n#")[0]
+        if removed := [line for line in (LIMITS, *section.splitlines()) if line not in actual]:
+            return Statement("card text", Outcome.FAILS, f"{other}, and lacks the limit: {removed[0][:120]}")
+        unknown = [line for line in actual if line not in expected]
+        told = f"; {len(unknown)} lines are others: {unknown[0][:120]}" if unknown else ""
+        return Statement("card text", Outcome.UNCHECKED, f"{other}{told}")
     changed = [line for line in actual if line not in expected] or [line for line in expected if line not in actual]
     if not changed and actual != expected:
         changed = ["the order of its lines"]

@@ -159,12 +159,12 @@ def _contents(folder: Path, repo_id: str, show_samples: bool) -> tuple[dict[str,
             f"Loading {folder.name} from the Hub would need {', '.join(missing)}, which is not among the files to "
             "publish; save the model again with save_pretrained."
         )
+    _check_pictures(folder, names, evaluation, show_samples)
     if problems := [f"{line.subject}: {line.detail}" for line in verify_folder(folder, manifest) if line.fails]:
         raise UserError(
             f"Nothing was published, since {folder.name} does not agree with its own records: {'; '.join(problems)}. "
             f"If the files are as you want them, run `hf-unlearn card {folder.name}` again."
         )
-    _check_pictures(folder, names, evaluation, show_samples)
     manifest = replace(manifest, repo_id=repo_id)
     contents: dict[str, Content] = {name: folder / name for name in names}
     if is_adapter(manifest):

@@ -7,7 +7,7 @@ from enum import StrEnum
 class Outcome(StrEnum):
     """What a check found."""
 
-    HOLDS = "holds"
+    HOLDS = "recomputed and holds"
     FAILS = "does not hold"
     UNCHECKED = "cannot be checked here"
 

@@ -1,15 +1,17 @@
-"""A checkpoint's weight files and the hash that records and audits identify it by."""
+"""A checkpoint's weight files, as loading would choose them, and the hash that records and audits identify it by."""
 
 import hashlib
-import json
 from pathlib import Path
+from typing import Any
 
-from hf_unlearn.errors import UserError
+from hf_unlearn.errors import UserError, listed
+from hf_unlearn.files import read_json
 
 WEIGHTS_NAME = "model.safetensors"
 WEIGHTS_INDEX_NAME = "model.safetensors.index.json"
 ADAPTER_NAME = "adapter_model.safetensors"
 ADAPTER_CONFIG_NAME = "adapter_config.json"
+CONFIG_NAME = "config.json"
 # Of a checkpoint in another form than transformers' own.
 OPEN_CLIP_CONFIG_NAME = "open_clip_config.json"
 OPEN_CLIP_WEIGHTS_NAME = "open_clip_model.safetensors"
@@ -17,7 +19,9 @@ SENTENCE_CONFIG_NAME = "modules.json"
 CLIP_MODULE = "0_CLIPModel"  # the folder that sentence-transformers gives its CLIP
 CLIP_MODULE_WEIGHTS = f"{CLIP_MODULE}/{WEIGHTS_NAME}"
 # Of each form, the file beside the weights that says what they are.
-CONFIG_NAMES = ("config.json", ADAPTER_CONFIG_NAME, OPEN_CLIP_CONFIG_NAME, SENTENCE_CONFIG_NAME)
+CONFIG_NAMES = (CONFIG_NAME, ADAPTER_CONFIG_NAME, OPEN_CLIP_CONFIG_NAME, SENTENCE_CONFIG_NAME)
+# A field of config.json by which transformers loads another file than the usual one.
+EXPLICIT_WEIGHTS = "transformers_weights"
 # What is published calls a model that is on no Hub: `local/<name of its folder>`.
 LOCAL_PREFIX = "local/"
 
@@ -35,28 +39,73 @@ def has_weights(folder: str | Path) -> bool:
 
 
 def weight_files(folder: str | Path) -> list[Path]:
-    """List a checkpoint's weight files: `model.safetensors`, every shard its index names, or an adapter's alone.
+    """List the files that `from_pretrained` reads weights from: one, every shard of an index, or an adapter's alone.
+
+    Where loaders could differ on which files these are, the folder is refused: what is hashed is what is loaded.
 
     Raises:
-        UserError: There are no safetensors weights, a shard is missing, or a model lies beside an adapter.
+        UserError: There are no safetensors weights, a shard is missing or outside the folder, a file is a link that
+            leads out of it, config.json names other weights, or there are two kinds of weights side by side.
     """
     folder = Path(folder)
-    if (folder / ADAPTER_NAME).is_file():
-        if any((folder / name).is_file() for name in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME)):
-            raise UserError(f"{folder.name} holds a model and an adapter, and loaders differ on which; remove one.")
-        return [folder / ADAPTER_NAME]
-    if (folder / WEIGHTS_NAME).is_file():
-        return [folder / WEIGHTS_NAME]
-    for other in (OPEN_CLIP_WEIGHTS_NAME, CLIP_MODULE_WEIGHTS):
-        if not (folder / "config.json").is_file() and (folder / other).is_file():
-            return [folder / other]
-    index = folder / WEIGHTS_INDEX_NAME
-    if not index.is_file():
+    for config in (CONFIG_NAME, f"{CLIP_MODULE}/{CONFIG_NAME}"):
+        if _object(folder / config).get(EXPLICIT_WEIGHTS) is not None:
+            raise UserError(
+                f"{config} of {folder.name} names weights of its own ({EXPLICIT_WEIGHTS}), which not every loader "
+                f"reads; call them {WEIGHTS_NAME} and remove the field."
+            )
+    there = [name for name in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME) if (folder / name).is_file()]
+    adapter = [name for name in (ADAPTER_NAME, ADAPTER_CONFIG_NAME) if (folder / name).is_file()]
+    if adapter and there:
+        raise UserError(f"{folder.name} holds a model and an adapter, and loaders differ on which; remove one.")
+    if len(there) > 1:
+        raise UserError(f"{folder.name} holds {' and '.join(there)}, and loaders differ on which; remove one.")
+    others = [name for name in (OPEN_CLIP_WEIGHTS_NAME, CLIP_MODULE_WEIGHTS) if (folder / name).is_file()]
+    if ADAPTER_NAME in adapter:
+        found = [folder / ADAPTER_NAME]
+    elif others and not there and not (folder / CONFIG_NAME).is_file():
+        found = [folder / others[0]]
+    elif not there:
         raise UserError(f"{folder.name or folder} holds no {WEIGHTS_NAME}; save the model with save_pretrained.")
-    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    if missing := [name for name in names if Path(name).name != name or not (folder / name).is_file()]:
-        raise UserError(f"{WEIGHTS_INDEX_NAME} names {missing}, which {folder.name} lacks; save the model again.")
+    else:
+        found = [folder / WEIGHTS_NAME] if WEIGHTS_NAME in there else _shards(folder)
+    if links := [path.name for path in found if leads_out(path, folder)]:
+        raise UserError(f"{listed(links)} of {folder.name} leads out of the folder; put the file itself there.")
+    return found
+
+
+def _shards(folder: Path) -> list[Path]:
+    shards = _object(folder / WEIGHTS_INDEX_NAME).get("weight_map")
+    if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
+        raise UserError(f"{WEIGHTS_INDEX_NAME} of {folder.name} names no shards; save the model again.")
+    names = sorted(set(shards.values()))
+    plain = [name for name in names if Path(name).name == name and name.endswith(".safetensors") and "\0" not in name]
+    if missing := [name for name in names if name not in plain or not (folder / name).is_file()]:
+        raise UserError(
+            f"{WEIGHTS_INDEX_NAME} names {listed(map(repr, missing))}, which {folder.name} lacks; save the model again."
+        )
     return [folder / name for name in names]
+
+
+def leads_out(path: Path, folder: Path) -> bool:
+    """Say whether a file of a folder really lies elsewhere; the Hub's cache keeps its files in `blobs` beside it."""
+    target, folder = path.resolve(), folder.resolve()
+    cached = folder.parent.name == "snapshots" and target.parent == folder.parent.parent / "blobs"
+    return not cached and not target.is_relative_to(folder)
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty where there is no file.
+
+    Raises:
+        UserError: It holds anything else.
+    """
+    if not path.is_file():
+        return {}
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path.name} of {path.parent.name} is no JSON object; save the model again.")
+    return content
 
 
 def weights_sha256(folder: str | Path) -> str:
@@ -72,3 +121,52 @@ def weights_sha256(folder: str | Path) -> str:
         return file_sha256(files[0])
     lines = "".join(f"{file.name} {file_sha256(file)}\n" for file in files)
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def differing_tensors(folder: str | Path, other: str | Path) -> tuple[int, int]:
+    """Count the tensors in which two checkpoints differ by value, however they are cut into files or typed.
+
+    Args:
+        folder: A checkpoint.
+        other: Another one.
+
+    Returns:
+        The number of tensors that differ or that one of the two lacks, and that of all.
+
+    Raises:
+        UserError: As `weight_files` does, or a file is damaged.
+    """
+    ours, theirs = _tensors(folder), _tensors(other)
+    differing = sum(name not in theirs or not _same(ours[name], theirs[name]) for name in ours)
+    lacking = len(theirs.keys() - ours.keys())
+    return differing + lacking, len(ours) + lacking
+
+
+def changes_nothing(folder: str | Path) -> bool:
+    """Say whether an adapter adds exactly zero to its base model: every one of its `lora_B` is zero.
+
+    Raises:
+        UserError: As `weight_files` does, or the file is damaged.
+    """
+    outputs = [tensor for name, tensor in _tensors(folder).items() if "lora_B" in name or "lora_embedding_B" in name]
+    return bool(outputs) and not any(bool(tensor.any()) for tensor in outputs)
+
+
+def _tensors(folder: str | Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return {name: tensor for file in weight_files(folder) for name, tensor in load_file(file).items()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(
+            f"the weights of {Path(folder).name} cannot be read ({error}); save the model again."
+        ) from error
+
+
+def _same(ours: Any, theirs: Any) -> bool:
+    """Whether two tensors hold the same values, once both have the coarser of their types."""
+    if ours.shape != theirs.shape:
+        return False
+    coarser = min(ours.dtype, theirs.dtype, key=lambda kind: kind.itemsize)
+    return bool((ours.to(coarser) == theirs.to(coarser)).all())

@@ -136,7 +136,7 @@ def test_a_stranger_loads_and_verifies_the_adapter(run: Path, tiny_clip: Path, h
         expected = float(model.eval().get_image_features(pixel_values=pixels).pooler_output.double().sum())
     assert float(theirs) == float(through_us) == pytest.approx(expected, rel=1e-9)
     assert not [line for line in lines if line.startswith("does not hold")]
-    held = [line for line in lines if line.startswith("holds")]
+    held = [line for line in lines if line.startswith("recomputed and holds")]
     for subject in (" weights: SHA-256", "adapter's base", " base weights: SHA-256", "adapter_config.json"):
         assert any(subject in line for line in held), subject
 

@@ -95,6 +95,7 @@ def test_a_trained_model_arrives_without_a_trace_of_the_token(
 
 
 def test_a_dry_run_of_a_trainer_sends_nothing(trainer: PushingTrainer, hub: LocalHub) -> None:
+    trainer.train()
     result = trainer.push_to_hub(dry_run=True)
     assert result is not None
     assert "model.safetensors" in {file.name for file in result.files}
@@ -102,6 +103,7 @@ def test_a_dry_run_of_a_trainer_sends_nothing(trainer: PushingTrainer, hub: Loca
 
 
 def test_the_repository_is_called_like_the_output_folder_by_default(trainer: PushingTrainer, hub: LocalHub) -> None:
+    trainer.train()
     trainer.args.hub_model_id = None
     result = trainer.push_to_hub()
     assert result is not None

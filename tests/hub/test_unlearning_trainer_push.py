@@ -114,6 +114,7 @@ def test_a_trainer_pushes_wherever_it_was_imported_from_and_whatever_it_is_calle
         """A subclass of somebody's own."""
 
     trainer.__class__ = Unlearner
+    trainer.train()
     trainer.push_to_hub()
     assert "README.md" in hub.files("org/clip-unlearned")
 

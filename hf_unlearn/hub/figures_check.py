@@ -1,0 +1,258 @@
+"""Do the figures of `evaluation.json` follow from each other, and are they drawn on the card as they are."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hf_unlearn.errors import UserError, listed
+from hf_unlearn.hub.verification_report import Outcome, Statement, judged
+from hf_unlearn.records.file_names import EVALUATION_NAME
+from hf_unlearn.records.metric_labels import GAP_KEYS, gap_keys, metric_label
+from hf_unlearn.records.schemas import ComparisonRow, EvaluationRecord, Matrices, UnlearningManifest
+
+RETRAIN = "retrain"  # the method's id
+_TOLERANCE = 1e-5  # the matrices are stored with six decimals
+_AGREE = 0.98  # share of a heatmap's cells that have the colour of their value
+_MEASURED_WITHIN = 0.5  # of 100: another machine, batch size or precision moves a figure by less
+_NOT_AGAIN = ("run_time_minutes",)  # of the training, which is not repeated
+_RANGES = {"%": (0, 100), "×100": (-200, 200), "minutes": (0, math.inf)}
+
+
+def load_evaluation(folder: Path) -> EvaluationRecord | Statement | None:
+    """Read `evaluation.json`; a statement of what is wrong where it cannot be read."""
+    try:
+        return EvaluationRecord.load_if_evaluated(folder)
+    except UserError as error:
+        return Statement(EVALUATION_NAME, Outcome.FAILS, str(error))
+
+
+def verify_figures(evaluation: EvaluationRecord, manifest: UnlearningManifest) -> Iterator[Statement]:
+    """Check that the evaluation is of these weights, and that its figures follow from each other."""
+    if evaluation.weights_sha256 is None:
+        yield Statement(f"{EVALUATION_NAME}: weights", Outcome.UNCHECKED, "it does not say which weights it measured")
+    else:
+        same, problem = evaluation.weights_sha256 == manifest.weights_sha256, f"it measured {evaluation.weights_sha256}"
+        yield judged(f"{EVALUATION_NAME}: weights", same, "measured these", problem)
+    if evaluation.family not in GAP_KEYS:
+        yield Statement(f"{EVALUATION_NAME}: family", Outcome.FAILS, f"{evaluation.family!r} is none that is known")
+    yield _ranges(evaluation)
+    keys = (
+        gap_keys(evaluation.family, evaluation.metrics) if evaluation.gap_keys or evaluation.retrain is not None else ()
+    )
+    due, found = ", ".join(keys) or "nothing", ", ".join(evaluation.gap_keys) or "nothing"
+    yield judged(
+        f"{EVALUATION_NAME}: gap", evaluation.gap_keys == keys, f"over {due}", f"is over {found}, and should be {due}"
+    )
+    yield _agrees(
+        f"{EVALUATION_NAME}: average gap",
+        evaluation.avg_gap,
+        _average_gap(evaluation.metrics, evaluation.retrain, keys),
+    )
+    scores = evaluation.per_sample.get("forgetting_score", ())
+    yield _forgetting_score(evaluation, scores, manifest.splits.get("unlearn", 0))
+    if evaluation.matrices is not None:
+        yield from _matrices(evaluation.matrices, scores, evaluation.family)
+    problems = [
+        problem for row in evaluation.comparison for problem in _row_problems(row, evaluation, manifest.method, keys)
+    ]
+    if evaluation.comparison:
+        fine = f"{len(evaluation.comparison)} rows, whose gaps follow from their figures and Retrain's"
+        yield judged(f"{EVALUATION_NAME}: comparison", not problems, fine, "; ".join(problems))
+
+
+def _forgetting_score(evaluation: EvaluationRecord, scores: Sequence[float | None], count: int) -> Statement:
+    """Check the mean against the scores of the samples, one each."""
+    subject, recorded = f"{EVALUATION_NAME}: forgetting score", evaluation.metrics.get("forgetting_score")
+    known = [score for score in scores if score is not None]
+    if recorded is None or not scores or len(known) < len(scores):
+        return Statement(subject, Outcome.UNCHECKED, "not every sample's score is recorded")
+    if len(scores) != count:
+        return Statement(subject, Outcome.FAILS, f"{len(scores)} scores for the {count} samples of the unlearn split")
+    return _agrees(subject, recorded, 100 * sum(known) / len(known))
+
+
+def _ranges(evaluation: EvaluationRecord) -> Statement:
+    """Shares lie between 0 and 100, cosines and their differences between -2 and 2, deviations and gaps above 0."""
+    columns = {"before": evaluation.before or {}, "metrics": evaluation.metrics, "retrain": evaluation.retrain or {}}
+    columns |= {f"comparison of {row.method}": row.metrics for row in evaluation.comparison}
+    wrong = []
+    for column, metrics in columns.items():
+        for key, value in metrics.items():
+            low, high = (
+                (0.0, math.inf) if key.endswith("_std") else _RANGES.get(metric_label(key).unit, (-math.inf, math.inf))
+            )
+            if value is not None and not low - _TOLERANCE <= value <= high + _TOLERANCE:
+                wrong.append(f"{key} of {column} is {value:g}")
+    subject = f"{EVALUATION_NAME}: ranges"
+    return judged(subject, not wrong, "every figure lies where its unit can", listed(wrong))
+
+
+Metrics = Mapping[str, float | None]
+
+
+def _average_gap(metrics: Metrics, retrain: Metrics | None, keys: Sequence[str]) -> float | None:
+    """Mean absolute difference to Retrain; None without Retrain, or where a figure is missing or not finite."""
+    gaps = [_difference(metrics.get(key), (retrain or {}).get(key)) for key in keys]
+    known = [gap for gap in gaps if gap is not None]
+    return math.fsum(known) / len(known) if known and len(known) == len(gaps) else None
+
+
+def _row_problems(row: ComparisonRow, evaluation: EvaluationRecord, method: str, keys: Sequence[str]) -> Iterator[str]:
+    """What is wrong in a row: figures other than those of the column with its name, or a gap that does not follow.
+
+    Retrain's own row may leave its gap out, which is zero.
+    """
+    columns: dict[str, Metrics] = {
+        "before": evaluation.before or {},
+        RETRAIN: evaluation.retrain or {},
+        method: evaluation.metrics,
+    }
+    if row.method in columns:
+        column = columns[row.method]
+        shown = dict.fromkeys((*keys, "run_time_minutes", *row.metrics))
+        if differing := [key for key in shown if not _close(row.metrics.get(key), column.get(key))]:
+            yield f"{', '.join(differing)} of {row.method} differ from its figures above"
+    if row.method == RETRAIN and not row.gap and row.avg_gap is None:
+        return
+    gaps = {key: _difference(row.metrics.get(key), (evaluation.retrain or {}).get(key)) for key in keys}
+    wrong = [key for key in dict.fromkeys((*keys, *row.gap)) if not _close(row.gap.get(key), gaps.get(key))]
+    if wrong:
+        yield f"the gap of {row.method} in {', '.join(wrong)} does not follow"
+    if not _close(row.avg_gap, _average_gap(row.metrics, evaluation.retrain, keys)):
+        yield f"the average gap of {row.method} is {row.avg_gap}, and does not follow"
+
+
+def _matrices(am: Matrices, scores: Sequence[float | None], family: str) -> Iterator[Statement]:
+    """Check that the matrices have one shape and that AGM follows from the other two, and look at its diagonal."""
+    subject = f"{EVALUATION_NAME}: matrices"
+    count = len(am.agm)
+    square = all(
+        len(matrix) == count and all(len(row) == count for row in matrix)
+        for matrix in (am.am_before, am.am_after, am.agm)
+    )
+    if not square or len(am.labels) not in (0, count):
+        yield Statement(subject, Outcome.FAILS, "AM before, AM after, AGM and their labels differ in size")
+        return
+    cells = [cell for matrix in (am.am_before, am.am_after) for row in matrix for cell in row if cell is not None]
+    if far := [cell for cell in cells if abs(cell) > 1 + _TOLERANCE]:
+        yield Statement(subject, Outcome.FAILS, f"{far[0]:g} is no cosine")
+        return
+    wrong = [
+        f"agm[{i}][{j}]"
+        for i, rows in enumerate(zip(am.am_before, am.am_after, am.agm, strict=True))
+        for j, (before, after, gap) in enumerate(zip(*rows, strict=True))
+        if not _close(gap, None if before is None or after is None else before - after)
+    ]
+    yield judged(subject, not wrong, "AGM is AM before minus AM after", f"differs at {listed(wrong)}")
+    if family == "image-text" and am.agm and scores:
+        diagonal = [row[i] for i, row in enumerate(am.agm)]
+        same = len(scores) >= count and all(_close(*pair) for pair in zip(diagonal, scores[:count], strict=True))
+        # The matrix shows an image's first caption, the score is the mean over all of them: with several they differ.
+        reason = "is not the forgetting scores, as it may only be where images have several captions"
+        subject = f"{EVALUATION_NAME}: diagonal of AGM"
+        yield (
+            Statement(subject, Outcome.HOLDS, "is the forgetting scores")
+            if same
+            else Statement(subject, Outcome.UNCHECKED, reason)
+        )
+
+
+def verify_heatmaps(
+    folder: Path, manifest: UnlearningManifest, evaluation: EvaluationRecord | None
+) -> Iterator[Statement]:
+    """Check the pictures: the heatmaps against the recorded matrices, cell by cell; any other cannot be."""
+    pictures = sorted(name for name in manifest.files if name.startswith("assets/"))
+    matrices = evaluation.matrices if evaluation is not None else None
+    panels = [] if matrices is None else [matrices.am_before, matrices.am_after, matrices.agm]
+    sizes = {(len(panel), *map(len, panel)) for panel in panels}
+    if matrices is None or not matrices.agm:
+        yield Statement("heatmaps", Outcome.UNCHECKED, "no matrices are recorded")
+    elif len(sizes) != 1 or set(next(iter(sizes))) != {len(matrices.agm)}:
+        yield Statement("heatmaps", Outcome.UNCHECKED, "the matrices differ in size, so that none can be drawn")
+    elif not pictures:
+        yield Statement("heatmaps", Outcome.FAILS, "the matrices are recorded, but their picture is missing")
+    else:
+        shares = {name: _agreement(folder / name, matrices) for name in pictures}
+        best = max(shares, key=lambda name: shares[name])
+        problem = f"{best} does not show the recorded matrices: {shares[best]:.0%} of its cells agree"
+        yield judged("heatmaps", shares[best] >= _AGREE, f"{best} shows the recorded matrices", problem)
+        pictures.remove(best)
+    for name in pictures:
+        yield Statement(f"picture {name}", Outcome.UNCHECKED, "is the publisher's own; no record says what it shows")
+
+
+def verify_measurements(
+    evaluation: EvaluationRecord, measured: Mapping[str, Mapping[str, float]] | None
+) -> Iterator[Statement]:
+    """Compare the figures with those measured here, or say that nobody but the publisher has measured them.
+
+    Args:
+        evaluation: The record.
+        measured: Metrics of the model "before" and "after" as measured on the data at hand.
+    """
+    recorded = {"before": evaluation.before or {}, "after": evaluation.metrics}
+    count = sum(
+        value is not None for metrics in (*recorded.values(), evaluation.retrain or {}) for value in metrics.values()
+    )
+    if measured is None:
+        detail = f"{count} figures are the publisher's own measurement; give --base, --dataset and --unlearn_request"
+        yield Statement("metrics", Outcome.UNCHECKED, f"{detail}, and they are measured here, where nothing fails")
+        return
+    for side, metrics in recorded.items():
+        again = measured[side]
+        known = {
+            key: value for key, value in metrics.items() if value is not None and key in again and key not in _NOT_AGAIN
+        }
+        wrong = [
+            f"{key} is {again[key]:.4g} here, recorded {value:.4g}"
+            for key, value in known.items()
+            if not abs(again[key] - value) <= _MEASURED_WITHIN
+        ]
+        fine = f"{len(known)} figures measured again, none further off than {_MEASURED_WITHIN}"
+        yield judged(f"metrics {side}", bool(known) and not wrong, fine, "; ".join(wrong) or "none could be measured")
+        if left := [key for key, value in metrics.items() if value is not None and key not in known]:
+            yield Statement(f"metrics {side}", Outcome.UNCHECKED, f"not measured here: {listed(left)}")
+    if evaluation.retrain is not None:
+        yield Statement("metrics of Retrain", Outcome.UNCHECKED, "its weights are not published; so neither is the gap")
+
+
+def _agreement(path: Path, matrices: Matrices) -> float:
+    """The share of cells that agree, with the captions that may stand below the columns or without."""
+    from PIL import Image, UnidentifiedImageError
+
+    from hf_unlearn.figures.reading import agreeing_cells
+
+    panels = {
+        name: np.array(matrix, dtype=np.float64)
+        for name, matrix in (("before", matrices.am_before), ("after", matrices.am_after), ("gap", matrices.agm))
+    }
+    captions = [None, matrices.labels] if len(matrices.labels) == len(matrices.agm) else [None]
+    try:
+        return max(agreeing_cells(path, panels, labels) or 0.0 for labels in captions)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return 0.0  # no picture
+
+
+def _agrees(subject: str, recorded: float | None, expected: float | None) -> Statement:
+    return judged(
+        subject,
+        _close(recorded, expected),
+        "none" if recorded is None else f"{recorded:.4g}",
+        f"is {_figure(recorded)}, follows as {_figure(expected)}",
+    )
+
+
+def _figure(value: float | None) -> str:
+    return "none" if value is None else f"{value:.6g}"
+
+
+def _difference(value: float | None, exact: float | None) -> float | None:
+    return None if value is None or exact is None else abs(value - exact)
+
+
+def _close(value: float | None, expected: float | None) -> bool:
+    if value is None or expected is None:
+        return value is expected
+    return math.isclose(value, expected, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)

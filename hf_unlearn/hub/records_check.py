@@ -1,0 +1,182 @@
+"""Are the records well formed and at one with themselves: hashes, counts, requests and their history."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+from hf_unlearn.errors import listed
+from hf_unlearn.hub.verification_report import Outcome, Statement, judged
+from hf_unlearn.records.file_names import MANIFEST_NAME
+from hf_unlearn.records.schemas import RequestRecord, UnlearningManifest
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_VERSION = re.compile(r"\d+(\.\d+)*((a|b|rc|\.post|\.dev)\d+)*")
+
+
+@dataclass(frozen=True)
+class OwnedSample:
+    """A picture, and its captions where the model was trained on pairs, that its owner asks about."""
+
+    image: Path
+    captions: tuple[str, ...] = ()
+
+
+def verify_manifest(manifest: UnlearningManifest) -> Iterator[Statement]:
+    """Check `unlearning.json` by itself, and say what only the publisher knows."""
+    yield _hashes(manifest)
+    requests = [entry.request for entry in manifest.history]
+    yield _request("request", manifest.request)
+    for number, request in enumerate(requests, start=1):
+        yield _request(f"request of run {number}", request)
+    unlearn, count = manifest.splits.get("unlearn", 0), manifest.request.count
+    yield judged(
+        f"{MANIFEST_NAME}: counts",
+        0 < count <= unlearn and all(rows >= 0 for rows in manifest.splits.values()),
+        f"{count} requested, {unlearn} in the unlearn split",
+        f"{count} requested, but {unlearn} in the unlearn split",
+    )
+    yield _versions(manifest)
+    yield from _history(manifest)
+    yield Statement(
+        "method", Outcome.UNCHECKED, "its name, words, settings, time and hardware are what the publisher recorded"
+    )
+
+
+def _hashes(manifest: UnlearningManifest) -> Statement:
+    """Every hash has the form of one, and those of different things differ."""
+    named: dict[str, str | None] = {
+        "weights_sha256": manifest.weights_sha256,
+        "base_model.sha256": manifest.base_model.sha256,
+        "dataset.sha256": manifest.dataset.sha256,
+        "retain_sha256": manifest.retain_sha256,
+    }
+    others: dict[str, str | None] = {f"files.{name}": sha256 for name, sha256 in manifest.files.items()}
+    for number, entry in enumerate(manifest.history):
+        others |= {f"history[{number}].weights_sha256": entry.weights_sha256}
+        others |= {f"history[{number}].base_sha256": entry.base_sha256}
+    for split, hashes in manifest.held_out.items():
+        others |= {f"held_out.{split}[{number}]": sha256 for number, sha256 in enumerate(hashes)}
+        if len(set(hashes)) < len(hashes):
+            named[f"held_out.{split}, which repeats one"] = "repeated"
+    malformed = [
+        name for name, sha256 in (named | others).items() if sha256 is not None and not _SHA256.fullmatch(sha256)
+    ]
+    subject, known = f"{MANIFEST_NAME}: hashes", [sha256 for sha256 in named.values() if sha256 is not None]
+    if malformed:
+        return Statement(subject, Outcome.FAILS, f"not a SHA-256: {listed(malformed)}")
+    revisions = {"base_model": manifest.base_model.revision}
+    if wrong := [name for name, commit in revisions.items() if commit is not None and not _COMMIT.fullmatch(commit)]:
+        return Statement(subject, Outcome.FAILS, f"not a commit: {listed(wrong)}.revision")
+    one_for_two = len(set(known) - {manifest.base_model.sha256}) < len(
+        [h for h in known if h != manifest.base_model.sha256]
+    )
+    return judged(subject, not one_for_two, "well formed and distinct", "one hash stands for two different things")
+
+
+def _versions(manifest: UnlearningManifest) -> Statement:
+    subject, recorded = f"{MANIFEST_NAME}: versions", manifest.versions.get("hf-unlearn") or manifest.library_version
+    if not manifest.versions:
+        return Statement(subject, Outcome.FAILS, "no library version is recorded")
+    if not _VERSION.fullmatch(manifest.library_version):
+        return Statement(subject, Outcome.FAILS, f"{manifest.library_version!r} is no version of hf_unlearn")
+    return judged(
+        subject,
+        recorded == manifest.library_version,
+        f"recorded for {len(manifest.versions)} libraries; that the run used them cannot be seen",
+        f"hf_unlearn is {manifest.library_version} in one place and {recorded} in the other",
+    )
+
+
+def _request(subject: str, request: RequestRecord) -> Statement:
+    from hf_unlearn.data.fingerprint import combine_hashes
+
+    if not _SHA256.fullmatch(request.sha256):
+        return Statement(subject, Outcome.FAILS, f"its hash is no SHA-256: {request.sha256}")
+    if request.row_hashes is None:
+        return Statement(subject, Outcome.UNCHECKED, f"SHA-256 {request.sha256} of what only the owners hold")
+    if not request.salted:
+        return Statement(subject, Outcome.FAILS, "its row hashes are published without a salt and can be guessed")
+    if len(request.row_hashes) != request.count:
+        return Statement(subject, Outcome.FAILS, f"{len(request.row_hashes)} row hashes for {request.count} samples")
+    if malformed := [value for value in request.row_hashes if not _SHA256.fullmatch(value)]:
+        return Statement(subject, Outcome.FAILS, f"{len(malformed)} of its row hashes are no SHA-256: {malformed[0]}")
+    if len(set(request.row_hashes)) < len(request.row_hashes):
+        return Statement(subject, Outcome.FAILS, "it names a row twice")
+    combined = combine_hashes(request.row_hashes)
+    problem = f"its rows combine to SHA-256 {combined}, recorded {request.sha256}: a row was changed"
+    return judged(subject, combined == request.sha256, f"{request.count} row hashes combine to its SHA-256", problem)
+
+
+def _history(manifest: UnlearningManifest) -> Iterator[Statement]:
+    runs = [*manifest.history, manifest.as_history_entry()]
+    problems = [f"run {number} is not dated" for number, run in enumerate(runs, start=1) if _date(run.created) is None]
+    dates = [_date(run.created) or datetime.min.replace(tzinfo=UTC) for run in runs]
+    for number, (earlier, later) in enumerate(pairwise(runs), start=2):
+        if later.base_sha256 != earlier.weights_sha256:
+            problems.append(f"run {number} did not start from the weights of run {number - 1}")
+        if later.weights_sha256 == earlier.weights_sha256:
+            problems.append(f"run {number} left the weights of run {number - 1} as they were")
+        if dates[number - 1] < dates[number - 2]:
+            problems.append(f"run {number} is dated before run {number - 1}")
+    if dates[-1] > datetime.now(UTC) + timedelta(days=1):
+        problems.append("the last run is dated in the future")
+    yield judged("history", not problems, f"{len(runs)} runs, each from the weights of the last", "; ".join(problems))
+
+
+def _date(created: str) -> datetime | None:
+    """A moment in ISO 8601, in UTC where it says nothing else."""
+    try:
+        moment = datetime.fromisoformat(created)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _requests(manifest: UnlearningManifest) -> list[RequestRecord]:
+    """The requests that the model has been through, the last one first."""
+    return [manifest.request, *(entry.request for entry in reversed(manifest.history))]
+
+
+def _which(number: int, count: int) -> str:
+    return "the request" if count == 1 else f"request {count - number} of {count}"
+
+
+def verify_request_file(manifest: UnlearningManifest, path: str | Path) -> Statement:
+    """Check the ids in a file against the hash of any request that the model has been through."""
+    from hf_unlearn.data.fingerprint import combine_hashes
+    from hf_unlearn.data.requests import read_request
+
+    subject, requests = f"request, {Path(path).name}", _requests(manifest)
+    if all(request.salted for request in requests):
+        return Statement(
+            subject, Outcome.UNCHECKED, "the hash is of the salted rows, not of ids; give --salt and --image"
+        )
+    actual = combine_hashes(read_request(path))
+    for number, request in enumerate(requests):
+        if not request.salted and request.sha256 == actual:
+            which = "" if len(requests) == 1 else f" of {_which(number, len(requests))}"
+            return Statement(subject, Outcome.HOLDS, f"these are its ids{which}")
+    return Statement(subject, Outcome.FAILS, f"its ids have SHA-256 {actual}")
+
+
+def verify_samples(
+    manifest: UnlearningManifest, salt: str | None, samples: Sequence[OwnedSample]
+) -> Iterator[Statement]:
+    """Look for an owner's samples among the row hashes of every request that the model has been through."""
+    from hf_unlearn.data.fingerprint import sample_hash
+
+    requests = _requests(manifest)
+    for sample in samples:
+        subject = f"your {sample.image.name}"
+        if all(request.row_hashes is None for request in requests):
+            yield Statement(subject, Outcome.UNCHECKED, "the request's row hashes are not published")
+            continue
+        sha256 = sample_hash(sample.image, sample.captions, salt)
+        found = [number for number, request in enumerate(requests) if sha256 in (request.row_hashes or ())]
+        absent = "is not in the request, or the salt or a caption differs"
+        where = _which(found[0], len(requests)) if found else ""
+        yield judged(subject, bool(found), f"is in {where}", absent)
