@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import os
 import tarfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from hf_unlearn.data.requests import checked_ids
+from hf_unlearn.data.sources import load_failures
 from hf_unlearn.errors import LISTED, UserError, listed
 
 if TYPE_CHECKING:
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["ShardPlan", "plan_request_in_shards", "split_shards", "stream_shards"]
 
 _CHUNK = 2**20  # ids at a time: the lookup table of the request is built anew for each
+_END = 2**16  # bytes of a shard's beginning and end that stand for what is in it
+_VERSIONS = ("blob_id", "lfs", "ETag", "etag", "md5Hash", "version_id")  # how stores tell what a file holds
 _KEY = "__key__"  # what WebDataset calls the id of a sample
 
 Shards = Sequence[str | os.PathLike[str]]
@@ -124,10 +130,11 @@ def split_shards(
     """
     from datasets import Dataset
 
+    columns = {"image": image_column, "captions": caption_column, "label": label_column, "id": id_column}
     plan = plan_request_in_shards(shards, requested, id_column)
+    check_samples(shards, columns)
     if plan.count == plan.rows:
         raise UserError("The removal request names every row of the shards; leave some to retain.")
-    columns = {"image": image_column, "captions": caption_column, "label": label_column, "id": id_column}
     ids = frozenset(map(str, requested))
     retain = stream_shards(shards, columns).filter(_Unasked(ids), input_columns=["id"])
     asked = stream_shards(list(plan.places), columns)
@@ -169,7 +176,9 @@ def stream_shards(shards: Shards, columns: dict[str, str | None]) -> IterableDat
     from datasets import Image, List, Value, load_dataset
 
     kind = "webdataset" if _is_tar(shards[0]) else "parquet"
-    rows = load_dataset(kind, data_files=[os.fspath(shard) for shard in shards], split="train", streaming=True)
+    files = [shard if "://" in shard else glob.escape(shard) for shard in _paths(shards)]
+    with load_failures(os.fspath(shards[0])):
+        rows = load_dataset(kind, data_files=files, split="train", streaming=True)
     wanted = {target: source or target for target, source in columns.items() if source or target in rows.column_names}
     if kind == "webdataset":
         wanted["id"] = _KEY
@@ -185,8 +194,38 @@ def stream_shards(shards: Shards, columns: dict[str, str | None]) -> IterableDat
     return rows
 
 
+def check_samples(shards: Shards, columns: Mapping[str, str | None]) -> None:
+    """Refuse tar files in which a sample lacks a part that is asked for, as their headers tell; parquet has none such.
+
+    Args:
+        shards: As in `plan_request_in_shards`.
+        columns: The extension of each part, by its name in the schema; None for one that is not asked for.
+
+    Raises:
+        UserError: Samples lack a picture, caption or class; the first 20 are named.
+    """
+    wanted = {source for name, source in columns.items() if source is not None and name != "id"}
+    for shard in filter(_is_tar, _paths(shards)):
+        lacking: dict[str, list[str]] = {source: [] for source in wanted}
+        with _readable(shard):
+            parts = {key: set(kinds) for key, kinds in _tar_samples(shard)}
+        present = set().union(*parts.values())
+        for source in wanted & present:  # one that no sample has is a wrong name, and told as such
+            lacking[source] = [key for key, kinds in parts.items() if source not in kinds]
+        for source, keys in lacking.items():
+            if keys:
+                raise UserError(
+                    f"{len(keys):,} of {len(parts):,} samples of the shard {shard} have no .{source}: {listed(keys)}; "
+                    "add it, or leave the samples out."
+                )
+
+
 def _as_list(caption: str) -> dict[str, list[str]]:
     return {"captions": [caption]}
+
+
+def _paths(shards: Shards) -> list[str]:
+    return [os.fspath(shard) for shard in shards]
 
 
 def _is_tar(shard: str | os.PathLike[str]) -> bool:
@@ -195,10 +234,18 @@ def _is_tar(shard: str | os.PathLike[str]) -> bool:
 
 def _shard_ids(shard: str, column: str) -> Iterator[pa.Array]:
     """The ids of a shard in order, some at a time; nothing else of it is read."""
-    try:
+    with _readable(shard):
         yield from _tar_ids(shard) if _is_tar(shard) else _parquet_ids(shard, column)
-    except (OSError, pa.ArrowException, tarfile.TarError) as error:
-        raise UserError(f"The shard {shard} cannot be read: {error}") from error
+
+
+@contextmanager
+def _readable(shard: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException, tarfile.TarError, ValueError, EOFError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"The shard {shard} cannot be read: {(str(error).splitlines() or ['damaged'])[0]}") from error
 
 
 def _parquet_ids(shard: str, column: str) -> Iterator[pa.Array]:
@@ -235,16 +282,50 @@ def _parquet_rows(
 
 
 def _tar_ids(shard: str) -> Iterator[pa.Array]:
+    keys: list[str] = []
+    for key, _ in _tar_samples(shard):
+        if len(keys) == _CHUNK:
+            yield pa.array(keys, pa.string())
+            keys = []
+        keys.append(key)
+    yield pa.array(keys, pa.string())
+
+
+def _tar_samples(shard: str) -> Iterator[tuple[str, list[str]]]:
+    """The key of each sample of a tar file and the extensions of its parts, in order, from the headers alone."""
     from datasets.packaged_modules.webdataset.webdataset import base_plus_ext  # the rule by which keys are formed
 
-    keys: list[str] = []
+    last: str | None = None
+    parts: list[str] = []
     with fsspec.open(shard) as opened, tarfile.open(fileobj=opened, mode="r:") as file:
         for member in file:
             file.members = []  # type: ignore[attr-defined]  # or all headers would be kept
-            key = base_plus_ext(member.name)[0] if member.isfile() else None
-            if key is not None and (not keys or keys[-1] != key):
-                if len(keys) == _CHUNK:
-                    yield pa.array(keys, pa.string())
-                    keys = []
-                keys.append(key)
-    yield pa.array(keys, pa.string())
+            key, extension = base_plus_ext(member.name) if member.isfile() else (None, None)
+            if key is None or extension is None:
+                continue
+            if key != last and last is not None:
+                yield last, parts
+                parts = []
+            last = key
+            parts.append(extension.lower())
+    if last is not None:
+        yield last, parts
+
+
+def shards_digest(shards: Shards) -> str:
+    """Hash that changes when shards do, without reading them whole: names, sizes, times of change, both ends.
+
+    Where a store tells a hash or version of a file, as the Hub does, that takes the place of time and ends.
+    """
+    digest = hashlib.sha256()
+    for shard in sorted(_paths(shards)):
+        opened = fsspec.open(shard)
+        info = opened.fs.info(opened.path)
+        told = [f"{key} {info[key]}" for key in _VERSIONS if info.get(key) is not None]
+        digest.update(f"{Path(shard).name} {info['size']} {told or info.get('mtime')}\n".encode())
+        if not told:
+            with opened as file:
+                digest.update(file.read(_END))
+                file.seek(max(0, info["size"] - _END))
+                digest.update(file.read(_END))
+    return digest.hexdigest()

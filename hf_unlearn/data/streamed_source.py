@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-import fsspec
-
+from hf_unlearn.data.folders import list_folder
+from hf_unlearn.data.images import check_images
 from hf_unlearn.data.labels import encode_labels
 from hf_unlearn.data.requests import RemovalRequest, read_entries
-from hf_unlearn.data.shards import Shards, split_shards, stream_shards
+from hf_unlearn.data.shards import check_samples, shards_digest, split_shards, stream_shards
 from hf_unlearn.data.sources import load_failures, normalise
 from hf_unlearn.data.splits import HELD_OUT
 from hf_unlearn.data.streaming import SHUFFLE_BUFFER
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["StreamedRetain", "stream_source"]
 
+logger = logging.getLogger(__name__)
+
 EVALUATED_ROWS = 10_000
 _SHARDED = ("Parquet", "WebDataset")  # the builders whose files are shards of rows
 
@@ -36,13 +38,15 @@ class StreamedRetain:
     Args:
         stream: The rows in the library's schema.
         rows: How many there are.
-        sha256: Hash of the shards' names and sizes, of the columns read and of the request, which together say what the
-            rows are.
+        sha256: Hash of the shards (`shards_digest`), of the columns read and of the request, which together say what
+            the rows are.
+        skip_bad: Whether rows whose picture cannot be read are left out as they come.
     """
 
     stream: IterableDataset = field(repr=False)
     rows: int
     sha256: str
+    skip_bad: bool = False
 
 
 def stream_source(
@@ -56,6 +60,7 @@ def stream_source(
     label_column: str | None = None,
     id_column: str | None = None,
     max_eval_samples: int = EVALUATED_ROWS,
+    skip_bad_images: bool = False,
 ) -> tuple[StreamedRetain, DatasetDict, RemovalRequest]:
     """Split sharded data into a retain stream and resident splits, without reading more pictures than those.
 
@@ -70,6 +75,7 @@ def stream_source(
         label_column: Column (or extension, such as "cls") of classes; by default `label`, where there is one.
         id_column: Column of ids in parquet files, by default "id"; in tar files the key of a sample is its id.
         max_eval_samples: At most so many rows of retain, of validation and of test are taken to be measured on.
+        skip_bad_images: Leave out rows whose picture cannot be read; never one that is to be unlearned.
 
     Returns:
         Retain, the resident splits `retain` (a sample, to be measured on), `unlearn`, `validation` and `test`, and the
@@ -100,6 +106,7 @@ def stream_source(
     )
     resident = {"retain": _sample(retain, max_eval_samples), "unlearn": unlearn}
     for name, alias in held_out.items():
+        check_samples(shards[alias], columns)  # type: ignore[index]
         resident[name] = _sample(stream_shards(shards[alias], columns), max_eval_samples)  # type: ignore[index]
     named = dict.fromkeys(columns)  # by the schema's names already
     splits = DatasetDict(
@@ -110,8 +117,13 @@ def stream_source(
     )
     if any("label" in part.column_names for part in splits.values()):
         splits = encode_labels(splits, str(dataset_name))
+    if skip_bad_images:
+        splits = cast("DatasetDict", check_images(splits, skip_bad=True))
     request = RemovalRequest("file", ids=tuple(sorted(map(str, requested))))
-    return StreamedRetain(retain, rows, _digest(shards["train"], columns, request)), splits, request
+    read = f"{request.sha256} {sorted(columns.items())} {shards_digest(shards['train'])}"
+    read += " without bad pictures" if skip_bad_images else ""
+    sha256 = hashlib.sha256(read.encode()).hexdigest()
+    return StreamedRetain(retain, rows, sha256, skip_bad_images), splits, request
 
 
 def _shards(name: str, config: str | None, revision: str | None) -> dict[str, list[str]]:
@@ -119,8 +131,16 @@ def _shards(name: str, config: str | None, revision: str | None) -> dict[str, li
     from datasets import load_dataset_builder
 
     path = Path(name).expanduser()
+    if path.is_dir():
+        if revision is not None:
+            raise UserError(f"--dataset_revision has no effect: {path} is on this machine, not on the Hub.")
+        content = list_folder(path.resolve(), config)
+        if content.kind not in ("parquet", "tar"):
+            raise UserError(f"--streaming reads parquet or WebDataset shards, which {name} does not consist of.")
+        logger.info("%s", content.told)
+        return {split: list(map(str, files)) for split, files in content.splits.items()}
     with load_failures(name):
-        builder = load_dataset_builder(str(path) if path.exists() else name, config, revision=revision)
+        builder = load_dataset_builder(name, config, revision=revision)
     if not any(kind.__name__ in _SHARDED for kind in type(builder).__mro__):
         raise UserError(f"--streaming reads parquet or WebDataset shards, which {name} does not consist of.")
     return {str(split): list(map(str, files)) for split, files in (builder.config.data_files or {}).items()}
@@ -132,10 +152,3 @@ def _sample(rows: IterableDataset, most: int) -> Dataset:
 
     mixed = rows.shuffle(seed=0, buffer_size=SHUFFLE_BUFFER)
     return Dataset.from_list(list(mixed.take(most)), features=rows.features)
-
-
-def _digest(shards: Shards, columns: Mapping[str, str | None], request: RemovalRequest) -> str:
-    digest = hashlib.sha256(f"{request.sha256} {sorted(columns.items())}\n".encode())
-    for shard in sorted(map(str, shards)):
-        digest.update(f"{Path(shard).name} {fsspec.open(shard).fs.size(shard)}\n".encode())
-    return digest.hexdigest()

@@ -4,10 +4,11 @@ The unlearn split stays encoded in memory. Batches are made as `SplitSampler` ma
 unlearn samples in each, unlearn cycled, and an order that follows from seed and epoch alone.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import count, islice
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,10 +17,14 @@ from datasets.distributed import split_dataset_by_node
 from torch import Tensor
 
 from hf_unlearn.data.encoded import EncodedSplit, concatenate
+from hf_unlearn.data.images import check_images
 from hf_unlearn.data.preprocessing import ContrastiveInputs, Encoded, RowError
 from hf_unlearn.data.sampler import SplitSampler
 from hf_unlearn.errors import UserError
 
+logger = logging.getLogger(__name__)
+
+MOST_LEFT_OUT = 10_000  # rows in succession, where it is not known how many there are
 SHUFFLE_BUFFER = 1000  # rows, as stored: some 100 MB of photographs for each process or worker
 
 
@@ -32,6 +37,7 @@ class StreamedSplit:
         rows: how many there are; default: what the dataset's info says, if it does. A stream that was filtered after
             loading has fewer rows than that.
         shuffle_buffer: rows kept at a time, of which the next one is drawn; shards are shuffled, too.
+        skip_bad: whether rows whose picture cannot be read are left out, each with a warning, instead of refused.
     """
 
     def __init__(
@@ -40,20 +46,22 @@ class StreamedSplit:
         inputs: ContrastiveInputs,
         rows: int | None = None,
         shuffle_buffer: int = SHUFFLE_BUFFER,
+        skip_bad: bool = False,
     ) -> None:
         if dataset.features is not None and isinstance(dataset.features.get("image"), Image):
             dataset = dataset.cast_column("image", Image(decode=False))  # `encode` decodes, within the pixel limit
         self.dataset, self.inputs, self.shuffle_buffer = dataset, inputs, shuffle_buffer
         self.rows = known_rows(dataset) if rows is None else rows
+        self.skip_bad = skip_bad
 
     def first(self, size: int) -> Encoded:
         """The first `size` rows, or all of them if there are fewer, encoded."""
-        return self.encode(list(self.dataset.take(size)))
+        return self.next(iter(self.dataset), size)
 
     def sample(self, size: int) -> EncodedSplit:
         """At most `size` rows, the same every time, mixed as far as shards and the buffer mix them."""
-        rows = list(self.shuffled((0,)).take(size))
-        return EncodedSplit(Dataset.from_list(rows, features=self.dataset.features), self.inputs)
+        rows = Dataset.from_list(list(self.shuffled((0,)).take(size)), features=self.dataset.features)
+        return EncodedSplit(cast(Dataset, check_images(rows, skip_bad=True)) if self.skip_bad else rows, self.inputs)
 
     def shuffled(self, draw: Sequence[int], process: int = 0, processes: int = 1) -> IterableDataset:
         """This process's share of the rows, in an order that the numbers in `draw` decide.
@@ -64,17 +72,31 @@ class StreamedSplit:
         order = self.dataset.shuffle(generator=np.random.default_rng(draw), buffer_size=self.shuffle_buffer)
         return split_dataset_by_node(order, rank=process, world_size=processes)
 
-    def encode(self, rows: list[dict[str, Any]]) -> Encoded:
-        """Encode rows as they come from the stream.
+    def next(self, rows: Iterator[dict[str, Any]], size: int) -> Encoded:
+        """Encode the next `size` rows of an iterator, or all of them if there are fewer.
+
+        A row that is left out is replaced by the one that follows, so which rows a batch holds depends on them alone.
 
         Raises:
             UserError: a column is missing, or a row, which is named, holds something else than pictures and captions.
         """
-        self.inputs.check_columns(rows[0])
-        try:
-            return self.inputs.encode({name: [row.get(name) for row in rows] for name in self.inputs.columns})
-        except RowError as error:
-            raise error.named(f"{rows[error.place].get('id', '?')} of the retain stream") from error
+        chosen = list(islice(rows, size))
+        if chosen:
+            self.inputs.check_columns(chosen[0])
+        left_out = 0
+        while chosen:
+            try:
+                return self.inputs.encode({name: [row.get(name) for row in chosen] for name in self.inputs.columns})
+            except RowError as error:
+                fault = error.named(f"{chosen.pop(error.place).get('id', '?')} of the retain stream")
+                if not self.skip_bad or error.column != "image":
+                    raise fault from error
+                logger.warning("Left out: %s.", fault)
+            chosen += islice(rows, 1)
+            left_out += 1
+            if left_out > (self.rows or MOST_LEFT_OUT):
+                break
+        raise UserError(f"The retain stream has no row left that can be used ({left_out:,} were left out); mend it")
 
 
 def known_rows(dataset: IterableDataset) -> int | None:
@@ -137,7 +159,7 @@ class StreamedBatches(torch.utils.data.IterableDataset[dict[str, Tensor]]):
         is_unlearn = torch.arange(self.retain_per_batch + self.unlearn_per_batch) >= self.retain_per_batch
         rows = self._endless_rows()
         for place in places:
-            parts = [self.retain.encode(list(islice(rows, self.retain_per_batch)))]
+            parts = [self.retain.next(rows, self.retain_per_batch)]
             index = torch.full((len(is_unlearn),), -1)
             if self.unlearn is not None and self.unlearn_per_batch:
                 unlearn_rows = self._unlearn_rows(place * self.processes + self.process)

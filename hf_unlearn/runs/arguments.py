@@ -183,7 +183,7 @@ class RunArguments:
         if self.max_eval_samples is not None and self.max_eval_samples < 2:
             raise UserError(f"--max_eval_samples {self.max_eval_samples} must be at least 2")
         defaults = {f.name: f.default for f in fields(RunArguments)}
-        needing_all = ("num_samples", "validation_fraction", "test_fraction", "duplicates", "skip_bad_images")
+        needing_all = ("num_samples", "validation_fraction", "test_fraction", "duplicates")
         for name in needing_all:
             if getattr(self, name) != defaults[name]:
                 raise UserError(f"--{name} would need every row at hand, which --streaming never has; leave it unset")

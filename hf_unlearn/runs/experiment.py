@@ -117,7 +117,9 @@ class Experiment:
             self.training_splits["unlearn"] = EncodedSplit(asked, inputs, run.data.resident_bytes)
         if task.streamed is not None:
             buffer = run.data.shuffle_buffer or SHUFFLE_BUFFER
-            self.training_splits["retain"] = StreamedSplit(task.streamed.stream, inputs, task.streamed.rows, buffer)
+            self.training_splits["retain"] = StreamedSplit(
+                task.streamed.stream, inputs, task.streamed.rows, buffer, task.streamed.skip_bad
+            )
         self.evaluator = make_evaluator(model, task, self.splits, inputs)
         self.device = run.pretrain.device
         before = self.evaluator.evaluate(_on(model, self.device))

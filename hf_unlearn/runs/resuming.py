@@ -204,6 +204,9 @@ def training_key(run: Run) -> dict[str, Any]:
         for method, config in run.methods.items()
         for name, value in (_settings(config) | _settings(run.data)).items()
     }
+    if run.arguments.streaming:  # workers share the shards out, and so decide which rows meet in a batch
+        workers = {f"{method}.dataloader_num_workers": c.dataloader_num_workers for method, c in run.methods.items()}
+        settings |= workers
     return {"processes": world_size(), **settings}
 
 

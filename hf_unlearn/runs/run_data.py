@@ -226,16 +226,21 @@ def _prepare_streamed(arguments: RunArguments) -> UnlearningTask:
         label_column=arguments.label_column,
         id_column=arguments.id_column,
         max_eval_samples=arguments.max_eval_samples or EVALUATED_ROWS,
+        skip_bad_images=arguments.skip_bad_images,
     )
     sizes = {name: len(split) for name, split in splits.items()} | {"retain": streamed.rows}
-    logger.info("Rows: %s; retain is a stream.", ", ".join(f"{name} {size:,}" for name, size in sizes.items()))
+    told = f"Rows: {', '.join(f'{name} {size:,}' for name, size in sizes.items())}; retain is a stream."
+    logger.info("%s", told)
+    notes = [f"Retain is a stream of {streamed.rows:,} rows; its figures are of {len(splits['retain']):,} of them."]
+    if streamed.skip_bad:
+        notes.append("Retain rows whose picture cannot be read are left out as they come; they are not counted.")
     # Hashing every row, as for loaded data, would read every picture.
     return UnlearningTask(
         splits,
         describe_request(request, splits["unlearn"], arguments.request_salt),
-        DatasetRecord(_public_name(arguments), arguments.dataset_revision),
+        DatasetRecord(_public_name(arguments), arguments.dataset_revision, rows=told),
         streamed,
-        (f"Retain is a stream of {streamed.rows:,} rows; its figures are of {len(splits['retain']):,} of them.",),
+        tuple(notes),
     )
 
 

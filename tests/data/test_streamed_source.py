@@ -1,12 +1,15 @@
 """Sharded data as one source: each row in its split, nothing beyond the bound read into memory, every lack named."""
 
 import io
+import os
+import shutil
 import tarfile
 
 import pytest
-from datasets import ClassLabel, Dataset
-from PIL import Image
+from datasets import ClassLabel, Dataset, Image
+from PIL import Image as PILImage
 
+from hf_unlearn.data.shards import shards_digest
 from hf_unlearn.data.streamed_source import stream_source
 from hf_unlearn.errors import UserError
 
@@ -61,7 +64,7 @@ def test_every_row_is_in_its_split(folders, request_file, shapes, kind, columns)
         assert isinstance(split.features["label"], ClassLabel)
         for row in split:
             source = original[row["id"]]
-            assert isinstance(row["image"], Image.Image) and row["image"].tobytes() == source["image"].tobytes()
+            assert isinstance(row["image"], PILImage.Image) and row["image"].tobytes() == source["image"].tobytes()
             assert row["captions"][0] == source["captions"][0] and row["label"] == source["label"]
 
 
@@ -122,3 +125,73 @@ def test_labels_in_train_alone_leave_no_labels_to_probe(folders, shapes, request
     assert "label" in splits["unlearn"].column_names and "label" not in splits["test"].column_names
     with pytest.raises(UserError, match="no column 'label'"):
         stream_source(tmp_path, request_file, label_column="label")
+
+
+def test_shards_that_changed_are_others_though_names_and_sizes_stay(folders, tmp_path):
+    shards = [shutil.copy2(file, tmp_path) for file in sorted(folders["parquet"].glob("*.parquet"))]
+    first = shards_digest(shards)
+    assert shards_digest(shards) == first == shards_digest(shards[::-1])
+    content = bytearray((tmp_path / "train-0.parquet").read_bytes())
+    file, times = tmp_path / "train-0.parquet", (tmp_path / "train-0.parquet").stat()
+    for place in (5, -5):
+        content[place] ^= 1
+        file.write_bytes(content)
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+        assert shards_digest(shards) != first, "another content at either end"
+        content[place] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert shards_digest(shards) == first
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns + 10**9))
+    assert shards_digest(shards) != first, "written anew since"
+
+
+@pytest.mark.parametrize("row", [0, 3, 30])
+def test_samples_without_a_caption_are_named_wherever_they_are(folders, request_file, shapes, tmp_path, row):
+    for name, rows in PARTS.items():
+        write_tar(tmp_path / f"{name}.tar", shapes.select(rows))
+    shard = "train-0" if row < 25 else "train-1"
+    with tarfile.open(tmp_path / f"{shard}.tar") as tar:
+        members = [(member, tar.extractfile(member).read()) for member in tar]
+    lost = f"{shapes['id'][row]}.txt"
+    with tarfile.open(tmp_path / f"{shard}.tar", "w") as tar:
+        for member, content in members:
+            if member.name != lost:
+                tar.addfile(member, io.BytesIO(content))
+    with pytest.raises(
+        UserError, match=rf"1 of 25 samples of the shard .*{shard}.tar have no \.txt: {shapes['id'][row]};"
+    ):
+        stream_source(tmp_path, request_file, **TAR)
+
+
+def test_bad_pictures_are_left_out_on_request_and_never_unlearn_ones(folders, request_file, shapes, tmp_path):
+    bad = shapes.cast_column("image", Image(decode=False))
+
+    def spoil(*rows):
+        spoilt = {shapes["id"][row] for row in rows}
+        columns = {"image": {"bytes": b"damaged", "path": None}}
+        changed = bad.map(lambda row: columns if row["id"] in spoilt else {}, features=bad.features)
+        for name, part in PARTS.items():
+            changed.select(part).to_parquet(tmp_path / f"{name}.parquet")
+
+    spoil(1, 52, 62)
+    streamed, splits, _ = stream_source(tmp_path, request_file, skip_bad_images=True)
+    assert streamed.skip_bad and {name: len(split) for name, split in splits.items()} == {
+        "retain": 46, "unlearn": 3, "validation": 10, "test": 10,
+    }  # fmt: skip
+    assert streamed.sha256 != stream_source(tmp_path, request_file)[0].sha256
+    spoil(ASKED[0])
+    with pytest.raises(UserError, match="an image to be unlearned is never skipped"):
+        stream_source(tmp_path, request_file, skip_bad_images=True)
+
+
+def test_local_shards_are_found_by_whole_names_and_listed(folders, request_file, tmp_path, caplog):
+    root = tmp_path / "my [test] data"
+    shutil.copytree(folders["parquet"], root)
+    (root / "ids.txt").write_text("x")
+    with caplog.at_level("INFO"):
+        streamed, _, _ = stream_source(root, request_file)
+    assert streamed.rows == 47
+    assert "Files (.parquet) found: train 2, validation 1, test 1" in caplog.text and "1 .txt" in caplog.text
+    with pytest.raises(UserError, match="--dataset_revision has no effect"):
+        stream_source(root, request_file, revision="main")

@@ -280,3 +280,41 @@ def _png(image):
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+@pytest.fixture
+def spoilt(parquet):
+    """The same stream with three pictures that cannot be read."""
+    rows = [{**row, "image": {"bytes": b"damaged", "path": None}} if number in (3, 20, 21) else row
+            for number, row in enumerate(parquet.cast_column("image", Image(decode=False)))]  # fmt: skip
+    return Dataset.from_list(rows, features=parquet.features).to_iterable_dataset(num_shards=4)
+
+
+def test_bad_pictures_of_a_stream_are_left_out_on_request(spoilt, inputs, unlearn, names, caplog):
+    batches = StreamedBatches(StreamedSplit(spoilt, inputs, rows=ROWS, shuffle_buffer=16, skip_bad=True), unlearn, 16)
+    found = [batch for batch in batches]
+    assert all(batch["pixels"].shape == (16, 3, 32, 32) for batch in found)
+    retain = [row for batch in found for row in names({"pixels": batch["pixels"][~batch["is_unlearn"]]})]
+    assert not {3, 20, 21} & set(retain) and set(retain) == set(range(ROWS)) - {3, 20, 21}
+    assert caplog.text.count("Left out: Column 'image' of row") >= 3
+    again = [batch["pixels"] for batch in batches]
+    assert all(torch.equal(one["pixels"], other) for one, other in zip(found, again, strict=True))
+    assert len(StreamedSplit(spoilt, inputs, rows=ROWS, skip_bad=True).sample(ROWS)) == ROWS - 3
+
+
+def test_bad_pictures_of_a_stream_are_refused_otherwise_and_where_none_is_good(spoilt, inputs):
+    with pytest.raises(UserError, match="of the retain stream: it cannot be read"):
+        list(StreamedBatches(StreamedSplit(spoilt, inputs, rows=ROWS), None, 16))
+    nothing = Dataset.from_list([{"image": {"bytes": b"x", "path": None}}] * 5, features=Features(image=Image()))
+    nothing = StreamedSplit(nothing.to_iterable_dataset(), inputs, rows=5, skip_bad=True)
+    with pytest.raises(UserError, match="no row left that can be used"):
+        next(iter(StreamedBatches(nothing, None, 4)))
+
+
+def test_a_row_without_captions_is_no_bad_picture(shapes, tiny_clip):
+    inputs = ImageTextInputs(load_encoder(str(tiny_clip))[1], 8)
+    rows = shapes.select(range(4)).map(
+        lambda row, n: {"captions": [] if n == 2 else row["captions"]}, with_indices=True
+    )
+    with pytest.raises(UserError, match="Column 'captions' of row"):
+        StreamedSplit(rows.to_iterable_dataset(), inputs, rows=4, skip_bad=True).first(4)

@@ -105,7 +105,6 @@ REFUSED = {
     "fewer rows": ({"num_samples": 10}, "--num_samples would need every row at hand"),
     "held-out rows drawn": ({"test_fraction": 0.2}, "--test_fraction would need every row at hand"),
     "copies": ({"duplicates": "move"}, "--duplicates would need every row at hand"),
-    "bad pictures": ({"skip_bad_images": "true"}, "--skip_bad_images would need every row at hand"),
     "methods that pass over retain": ({"methods": "slug"}, "stream"),
 }
 

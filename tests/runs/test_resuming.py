@@ -1,7 +1,7 @@
 """The hash of a run's settings: it tells what is unlearned from what, not where that is written down."""
 
 from hf_unlearn.runs.arguments import parse_run
-from hf_unlearn.runs.resuming import settings_hash
+from hf_unlearn.runs.resuming import settings_hash, training_key
 
 
 def key(*argv: object) -> str:
@@ -29,3 +29,15 @@ def test_local_data_is_its_files(shapes, tmp_path):
     one_file = key("--dataset_name", tmp_path / "rows.parquet")
     shapes.select(range(10)).to_parquet(tmp_path / "rows.parquet")
     assert key("--dataset_name", tmp_path / "rows.parquet") != one_file
+
+
+def test_workers_decide_which_rows_of_a_stream_meet_and_nothing_of_resident_ones(tiny_clip, tmp_path):
+    (tmp_path / "ids.txt").write_text("x\n")
+    stream = ("--dataset_name", "somebody/shards", "--streaming", "--unlearn_request", tmp_path / "ids.txt")
+    argv = ("--model_name_or_path", tiny_clip, "--methods", "fine_tune")
+
+    def training(*words: object) -> dict:
+        return training_key(parse_run([str(word) for word in (*argv, *words)]))
+
+    assert training(*stream, "--dataloader_num_workers", 1) != training(*stream, "--dataloader_num_workers", 2)
+    assert training("--dataloader_num_workers", 1) == training("--dataloader_num_workers", 2)
