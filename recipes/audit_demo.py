@@ -18,7 +18,8 @@ from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
 from hf_unlearn.audit.report import Audit
-from hf_unlearn.audit.run import AuditSettings, run_audit
+from hf_unlearn.audit.run import run_audit
+from hf_unlearn.audit.settings import AuditSettings
 from hf_unlearn.cli.guard import guarded
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.images import to_rgb

@@ -13,7 +13,15 @@ from math import comb
 
 import numpy as np
 
-from hf_unlearn.audit.hypotheses import BOUND_SHARE, MARGIN_SHARE, SHARE_LEVEL, TRANSFER_LEVEL, TRANSFER_SHARE
+from hf_unlearn.audit.hypotheses import (
+    BOUND_SHARE,
+    MARGIN_SHARE,
+    RESIDUAL_LEVEL,
+    SHARE_LEVEL,
+    TRANSFER_LEVEL,
+    TRANSFER_SHARE,
+)
+from hf_unlearn.audit.standing_out import flags, tail_scores
 from hf_unlearn.audit.statistics import ENUMERATION_LIMIT, TwoSample
 from hf_unlearn.audit.verdict import Findings, decide
 from hf_unlearn.records.audit_result import Arm, ImageRow, Verdict
@@ -102,30 +110,41 @@ def _findings(view: View, held_back: View | None, permutations: int, seed: int) 
     def levels(view: View) -> tuple[np.ndarray, ...]:
         targeted = two(view.scores(U), view.scores(reference)).p_value("greater") <= level
         if C not in view.before:
-            return targeted, *[np.zeros(owners, bool)] * 3
+            return targeted, *[np.zeros(owners, bool)] * 4
         after = two(view.after[U], view.after[C])
         margin = MARGIN_SHARE * (view.before[U].mean(-1) - view.before[C].mean(-1))
         inside = np.maximum(after.p_value("less", margin), after.p_value("greater", -margin)) <= level
-        differs = after.p_value("two-sided") <= level
-        return targeted, differs & (after.estimate > 0), differs & (after.estimate < 0), inside & (margin > 0)
+        two_sided = after.p_value("two-sided")
+        above, below = (two_sided <= level) & (after.estimate > 0), (two_sided <= level) & (after.estimate < 0)
+        return targeted, above, below, inside & (margin > 0), above & (two_sided / 2 <= RESIDUAL_LEVEL)
 
-    targeted, residual, overshoot, equivalent = levels(view)
-    sensitive = bounded = np.zeros(owners, bool)
+    targeted, above, overshoot, equivalent, residual = levels(view)
+    sensitive = bounded = blind = standing_out = np.zeros(owners, bool)
     if C in view.before:
         gap = two(view.before[U], view.before[C])
         sensitive = gap.p_value("greater") <= level
+        blind = ~sensitive
         bound = two(view.scores(U), view.scores(reference)).p_value("less", BOUND_SHARE * gap.estimate) <= level
         rest = {arm: (1 - BOUND_SHARE) * view.before[arm] - view.after[arm] for arm in (U, C)}
         bounded = bound & (gap.estimate > 0) & (two(rest[U], rest[C]).p_value("less") <= SHARE_LEVEL)
+        residual = residual | (two(*tail_scores(view.after[U], view.after[C])).p_value("greater") <= RESIDUAL_LEVEL)
+        seen = (view.before[U], view.after[U], view.scores(R if R in view.before else C), view.after[C], gap.estimate)
+        flagged = [flags(*one).any() if one[-1] > 0 else False for one in zip(*seen, strict=True)]
+        standing_out = np.array(flagged) & sensitive & targeted & (sizes_of(view, C) >= 4)
     if held_back is not None:
-        again, higher, lower, inside = levels(held_back)
-        residual, overshoot, equivalent = residual | higher, overshoot | lower, equivalent & again & inside
+        again, higher, lower, inside, surely = levels(held_back)
+        above, overshoot, equivalent = above | higher, overshoot | lower, equivalent & again & inside
+        residual = residual | surely
         if C in view.before:
             excess = two(held_back.after[U] - view.after[U], held_back.after[C] - view.after[C])
             share = np.maximum(0, TRANSFER_SHARE * gap.estimate)
             equivalent = equivalent & (excess.p_value("greater", share) > TRANSFER_LEVEL)
-    columns = (sensitive, targeted, bounded, residual, overshoot, equivalent)
+    columns = (sensitive, blind, targeted, bounded, residual, above, overshoot, equivalent, standing_out)
     return [Findings(True, False, *map(bool, row)) for row in zip(*columns, strict=True)]
+
+
+def sizes_of(view: View, arm: Arm) -> int:
+    return view.before[arm].shape[-1]
 
 
 def verdict_rates(view: View, held_back: View | None = None, **settings: int) -> Counter[Verdict]:

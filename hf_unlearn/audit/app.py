@@ -1,25 +1,28 @@
-"""The audit as a web page: upload pictures, name two models, see the heatmaps and the verdict.
+"""The audit as a web page: plan a request, record a model, and audit; every report as a page and as a record.
 
 Needs the extra `app` (`pip install "hf-unlearn[app]"`). Locally: `hf-unlearn audit app`. As a Space, this is the whole
 `app.py`, next to a `requirements.txt` with the line `hf-unlearn[app]`:
 
     from hf_unlearn.audit.app import build_app
 
-    build_app(hub_only=True).launch()
+    build_app(hub_only=True).queue(max_size=8).launch()
 """
 
 import html
 import logging
-import shutil
-from collections.abc import Iterator, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from hf_unlearn.audit.embeddings import is_precomputed
-from hf_unlearn.audit.endpoint import is_endpoint
-from hf_unlearn.audit.report import TONES, Audit
-from hf_unlearn.audit.run import AuditSettings, run_audit
+from hf_unlearn.audit.app_limits import Limits, copy_uploads, usable_model
+from hf_unlearn.audit.power import plan_words
+from hf_unlearn.audit.recording import plan_request, record_embeddings
+from hf_unlearn.audit.report import LETTER_FILE, PAGE_FILE, REPORT_FILE, Audit
+from hf_unlearn.audit.report_page import TONES
+from hf_unlearn.audit.run import run_audit
+from hf_unlearn.audit.settings import VIEW_COUNT, AuditSettings
 from hf_unlearn.audit.transforms import training_views
 from hf_unlearn.errors import UserError
 
@@ -31,16 +34,19 @@ logger = logging.getLogger(__name__)
 AUTOMATIC = "automatic"
 EDGES = {"open": "#6e7781", "against": "#b2182b", "mixed": "#9a6700", "good": "#2f6b3f"}
 INTRODUCTION = """# Unlearning audit
-Did a model really change where your pictures are concerned? Upload them, name the model before and after, and compare.
-Pictures that stay in training, and pictures of the same kind that never were in it, make the answer much stronger."""
+Did a model really change where your pictures are concerned? Three steps: **plan** which half of them to request,
+**record** the model before it changes, **audit** once it has. Pictures that stay in training, and pictures of the same
+kind that never were in it, make the answer much stronger."""
+REQUESTED = "the pictures whose removal you requested"
 
 
-def build_app(*, hub_only: bool = False) -> "gr.Blocks":
+def build_app(*, hub_only: bool = False, limits: Limits | None = None) -> "gr.Blocks":
     """Build the page.
 
     Args:
         hub_only: Whether models must be public Hub ids: on a public Space nobody should reach its files, its network,
             or the private models that its token could read.
+        limits: What one visitor may upload and ask for; by default generous locally, narrow with `hub_only`.
 
     Returns:
         A Gradio app to `launch()`.
@@ -52,6 +58,16 @@ def build_app(*, hub_only: bool = False) -> "gr.Blocks":
         import gradio as gr
     except ModuleNotFoundError as error:
         raise UserError('The app needs Gradio; install it with: pip install "hf-unlearn[app]".') from error
+    limits = limits or (Limits.public() if hub_only else Limits())
+
+    def in_a_folder(work: Callable[[Path], tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+        # A generator: what it yields is served from the page's own cache, then the folder with the pictures is gone.
+        with TemporaryDirectory(prefix="hf-unlearn-audit-") as folder:
+            try:
+                answer = work(Path(folder))
+            except UserError as error:
+                raise gr.Error(html.escape(str(error)), print_exception=False) from error
+            yield answer
 
     def audit(
         requested: list[str] | None,
@@ -62,95 +78,192 @@ def build_app(*, hub_only: bool = False) -> "gr.Blocks":
         after: str,
         views: str,
         view_count: float,
+        plan_files: list[str] | None = None,
+        recording: str | None = None,
     ) -> Iterator[tuple[Any, ...]]:
-        # A generator: what it yields is served from the page's own cache, then the folder with the pictures is gone.
-        with TemporaryDirectory(prefix="hf-unlearn-audit-") as work:
-            try:
-                found = run_audit(
-                    _model(before, "before", hub_only),
-                    _model(after, "after", hub_only),
-                    _folder(requested, Path(work, "requested"), "the pictures whose removal you requested"),
-                    Path(work, "report"),
-                    still_trained=_folder(still_trained, Path(work, "still_trained")) if still_trained else None,
-                    never_trained=_folder(never_trained, Path(work, "never_trained")) if never_trained else None,
-                    captions=captions or None,
-                    settings=AuditSettings(
-                        views=None if views == AUTOMATIC else views, view_count=int(view_count), anonymous=hub_only
-                    ),
-                )
-            except UserError as error:
-                raise gr.Error(html.escape(str(error)), print_exception=False) from error
-            written = found.folder / "report.html"
+        def work(folder: Path) -> tuple[Any, ...]:
+            found = run_audit(
+                recording or usable_model(before, "before", hub_only, limits),
+                usable_model(after, "after", hub_only, limits),
+                copy_uploads(requested, folder / "requested", limits, REQUESTED),
+                folder / "report",
+                still_trained=_arm(still_trained, folder / "still_trained", limits),
+                never_trained=_arm(never_trained, folder / "never_trained", limits),
+                captions=captions or None,
+                plan=_plan_of(plan_files, folder / "plan"),
+                settings=AuditSettings(
+                    views=None if views == AUTOMATIC else views,
+                    view_count=None if recording else int(view_count),
+                    most_views=limits.views,
+                    anonymous=hub_only,
+                ),
+            )
+            written = found.folder / PAGE_FILE
             style = "width: 100%; height: 80vh; border: 0"
             source = html.escape(written.read_text(encoding="utf-8"))
-            yield (
+            return (
                 _verdict(found),
                 gr.update(visible=True),
                 str(min(found.folder.glob("*alignment_matrices.png"))),
                 f'<iframe title="Full report" sandbox style="{style}" srcdoc="{source}"></iframe>',
-                str(written),
+                [str(written), str(found.folder / REPORT_FILE), str(found.folder / LETTER_FILE), _zipped(found.folder)],
             )
 
+        yield from in_a_folder(work)
+
+    def plan(images: list[str] | None, groups: str | None, audits: float) -> Iterator[tuple[Any, ...]]:
+        def work(folder: Path) -> tuple[Any, ...]:
+            pictures = copy_uploads(images, folder / "pictures", limits, "the pictures that are in training")
+            drawn = plan_request(pictures, folder / "plan", captions=groups or None, audits=int(audits))
+            sentences = [
+                f"{len(drawn.requested)} pictures to request, {len(drawn.still_trained)} to leave in training.",
+                *plan_words(*drawn.clusters, audits=drawn.audits),
+                f"Publish or deposit this hash when you send the request: {drawn.sha256}",
+                "Keep view_secret.json to yourself until the last audit is done.",
+            ]
+            text = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences)
+            return text, [str(path) for path in sorted((folder / "plan").iterdir())]
+
+        yield from in_a_folder(work)
+
+    def record(
+        images: list[str] | None,
+        still_trained: list[str] | None,
+        never_trained: list[str] | None,
+        captions: str | None,
+        model: str,
+    ) -> Iterator[tuple[Any, ...]]:
+        def work(folder: Path) -> tuple[Any, ...]:
+            written = record_embeddings(
+                usable_model(model, "before", hub_only, limits),
+                copy_uploads(images, folder / "requested", limits, REQUESTED),
+                folder / "before.safetensors",
+                still_trained=_arm(still_trained, folder / "still_trained", limits),
+                never_trained=_arm(never_trained, folder / "never_trained", limits),
+                captions=captions or None,
+                settings=AuditSettings(anonymous=hub_only),
+            )
+            return "<p>Recorded. Keep the file to yourself: it holds the secret seed of the views.</p>", str(written)
+
+        yield from in_a_folder(work)
+
+    pictures: dict[str, Any] = {"file_count": "multiple", "file_types": ["image"], "height": 170}
+    table: dict[str, Any] = {"file_types": [".csv"], "height": 120}
+
+    def arms(prefix: str) -> list[Any]:
+        with gr.Row():
+            return [
+                gr.File(label="Requested: to be unlearned", elem_id=f"{prefix}requested", **pictures),
+                gr.File(label="Optional: still in training", elem_id=f"{prefix}still_trained", **pictures),
+                gr.File(label="Optional: never in training", elem_id=f"{prefix}never_trained", **pictures),
+            ]
+
+    # One job at a time for all visitors: they share one machine, and a waiting one is told its place.
+    queue: dict[str, Any] = {"concurrency_limit": limits.at_once, "concurrency_id": "work"}
     with gr.Blocks(title="Unlearning audit", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.Markdown(INTRODUCTION)
-        with gr.Row():
-            before = gr.Textbox(label="Model before", placeholder="org/clip", elem_id="before")
-            after = gr.Textbox(label="Model after", placeholder="org/clip-unlearned", elem_id="after")
-        with gr.Row():
-            pictures: dict[str, Any] = {"file_count": "multiple", "file_types": ["image"], "height": 170}
-            requested = gr.File(label="Requested: to be unlearned", elem_id="requested", **pictures)
-            still_trained = gr.File(label="Optional: still in training", elem_id="still_trained", **pictures)
-            never_trained = gr.File(label="Optional: never in training", elem_id="never_trained", **pictures)
-        with gr.Accordion("Captions and views", open=False):
-            captions = gr.File(label="Captions: a CSV with the columns image and caption", file_types=[".csv"])
-            views = gr.Dropdown(
-                [AUTOMATIC, *training_views()], value=AUTOMATIC, label="Views, as in the models' training"
-            )
-            view_count = gr.Slider(2, 20, value=10, step=1, label="Views a picture")
-        start = gr.Button("Audit", variant="primary", elem_id="start")
-        verdict = gr.HTML(elem_id="verdict")
-        with gr.Column(visible=False) as details:
-            heatmaps = gr.Image(show_label=False, type="filepath", elem_id="heatmaps")
-            with gr.Accordion("The full report", open=False, elem_id="full"):
-                framed = gr.HTML(elem_id="framed")
-            report = gr.File(label="Download the report", elem_id="report")
-        start.click(
-            audit,
-            [requested, still_trained, never_trained, captions, before, after, views, view_count],
-            [verdict, details, heatmaps, framed, report],
-        )
+        with gr.Tabs():
+            with gr.Tab("Audit", id="audit"):
+                with gr.Row():
+                    before = gr.Textbox(label="Model before", placeholder="org/clip", elem_id="before")
+                    after = gr.Textbox(label="Model after", placeholder="org/clip-unlearned", elem_id="after")
+                requested, still_trained, never_trained = arms("")
+                with gr.Accordion("Plan, recording, captions and views", open=False):
+                    plan_files = gr.File(
+                        label="plan.json and view_secret.json; the pictures above are then both halves",
+                        file_count="multiple",
+                        file_types=[".json"],
+                        elem_id="plan",
+                    )
+                    recording = gr.File(
+                        label="A recording of the model before, instead of its name",
+                        file_types=[".safetensors"],
+                        elem_id="recording",
+                    )
+                    captions = gr.File(label="CSV: image, and caption, owner or group", elem_id="captions", **table)
+                    views = gr.Dropdown(
+                        [AUTOMATIC, *training_views()], value=AUTOMATIC, label="Views, as in the models' training"
+                    )
+                    view_count = gr.Slider(2, limits.views, value=VIEW_COUNT, step=1, label="Views a picture")
+                start = gr.Button("Audit", variant="primary", elem_id="start")
+                verdict = gr.HTML(elem_id="verdict")
+                with gr.Column(visible=False) as details:
+                    heatmaps = gr.Image(
+                        label="Alignment before, after and their gap", type="filepath", elem_id="heatmaps"
+                    )
+                    with gr.Accordion("The full report", open=False, elem_id="full"):
+                        framed = gr.HTML(elem_id="framed")
+                    report = gr.File(
+                        label="Report, record (audit.json), letter, and everything in one archive",
+                        file_count="multiple",
+                        elem_id="report",
+                    )
+                start.click(
+                    audit,
+                    [
+                        *(requested, still_trained, never_trained, captions, before, after, views, view_count),
+                        *(plan_files, recording),
+                    ],
+                    [verdict, details, heatmaps, framed, report],
+                    **queue,
+                )
+            with gr.Tab("Plan a request", id="plan-request"):
+                mine = gr.File(label="Your pictures, all of them in training", elem_id="plan-pictures", **pictures)
+                groups = gr.File(label="Optional CSV: image and group (what belongs together)", **table)
+                audits = gr.Slider(1, 12, value=1, step=1, label="How many audits over time (they share the error)")
+                draw = gr.Button("Draw which half to request", variant="primary", elem_id="draw")
+                planned = gr.HTML(elem_id="planned")
+                plan_out = gr.File(label="Plan, request and secret", file_count="multiple", elem_id="plan-files")
+                draw.click(plan, [mine, groups, audits], [planned, plan_out], **queue)
+            with gr.Tab("Record the model before", id="record"):
+                model = gr.Textbox(label="Model", placeholder="org/clip", elem_id="record-model")
+                recorded_arms = arms("record-")
+                recorded_captions = gr.File(label="CSV: image, and caption or owner", **table)
+                go = gr.Button("Record", variant="primary", elem_id="go")
+                done = gr.HTML(elem_id="recorded")
+                out = gr.File(label="Recording", elem_id="record-file")
+                go.click(record, [*recorded_arms, recorded_captions, model], [done, out], **queue)
     return page
 
 
-def _model(name: str, side: str, hub_only: bool) -> str:
-    name = name.strip()
-    if not name:
-        raise UserError(f"The model {side} has no name; give a Hub id such as org/clip.")
-    if hub_only and (is_endpoint(name) or is_precomputed(name) or Path(name).exists()):
-        raise UserError(f"The model {side} must be a Hub id such as org/clip; run the audit locally for anything else.")
-    return name
+def _arm(files: Sequence[str] | None, folder: Path, limits: Limits) -> Path | None:
+    return copy_uploads(files, folder, limits, "pictures") if files else None
 
 
-def _folder(files: Sequence[str] | None, folder: Path, what: str = "pictures") -> Path:
-    """Copy uploaded files into one folder, under their own names."""
+def _plan_of(files: Sequence[str] | None, folder: Path) -> Path | None:
+    """The uploaded plan, its secret beside it."""
     if not files:
-        raise UserError(f"Nothing to audit yet; upload {what}.")
+        return None
     folder.mkdir()
-    for number, file in enumerate(files, start=1):
-        name = Path(file).name
-        shutil.copyfile(file, folder / (name if not (folder / name).exists() else f"{number}-{name}"))
-    return folder
+    for file in files:
+        (folder / Path(file).name).write_bytes(Path(file).read_bytes())
+    if not (folder / "plan.json").is_file():
+        raise UserError("The plan is the file plan.json; upload it, with view_secret.json.")
+    return folder / "plan.json"
+
+
+def _zipped(folder: Path) -> str:
+    """The whole report in one archive beside it."""
+    target = folder.with_suffix(".zip")
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(folder.iterdir()):
+            archive.write(path, f"report/{path.name}")
+    return str(target)
 
 
 def _verdict(audit: Audit) -> str:
-    """Headline, explanation and footer of every owner, escaped, as HTML."""
+    """Headline, verdict, explanation and closing sentence of every owner, escaped, as HTML that is read out when
+    it comes.
+    """
     parts = []
     for owner, result in audit.results.items():
         edge = EDGES[TONES[result.verdict]]
-        heading = f"{owner}: {result.verdict.value}" if owner else result.verdict.value
+        heading = f"{owner}: {result.headline}" if owner else result.headline
+        findings = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in result.findings)
         parts.append(
             f'<section style="border-left: 8px solid {edge}; padding: .6rem 1.2rem; margin: .6rem 0">'
-            f"<h2>{html.escape(heading)}</h2><p>{html.escape(result.explanation)}</p>"
+            f"<h2>{html.escape(result.verdict.value)}</h2><p><strong>{html.escape(heading)}</strong></p>"
+            f"<p>{html.escape(result.explanation)}</p>{f'<ul>{findings}</ul>' if findings else ''}"
             f"<p><small>{html.escape(result.footer)}</small></p></section>"
         )
-    return "".join(parts)
+    return f'<div role="status" aria-live="polite">{"".join(parts)}</div>'

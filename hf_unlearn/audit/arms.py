@@ -1,4 +1,9 @@
-"""From the per-image table to the three arms: one row an image, with everything unusable named."""
+"""From the per-image table to the three arms: one row a cluster of near-duplicates, with everything unusable named.
+
+Two rules keep an audit from being escaped or inflated. What was not answered, or not with finite numbers, counts as
+remembered (`_worst_case`), so breaking answers never helps. And an image whose near-duplicate stands in another arm is
+left out, since the twin that stays in training keeps its memory alive whatever was unlearned.
+"""
 
 from __future__ import annotations
 
@@ -15,29 +20,38 @@ from hf_unlearn.metrics.alignment_matrices import COLLAPSED
 from hf_unlearn.records.audit_result import Arm, ArmSummary, ImageRow
 
 _NAMED = 5  # at most so many images are named in a sentence
+_MOST_BROKEN = 0.5  # with a larger share of answers broken there is no measurement
+
+Names = dict[Arm, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
 class Arms:
-    """The images of one owner by arm, copies folded together.
+    """The images of one owner by arm, near-duplicates folded together.
 
     Args:
-        rows: the images of each arm that is not empty.
+        rows: the images of each arm as they are tested: one a cluster, without twins, unanswered ones at their worst.
+        measured: every image as it was measured, requested first.
         collapsed: names of the rows folded into another row, by arm.
+        unusable: names of the images that were not answered, or not with finite numbers, by arm.
+        twins: names of the images left out because a near-duplicate stands in another arm, by arm.
     """
 
     rows: dict[Arm, tuple[ImageRow, ...]]
-    collapsed: dict[Arm, tuple[str, ...]]
+    measured: tuple[ImageRow, ...]
+    collapsed: Names
+    unusable: Names
+    twins: Names
 
     def __contains__(self, arm: Arm) -> bool:
         return arm in self.rows
 
     def size(self, arm: Arm) -> int:
-        """Number of images in an arm."""
+        """Number of images that count in an arm."""
         return len(self.rows.get(arm, ()))
 
     def images(self) -> tuple[ImageRow, ...]:
-        """All images, requested first."""
+        """All images as tested, requested first."""
         return tuple(row for arm in Arm for row in self.rows.get(arm, ()))
 
     def before(self, arm: Arm, *, held_back: bool = False) -> Floats:
@@ -49,51 +63,122 @@ class Arms:
         return np.array([row.held_back_after if held_back else row.after for row in self.rows[arm]], float)
 
     def problems(self) -> list[str]:
-        """What makes the measurement unusable, a sentence each: alignments that are not finite, a collapsed model."""
-        return _not_finite(self.images()) or _collapsed(self.images())
+        """What makes the measurement unusable, a sentence each."""
+        found = [
+            sentence
+            for sentence in (_mostly_broken(self.measured), _only_twins(self), _no_before(self))
+            if sentence is not None
+        ]
+        return found or _collapsed(self.images())
 
     def summaries(self, *, planned: bool, provenance: Mapping[Arm, str]) -> tuple[ArmSummary, ...]:
         """Each arm's size and origin; a plan covers the owner's two halves, never the controls."""
         return tuple(
             ArmSummary(
                 arm=arm,
-                size=len(rows),
+                size=self.size(arm),
                 drawn="plan" if planned and arm is not Arm.NEVER_TRAINED else "chosen",
                 provenance=provenance.get(arm, ""),
                 collapsed=self.collapsed[arm],
-                unusable=tuple(row.image for row in rows if not np.isfinite(_alignments(row)).all()),
+                unusable=self.unusable[arm],
+                twins=self.twins[arm],
             )
-            for arm, rows in self.rows.items()
+            for arm in self.collapsed
         )
 
 
 def collect(images: Sequence[ImageRow]) -> Arms:
-    """Sort one owner's images into arms, folding rows that share a hash into one by averaging their measurements.
+    """Sort one owner's images into arms, folding near-duplicates into one row by averaging their measurements.
 
     Raises:
         UserError: no image was requested, or one image stands in two arms.
     """
-    groups: dict[tuple[Arm, str], list[ImageRow]] = defaultdict(list)
-    seen: dict[str, ImageRow] = {}
+    arm_of: dict[str, ImageRow] = {}
     for row in images:
-        key = row.sha256 or row.image
-        first = seen.setdefault(key, row)
+        first = arm_of.setdefault(row.sha256 or row.image, row)
         if first.arm != row.arm:
             raise UserError(
                 f"The image '{row.image}' ({row.arm.value}) is also '{first.image}' ({first.arm.value}); an image "
                 "belongs to one arm, so remove it from the other."
             )
-        groups[row.arm, key].append(row)
-    if not any(arm is Arm.REQUESTED for arm, _ in groups):
+    if not any(row.arm is Arm.REQUESTED for row in images):
         raise UserError("The audit has no requested image; give the images whose removal was requested.")
-    present = [arm for arm in Arm if any(arm is other for other, _ in groups)]
+    present = [arm for arm in Arm if any(row.arm is arm for row in images)]
+    twins = _twins(images)
+    usable = _worst_case([row for row in images if row.image not in twins[row.arm]])
+    groups: dict[tuple[Arm, str], list[ImageRow]] = defaultdict(list)
+    for row in usable:
+        groups[row.arm, _cluster(row)].append(row)
+    rows = {arm: tuple(_fold(group) for (other, _), group in groups.items() if other is arm) for arm in present}
     return Arms(
-        rows={arm: tuple(_fold(rows) for (other, _), rows in groups.items() if other is arm) for arm in present},
+        rows={arm: folded for arm, folded in rows.items() if folded or arm is Arm.REQUESTED},
+        measured=tuple(row for arm in present for row in images if row.arm is arm),
         collapsed={
-            arm: tuple(row.image for (other, _), rows in groups.items() if other is arm for row in rows[1:])
+            arm: tuple(row.image for (other, _), group in groups.items() if other is arm for row in group[1:])
             for arm in present
         },
+        unusable={arm: tuple(row.image for row in images if row.arm is arm and _broken(row)) for arm in present},
+        twins={arm: tuple(sorted(twins[arm])) for arm in present},
     )
+
+
+def _cluster(row: ImageRow) -> str:
+    return row.cluster or row.sha256 or row.image
+
+
+def _twins(images: Sequence[ImageRow]) -> dict[Arm, set[str]]:
+    """Images to leave out, by arm, because their cluster reaches into another arm.
+
+    An image still in training keeps its requested twin in memory, so both go. A control that resembles a training image
+    is none, so it alone goes.
+    """
+    arms: dict[str, set[Arm]] = defaultdict(set)
+    for row in images:
+        arms[_cluster(row)].add(row.arm)
+    left_out: dict[Arm, set[str]] = {arm: set() for arm in Arm}
+    for row in images:
+        others = arms[_cluster(row)]
+        if len(others) > 1 and (row.arm is not Arm.REQUESTED or Arm.STILL_TRAINED in others):
+            left_out[row.arm].add(row.image)
+    return left_out
+
+
+def _worst_case(rows: Sequence[ImageRow]) -> list[ImageRow]:
+    """Fill in what the model after did not answer so that it counts as remembered; drop what it never could show.
+
+    A requested image then stands where it stood before. One still in training has lost as much as the one that lost
+    most, and a control stands as low as the lowest, so that neither makes the requested ones look better.
+    """
+    known = [row for row in rows if not _broken(row)]
+    filled = []
+    for row in rows:
+        if not _broken(row):
+            filled.append(row)
+        elif np.isfinite(row.before):
+            filled.append(_at_worst(row, [other for other in known if other.arm is row.arm]))
+    return filled
+
+
+def _at_worst(row: ImageRow, known: Sequence[ImageRow]) -> ImageRow:
+    held_before = row.held_back_before
+    if held_before is not None and not np.isfinite(held_before):
+        held_before = row.before
+    quiet = row.noise if row.noise is not None and np.isfinite(row.noise) else None if row.noise is None else 0.0
+    row = replace(row, held_back_before=held_before, change=quiet, noise=quiet)
+    pairs = {"after": ("before", row.before), "held_back_after": ("held_back_before", held_before)}
+    worst: dict[str, float | None] = {}
+    for name, (earlier, before) in pairs.items():
+        if getattr(row, name) is None or before is None:
+            continue
+        others = [(getattr(other, earlier), getattr(other, name)) for other in known]
+        pairs_known = [(first, second) for first, second in others if first is not None and second is not None]
+        if row.arm is Arm.REQUESTED or not pairs_known:
+            worst[name] = before
+        elif row.arm is Arm.STILL_TRAINED:
+            worst[name] = before - max(first - second for first, second in pairs_known)
+        else:
+            worst[name] = min(second for _, second in pairs_known)
+    return replace(row, **worst)  # type: ignore[arg-type]
 
 
 def _fold(rows: Sequence[ImageRow]) -> ImageRow:
@@ -108,17 +193,33 @@ def _fold(rows: Sequence[ImageRow]) -> ImageRow:
     return replace(rows[0], **means)
 
 
-def _alignments(row: ImageRow) -> list[float]:
+def _broken(row: ImageRow) -> bool:
     values = (row.before, row.after, row.held_back_before, row.held_back_after, row.change, row.noise)
-    return [value for value in values if value is not None]
+    return not np.isfinite([value for value in values if value is not None]).all()
 
 
-def _not_finite(rows: Sequence[ImageRow]) -> list[str]:
-    names = [row.image for row in rows if not np.isfinite(_alignments(row)).all()]
-    if not names:
-        return []
+def _mostly_broken(rows: Sequence[ImageRow]) -> str | None:
+    names = [row.image for row in rows if _broken(row)]
+    if len(names) <= _MOST_BROKEN * len(rows):
+        return None
     listed = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
-    return [f"{len(names)} of {len(rows)} images have no finite alignment (zero or NaN embeddings): {listed}."]
+    return f"{len(names)} of {len(rows)} images have no finite alignment (zero or NaN embeddings): {listed}."
+
+
+def _only_twins(arms: Arms) -> str | None:
+    if arms.rows[Arm.REQUESTED] or not arms.twins[Arm.REQUESTED]:
+        return None
+    return (
+        "Every requested image has a near-duplicate among the images still in training, so what is remembered of "
+        "it may "
+        "rightly stay; request both, or compare with other images."
+    )
+
+
+def _no_before(arms: Arms) -> str | None:
+    if arms.rows[Arm.REQUESTED] or arms.twins[Arm.REQUESTED]:
+        return None
+    return "The model before gave no finite alignment for any requested image."
 
 
 def _collapsed(rows: Sequence[ImageRow]) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from hf_unlearn.audit.embeddings import Array, Embeddings
 from hf_unlearn.audit.images import Picture
-from hf_unlearn.audit.transforms import Transform, Views, draw_views
+from hf_unlearn.audit.transforms import ViewFamily, Views, draw_views, nudge
 from hf_unlearn.distributed import deal
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, weights_sha256
@@ -166,69 +166,85 @@ class LocalEncoder:
             "architecture": type(self.model).__name__,
             "processor": type(self.image_processor).__name__,
             "processor_size": self.view_side,
+            "has_text": hasattr(self.model, "get_text_features"),
         }
         return described | self.choices
 
 
-def measure(
+def embed_pictures(
     encoder: Encoder,
     pictures: Sequence[Picture],
     captions: Sequence[Sequence[str]],
-    transform: Transform,
-    held_back: Transform,
+    views: ViewFamily,
+    held_back: ViewFamily,
     *,
     seed: int,
     count: int,
+    skip: int = 0,
 ) -> Embeddings:
-    """Ask an encoder about every picture: its views, its held-back views, its captions, and one question twice.
+    """Ask an encoder about every picture: itself, views, held-back views, captions, one question twice, one nudged.
 
-    Several processes share the pictures out, in whole chunks, and each gets the answers to all.
+    Pictures and their views are asked in a random order, so that no endpoint can tell an audit by its sequence, nor
+    which picture a view is of by its neighbours. Several processes share the pictures out, in whole chunks, and each
+    gets the answers to all.
 
     Args:
         encoder: The encoder.
         pictures: The pictures, n.
         captions: Each picture's captions; empty lists for an audit of views alone.
-        transform: The audit's own views.
+        views: The audit's own views.
         held_back: The family kept back for T4.
         seed: The audit's seed, the same for both encoders.
-        count: Views a picture, k.
+        count: Views a picture, k, the picture as it is among them.
+        skip: How many of them were asked before and are left out now, with captions and repetitions.
 
     Returns:
-        Everything the encoder said.
+        The embeddings, k - skip views a picture.
 
     Raises:
-        UserError: When a picture or the encoder fails.
+        UserError: When the encoder cannot answer.
     """
-    texts = [text for group in captions for text in group]
+    texts = [text for group in captions for text in group] if not skip else []
     # Captions first: an encoder that takes none says so before the long part.
     text_embeddings = encoder.embed_texts(texts) if texts else None
+    order = np.random.default_rng([seed, 1]).permutation(len(pictures))
 
-    def ask(number: int) -> tuple[Array, ...]:
+    def ask(number: int) -> list[Array]:
         start = number * CHUNK
-        chunk = pictures[start : start + CHUNK]
+        chunk = [pictures[i] for i in order[start : start + CHUNK]]
         logger.info("Embedding pictures %d to %d of %d.", start + 1, start + len(chunk), len(pictures))
-        views = draw_views(chunk, transform, seed=seed, count=count)
-        images = _embed_views(encoder, views)
-        kept_back = _embed_views(encoder, draw_views(chunk, held_back, seed=seed + 1, count=count))
-        repeats = images[:, 0] if encoder.deterministic else encoder.embed_images(views[:, 0], repeat=1)
-        return images, kept_back, repeats
+        own = draw_views(chunk, views, seed=seed, count=count, skip=skip, original_side=views.side)
+        kinds = [own, draw_views(chunk, held_back, seed=seed + 1, count=count, skip=skip)]
+        if skip:
+            return _embed_mixed(encoder, kinds, seed)
+        answered = _embed_mixed(encoder, [*kinds, nudge(own[:, :1], seed)], seed)
+        again = answered[0][:, 0] if encoder.deterministic else encoder.embed_images(own[:, 0], repeat=1)
+        return [*answered[:2], answered[2][:, 0], again]
 
     answers = deal(-(-len(pictures) // CHUNK), ask)
-    embedded, kept_back, repeats = (np.concatenate(parts) for parts in zip(*answers, strict=True))
+    back = np.argsort(order)
+    parts = [np.concatenate(part)[back] for part in zip(*answers, strict=True)]
+    nudged, repeats = parts[2:] or (None, None)
     return Embeddings(
-        images=embedded,
+        images=parts[0],
         texts=text_embeddings,
         text_owner=np.array([i for i, group in enumerate(captions) for _ in group], dtype=np.int64) if texts else None,
-        held_back=kept_back,
+        held_back=parts[1],
         repeats=repeats,
-        source={**encoder.describe(), "dimension": int(embedded.shape[-1])},
+        nudged=nudged,
+        original_first=True,
+        source={**encoder.describe(), "dimension": int(parts[0].shape[-1])},
     )
 
 
-def _embed_views(encoder: Encoder, views: Views) -> Array:
-    """`[n, k, side, side, 3]` to `[n, k, d]`."""
-    n, count = views.shape[:2]
-    return encoder.embed_images(views.reshape(n * count, *views.shape[2:])).reshape(n, count, -1)
+def _embed_mixed(encoder: Encoder, kinds: Sequence[Views], seed: int) -> list[Array]:
+    """Several `[n, k, side, side, 3]` of one side to `[n, k, d]` each, asked in one random order."""
+    flat = [views.reshape(-1, *views.shape[2:]) for views in kinds]
+    everything = np.concatenate(flat)
+    order = np.random.default_rng([seed, 2]).permutation(len(everything))
+    answered = encoder.embed_images(everything[order])[np.argsort(order)]
+    ends = np.cumsum([len(part) for part in flat])[:-1]
+    return [part.reshape(*views.shape[:2], -1) for part, views in zip(np.split(answered, ends), kinds, strict=True)]
 
 
 def usable_device(device: str | None) -> str:

@@ -18,23 +18,20 @@ import io
 import json
 import logging
 import math
-import os
-import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from pathlib import Path
-from types import TracebackType
 from typing import Any
-from urllib.parse import SplitResult, urlsplit, urlunsplit
+from urllib.parse import urlunsplit
 
 import numpy as np
 import requests
 from PIL import Image
 
 from hf_unlearn.audit.embeddings import Array
+from hf_unlearn.audit.endpoint_address import check_endpoint, token_variable
+from hf_unlearn.audit.endpoint_answers import parse_answer, retry_after
+from hf_unlearn.audit.endpoint_cache import EmbeddingCache
 from hf_unlearn.audit.transforms import Views
 from hf_unlearn.errors import UserError
 
@@ -42,7 +39,8 @@ logger = logging.getLogger(__name__)
 
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # statuses worth another try
 TOO_LARGE = 413
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+REFUSED = frozenset({400, 404, 415, 422, 451})  # one of several items may be what is refused
+LARGEST_ANSWER = 256 * 2**20  # bytes of one answer, unpacked
 
 
 @dataclass(frozen=True)
@@ -55,6 +53,7 @@ class EndpointOptions:
         timeout: Seconds to wait for an answer.
         backoff: Seconds before the second try; doubled before every further one, unless the endpoint says how long.
         longest_wait: Seconds beyond which a wait is left to the user.
+        deadline: Seconds in which one answer must be complete, however slowly it comes.
 
     Raises:
         UserError: When a batch is empty or there is no time to answer.
@@ -65,71 +64,13 @@ class EndpointOptions:
     timeout: float = 60.0
     backoff: float = 1.0
     longest_wait: float = 300.0
+    deadline: float = 600.0
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise UserError(f"An endpoint is asked about at least 1 item a request, not {self.batch_size}.")
         if not 0 < self.timeout < math.inf:
             raise UserError(f"The endpoint's timeout must be a number of seconds above 0, not {self.timeout:g}.")
-
-
-class EmbeddingCache:
-    """Answers on disk, keyed by the hash of the question; every batch is committed as it arrives.
-
-    Args:
-        path: An SQLite file; created when missing.
-
-    Raises:
-        UserError: When the file is something else.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            # The app measures in a worker thread; a cache is still used by one thread at a time.
-            self._connection = sqlite3.connect(self.path, check_same_thread=False)
-            with self._connection:
-                self._connection.execute(
-                    "CREATE TABLE IF NOT EXISTS answers (question TEXT PRIMARY KEY, vector BLOB, asked TEXT)"
-                )
-        except sqlite3.DatabaseError as error:
-            raise UserError(f"The cache '{self.path.name}' is damaged ({error}); delete it and run again.") from error
-
-    def __enter__(self) -> "EmbeddingCache":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._connection.close()
-
-    def get(self, question: str) -> tuple[Array, str] | None:
-        """Look an answer up.
-
-        Args:
-            question: Its hash.
-
-        Returns:
-            The embedding `[d]` and when it was asked (UTC), or None.
-        """
-        row = self._connection.execute("SELECT vector, asked FROM answers WHERE question = ?", (question,)).fetchone()
-        return None if row is None else (np.frombuffer(row[0], dtype=np.float64), row[1])
-
-    def put(self, answers: dict[str, Array]) -> str:
-        """Store one batch of answers, all or none.
-
-        Args:
-            answers: Hash of the question to embedding `[d]`.
-
-        Returns:
-            The time noted (UTC).
-        """
-        asked = datetime.now(UTC).isoformat(timespec="seconds")
-        rows = [(question, vector.astype(np.float64).tobytes(), asked) for question, vector in answers.items()]
-        with self._connection:
-            self._connection.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows)
-        return asked
 
 
 class EndpointEncoder:
@@ -206,17 +147,24 @@ class EndpointEncoder:
         while open_ones:
             batch = open_ones[: self._batch_size]
             vectors = self._ask(kind, [content(i) for _, i in batch])
-            if vectors is None:  # too large for the endpoint: ask for half as much
+            if vectors is None:  # too large for the endpoint, or one of the items is refused: ask for half as much
                 self._batch_size = max(1, len(batch) // 2)
                 continue
+            self._batch_size = min(self.options.batch_size, 2 * self._batch_size)
             fresh = {question: vector for (question, _), vector in zip(batch, vectors, strict=True)}
             self._times.append(self.cache.put(fresh))
             answers.update(fresh)
             open_ones = open_ones[len(batch) :]
-        return np.stack([answers[question] for question in questions])
+        width = self._dimension
+        if width is None:
+            raise UserError(f"The endpoint {self.url} answered about none of {len(questions)} items. {self._kept()}")
+        missing = np.full(width, np.nan)
+        return np.stack([answers[question] if len(answers[question]) else missing for question in questions])
 
     def _checked(self, vector: Array) -> Array:
-        """Refuse a dimension other than all earlier ones: then another model answers."""
+        """Refuse a dimension other than all earlier ones: then another model answers. An empty one is no answer."""
+        if not len(vector):
+            return vector
         if self._dimension is None:
             self._dimension = len(vector)
         if len(vector) != self._dimension:
@@ -229,25 +177,27 @@ class EndpointEncoder:
         for attempt in range(1, self.options.attempts + 1):
             pause = None
             try:
-                response = self._session.post(
-                    self.url,
-                    json=self._body(kind, items),
-                    timeout=self.options.timeout,
-                    allow_redirects=False,
-                )
-                if response.status_code == TOO_LARGE and len(items) > 1:
+                status, text, pause = self._post(kind, items)
+                if len(items) > 1 and (status == TOO_LARGE or (status in REFUSED and self._dimension is not None)):
                     return None
-                if response.status_code == requests.codes.ok:
-                    return [self._checked(vector) for vector in self._vectors(response, len(items))]
-                fault = f"answered {response.status_code}: {self._excerpt(response)}"
-                if response.status_code not in PASSING:
-                    raise UserError(f"The endpoint {self.url} {fault} {self._remedy(response.status_code)}")
-                pause = retry_after(response.headers.get("Retry-After"))
+                if status == requests.codes.ok:
+                    vectors = [self._checked(vector) for vector in self._vectors(text, len(items))]
+                    if attempt == self.options.attempts or all(np.isfinite(vector).all() for vector in vectors):
+                        return vectors
+                    fault = "answered numbers that are not finite"
+                elif status in REFUSED and self._dimension is not None:
+                    return self._unanswered(status)
+                elif status not in PASSING:
+                    raise UserError(
+                        f"The endpoint {self.url} answered {status}: {self._excerpt(text)} {self._remedy(status)}"
+                    )
+                else:
+                    fault = f"answered {status}: {self._excerpt(text)}"
             except requests.Timeout:
                 fault = f"gave no answer within {self.options.timeout:g} s"
             except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
                 fault = f"could not be reached ({type(error).__name__})"
-            except _ChangedDimensionError as error:
+            except (_ChangedDimensionError, _TooSlowError) as error:
                 fault = str(error)
             except requests.RequestException as error:
                 raise UserError(f"The endpoint {self.url} cannot be asked ({error}); check the URL.") from error
@@ -258,6 +208,36 @@ class EndpointEncoder:
             self._sleep(wait_now)
             wait *= 2
         raise UserError(f"The endpoint {self.url} {fault}; gave up after {attempt} tries. {self._kept()}")
+
+    def _unanswered(self, status: int) -> list[Array]:
+        """An item that is refused while others are answered: it counts as remembered, and the audit goes on."""
+        logger.warning("The endpoint %s refuses one item (%d); it counts as not answered.", self.url, status)
+        return [np.zeros(0)]
+
+    def _post(self, kind: str, items: list[str]) -> tuple[int, str, float | None]:
+        """Status, text and wished-for pause of one request, within the deadline and the largest size."""
+        end = time.monotonic() + self.options.deadline
+        with self._session.post(
+            self.url,
+            json=self._body(kind, items),
+            timeout=self.options.timeout,
+            allow_redirects=False,
+            stream=True,
+        ) as response:
+            parts, size = [], 0
+            for part in response.iter_content(2**16):
+                parts.append(part)
+                size += len(part)
+                if size > LARGEST_ANSWER:
+                    raise UserError(
+                        f"The endpoint {self.url} answers more than {LARGEST_ANSWER // 2**20} MB to {len(items)} "
+                        "items; "
+                        "ask for fewer at once (--endpoint_batch_size), or check the URL."
+                    )
+                if time.monotonic() > end:
+                    raise _TooSlowError(f"had not finished its answer within {self.options.deadline:g} s")
+            pause = retry_after(response.headers.get("Retry-After"))
+            return response.status_code, b"".join(parts).decode("utf-8", "replace"), pause
 
     def _kept(self) -> str:
         return (
@@ -278,16 +258,14 @@ class EndpointEncoder:
             body |= {"input": [f"data:image/png;base64,{item}" for item in items], "modality": "image"}
         return body | {"model": self.model} if self.model else body
 
-    def _vectors(self, response: requests.Response, count: int) -> list[Array]:
+    def _vectors(self, text: str, count: int) -> list[Array]:
         """The embeddings in an answer; numbers that JSON writes as null come back as NaN."""
         try:
-            answer = response.json()
-            if self.openai:
-                answer = [item["embedding"] for item in sorted(answer["data"], key=lambda item: item["index"])]
-            array = np.array(answer, dtype=np.float64)
-        except (ValueError, KeyError, TypeError) as error:
+            array = parse_answer(text, count, openai=self.openai)
+        except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
             raise UserError(
-                f"The endpoint {self.url} answers in no form known here: {self._excerpt(response)} "
+                f"The endpoint {self.url} answers in no form known here ({type(error).__name__}): "
+                f"{self._excerpt(text)} "
                 "Use an OpenAI-style /v1/embeddings or an Inference Endpoint for embeddings, or files of embeddings."
             ) from error
         if array.ndim == 3 and array.shape[1] == 1:  # Inference Endpoints wrap each vector once more
@@ -299,12 +277,14 @@ class EndpointEncoder:
             )
         return list(array)
 
-    def _excerpt(self, response: requests.Response) -> str:
-        """The start of an answer's text, without the token should the endpoint echo it."""
-        text = " ".join(response.text.split())
+    def _excerpt(self, text: str) -> str:
+        """The start of an answer's text, without the token should the endpoint echo it, and without control
+        characters.
+        """
+        text = " ".join(text.split())
         if self._token:
             text = text.replace(self._token, "[token]")
-        return (text[:160] or response.reason or "no text") + "."
+        return "".join(letter if letter.isprintable() else "?" for letter in text[:160] or "no text") + "."
 
     def _remedy(self, status: int) -> str:
         if status in (401, 403):
@@ -312,108 +292,15 @@ class EndpointEncoder:
         return "Check the URL and that the endpoint embeds pictures."
 
 
+class _TooSlowError(Exception):
+    """An answer that came too slowly."""
+
+
 class _ChangedDimensionError(Exception):
     """The endpoint's answers changed their length."""
 
     def __init__(self, now: int, earlier: int) -> None:
         super().__init__(f"answered {now} numbers where it gave {earlier} before, so its model has changed")
-
-
-def is_endpoint(name: str) -> bool:
-    """Whether an encoder's name is an HTTP endpoint.
-
-    Args:
-        name: What the user gave for an encoder.
-
-    Returns:
-        True for `http://` and `https://`.
-    """
-    return name.startswith(("http://", "https://"))
-
-
-def check_endpoint(url: str, side: str) -> tuple[SplitResult, str | None]:
-    """Check an endpoint's URL and token before anything is asked or written; no message repeats a secret.
-
-    Args:
-        url: The endpoint.
-        side: `before` or `after`.
-
-    Returns:
-        The URL in parts, and the token for it, if there is one.
-
-    Raises:
-        UserError: When it is no URL or carries a secret, the token is none, or it would travel unencrypted.
-    """
-    try:
-        parts = urlsplit(url)
-        named = bool(parts.hostname and parts.port != 0)
-    except ValueError:  # brackets that do not match, a port that is no number
-        named = False
-    if not named:
-        raise UserError(f"The endpoint for the model {side} is no URL of a host; check its spelling.")
-    if parts.username or parts.password or parts.query:
-        raise UserError(
-            f"The endpoint URL for the model {side} must carry no user, password or query, which may hold a "
-            f"secret; put a token into the environment variable {token_variable(side)}."
-        )
-    token = _token(side)
-    if token and parts.scheme != "https" and parts.hostname not in LOOPBACK:
-        plain = urlunsplit(parts._replace(fragment=""))
-        raise UserError(f"The endpoint {plain} would get its token unencrypted; use an https URL.")
-    return parts, token
-
-
-def _token(side: str) -> str | None:
-    """The token for a side, without the line break that a file may have ended with."""
-    for variable in (token_variable(side), "HF_UNLEARN_TOKEN"):
-        token = os.environ.get(variable, "").strip()
-        if not token:
-            continue
-        if not (token.isascii() and token.isprintable() and " " not in token):
-            raise UserError(
-                f"The environment variable {variable} holds a character that no token has (a blank?); set it anew."
-            )
-        return token
-    return None
-
-
-def token_variable(side: str) -> str:
-    """Name the environment variable that holds an endpoint's token; `HF_UNLEARN_TOKEN` serves both.
-
-    Args:
-        side: `before` or `after`.
-
-    Returns:
-        `HF_UNLEARN_BEFORE_TOKEN` or `HF_UNLEARN_AFTER_TOKEN`.
-    """
-    return f"HF_UNLEARN_{side.upper()}_TOKEN"
-
-
-def retry_after(header: str | None) -> float | None:
-    """Read a Retry-After header: seconds, or an HTTP date.
-
-    Args:
-        header: The header's text, if the response had one.
-
-    Returns:
-        Seconds to wait, at least 0; None when the header is missing or unreadable.
-
-    >>> retry_after("7"), retry_after("soon"), retry_after(None)
-    (7.0, None, None)
-    """
-    if header is None:
-        return None
-    try:
-        return max(0.0, float(header))
-    except ValueError:
-        pass
-    try:
-        when = parsedate_to_datetime(header)
-    except ValueError:
-        return None
-    if when.tzinfo is None:  # "-0000": a time in UTC that says nothing of where it was written
-        when = when.replace(tzinfo=UTC)
-    return max(0.0, (when - datetime.now(UTC)).total_seconds())
 
 
 def png_base64(view: Views) -> str:

@@ -9,18 +9,22 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 
 from hf_unlearn.audit.arms import Arms
-from hf_unlearn.audit.hypotheses import MARGIN_SHARE, Measurements
+from hf_unlearn.audit.hypotheses import MARGIN_SHARE, RESIDUAL_LEVEL, Measurements
 from hf_unlearn.records.audit_result import Arm, Effect, TestResult, Verdict
 
-FOOTER = (
-    "At most this is consistent with removal. No black-box test can establish it: the same weights can arise from "
-    "other data (Thudi et al., arXiv 2110.11891), and a model owner who knows the requested images could fake a local "
-    "change."
-)
+FEW = 20
+"""Images of an arm below which a minority that holds all the memory is easily missed by an interval."""
 _ARMS = {Arm.STILL_TRAINED: "your images still in training", Arm.NEVER_TRAINED: "images never in training"}
 
 
-def explain(verdict: Verdict, sensitive: bool, arms: Arms, measured: Measurements, problems: Sequence[str]) -> str:
+def explain(
+    verdict: Verdict,
+    sensitive: bool,
+    arms: Arms,
+    measured: Measurements,
+    problems: Sequence[str],
+    suspicions: Sequence[str] = (),
+) -> str:
     """The verdict in two or three plain sentences.
 
     Args:
@@ -29,6 +33,7 @@ def explain(verdict: Verdict, sensitive: bool, arms: Arms, measured: Measurement
         arms: the images.
         measured: the tests and effects.
         problems: faults of the measurement.
+        suspicions: answers that no training gives.
     """
     if verdict is Verdict.INCONCLUSIVE:
         return _why_inconclusive(sensitive, arms, measured, problems)
@@ -51,26 +56,15 @@ def explain(verdict: Verdict, sensitive: bool, arms: Arms, measured: Measurement
     targeted = f"The requested images lost more alignment than {reference} ({change})."
     if measured.reference is Arm.NEVER_TRAINED:
         targeted += " Without images still in training, a general loss of what was memorised would look the same."
-    return f"{targeted} {_level(verdict, sensitive, measured)}"
+    if suspicions and verdict is Verdict.RESIDUAL_UNDETERMINED:
+        return f"{targeted} But {suspicions[0][0].lower()}{suspicions[0][1:]}"
+    return f"{targeted} {_level(verdict, measured)}"
 
 
-def _level(verdict: Verdict, sensitive: bool, measured: Measurements) -> str:
+def _level(verdict: Verdict, measured: Measurements) -> str:
     """Where the requested images stand after the change."""
     if verdict is Verdict.RESIDUAL_UNDETERMINED:
-        if "T3" not in measured.tests:
-            why = "there are none to compare with"
-        elif not sensitive:
-            why = "they did not stand above them before either"
-        elif measured.held_back == "some":
-            why = "only some images were measured on held-back transforms"
-        elif "T4.transfer" in measured.tests and measured.tests["T4.transfer"].passed:
-            why = (
-                "on held-back transforms they recover, as they would if the change were fitted to the audit's own views"
-            )
-        elif measured.tests["T3.equivalence"].passed:
-            why = "on held-back transforms the same could not be shown"
-        else:
-            why = f"too uncertain to call ({_number(measured.effects['gap_after'])})"
+        why = _why_open(measured)
         return f"Whether they are now at the level of images never in training is open: {why}."
     if verdict is Verdict.WITHIN_BAND:
         after = _number(measured.effects["gap_after"])
@@ -79,12 +73,72 @@ def _level(verdict: Verdict, sensitive: bool, measured: Measurements) -> str:
     shown = [
         name for name in ("T3", "T4.T3") if (t := measured.tests.get(name)) and t.passed and t.statistic * sign > 0
     ]
+    if not shown:
+        named = _listed(measured.standing_out)
+        return f"A part of them still stands above images never in training: a trace of them is left{named}."
     effect = "gap_after" if shown[0] == "T3" else "held_back.gap_after"
     place = "" if shown[0] == "T3" else ", on held-back transforms"
     where = f"images never in training{place} ({_number(measured.effects[effect])})"
     if verdict is Verdict.RESIDUAL_SIGNAL:
         return f"They still stand above {where}: a trace of them is left."
     return f"They now stand below {where}: they were pushed so far that they can be told apart again."
+
+
+def _why_open(measured: Measurements) -> str:
+    """What keeps the level of the requested images open."""
+    tests = measured.tests
+    if "T3" not in tests:
+        return "there are none to compare with"
+    if measured.standing_out:
+        count = len(measured.standing_out)
+        return (
+            f"{count} of them moved as little as images still in training and stand far above images never in training"
+            f"{_listed(measured.standing_out)}"
+        )
+    if any(tests[name].passed and tests[name].statistic > 0 for name in ("T3", "T4.T3") if name in tests):
+        return (
+            "they stand above, but with these images not surely enough to call it a trace "
+            f"(that takes p ≤ {2 * RESIDUAL_LEVEL:g}; {_number(measured.effects['gap_after'])})"
+        )
+    if measured.held_back == "some":
+        return "only some images were measured on held-back transforms"
+    if "T4.transfer" in tests and tests["T4.transfer"].passed:
+        return "on held-back transforms they recover, as they would if the change were fitted to the audit's own views"
+    if tests["T3.equivalence"].passed and measured.held_back == "all":
+        return "on held-back transforms the same could not be shown"
+    return f"too uncertain to call ({_number(measured.effects['gap_after'])})"
+
+
+def _listed(names: Sequence[str], most: int = 5) -> str:
+    """`: a.png, b.png and 2 more`, or nothing."""
+    if not names:
+        return ""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f": {', '.join(names[:most])}{more}"
+
+
+def suspicion_words(arms: Arms, measured: Measurements) -> tuple[str, ...]:
+    """What single images have to tell: those that stand out, were not answered, or have a twin in another arm."""
+    found = []
+    if measured.standing_out:
+        found.append(
+            f"{len(measured.standing_out)} requested images stand out: they moved as little as images still in "
+            "training, "
+            f"and stand far above images never in training{_listed(measured.standing_out, 10)}."
+        )
+    for arm, names in arms.unusable.items():
+        if names:
+            found.append(
+                f"{len(names)} images ({arm.value.replace('_', ' ')}) were not answered, or not with finite numbers; "
+                f"they count as remembered{_listed(names)}."
+            )
+    for arm, names in arms.twins.items():
+        if names:
+            found.append(
+                f"{len(names)} images ({arm.value.replace('_', ' ')}) were left out, since a near-duplicate stands in "
+                f"another arm{_listed(names)}."
+            )
+    return tuple(found)
 
 
 def _why_inconclusive(sensitive: bool, arms: Arms, measured: Measurements, problems: Sequence[str]) -> str:
@@ -100,6 +154,12 @@ def _why_inconclusive(sensitive: bool, arms: Arms, measured: Measurements, probl
         )
     if measured.reference is None:
         return f"With so few images no difference, however large, could be significant. {_last(detectable)}"
+    if (test := measured.tests.get("T2")) is not None and test.passed:
+        return (
+            "The requested images lost more alignment than the images compared with, but before they did not "
+            "stand clearly "
+            f"above images never in training, so there was nothing to lose that this audit can see. {detectable['T1']}"
+        )
     none_found = "No change directed at the requested images was found, but that does not show there was none:"
     if Arm.NEVER_TRAINED not in arms:
         why = "without images never in training it is unknown whether there was anything to see."
@@ -166,6 +226,15 @@ def limits(arms: Arms, measured: Measurements) -> tuple[str, ...]:
         found.append("Only some images were measured on held-back transforms, so T4 was not run.")
     if measured.tests and measured.held_back == "none":
         found.append("No held-back transforms: a change fitted to the very views of this audit would not be noticed.")
+    if any(effect.interval is None for effect in measured.effects.values()):
+        found.append(
+            "Where no interval is given, its assumption that all images of an arm moved about alike is visibly false."
+        )
+    elif measured.effects and min(arms.size(arm) for arm in arms.rows) < FEW:
+        found.append(
+            f"With fewer than {FEW} images in an arm, intervals can be too narrow where a few images hold all the "
+            "memory."
+        )
     found.append(
         f"Levels count as equal within {MARGIN_SHARE:.0%} of the gap before: a smaller rest can remain. Other images, "
         "other uses of the model and other copies of it were not looked at."
@@ -175,6 +244,8 @@ def limits(arms: Arms, measured: Measurements) -> tuple[str, ...]:
 
 def _number(effect: Effect) -> str:
     """An estimate with its interval, an open end in words."""
+    if effect.interval is None:
+        return f"{effect.estimate:.3f}, no interval since a few images hold most of it"
     low, high = effect.interval.low, effect.interval.high
     if not isfinite(low) or not isfinite(high):
         return f"{effect.estimate:.3f}, too few images for an interval"

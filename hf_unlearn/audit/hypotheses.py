@@ -2,12 +2,13 @@
 
 With `a` the alignment of an image and `FS = a_before - a_after`:
 
-    T0  identity             is there any change, against the noise of repeating one query?
+    T0  identity             did any cosine move, beyond a tolerance and the noise of repeating one query?
     T1  sensitivity          before: U above C
     T2  targeted change      FS_U - FS_R > 0 (without R: FS_U - FS_C)
         T2.bound             FS_U - FS_R < gap / 4, where gap = U - C before
         T2.share             FS_U - FS_C < gap / 4, allowing for the error of the gap itself
     T3  level                after: U against C, two-sided
+        T3.tail              after: the upper tail of U above that of C
         T3.equivalence       after: |U - C| < gap / 2
     T4                       T2 and T3 on held-back transforms
         T4.transfer          after: held-back alignment minus the audited one, U - C > gap / 10
@@ -22,6 +23,7 @@ import numpy as np
 
 from hf_unlearn.audit.arms import Arms
 from hf_unlearn.audit.power import minimum_detectable_effect
+from hf_unlearn.audit.standing_out import standing_out, tail_scores
 from hf_unlearn.audit.statistics import Alternative, Floats, OneSample, PermutationTest, TwoSample, smallest_p_value
 from hf_unlearn.records.audit_result import (
     Arm,
@@ -42,11 +44,16 @@ SHARE_LEVEL = 0.005
 had been memorised and T1 passed by luck."""
 TRANSFER_SHARE = 0.1
 """A recovery on held-back transforms below this share of the gap before is of no consequence."""
+RESIDUAL_LEVEL = 0.004
+"""Level of each of the tests that say a trace is left (T3, T4.T3 and T3.tail, one-sided): together they accuse an
+exactly retrained model in less than 1%. What passes at the ordinary level only bars the best verdict."""
+TOLERANCE = 1e-3
+"""Cosines that moved by less are equal: half precision, a rotation or another scale of the outputs move them less."""
 TRANSFER_LEVEL = 0.01
 """Level of `T4.transfer`: it refuses an exactly retrained model the best verdict more seldom than this."""
 
 _ORDER = (
-    *("T0", "T1", "T2", "T2.bound", "T2.share", "T3", "T3.equivalence"),
+    *("T0", "T1", "T2", "T2.bound", "T2.share", "T3", "T3.tail", "T3.equivalence"),
     *("T4.T2", "T4.T3", "T4.T3.equivalence", "T4.transfer"),
 )
 _BINS = 40
@@ -59,7 +66,7 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Measurements:
-    """What `measure` finds; the verdict reads nothing else.
+    """What `run_hypothesis_tests` finds; the verdict reads nothing else.
 
     Args:
         tests: by name.
@@ -69,6 +76,7 @@ class Measurements:
         margin: equivalence margin of T3; None without never-trained images.
         noise: mean distance between identical queries; None if not measured.
         held_back: "all" images were measured on held-back transforms, "some" or "none".
+        standing_out: requested images that moved little and stand high, the highest first.
     """
 
     tests: dict[str, TestResult]
@@ -78,27 +86,40 @@ class Measurements:
     margin: float | None
     noise: float | None
     held_back: str
+    standing_out: tuple[str, ...] = ()
 
 
-def measure(arms: Arms, *, level: float, permutations: int, seed: int, owners: int = 1) -> Measurements:
+def run_hypothesis_tests(
+    arms: Arms,
+    *,
+    level: float,
+    permutations: int,
+    seed: int,
+    owners: int = 1,
+    audits: int = 1,
+    details: bool = True,
+) -> Measurements:
     """Run every test the arms allow.
 
     Args:
         arms: usable arms (`arms.problems()` is empty).
-        level: level of each test.
+        level: level of each test, before `audits` share it.
         permutations: Monte-Carlo draws where enumeration is too long.
         seed: their seed.
         owners: how many owners the p-values will be adjusted over, for the minimum detectable effects.
+        audits: how many audits are planned of the same request. What credits or accuses is tested at a share of its
+            level each, so that all of them together keep it; what only bars the best verdict is not.
+        details: whether intervals and permutation distributions are wanted; the verdict needs none.
 
     Returns:
         Tests, effects and minimum detectable effects.
     """
-    reference = choose_reference(arms, level)
+    reference = choose_reference(arms, level / audits)
     rows = arms.images()
     measured = [row.held_back_before is not None and row.held_back_after is not None for row in rows]
     held_back = "all" if all(measured) else "some" if any(measured) else "none"
 
-    bench = _Bench(arms, level, permutations, seed)
+    bench = _Bench(arms, level / audits, level, audits, permutations, seed, details)
     noise = bench.identity()
     for arm in arms.rows:
         bench.forgetting(arm)
@@ -107,8 +128,10 @@ def measure(arms: Arms, *, level: float, permutations: int, seed: int, owners: i
         bench.before_and_after(reference, held_back=True)
         bench.transfer(margin)
     tests = {name: bench.tests[name] for name in _ORDER if name in bench.tests}
-    detectable = _detectable(arms, reference, level, owners)
-    return Measurements(tests, bench.effects, detectable, reference, margin, noise, held_back)
+    detectable = _detectable(arms, reference, level / audits, owners)
+    changed = margin is not None and "T2" in tests and tests["T1"].passed and tests["T2"].passed
+    flagged = standing_out(arms, margin / MARGIN_SHARE) if changed and margin is not None else ()
+    return Measurements(tests, bench.effects, detectable, reference, margin, noise, held_back, flagged)
 
 
 def choose_reference(arms: Arms, level: float) -> Arm | None:
@@ -125,24 +148,29 @@ class _Bench:
 
     arms: Arms
     level: float
+    barring_level: float
+    audits: int
     permutations: int
     seed: int
+    details: bool
     tests: dict[str, TestResult] = field(default_factory=dict)
     effects: dict[str, Effect] = field(default_factory=dict)
 
     def identity(self) -> float | None:
         """T0; returns the mean noise, if measured.
 
-        Deterministic outputs are compared exactly. Otherwise each image's change is compared with its noise by flipping
-        the sign of the excess. A change seen without knowing the noise answers nothing, and there is no T0.
+        Each image's cosines must have moved beyond the tolerance and their own noise: a sign-flip test of the excess
+        where there is noise, a plain comparison where there is none. A change seen without knowing the noise answers
+        nothing, and there is no T0.
         """
         rows = self.arms.images()
         noises = [row.noise for row in rows if row.noise is not None]
         noise = float(np.mean(noises)) if len(noises) == len(rows) else None
         change = np.array([_change(row) for row in rows])
-        question = "Does any answer of the model differ, beyond the noise of repeating the same query?"
-        if not change.any() or noise == 0:
-            everyone = tuple(self.arms.rows)
+        question = "Did the model's answers move, beyond rounding and the noise of repeating the same query?"
+        beyond = change > TOLERANCE
+        everyone = tuple(self.arms.rows)
+        if not beyond.any() or noise == 0:
             self.tests["T0"] = TestResult(
                 name="T0",
                 question=question,
@@ -152,13 +180,15 @@ class _Bench:
                 alternative="greater",
                 p_value=None,
                 level=self.level,
-                passed=bool(change.any()),
+                passed=bool(beyond.any()),
                 exact=True,
                 permutations=1,
+                shift=TOLERANCE,
             )
         elif noise is not None and all(row.change is not None for row in rows):
             test = self._one(change - np.array(noises))
-            self._add("T0", question, tuple(self.arms.rows), test, "greater", test.p_value("greater"), confidence=0.9)
+            p_value = test.p_value("greater", TOLERANCE)
+            self._add("T0", question, everyone, test, "greater", p_value, shift=TOLERANCE, confidence=0.9)
         return noise
 
     def forgetting(self, arm: Arm) -> None:
@@ -200,7 +230,14 @@ class _Bench:
                 self._bounds(differences[reference], reference, float(gap.estimate), before, after)
 
         question = f"After, do the requested images differ in level from images never in training{place}?"
-        self._add(t3, question, pair, level, "two-sided", level.p_value("two-sided"))
+        two_sided = level.p_value("two-sided")
+        self._add(t3, question, pair, level, "two-sided", two_sided, level=self.barring_level)
+        if not held_back:
+            tail = self._two(*tail_scores(after[requested], after[control]))
+            words = "After, do the highest requested images stand above the highest never in training?"
+            self._add(
+                "T3.tail", words, pair, tail, "greater", tail.p_value("greater"), level=RESIDUAL_LEVEL / self.audits
+            )
         question = f"After, is that difference within half of the gap before{place}?"
         inside = np.maximum(level.p_value("less", margin), level.p_value("greater", -margin)) if margin > 0 else 1.0
         self._add(f"{t3}.equivalence", question, pair, level, "equivalence", inside, shift=margin, confidence=0.9)
@@ -235,7 +272,7 @@ class _Bench:
         share = self._two(rest[requested], rest[control])
         question = "Is it still below, allowing for the error of the gap itself (against images never in training)?"
         p_value = share.p_value("less")
-        self._add("T2.share", question, (requested, control), share, "less", p_value, level=SHARE_LEVEL)
+        self._add("T2.share", question, (requested, control), share, "less", p_value, level=SHARE_LEVEL / self.audits)
 
     def _one(self, values: Floats) -> OneSample:
         return OneSample(values, permutations=self.permutations, seed=self.seed)
@@ -247,7 +284,7 @@ class _Bench:
         return tuple(self.arms.size(arm) for arm in arms)
 
     def _effect(self, name: str, test: PermutationTest, sizes: tuple[int, ...], words: str) -> None:
-        interval = _interval(test, 0.95)
+        interval = _interval(test, 0.95) if self.details and not test.shift_is_false() else None
         self.effects[name] = Effect(name, float(test.estimate), interval, sizes, words)
 
     def _add(
@@ -277,8 +314,8 @@ class _Bench:
             exact=test.exact,
             permutations=test.permutations,
             shift=shift,
-            interval=_interval(test, confidence),
-            null=_histogram(test.null()),
+            interval=_interval(test, confidence) if self.details or name == "T0" else None,
+            null=_histogram(test.null()) if self.details else None,
         )
 
 

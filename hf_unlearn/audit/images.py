@@ -1,6 +1,7 @@
 """The owner's pictures: found, hashed and decoded, with every fault named before any encoder runs."""
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +42,15 @@ class Picture:
             raise UserError(f"The image '{self.name}' cannot be used: {fault}; replace or remove it.") from fault
 
 
+def readable(name: str) -> str:
+    """A file's name as text that any file can hold: names in an old encoding are read as Latin-1."""
+    raw = os.fsencode(name)
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
+
+
 def list_pictures(folder: str | Path) -> list[Picture]:
     """Find the pictures of a folder and its subfolders, and check that each can be decoded.
 
@@ -57,7 +67,7 @@ def list_pictures(folder: str | Path) -> list[Picture]:
     if not root.is_dir():
         raise UserError(f"The image folder '{folder}' does not exist; give a folder of pictures.")
     files = {
-        path.relative_to(root).as_posix(): path
+        readable(path.relative_to(root).as_posix()): path
         for path in root.rglob("*")
         if path.is_file()
         and path.suffix.lower() not in NOT_PICTURES

@@ -3,6 +3,9 @@
 An owner who lets chance pick the requested half makes the audit's main test exact whatever the model: had the request
 been ignored, the other half would have moved alike. The plan is committed by its SHA-256; publish or deposit that hash
 (or the file) when the request is sent, and the audit later checks that its arms are the ones committed to.
+
+The plan also commits to the views of the audits to come, by the hashes of their secret seeds. The secret itself lies in
+a file of its own, which the owner keeps: whoever knows it could answer the audited views only.
 """
 
 from __future__ import annotations
@@ -10,14 +13,16 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.records.audit_result import Arm
 
-SCHEMA = 1
+SCHEMA = 2
+SECRET_FILE = "view_secret.json"
 PLAN_FILE, REQUEST_FILE, STILL_TRAINED_FILE = "plan.json", "request.csv", "still_trained.csv"
 
 
@@ -29,11 +34,15 @@ class AuditPlan:
         requested: name -> SHA-256 of the images to be unlearned.
         still_trained: the same for the images that stay in training.
         seed: seed of the draw.
+        view_commitments: hashes of the secret seeds of the views, one for each audit that is planned.
+        counts: how many clusters of near-duplicates each half has, known only to the draw itself.
     """
 
     requested: dict[str, str]
     still_trained: dict[str, str]
     seed: int
+    view_commitments: tuple[str, ...] = ()
+    counts: tuple[int, int] | None = field(default=None, compare=False)
 
     @property
     def sha256(self) -> str:
@@ -45,24 +54,42 @@ class AuditPlan:
         """The plan and its hash as JSON values."""
         return {**self._content(), "sha256": self.sha256}
 
+    @property
+    def audits(self) -> int:
+        """How many audits are planned; they share the error."""
+        return max(1, len(self.view_commitments))
+
+    @property
+    def clusters(self) -> tuple[int, int]:
+        """How many pictures count in each half; exact copies are one, near-duplicates where the draw knew them."""
+        return self.counts or (len(set(self.requested.values())), len(set(self.still_trained.values())))
+
     def _content(self) -> dict[str, object]:
-        return {
-            "schema": SCHEMA,
+        content: dict[str, object] = {
+            "schema": SCHEMA if self.view_commitments else 1,
             "seed": self.seed,
             "requested": dict(sorted(self.requested.items())),
             "still_trained": dict(sorted(self.still_trained.items())),
         }
+        return content | ({"view_commitments": list(self.view_commitments)} if self.view_commitments else {})
 
 
-def draw_plan(image_hashes: Mapping[str, str], seed: int) -> AuditPlan:
+def draw_plan(
+    image_hashes: Mapping[str, str],
+    seed: int,
+    clusters: Mapping[str, int] | None = None,
+    view_commitments: Sequence[str] = (),
+) -> AuditPlan:
     """Draw which half of the images to request, every half being equally likely.
 
-    The images are put in the order of `sha256(seed:image_hash)` and the first half is requested (of an odd number, the
-    larger half): anyone can repeat the draw. Copies of one image stay together.
+    Clusters of near-duplicates are put in the order of `sha256(seed:smallest image hash)` and the first half is
+    requested (of an odd number, the larger half): anyone can repeat the draw. What is in one cluster stays together.
 
     Args:
         image_hashes: name -> SHA-256 of the image's bytes.
         seed: any whole number, chosen before looking at any model.
+        clusters: name -> number of its cluster; by default exact copies alone are clusters.
+        view_commitments: hashes of the secret seeds of the views (`commit_views`).
 
     Returns:
         The plan.
@@ -70,30 +97,80 @@ def draw_plan(image_hashes: Mapping[str, str], seed: int) -> AuditPlan:
     Raises:
         UserError: there are fewer than two different images.
     """
-    order = sorted(set(image_hashes.values()), key=lambda value: hashlib.sha256(f"{seed}:{value}".encode()).digest())
+    groups: dict[object, list[str]] = defaultdict(list)
+    for name, value in image_hashes.items():
+        groups[value if clusters is None else clusters[name]].append(name)
+    firsts = {key: min(image_hashes[name] for name in names) for key, names in groups.items()}
+    order = sorted(groups, key=lambda key: hashlib.sha256(f"{seed}:{firsts[key]}".encode()).digest())
     if len(order) < 2:
-        raise UserError(f"A plan needs at least 2 different images, got {len(order)}; add images to the folder.")
-    requested = set(order[: (len(order) + 1) // 2])
+        raise UserError(
+            f"A plan needs at least 2 different images, got {len(order)} (near-duplicates count as one); add "
+            "images to the "
+            "folder."
+        )
+    requested = {name for key in order[: (len(order) + 1) // 2] for name in groups[key]}
     return AuditPlan(
-        requested={name: value for name, value in image_hashes.items() if value in requested},
-        still_trained={name: value for name, value in image_hashes.items() if value not in requested},
+        requested={name: value for name, value in image_hashes.items() if name in requested},
+        still_trained={name: value for name, value in image_hashes.items() if name not in requested},
         seed=seed,
+        view_commitments=tuple(view_commitments),
+        counts=((len(order) + 1) // 2, len(order) // 2),
     )
 
 
-def write_plan(plan: AuditPlan, folder: Path) -> None:
-    """Write `request.csv`, `still_trained.csv` (columns `id,sha256`) and, last, `plan.json`.
+def commit_views(secret: str, audits: int) -> tuple[str, ...]:
+    """Hashes of the seeds that `view_seed` derives for each planned audit."""
+    return tuple(view_commitment(view_seed(secret, number)) for number in range(1, audits + 1))
+
+
+def view_seed(secret: str, number: int) -> int:
+    """The seed of the views of the planned audit `number`, 128 bits of SHA-256 over the secret and it."""
+    return int.from_bytes(hashlib.sha256(f"{secret}:{number}".encode()).digest()[:16])
+
+
+def view_commitment(seed: int) -> str:
+    """What a plan publishes of a seed."""
+    return hashlib.sha256(f"views {seed}".encode()).hexdigest()
+
+
+def read_view_seed(plan: AuditPlan, folder: Path, number: int) -> int:
+    """The committed seed of the planned audit `number`, from the secret beside the plan.
+
+    Raises:
+        UserError: there is no such audit, or the secret is missing or another one.
+    """
+    if not 1 <= number <= plan.audits:
+        raise UserError(f"The plan is for {plan.audits} audits, so there is no audit number {number}; draw a new plan.")
+    path = folder / SECRET_FILE
+    try:
+        seed = view_seed(str(json.loads(path.read_text(encoding="utf-8"))["secret"]), number)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"The plan commits to views whose secret is in '{SECRET_FILE}', which cannot be read beside it; put "
+            "it there, "
+            "or give --seed."
+        ) from error
+    if view_commitment(seed) != plan.view_commitments[number - 1]:
+        raise UserError(f"'{path}' holds another secret than the plan committed to; restore it.")
+    return seed
+
+
+def write_plan(plan: AuditPlan, folder: Path, secret: str = "") -> None:
+    """Write `request.csv`, `still_trained.csv` (columns `id,sha256`), the secret of the views and, last, `plan.json`.
 
     Raises:
         UserError: the folder already holds one of them; a committed plan is never replaced.
     """
-    for name in (PLAN_FILE, REQUEST_FILE, STILL_TRAINED_FILE):
+    for name in (PLAN_FILE, REQUEST_FILE, STILL_TRAINED_FILE, SECRET_FILE):
         if (folder / name).exists():
             raise UserError(f"'{folder / name}' exists and a committed plan is never replaced; choose another folder.")
     folder.mkdir(parents=True, exist_ok=True)
     for name, half in ((REQUEST_FILE, plan.requested), (STILL_TRAINED_FILE, plan.still_trained)):
         with (folder / name).open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("id", "sha256"), *sorted(half.items())])
+    if secret:
+        (folder / SECRET_FILE).touch(mode=0o600)
+        (folder / SECRET_FILE).write_text(json.dumps({"secret": secret}) + "\n", encoding="utf-8")
     (folder / PLAN_FILE).write_text(json.dumps(plan.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 
@@ -105,9 +182,14 @@ def read_plan(path: Path) -> AuditPlan:
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        plan = AuditPlan(dict(data["requested"]), dict(data["still_trained"]), int(data["seed"]))
+        plan = AuditPlan(
+            _hashes(data["requested"]),
+            _hashes(data["still_trained"]),
+            int(data["seed"]),
+            tuple(map(str, data.get("view_commitments", ()))),
+        )
         committed = data["sha256"]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(
             f"'{path}' is no readable audit plan ({error}); give the plan.json that was written."
         ) from error
@@ -116,6 +198,13 @@ def read_plan(path: Path) -> AuditPlan:
             f"'{path}' does not match its own hash {committed}: it was edited after it was committed; restore it."
         )
     return plan
+
+
+def _hashes(value: object) -> dict[str, str]:
+    """A mapping of names to hashes as a plan holds it; anything else is no plan."""
+    if not isinstance(value, dict) or not all(isinstance(hash_, str) for hash_ in value.values()):
+        raise ValueError("a half is no table of names and hashes")
+    return dict(value)
 
 
 def check_plan(plan: AuditPlan, arms: Mapping[Arm, Mapping[str, str]]) -> None:
@@ -130,8 +219,9 @@ def check_plan(plan: AuditPlan, arms: Mapping[Arm, Mapping[str, str]]) -> None:
     """
     for arm, planned in ((Arm.REQUESTED, plan.requested), (Arm.STILL_TRAINED, plan.still_trained)):
         given = arms.get(arm, {})
-        missing = sorted(name for name, value in planned.items() if value not in set(given.values()))
-        added = sorted(name for name, value in given.items() if value not in set(planned.values()))
+        have, wanted = set(given.values()), set(planned.values())
+        missing = sorted(name for name, value in planned.items() if value not in have)
+        added = sorted(name for name, value in given.items() if value not in wanted)
         if missing or added:
             lacks, holds = ", ".join(missing) or "none", ", ".join(added) or "none"
             raise UserError(

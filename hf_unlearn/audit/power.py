@@ -147,3 +147,45 @@ def _words(
     deviations = f"{standardised:.2f} standard deviations"
     size = deviations if cosine is None else f"{cosine:.3f} in cosine ({deviations})"
     return f"With {images}, {what} of {size} is found in {POWER:.0%} of audits{at}."
+
+
+def plan_words(requested: int, still_trained: int, audits: int = 1, level: float = 0.05) -> tuple[str, ...]:
+    """What an audit of a planned request could see, said before anything is asked for.
+
+    Args:
+        requested: pictures in the requested half; near-duplicates count as one.
+        still_trained: pictures in the other half.
+        audits: how many audits are planned.
+        level: the level they share.
+
+    Returns:
+        A few sentences.
+    """
+    share = level / audits
+    effect = detectable_effect(requested, still_trained, share)
+    found = [
+        f"These count as {requested} and {still_trained} pictures. "
+        + (
+            f"A change directed at the requested ones is found in {POWER:.0%} of audits if it is {effect:.1f} "
+            "times as large "
+            "as the pictures' own spread."
+            if isfinite(effect)
+            else f"With so few no change, however large, could reach p ≤ {share:.2g}; add pictures."
+        )
+    ]
+    if audits > 1:
+        found.append(
+            f"Each of the {audits} planned audits is tested at {share:.3g}, so that all together keep {level:g}."
+        )
+    sizes = ", ".join(f"{images_needed(size, level=share)} for {size:g}" for size in (0.5, 1.0, 2.0))
+    found.append(
+        f"Pictures needed in each half, by the size of the change in spreads: {sizes}. To say that nothing is "
+        "left takes as "
+        "many pictures that never were in training."
+    )
+    found.append(
+        "Small models trained for many epochs change by two or three spreads. Models trained on hundreds of "
+        "millions of pairs, "
+        "each seen a few times, leave almost no trace of one picture in their answers: expect INCONCLUSIVE there."
+    )
+    return tuple(found)

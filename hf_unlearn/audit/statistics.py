@@ -22,6 +22,8 @@ from scipy.stats import false_discovery_control
 Floats = NDArray[np.float64]
 Alternative = Literal["greater", "less", "two-sided"]
 
+SHIFT_LEVEL = 0.05
+"""Level at which unequal spreads of two arms show that one is not the other, shifted."""
 ENUMERATION_LIMIT = 20_000
 """Up to so many re-assignments are enumerated."""
 STUDENTISE_FROM = 4
@@ -81,6 +83,10 @@ class PermutationTest(ABC):
         tail = (1 - confidence) / 2
         return self._bound("greater", -1.0, tail), self._bound("less", 1.0, tail)
 
+    def shift_is_false(self) -> bool:
+        """Whether the assumption of `interval`, that all images of an arm moved about alike, is visibly false."""
+        return False
+
     def null(self) -> Floats:
         """The permutation distribution under "no difference", in units of the estimate: `[..., permutations]`."""
         return self._statistics(0.0) * self._standard_error()[..., None]
@@ -113,7 +119,7 @@ class TwoSample(PermutationTest):
     """
 
     def __init__(self, treated: ArrayLike, control: ArrayLike, *, permutations: int = 9_999, seed: int = 0) -> None:
-        x, y = np.asarray(treated, float), np.asarray(control, float)
+        x, y = self._arms = np.asarray(treated, float), np.asarray(control, float)
         self._n, self._m = x.shape[-1], y.shape[-1]
         self.estimate = np.asarray(x.mean(-1) - y.mean(-1))
         both = np.concatenate([x, y], axis=-1)
@@ -134,6 +140,18 @@ class TwoSample(PermutationTest):
 
     def _standard_error(self) -> Floats:
         return self._difference_and_variance(0.0, slice(0, 1))[1][..., 0]
+
+    def shift_is_false(self) -> bool:
+        """Whether the arms' deviations from their medians differ: a minority holds what the mean spreads over all.
+
+        A permutation test of the absolute deviations (Brown and Forsythe), two-sided at `SHIFT_LEVEL`.
+        """
+        x, y = self._arms
+        if min(self._n, self._m) < STUDENTISE_FROM:
+            return False
+        deviations = [np.abs(arm - np.median(arm, axis=-1, keepdims=True)) for arm in (x, y)]
+        spread = TwoSample(*deviations, permutations=min(self.permutations, 999), seed=0)
+        return bool(np.all(spread.p_value("two-sided") <= SHIFT_LEVEL))
 
     def _difference_and_variance(self, shift: ArrayLike, which: slice) -> tuple[Floats, Floats]:
         """Studentised differences and standard errors of the chosen assignments."""

@@ -1,7 +1,8 @@
 """Views of the owner's pictures, drawn once and shown to both encoders: the audit's own and a held-back family.
 
 A view is an ordinary uint8 picture, so an encoder behind an API sees exactly what local weights see. Its draw depends
-on the seed and on the picture's bytes alone: adding a picture to an audit changes no other picture's views.
+on the audit's secret seed and on the picture's bytes alone: nobody who knows the pictures can tell the views in
+advance, adding a picture changes no other picture's views, and drawing more views changes none of those already drawn.
 """
 
 import hashlib
@@ -21,9 +22,14 @@ if TYPE_CHECKING:
 
 Views = NDArray[np.uint8]
 
+BLOCK = 10  # views drawn from one seed; more of them continue with the next block's
+NUDGED = 0.05  # share of a view's numbers that `nudge` moves by one of 255
 
-class Transform(Protocol):
+
+class ViewFamily(Protocol):
     """A family of random views."""
+
+    side: int
 
     def draw(self, image: Image.Image, seed: int, count: int) -> Views:
         """Draw `count` views `[count, side, side, 3]` of an RGB picture."""
@@ -80,7 +86,7 @@ class TrainingViews:
 
 
 class HeldBackViews:
-    """Views of another kind than any training draws here: rotation, shift and scale, blur and noise (T4).
+    """Views of another kind than any training draws here: mirror, rotation, shift and scale, blur and noise (T4).
 
     A model tuned to look right on crops and colour jitter has no such help on these.
 
@@ -100,6 +106,8 @@ class HeldBackViews:
         return np.stack([self._draw_one(square, generator) for _ in range(count)])
 
     def _draw_one(self, square: Image.Image, generator: np.random.Generator) -> Views:
+        if generator.random() < 0.5:
+            square = ImageOps.mirror(square)
         angle = np.deg2rad(generator.uniform(-self.rotation, self.rotation))
         zoom = generator.uniform(*self.scale)
         shift = generator.uniform(-self.shift, self.shift, size=2) * self.side
@@ -120,6 +128,7 @@ class HeldBackViews:
         """Every range: degrees, shares of the side, and noise on the 0-255 scale."""
         return {
             "family": "held-back",
+            "mirror": 0.5,
             "rotation_degrees": self.rotation,
             "shift": self.shift,
             "scale": self.scale,
@@ -128,35 +137,58 @@ class HeldBackViews:
         }
 
 
-def draw_views(pictures: Sequence[Picture], transform: Transform, *, seed: int, count: int) -> Views:
+def draw_views(
+    pictures: Sequence[Picture], family: ViewFamily, *, seed: int, count: int, skip: int = 0, original_side: int = 0
+) -> Views:
     """Draw the views of every picture.
 
     Args:
         pictures: The pictures, n.
-        transform: The family of views.
-        seed: The audit's seed; each picture's own seed is derived from it and the picture's bytes.
-        count: Views a picture, k.
+        family: The family of views.
+        seed: The audit's seed; each picture's own seeds are derived from it and the picture's bytes.
+        count: Views a picture, k, counted from the first.
+        skip: How many of them, from the first, are not needed since they were drawn before.
+        original_side: When above 0, the first view is the picture as it is, scaled to this side.
 
     Returns:
-        `[n, k, side, side, 3]`, uint8.
+        `[n, k - skip, side, side, 3]`, uint8.
 
     Raises:
         UserError: When a picture can no longer be read.
     """
-    return np.stack([transform.draw(picture.open(), picture_seed(seed, picture), count) for picture in pictures])
+    return np.stack([_views_of(picture, family, seed, count, original_side)[skip:] for picture in pictures])
 
 
-def picture_seed(seed: int, picture: Picture) -> int:
+def _views_of(picture: Picture, family: ViewFamily, seed: int, count: int, original_side: int) -> Views:
+    image = picture.open()
+    blocks = -(-count // BLOCK)
+    drawn = np.concatenate([family.draw(image, picture_seed(seed, picture, block), BLOCK) for block in range(blocks)])
+    if original_side:
+        drawn = np.concatenate([np.asarray(fit(image, original_side))[None], drawn])
+    return drawn[:count]
+
+
+def picture_seed(seed: int, picture: Picture, block: int = 0) -> int:
     """Derive a picture's seed from the audit's: 48 bits of SHA-256 over both.
 
     Args:
         seed: The audit's seed.
         picture: The picture, known by the hash of its bytes.
+        block: Which block of ten views.
 
     Returns:
         A non-negative integer.
     """
-    return int.from_bytes(hashlib.sha256(f"{seed} {picture.sha256}".encode()).digest()[:6])
+    words = f"{seed} {picture.sha256}" + (f" {block}" if block else "")
+    return int.from_bytes(hashlib.sha256(words.encode()).digest()[:6])
+
+
+def nudge(views: Views, seed: int) -> Views:
+    """Change pictures imperceptibly: a twentieth of their numbers by one of 255. What jumps at that is no network."""
+    generator = np.random.default_rng(seed)
+    moved = generator.random(views.shape) < NUDGED
+    sign = np.where(views > 127, -1, 1)
+    return (views + moved * sign).astype(np.uint8)
 
 
 def fit(image: Image.Image, side: int) -> Image.Image:

@@ -12,15 +12,38 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from hf_unlearn.audit.arms import Arms, collect
-from hf_unlearn.audit.explanations import FOOTER, assumptions, explain, limits, reasons
-from hf_unlearn.audit.hypotheses import SHARE_LEVEL, Measurements, measure
+from hf_unlearn.audit.explanations import assumptions, explain, limits, reasons, suspicion_words
+from hf_unlearn.audit.headlines import CLOSING, headline
+from hf_unlearn.audit.hypotheses import RESIDUAL_LEVEL, SHARE_LEVEL, TOLERANCE, Measurements, run_hypothesis_tests
 from hf_unlearn.audit.power import level_of_one, minimum_detectable_effect
 from hf_unlearn.audit.statistics import benjamini_yekutieli
 from hf_unlearn.errors import UserError
 from hf_unlearn.records.audit_result import Arm, AuditResult, ImageRow, TestResult, Verdict
 
+ADJUSTED = frozenset({"T1", "T2", "T2.bound", "T2.share", "T3.equivalence", "T4.T2", "T4.T3.equivalence"})
+"""Tests whose rejection credits or accuses, which several owners make harder. The others bar the best verdict when they
+reject, which protects each owner; adjusting them would let a faker hide among honest ones."""
 _ONE_OWNER = "one owner: p-values are not adjusted"
-_MANY_OWNERS = "Benjamini-Yekutieli over {} owners, test by test; verdicts read the adjusted p-values"
+_MANY_OWNERS = (
+    "Benjamini-Yekutieli over {} owners for each test that credits or accuses; tests that protect an owner are not "
+    "adjusted"
+)
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What was found about one owner's measurement besides the table.
+
+    Args:
+        suspicions: answers that no training gives (`answer_checks`), a sentence each; any one bars the best verdict.
+        incomparable: how requested and never-trained images can be told apart without a model (`blind_baseline`), a
+            sentence each; any one means that their levels say nothing.
+        remarks: what else a reader must know, a sentence each.
+    """
+
+    suspicions: tuple[str, ...] = ()
+    incomparable: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -29,24 +52,34 @@ class Findings:
 
     Args:
         usable: the measurement has no fault.
-        unchanged: no answer of the model differs beyond noise (T0).
+        unchanged: no answer of the model moved beyond noise (T0).
         sensitive: the audit could see membership before (T1).
+        blind: there are never-trained images, and T1 did not pass: there was nothing to lose.
         targeted: the requested images lost more than the reference (T2).
         bounded: a targeted change of a quarter of the gap is ruled out (T2.bound and T2.share).
-        residual: after, the requested images stand above non-members (T3, on any transforms).
+        residual: after, the requested images surely stand above non-members (T3 on any transforms, or T3.tail).
+        above: after, they stand above at the ordinary level.
         overshoot: after, they stand below (T3, on any transforms).
         equivalent: after, they are within the margin of non-members, and the change is targeted, on every kind of
             transforms that was tried, with no less removed on the held-back ones (T4.transfer).
+        standing_out: single requested images moved little and stand high.
+        suspicious: the answers are such as no training gives.
+        comparable: requested and never-trained images cannot be told apart without a model.
     """
 
     usable: bool = True
     unchanged: bool = False
     sensitive: bool = False
+    blind: bool = False
     targeted: bool = False
     bounded: bool = False
     residual: bool = False
+    above: bool = False
     overshoot: bool = False
     equivalent: bool = False
+    standing_out: bool = False
+    suspicious: bool = False
+    comparable: bool = True
 
 
 def decide(findings: Findings) -> Verdict:
@@ -60,10 +93,16 @@ def decide(findings: Findings) -> Verdict:
     if findings.unchanged and not findings.targeted:
         return Verdict.NO_MODEL_CHANGE
     if not findings.targeted:
-        accused = findings.sensitive and findings.bounded
+        accused = findings.sensitive and findings.bounded and findings.comparable
         return Verdict.NO_TARGETED_CHANGE if accused else Verdict.INCONCLUSIVE
+    if findings.blind:
+        return Verdict.INCONCLUSIVE
+    if not findings.comparable:
+        return Verdict.RESIDUAL_UNDETERMINED
     if findings.residual:
         return Verdict.RESIDUAL_SIGNAL
+    if findings.suspicious or findings.standing_out or findings.above:
+        return Verdict.RESIDUAL_UNDETERMINED
     if findings.overshoot:
         return Verdict.OVERSHOOT
     return Verdict.WITHIN_BAND if findings.sensitive and findings.equivalent else Verdict.RESIDUAL_UNDETERMINED
@@ -75,9 +114,12 @@ def run_tests(
     plan_sha256: str | None = None,
     provenance: Mapping[Arm, str] | None = None,
     problems: Sequence[str] = (),
+    circumstances: Circumstances | None = None,
+    audits: int = 1,
     level: float = 0.05,
     permutations: int = 9_999,
     seed: int = 0,
+    details: bool = True,
 ) -> AuditResult:
     """Audit one owner: run T0 to T4 on the per-image table and give the verdict.
 
@@ -85,11 +127,14 @@ def run_tests(
         images: every image of every arm, one owner's.
         plan_sha256: hash of the committed plan that `plan.check_plan` found the arms to follow, if there is one.
         provenance: where each arm's images come from, in the owner's words.
-        problems: faults of the measurement, a sentence each ("The encoder after answers 512 numbers, before 768."); any
-            one makes the verdict INCONCLUSIVE.
+        problems: faults of the measurement, a sentence each ("The model after has collapsed."); any one makes the
+            verdict INCONCLUSIVE.
+        circumstances: what was found besides the table.
+        audits: how many audits of this request are planned, this one included; they share the error.
         level: level of the tests.
         permutations: Monte-Carlo draws where a full enumeration would exceed 20,000.
         seed: seed of those draws.
+        details: whether intervals and permutation distributions are wanted; the verdict needs none.
 
     Returns:
         The tests, effects, minimum detectable effects and the verdict.
@@ -102,7 +147,10 @@ def run_tests(
         raise UserError(f"The table holds the owners {', '.join(sorted(owners))}; audit them with run_tests_by_owner.")
     owner = next(iter(owners), "")
     table = [replace(row, owner=owner) for row in images]
-    settings = _Settings(plan_sha256, provenance or {}, tuple(problems), level, permutations, seed)
+    known = {owner: circumstances or Circumstances()}
+    settings = _Settings(
+        plan_sha256, provenance or {}, tuple(problems), known, audits, level, permutations, seed, details
+    )
     return _audit({owner: table}, settings)[owner]
 
 
@@ -112,15 +160,19 @@ def run_tests_by_owner(
     plan_sha256: str | None = None,
     provenance: Mapping[Arm, str] | None = None,
     problems: Sequence[str] = (),
+    circumstances: Mapping[str, Circumstances] | None = None,
+    audits: int = 1,
     level: float = 0.05,
     permutations: int = 9_999,
     seed: int = 0,
+    details: bool = True,
 ) -> dict[str, AuditResult]:
-    """Audit every owner in the table, adjusting each test's p-values over owners by Benjamini-Yekutieli.
+    """Audit every owner in the table; what credits or accuses is adjusted over owners by Benjamini-Yekutieli.
 
     Args:
         images: every image of every arm of every owner; a control without an owner serves all of them.
-        plan_sha256, provenance, problems, level, seed: as in `run_tests`.
+        plan_sha256, provenance, problems, audits, level, seed, details: as in `run_tests`.
+        circumstances: owner to what was found besides the table.
         permutations: Monte-Carlo draws at least; so many owners that none could pass with them get more.
 
     Returns:
@@ -134,7 +186,9 @@ def run_tests_by_owner(
     for row in images:
         if row.owner or row.arm is Arm.REQUESTED:
             tables[row.owner].append(row)
-    settings = _Settings(plan_sha256, provenance or {}, tuple(problems), level, permutations, seed)
+    settings = _Settings(
+        plan_sha256, provenance or {}, tuple(problems), circumstances or {}, audits, level, permutations, seed, details
+    )
     return _audit({owner: tables[owner] + (shared if owner else []) for owner in sorted(tables)}, settings)
 
 
@@ -143,9 +197,12 @@ class _Settings:
     plan_sha256: str | None
     provenance: Mapping[Arm, str]
     problems: tuple[str, ...]
+    circumstances: Mapping[str, Circumstances]
+    audits: int
     level: float
     permutations: int
     seed: int
+    details: bool
 
 
 def _audit(tables: Mapping[str, Sequence[ImageRow]], settings: _Settings) -> dict[str, AuditResult]:
@@ -154,8 +211,14 @@ def _audit(tables: Mapping[str, Sequence[ImageRow]], settings: _Settings) -> dic
     problems = {owner: [*settings.problems, *of_owner.problems()] for owner, of_owner in arms.items()}
     permutations = _enough_permutations(settings, len(tables))
     measured = {
-        owner: measure(
-            arms[owner], level=settings.level, permutations=permutations, seed=settings.seed, owners=len(tables)
+        owner: run_hypothesis_tests(
+            arms[owner],
+            level=settings.level,
+            permutations=permutations,
+            seed=settings.seed,
+            owners=len(tables),
+            audits=settings.audits,
+            details=settings.details,
         )
         for owner in arms
         if not problems[owner]
@@ -170,15 +233,16 @@ def _audit(tables: Mapping[str, Sequence[ImageRow]], settings: _Settings) -> dic
 
 def _enough_permutations(settings: _Settings, owners: int) -> int:
     """Draws with which one owner's p-value can pass every test although no other owner's does."""
-    if owners == 1:
+    if owners == settings.audits == 1:
         return settings.permutations
-    return max(settings.permutations, ceil(1 / level_of_one(min(settings.level, SHARE_LEVEL), owners)))
+    smallest = min(settings.level, SHARE_LEVEL) / settings.audits
+    return max(settings.permutations, ceil(1 / level_of_one(smallest, owners)))
 
 
 def _adjust(measured: Mapping[str, Measurements]) -> dict[str, Measurements]:
-    """Replace each test by itself with its p-value adjusted over the owners that have it."""
+    """Replace each test that credits or accuses by itself, its p-value adjusted over the owners that have it."""
     adjusted: dict[str, dict[str, TestResult]] = {owner: dict(found.tests) for owner, found in measured.items()}
-    for name in sorted({name for tests in adjusted.values() for name in tests}):
+    for name in sorted(ADJUSTED):
         family = {owner: test for owner, tests in adjusted.items() if (test := tests.get(name)) and test.p_value}
         if not family:
             continue
@@ -188,8 +252,9 @@ def _adjust(measured: Mapping[str, Measurements]) -> dict[str, Measurements]:
     return {owner: replace(found, tests=adjusted[owner]) for owner, found in measured.items()}
 
 
-def find(measured: Measurements) -> Findings:
-    """Read the yes-or-no answers off the tests."""
+def find(measured: Measurements, circumstances: Circumstances | None = None, audits: int = 1) -> Findings:
+    """Read the yes-or-no answers off the tests and the circumstances."""
+    circumstances = circumstances or Circumstances()
     tests = measured.tests
 
     def passed(*names: str) -> bool:
@@ -198,25 +263,32 @@ def find(measured: Measurements) -> Findings:
     levels = [tests[name] for name in ("T3", "T4.T3") if passed(name)]
     transferred = passed("T4.T2", "T4.T3.equivalence") and not passed("T4.transfer")
     held_back = {"all": transferred, "some": False, "none": True}[measured.held_back]
+    high = [test for test in levels if test.statistic > 0]
+    surely = any((test.p_value or 1.0) / 2 <= RESIDUAL_LEVEL / audits for test in high)
     return Findings(
         unchanged=_unchanged(measured),
         sensitive=passed("T1"),
+        blind="T1" in tests and not passed("T1"),
         targeted=passed("T2"),
         bounded=passed("T2.bound", "T2.share"),
-        residual=any(test.statistic > 0 for test in levels),
+        residual=surely or passed("T3.tail"),
+        above=bool(high),
         overshoot=any(test.statistic < 0 for test in levels),
         equivalent=passed("T3.equivalence") and held_back,
+        standing_out=bool(measured.standing_out),
+        suspicious=bool(circumstances.suspicions),
+        comparable=not circumstances.incomparable,
     )
 
 
 def _unchanged(measured: Measurements) -> bool:
-    """No number differs; or, against noise, no excess is seen and one as large as the noise itself is ruled out."""
+    """No cosine moved; or, against noise, no excess is seen and one as large as the noise itself is ruled out."""
     test = measured.tests.get("T0")
     if test is None or test.passed:
         return False
     if test.interval is None or measured.noise is None:
         return True
-    return test.interval.high < measured.noise
+    return test.interval.high < max(measured.noise, TOLERANCE)
 
 
 def _result(
@@ -227,30 +299,39 @@ def _result(
     owners: int,
     settings: _Settings,
 ) -> AuditResult:
+    circumstances = settings.circumstances.get(owner, Circumstances())
     if measured is None:
         measured = _nothing(arms, settings.level, owners)
         findings = Findings(usable=False)
     else:
-        findings = find(measured)
+        findings = find(measured, circumstances, settings.audits)
     verdict = decide(findings)
     planned = settings.plan_sha256 is not None
     return AuditResult(
         owner=owner,
         verdict=verdict,
-        explanation=explain(verdict, findings.sensitive, arms, measured, problems),
+        headline=headline(verdict, measured, planned=planned, suspicious=findings.suspicious),
+        explanation=explain(verdict, findings.sensitive, arms, measured, problems, circumstances.suspicions),
+        findings=(
+            *circumstances.suspicions,
+            *suspicion_words(arms, measured),
+            *circumstances.incomparable,
+            *circumstances.remarks,
+        ),
+        standing_out=measured.standing_out,
         reasons=(*problems, *reasons(measured)),
         assumptions=assumptions(arms, measured, planned),
         limits=limits(arms, measured),
-        footer=FOOTER,
+        footer=CLOSING[verdict],
         arms=arms.summaries(planned=planned, provenance=settings.provenance),
-        images=arms.images(),
+        images=arms.measured,
         effects=measured.effects,
         tests=measured.tests,
         minimum_detectable_effects=measured.minimum_detectable_effects,
         margin=measured.margin,
         noise=measured.noise,
         multiplicity=_MANY_OWNERS.format(owners) if owners > 1 else _ONE_OWNER,
-        level=settings.level,
+        level=settings.level / settings.audits,
         seed=settings.seed,
         plan_sha256=settings.plan_sha256,
     )
@@ -258,7 +339,7 @@ def _result(
 
 def _nothing(arms: Arms, level: float, owners: int) -> Measurements:
     """What an unusable measurement still says: how large an effect arms of this size would see."""
-    unknown = {arm: [float("nan")] * arms.size(arm) for arm in arms.rows}
+    unknown = {arm: [float("nan")] * max(1, arms.size(arm)) for arm in arms.rows}
     control = next((arm for arm in (Arm.STILL_TRAINED, Arm.NEVER_TRAINED) if arm in arms), None)
     test = "forgetting_score" if control is None else "T2"
     controls = None if control is None else unknown[control]

@@ -3,17 +3,17 @@
 import os
 import textwrap
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, TypeVar, get_args
 
 import typer
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.records.audit_result import Arm, AuditResult, Verdict
+from hf_unlearn.records.audit_result import Arm, Verdict
 
 if TYPE_CHECKING:
-    from hf_unlearn.audit.run import AuditSettings
+    from hf_unlearn.audit.settings import AuditSettings
 
 T = TypeVar("T")
 
@@ -43,26 +43,35 @@ NeverTrained = Annotated[
 ]
 Captions = Annotated[
     Path | None,
-    typer.Option("--captions", help="CSV with a column image and caption (image-text pairs), owner, or both."),
+    typer.Option("--captions", help="CSV with a column image and any of caption, owner and group (a series)."),
 ]
 Views = Annotated[
     str | None,
     typer.Option("--views", help="How views are drawn: caption, cifar, imagenet or light; as in training, if known."),
 ]
-ViewCount = Annotated[int, typer.Option("--view_count", help="Views a picture.")]
+ViewCount = Annotated[
+    int | None, typer.Option("--view_count", help="Views a picture, itself among them; 10 by default.")
+]
 ViewSide = Annotated[
     int | None, typer.Option("--view_side", help="Side of a view in pixels; the encoder's by default.")
 ]
 FeaturesOption = Annotated[
-    str, typer.Option("--features", help="For SimCLR and MoCo: projection (as trained) or backbone (as used).")
+    str | None,
+    typer.Option("--features", help="For SimCLR and MoCo: projection (as trained, the default) or backbone (as used)."),
 ]
 BackendOption = Annotated[
-    str, typer.Option("--backend", help="Image processors' backend on both sides: torchvision or pil.")
+    str | None,
+    typer.Option("--backend", help="Image processors' backend on both sides: torchvision (the default) or pil."),
 ]
 Device = Annotated[str | None, typer.Option("--device", help="Where checkpoints compute, such as cpu or cuda.")]
 BatchSize = Annotated[int, typer.Option("--endpoint_batch_size", help="Pictures a request to an endpoint.")]
 Timeout = Annotated[float, typer.Option("--endpoint_timeout", help="Seconds to wait for an endpoint's answer.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of the views and of random permutations.")]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed", help="Only to repeat a report: the seed of its views. Drawn at random, and secret, by default."
+    ),
+]
 
 
 @app.callback()
@@ -77,6 +86,17 @@ def run(
     plan: Annotated[
         Path | None, typer.Option("--plan", help="The plan.json that 'hf-unlearn audit plan' wrote.")
     ] = None,
+    audit_number: Annotated[int, typer.Option("--audit_number", help="Which of the plan's audits this is.")] = 1,
+    audits: Annotated[
+        int, typer.Option("--audits", help="Without a plan: audits planned of this request; they share the error.")
+    ] = 1,
+    decoys: Annotated[
+        Path | None,
+        typer.Option("--decoys", help="Folder of pictures never requested, mixed in: they show filters on answers."),
+    ] = None,
+    repeat: Annotated[
+        Path | None, typer.Option("--repeat", help="A report's folder: repeat that audit and compare.")
+    ] = None,
     provenance: Annotated[
         list[str] | None,
         typer.Option("--provenance", help="Where an arm's pictures come from, as arm=words; repeatable."),
@@ -88,14 +108,18 @@ def run(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a finished report.")] = False,
     views: Views = None,
-    view_count: ViewCount = 10,
+    view_count: ViewCount = None,
+    most_views: Annotated[
+        int,
+        typer.Option("--most_views", help="Views up to which more are drawn for a steady verdict."),
+    ] = 40,
     view_side: ViewSide = None,
-    features: FeaturesOption = "projection",
-    backend: BackendOption = "torchvision",
+    features: FeaturesOption = None,
+    backend: BackendOption = None,
     device: Device = None,
     endpoint_batch_size: BatchSize = 16,
     endpoint_timeout: Timeout = 60.0,
-    seed: Seed = 0,
+    seed: Seed = None,
 ) -> None:
     """Audit two encoders on your pictures and write a report; the exit status is 0 whatever the verdict.
 
@@ -103,11 +127,16 @@ def run(
     """
     if context.invoked_subcommand is not None:
         return
+    if repeat is not None:
+        _repeat(repeat, output_dir)
+        return
     missing = [name for name, value in (("--before", before), ("--after", after), ("--images", images)) if not value]
     if before is None or after is None or images is None:
         raise UserError(f"An audit needs {', '.join(missing)}; see 'hf-unlearn audit --help'.")
     first = _join_processes(device)
+    from hf_unlearn.audit.report import report_digest
     from hf_unlearn.audit.run import run_audit
+    from hf_unlearn.audit.summary import summary
 
     failing = [_choice(word, {verdict.slug: verdict for verdict in Verdict}, "--fail-on") for word in fail_on or []]
     words = {}
@@ -123,17 +152,39 @@ def run(
         never_trained=never_trained,
         captions=captions,
         plan=plan,
+        audit_number=audit_number,
+        decoys=decoys,
         provenance=words,
-        settings=_settings(
-            views, view_count, view_side, features, backend, device, endpoint_batch_size, endpoint_timeout, seed
+        settings=replace(
+            _settings(
+                views, view_count, view_side, features, backend, device, endpoint_batch_size, endpoint_timeout, seed
+            ),
+            most_views=most_views,
+            audits=audits,
         ),
         overwrite=overwrite,
     )
     if first:
         for owner, result in audit.results.items():
             typer.echo(summary(result, owner))
+        for note in audit.notes:
+            typer.echo("\n".join(textwrap.wrap(f"Note: {note}", WIDTH)))
         typer.echo(f"Report: {audit.folder / 'report.html'}")
+        typer.echo(f"Digest of the report, to be time-stamped or signed: {report_digest(audit.folder)}")
     if any(result.verdict in failing for result in audit.results.values()):
+        raise typer.Exit(1)
+
+
+def _repeat(report: Path, output_dir: Path) -> None:
+    """Repeat a report's audit into another folder and tell whether both agree; exit status 1 where they do not."""
+    from hf_unlearn.audit.repeat import repeat_audit
+
+    target = Path(f"{report.resolve()}-repeated") if output_dir == Path("report") else output_dir
+    comparison = repeat_audit(report, target)
+    for line in comparison.lines():
+        typer.echo(line)
+    typer.echo(f"Report: {target / 'report.html'}")
+    if not comparison.agrees:
         raise typer.Exit(1)
 
 
@@ -141,44 +192,69 @@ def run(
 def plan(
     images: Annotated[Path, typer.Option("--images", help="Folder of your pictures, all of them in training.")],
     output_dir: Annotated[Path, typer.Option("--output_dir", help="Where the plan goes.")],
-    seed: Annotated[int, typer.Option("--seed", help="Any whole number, chosen before looking at any model.")] = 0,
+    captions: Annotated[
+        Path | None, typer.Option("--captions", help="CSV with the columns image and group: what belongs together.")
+    ] = None,
+    audits: Annotated[
+        int, typer.Option("--audits", help="How many audits of this request are planned; they share the error.")
+    ] = 1,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", help="Any whole number, chosen before looking at any model; random by default."),
+    ] = None,
 ) -> None:
     """Draw at random which half of your pictures to request, and commit to it: the audit is then exact."""
-    from hf_unlearn.audit.run import plan_request
+    from hf_unlearn.audit.power import plan_words
+    from hf_unlearn.audit.recording import plan_request
 
-    drawn = plan_request(images, output_dir, seed)
+    drawn = plan_request(images, output_dir, seed, captions=captions, audits=audits)
     typer.echo(
         f"{len(drawn.requested)} pictures to request ({output_dir / 'request.csv'}), {len(drawn.still_trained)} to "
-        f"leave in training ({output_dir / 'still_trained.csv'})."
+        f"leave in training ({output_dir / 'still_trained.csv'}); near-duplicates stay together."
     )
+    for sentence in plan_words(*drawn.clusters, audits=audits):
+        typer.echo("\n".join(textwrap.wrap(sentence, WIDTH)))
     typer.echo(f"Publish or deposit this hash when you send the request: {drawn.sha256}")
+    typer.echo(f"Keep {output_dir / 'view_secret.json'} to yourself: whoever knows it knows the views of your audit.")
+    typer.echo(f"Now, while the model is unchanged: hf-unlearn audit record --model A --images {images} ...")
     typer.echo(f"Later: hf-unlearn audit --before A --after B --images {images} --plan {output_dir / 'plan.json'}")
 
 
 @app.command(short_help="Record an encoder's embeddings, to audit later.")
 def record(
     model: Annotated[str, typer.Option("--model", help="Folder, Hub id or endpoint URL.")],
-    images: Annotated[Path, typer.Option("--images", help="Folder of all pictures that may be audited later.")],
+    images: Annotated[Path, typer.Option("--images", help="Folder of the pictures whose removal will be requested.")],
     output_file: Annotated[Path, typer.Option("--output_file", help="A .safetensors file to write.")],
+    still_trained: StillTrained = None,
+    never_trained: NeverTrained = None,
     captions: Captions = None,
     views: Views = None,
-    view_count: ViewCount = 10,
+    view_count: ViewCount = None,
     view_side: ViewSide = None,
-    features: FeaturesOption = "projection",
-    backend: BackendOption = "torchvision",
+    features: FeaturesOption = None,
+    backend: BackendOption = None,
     device: Device = None,
     endpoint_batch_size: BatchSize = 16,
     endpoint_timeout: Timeout = 60.0,
-    seed: Seed = 0,
+    seed: Seed = None,
 ) -> None:
     """Record an encoder's embeddings now, to audit later: an endpoint's answers of before are gone once it changes."""
-    from hf_unlearn.audit.run import record_embeddings
+    from hf_unlearn.audit.recording import record_embeddings
 
     settings = _settings(
         views, view_count, view_side, features, backend, device, endpoint_batch_size, endpoint_timeout, seed
     )
-    written = record_embeddings(model, images, output_file, captions=captions, settings=settings)
+    written = record_embeddings(
+        model,
+        images,
+        output_file,
+        still_trained=still_trained,
+        never_trained=never_trained,
+        captions=captions,
+        settings=settings,
+    )
     typer.echo(f"Recorded: {written}")
+    typer.echo("Keep it to yourself until the audit is done: it holds the secret seed of the views.")
 
 
 @app.command("app", short_help="Open the audit as a local web page.")
@@ -191,49 +267,30 @@ def serve(
     build_app().launch(server_port=port)
 
 
-def summary(result: AuditResult, owner: str = "") -> str:
-    """The audit of one owner as it is told in the terminal.
-
-    Args:
-        result: The owner's result.
-        owner: The owner's name, if there are several.
-
-    Returns:
-        A few lines: verdict, explanation, alignments by arm, and the footer.
-    """
-    lines = [f"{owner}: {result.verdict.value}" if owner else result.verdict.value, ""]
-    lines += [*textwrap.wrap(result.explanation, WIDTH), ""]
-    lines.append(f"{'':18}{'images':>7}{'before':>9}{'after':>9}{'forgetting score':>18}")
-    for arm in result.arms:
-        rows = [row for row in result.images if row.arm is arm.arm]
-        before, after = fmean(row.before for row in rows), fmean(row.after for row in rows)
-        name = arm.arm.value.replace("_", " ")
-        lines.append(f"{name:18}{arm.size:>7}{before:>9.4f}{after:>9.4f}{before - after:>+18.4f}")
-    return "\n".join([*lines, "", *textwrap.wrap(result.footer, WIDTH), ""])
-
-
 def _settings(
     views: str | None,
-    view_count: int,
+    view_count: int | None,
     view_side: int | None,
-    features: str,
-    backend: str,
+    features: str | None,
+    backend: str | None,
     device: str | None,
     endpoint_batch_size: int,
     endpoint_timeout: float,
-    seed: int,
+    seed: int | None,
 ) -> "AuditSettings":
     """How encoders are measured, from the options that audits and recordings have in common."""
     from hf_unlearn.audit.encoders import Backend, Features
     from hf_unlearn.audit.endpoint import EndpointOptions
-    from hf_unlearn.audit.run import AuditSettings
+    from hf_unlearn.audit.settings import AuditSettings
 
     return AuditSettings(
         views=views,
         view_count=view_count,
         view_side=view_side,
-        features=_choice(features, {word: word for word in get_args(Features)}, "--features"),
-        backend=_choice(backend, {word: word for word in get_args(Backend)}, "--backend"),
+        features=None
+        if features is None
+        else _choice(features, {word: word for word in get_args(Features)}, "--features"),
+        backend=None if backend is None else _choice(backend, {word: word for word in get_args(Backend)}, "--backend"),
         device=device,
         endpoint=EndpointOptions(batch_size=endpoint_batch_size, timeout=endpoint_timeout),
         seed=seed,

@@ -4,10 +4,12 @@ Like the heatmaps they are built without pyplot. Each function writes one PNG, o
 result (no control arm, no finite interval), and says so by returning None.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hf_unlearn.figures.drawing import INK, MINUS, MUTED, new_figure, save
 from hf_unlearn.records.audit_result import Arm, AuditResult, Effect
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Floats = NDArray[np.float64]
+
 ARM_NAMES = {
     Arm.REQUESTED: "requested",
     Arm.STILL_TRAINED: "still in training",
@@ -23,7 +27,7 @@ ARM_NAMES = {
 }
 ARM_COLOURS = {Arm.REQUESTED: "#b2182b", Arm.STILL_TRAINED: "#2166ac", Arm.NEVER_TRAINED: "#6e7781"}
 BAND, GRID = "#dbeadf", "#d8dee4"
-MANY = 60  # images of an arm from which single lines are drawn fainter
+MANY = 60  # images of an arm beyond which bands are drawn instead of lines
 
 
 def plot_paired_dots(result: AuditResult, path: str | Path) -> Path:
@@ -44,9 +48,12 @@ def plot_paired_dots(result: AuditResult, path: str | Path) -> Path:
         pairs = pairs[np.isfinite(pairs).all(1)]
         x = np.array([4 * place, 4 * place + 1.8])
         colour = ARM_COLOURS[summary.arm]
-        faint = 0.45 if len(pairs) <= MANY else 0.12
-        axes.plot(x, pairs.T, color=colour, alpha=faint, linewidth=0.9, zorder=2)
-        axes.scatter(np.tile(x, (len(pairs), 1)), pairs, color=colour, alpha=faint + 0.15, s=14, linewidth=0, zorder=3)
+        if len(pairs) > MANY:
+            _bands(axes, x, pairs, colour)
+        else:
+            axes.plot(x, pairs.T, color=colour, alpha=0.45, linewidth=0.9, zorder=2)
+            tiled = np.tile(x, (len(pairs), 1))
+            axes.scatter(tiled, pairs, color=colour, alpha=0.6, s=14, linewidth=0, zorder=3)
         if len(pairs):
             mean = pairs.mean(0)
             axes.plot(x, mean, color=INK, linewidth=2.2, marker="D", markersize=6, zorder=4)
@@ -73,6 +80,13 @@ def plot_paired_dots(result: AuditResult, path: str | Path) -> Path:
     axes.set_xlim(-1.1, ticks[-1] + 1.1)
     axes.set_ylabel("alignment of an image (cosine)", fontsize=9)
     return save(figure, path)
+
+
+def _bands(axes: "Axes", x: Floats, pairs: Floats, colour: str) -> None:
+    """The middle half and nine tenths of many images, before and after."""
+    for low, high, alpha in ((5, 95, 0.16), (25, 75, 0.3)):
+        ends = np.percentile(pairs, [low, high], axis=0)
+        axes.fill_between(x, ends[0], ends[1], color=colour, alpha=alpha, linewidth=0, zorder=2)
 
 
 def plot_permutations(result: AuditResult, path: str | Path) -> Path | None:
@@ -135,8 +149,9 @@ def plot_levels(result: AuditResult, path: str | Path) -> Path | None:
     Returns:
         The path written, or None without images never in training.
     """
+    judged = {"gap_after": "T3.equivalence", "held_back.gap_after": "T4.T3.equivalence"}
     rows = [
-        (label, result.effects[name], colour)
+        (label, _as_judged(result, name, judged.get(name)), colour)
         for label, name, colour in (
             ("before", "gap_before", MUTED),
             ("after", "gap_after", ARM_COLOURS[Arm.REQUESTED]),
@@ -155,14 +170,15 @@ def plot_levels(result: AuditResult, path: str | Path) -> Path | None:
             ha="center", va="bottom", fontsize=8.5, color="#2f6b3f",
         )  # fmt: skip
     axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
-    finite = [v for _, e, _ in rows for v in (e.interval.low, e.interval.high, e.estimate) if np.isfinite(v)]
+    ends = [v for _, e, _ in rows if e.interval is not None for v in (e.interval.low, e.interval.high)]
+    finite = [v for v in (*ends, *(e.estimate for _, e, _ in rows)) if np.isfinite(v)]
     reach = max(*(abs(v) for v in finite), result.margin or 0.0, 1e-3) * 1.12
     axes.set_xlim(-reach, reach)
     for place, (_, effect, colour) in enumerate(rows):
         _draw_interval(axes, effect, len(rows) - 1 - place, colour, reach)
     axes.set_yticks(range(len(rows)), [label for label, _, _ in reversed(rows)])
     axes.set_ylim(-0.6, len(rows) - 0.3)
-    axes.set_xlabel(f"alignment, requested {MINUS} never in training (cosine; 95% interval)", fontsize=9)
+    axes.set_xlabel(f"alignment, requested {MINUS} never in training (95% interval before, 90% after)", fontsize=9)
     return save(figure, path)
 
 
@@ -204,9 +220,19 @@ def plot_power(result: AuditResult, path: str | Path) -> Path | None:
     return save(figure, path)
 
 
+def _as_judged(result: AuditResult, name: str, test: str | None) -> Effect:
+    """An effect with the interval that the band is judged by: the 90% one of the test of equivalence, after."""
+    effect = result.effects[name]
+    if test is None or test not in result.tests or effect.interval is None:
+        return effect
+    return replace(effect, interval=result.tests[test].interval)
+
+
 def _draw_interval(axes: "Axes", effect: Effect, height: float, colour: str, reach: float) -> None:
     """A dot with its interval; an end that the data cannot bound runs to the edge as an arrow."""
-    for end, edge in ((effect.interval.low, -reach), (effect.interval.high, reach)):
+    interval = effect.interval
+    ends = () if interval is None else ((interval.low, -reach), (interval.high, reach))
+    for end, edge in ends:
         bounded = np.isfinite(end)
         axes.annotate(
             "",

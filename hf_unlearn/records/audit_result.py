@@ -56,10 +56,12 @@ class ImageRow:
         after: the same under the model after, with the same views.
         held_back_before: alignment before on transforms kept back from the main measurement (T4), if measured.
         held_back_after: the same after.
-        change: distance between the two models' embeddings of this image, averaged over views, at least 0; exactly 0
-            when no number differs (T0).
-        noise: the same distance between two identical queries to ONE model; 0 for local weights, None if not measured.
+        change: how far the cosines between this image's embeddings and those of all images moved from one model to the
+            other (root mean square, at least 0): no rotation, scale or added dimension of the embeddings moves it (T0).
+        noise: the same between two identical queries to ONE model; 0 for local weights, None if not measured.
         owner: whose image it is; an empty owner on a control arm serves every owner.
+        cluster: what it has in common with its near-duplicates (copies, one scene): they count as one image; empty for
+            an image of its own.
     """
 
     image: str
@@ -72,6 +74,7 @@ class ImageRow:
     change: float | None = None
     noise: float | None = None
     owner: str = ""
+    cluster: str = ""
 
     DERIVED: ClassVar = ("forgetting_score",)
 
@@ -98,14 +101,15 @@ class Effect:
         name: one of `forgetting_score.<arm>`, `gap_before`, `gap_after`, `difference_in_differences.<arm>`; measured on
             held-back transforms, `held_back.` stands before it.
         estimate: the mean or the difference of means.
-        interval: 95% interval by inversion of the permutation test.
+        interval: 95% interval by inversion of the permutation test; None where its assumption, that all images of an
+            arm moved about alike, is visibly false.
         sizes: number of images on each side (one number for a mean).
         words: what it is, for a reader.
     """
 
     name: str
     estimate: float
-    interval: Interval
+    interval: Interval | None
     sizes: tuple[int, ...]
     words: str
 
@@ -123,15 +127,16 @@ class TestResult:
     """One test of the audit.
 
     Args:
-        name: `T0`, `T1`, `T2`, `T2.bound`, `T2.share`, `T3`, `T3.equivalence`, and for held-back transforms `T4.T2`,
-            `T4.T3`, `T4.T3.equivalence`, `T4.transfer`.
+        name: `T0`, `T1`, `T2`, `T2.bound`, `T2.share`, `T3`, `T3.tail`, `T3.equivalence`, and for held-back transforms
+            `T4.T2`, `T4.T3`, `T4.T3.equivalence`, `T4.transfer`.
         question: what it asks, for a reader.
         arms: the arms compared, treated first.
         sizes: number of images in each.
         statistic: the observed difference of means (cosine scale).
         alternative: "greater", "less", "two-sided", or "equivalence".
         p_value: p-value; None where the exact comparison of deterministic outputs needs none.
-        p_adjusted: p-value after Benjamini-Yekutieli over owners; None for a single owner.
+        p_adjusted: p-value after Benjamini-Yekutieli over owners; None for a single owner, and for a test whose
+            rejection protects the data owner.
         level: the level at which it is read.
         passed: whether it rejects its null hypothesis at that level (after adjustment, where adjusted).
         exact: True if every permutation was enumerated.
@@ -193,11 +198,12 @@ class ArmSummary:
 
     Args:
         arm: which.
-        size: images that count, after copies were collapsed and unusable ones set aside.
+        size: images that count: near-duplicates are one, and twins of another arm are left out.
         drawn: "plan" (randomised and committed beforehand) or "chosen" (by the owner).
         provenance: the owner's words on where the images come from.
         collapsed: names of rows folded into another row because the image is the same.
-        unusable: names of images without finite alignments.
+        unusable: names of images without an answer, or one that is not finite; they count as remembered.
+        twins: names of images left out because a near-duplicate stands in another arm.
     """
 
     arm: Arm
@@ -206,6 +212,7 @@ class ArmSummary:
     provenance: str
     collapsed: tuple[str, ...] = ()
     unusable: tuple[str, ...] = ()
+    twins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -214,12 +221,17 @@ class AuditResult:
 
     Args:
         owner: whose images; empty for the only owner.
-        verdict: the headline.
+        verdict: the verdict.
+        headline: the first line: did the model change about these images, and how sure is that.
         explanation: the verdict in two or three plain sentences.
+        findings: what a reader must know before trusting it (answers that no training gives, twins, images that stand
+            out, arms that can be told apart without a model), a sentence each.
+        standing_out: requested images that moved as little as images still in training, the furthest first.
+        stability: share of redraws of the views that give the same verdict; None where views cannot be redrawn.
         reasons: the findings that led to it, one sentence each, in order.
         assumptions: what must hold for it.
         limits: what it cannot say.
-        footer: the sentence that stands under every report.
+        footer: what the verdict does not mean; every verdict has its own.
         arms: the arms.
         images: the per-image table, as it was tested (one row an image).
         effects: quantities with intervals, by name.
@@ -251,6 +263,10 @@ class AuditResult:
     seed: int
     owner: str = ""
     plan_sha256: str | None = None
+    headline: str = ""
+    findings: tuple[str, ...] = ()
+    standing_out: tuple[str, ...] = ()
+    stability: float | None = None
     schema: int = field(default=SCHEMA)
 
     def to_dict(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pytest
 from audit.conftest import folder_of
 
 from hf_unlearn.audit.app import build_app
+from hf_unlearn.audit.app_limits import Limits, copy_uploads, usable_model
 from hf_unlearn.errors import UserError
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -113,11 +114,57 @@ def test_a_fault_is_shown_as_its_sentence(page, tmp_path, checkpoints):
 
 @pytest.mark.parametrize("name", ["http://169.254.169.254/embed", "x.npy", "/etc", "."])
 def test_a_public_space_reaches_neither_files_nor_network(name):
-    from hf_unlearn.audit.app import _model
-
     with pytest.raises(UserError, match="must be a Hub id"):
-        _model(name, "before", hub_only=True)
-    assert _model(" org/clip ", "before", hub_only=True) == "org/clip"
+        usable_model(name, "before", True, Limits.public())
+    assert usable_model(" org/clip ", "before", True, Limits(model_bytes=None)) == "org/clip"
+
+
+def test_a_model_is_weighed_before_it_is_fetched(monkeypatch):
+    files = [SimpleNamespace(rfilename=name, size=2**30) for name in ("model.safetensors", "b.safetensors", "w.bin")]
+    asked = []
+
+    def model_info(*_, **how):
+        asked.append(how)
+        return SimpleNamespace(siblings=files)
+
+    monkeypatch.setattr("huggingface_hub.model_info", model_info)
+    assert usable_model("org/clip", "before", True, Limits.public()) == "org/clip"  # pickles are never fetched
+    with pytest.raises(UserError, match="has 2048 MB, and 1024 MB are allowed"):
+        usable_model("org/clip@main", "before", True, Limits(model_bytes=2**30))
+    assert all(how["token"] is False and how["files_metadata"] for how in asked)
+    with pytest.raises(UserError, match="not among those"):
+        usable_model("org/other", "after", True, Limits.public(frozenset({"org/clip"})))
+    assert usable_model("/any/folder", "after", False, Limits()) == "/any/folder"
+
+
+def test_uploads_are_limited_and_two_of_one_name_are_two(tmp_path):
+    for name in "ab":
+        folder_of(tmp_path / name, 1)
+    files = [str(tmp_path / name / "picture-00.png") for name in "ab"]
+    copied = copy_uploads(files, tmp_path / "arm", Limits(), "pictures")
+    assert len(list(copied.iterdir())) == 2
+    for limits, words in (
+        (Limits(pictures=1), "2 pictures were uploaded, and 1 are allowed"),
+        (Limits(upload_bytes=10), "are allowed; upload fewer"),
+        (Limits(picture_pixels=100), "pixels, and 100 are allowed"),
+    ):
+        with pytest.raises(UserError, match=words):
+            copy_uploads(files, tmp_path / words[:3], limits, "pictures")
+    with pytest.raises(UserError, match="Nothing to audit yet"):
+        copy_uploads([], tmp_path / "none", Limits(), "pictures")
+
+
+def test_the_page_plans_and_records(tmp_path, checkpoints):
+    page = build_app()
+    plan, record = (
+        next(f.fn for f in page.fns.values() if f.fn and f.fn.__name__ == name) for name in ("plan", "record")
+    )
+    files = [str(file) for file in sorted(folder_of(tmp_path / "mine", 6).iterdir())]
+    words, written = next(plan(files, None, 2))
+    assert "3 pictures to request, 3 to leave" in words and "view_secret.json to yourself" in words
+    assert {Path(path).name for path in written} >= {"plan.json", "view_secret.json", "request.csv"}
+    _, recording = next(record(files, None, None, None, str(checkpoints["simclr_a"])))
+    assert recording.endswith("before.safetensors")
 
 
 def test_a_public_space_asks_the_hub_as_anybody_could(monkeypatch, tmp_path, checkpoints):
@@ -151,6 +198,7 @@ def test_the_page_passes_on_that_it_is_public(monkeypatch, arms, hub_only):
         raise stop
 
     monkeypatch.setattr("hf_unlearn.audit.app.run_audit", run_audit)
+    monkeypatch.setattr("hf_unlearn.audit.app_limits._hub_size", lambda name: 0)
     page = build_app(hub_only=hub_only)
     (audit,) = [f.fn for f in page.fns.values() if f.fn and f.fn.__name__ == "audit"]
     files = [str(file) for file in arms["images"].iterdir()]

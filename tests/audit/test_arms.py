@@ -43,11 +43,70 @@ def test_no_request_is_refused() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("name", ["before", "after", "held_back_before", "change", "noise"])
-def test_values_that_are_not_finite_are_named(name: str, value: float) -> None:
-    arms = collect([row("bad", **{name: value}), row("good", before=0.3, after=0.2)])
-    assert arms.problems() == ["1 of 2 images have no finite alignment (zero or NaN embeddings): bad."]
+@pytest.mark.parametrize("name", ["after", "held_back_after", "change", "noise"])
+def test_an_answer_that_is_not_finite_is_named_and_counts_as_remembered(name: str, value: float) -> None:
+    held = {"held_back_before": 0.8, "held_back_after": 0.3}
+    arms = collect(
+        [row("bad", **{**held, "noise": 0.0, "change": 0.2, name: value}), row("good", before=0.3), row("fine")]
+    )
+    assert arms.problems() == []
     assert arms.summaries(planned=False, provenance={})[0].unusable == ("bad",)
+    (bad,) = [found for found in arms.images() if found.image == "bad"]
+    assert (bad.after, bad.held_back_after) == (0.9, 0.8)
+    assert [found.image for found in arms.measured] == ["bad", "good", "fine"]
+
+
+def test_controls_without_an_answer_make_nobody_look_better() -> None:
+    kept = {"arm": Arm.STILL_TRAINED}
+    never = {"arm": Arm.NEVER_TRAINED}
+    arms = collect(
+        [
+            *(
+                row("u"),
+                row("k", **kept, after=0.7),
+                row("l", **kept, after=0.8),
+                row("broken-k", **kept, after=math.nan),
+            ),
+            *(row("c", **never, after=0.4), row("d", **never, after=0.2), row("broken-c", **never, after=math.nan)),
+        ]
+    )
+    worst = {found.image: found.after for found in arms.images()}
+    assert worst["broken-k"] == pytest.approx(0.9 - 0.2) and worst["broken-c"] == 0.2
+
+
+def test_what_was_never_seen_before_is_left_out() -> None:
+    arms = collect([row("bad", before=math.nan), row("good"), row("fine")])
+    assert [found.image for found in arms.images()] == ["good", "fine"]
+    assert arms.summaries(planned=False, provenance={})[0].unusable == ("bad",)
+
+
+def test_answers_that_are_mostly_broken_are_no_measurement() -> None:
+    arms = collect([row("bad", after=math.nan), row("worse", after=math.inf), row("good")])
+    assert arms.problems() == ["2 of 3 images have no finite alignment (zero or NaN embeddings): bad, worse."]
+
+
+def test_near_duplicates_are_one_image_and_twins_across_arms_are_left_out() -> None:
+    kept, never = {"arm": Arm.STILL_TRAINED}, {"arm": Arm.NEVER_TRAINED}
+    arms = collect(
+        [
+            *(row("a", cluster="1", before=0.8), row("a again", cluster="1", before=0.6), row("b")),
+            *(row("twin", cluster="2"), row("of twin", cluster="2", **kept), row("k", **kept)),
+            *(row("e", cluster="3"), row("of e", cluster="3", **never), row("c", **never)),
+        ]
+    )
+    assert {arm: [found.image for found in rows] for arm, rows in arms.rows.items()} == {
+        Arm.REQUESTED: ["a", "b", "e"],  # a control that resembles a requested image is no control; the image stays
+        Arm.STILL_TRAINED: ["k"],
+        Arm.NEVER_TRAINED: ["c"],
+    }
+    assert arms.rows[Arm.REQUESTED][0].before == pytest.approx(0.7)
+    assert arms.twins == {
+        Arm.REQUESTED: ("twin",),
+        Arm.STILL_TRAINED: ("of twin",),
+        Arm.NEVER_TRAINED: ("of e",),
+    }
+    only = collect([row("twin", cluster="2"), row("of twin", cluster="2", **kept)])
+    assert "Every requested image has a near-duplicate" in only.problems()[0]
 
 
 def test_a_collapsed_model_is_said() -> None:

@@ -1,5 +1,6 @@
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -10,9 +11,11 @@ from audit.conftest import folder_of
 from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import save_file as save_torch
 
-from hf_unlearn.audit.embeddings import Embeddings, change, is_precomputed, noise, read_embeddings, save_embeddings
+from hf_unlearn.audit.embedding_files import is_precomputed, read_embeddings, save_embeddings
+from hf_unlearn.audit.embeddings import Embeddings
 from hf_unlearn.audit.images import list_pictures
 from hf_unlearn.errors import UserError
+from hf_unlearn.metrics.alignment_matrices import unit_rows
 
 RNG = np.random.default_rng(0)
 N, K, D = 4, 3, 5
@@ -67,29 +70,27 @@ def test_one_view_alone_has_nothing_to_align_with(views):
         Embeddings(views[:, :1]).alignments()
 
 
-def test_change_is_zero_only_when_no_number_differs(views):
-    assert change(Embeddings(views), Embeddings(views.copy())).tolist() == [0] * N
-    moved = views.copy()
-    moved[2, 1, 0] += 1e-12
-    assert (change(Embeddings(views), Embeddings(moved)) > 0).tolist() == [False, False, True, False]
-    assert change(Embeddings(views), Embeddings(3 * views)) == pytest.approx(np.ones(N))  # 2 |x| / (4 |x| / 2)
-    assert np.isnan(change(Embeddings(views), Embeddings(views[..., :3]))).all()
-    zero = Embeddings(np.zeros((1, 2, 3)))
-    assert change(zero, zero).tolist() == [0]
-
-
-def test_change_counts_captions(views):
+def test_the_picture_as_it_is_weighs_as_much_as_all_its_crops(views):
     texts, owner = RNG.normal(size=(N, D)), np.arange(N)
-    told = texts.copy()
-    told[1] *= -1
-    got = change(Embeddings(views, texts, owner), Embeddings(views, told, owner))
-    np.testing.assert_allclose(got, [0, 2 / (K + 1), 0, 0])
+    unit, captions = unit_rows(views), unit_rows(texts)
+    cosines = (unit * captions[:, None]).sum(-1)
+    plain = Embeddings(views, texts, owner)
+    np.testing.assert_allclose(plain.alignments(), cosines.mean(1))
+    first = replace(plain, original_first=True)
+    np.testing.assert_allclose(first.alignments(), (cosines[:, 0] + cosines[:, 1:].mean(1)) / 2)
+    np.testing.assert_allclose(np.diag(first.alignment_matrix()), first.alignments())
 
 
-def test_noise_is_the_distance_of_a_repetition(views):
-    assert noise(Embeddings(views)) is None
-    assert noise(Embeddings(views, repeats=views[:, 0])).tolist() == [0] * N
-    assert (noise(Embeddings(views, repeats=views[:, 1])) > 0).all()
+def test_taking_and_halving_keep_what_belongs_together(views):
+    texts, owner = RNG.normal(size=(N + 1, D)), np.array([0, 0, *range(1, N)])
+    whole = Embeddings(views, texts, owner, held_back=views, original_first=True)
+    some = whole.take([2, 0])
+    np.testing.assert_allclose(some.alignments(), whole.alignments()[[2, 0]])
+    assert some.text_owner.tolist() == [0, 1, 1]
+    assert whole.half(np.random.default_rng(0)) is None  # three views beside the picture are too few to halve
+    many = Embeddings(np.tile(views, (1, 3, 1)), held_back=np.tile(views, (1, 3, 1)), original_first=True)
+    half = many.half(np.random.default_rng(0))
+    assert half.images.shape[1] == 1 + (3 * K - 1) // 2 and (half.images[:, 0] == views[:, 0]).all()
 
 
 def test_faults_name_the_pictures(views):

@@ -7,7 +7,7 @@ import torch
 from audit.conftest import folder_of
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-from hf_unlearn.audit.encoders import LocalEncoder, measure, resolve_folder, weights_sha256
+from hf_unlearn.audit.encoders import LocalEncoder, embed_pictures, resolve_folder, weights_sha256
 from hf_unlearn.audit.images import list_pictures
 from hf_unlearn.audit.transforms import HeldBackViews, TrainingViews
 from hf_unlearn.errors import UserError
@@ -77,12 +77,14 @@ def test_measure_asks_views_captions_and_held_back_views(tmp_path, checkpoints):
     pictures = list_pictures(folder_of(tmp_path, 18))  # more than one chunk
     captions = [("a",), *((f"b{i}", "c") for i in range(17))]
     encoder = LocalEncoder(str(checkpoints["clip_a"]), device="cpu")
-    got = measure(encoder, pictures, captions, TrainingViews("caption", 16), HeldBackViews(16), seed=1, count=3)
+    got = embed_pictures(encoder, pictures, captions, TrainingViews("caption", 16), HeldBackViews(16), seed=1, count=3)
     assert got.images.shape == got.held_back.shape == (18, 3, 64)
     assert got.texts.shape == (35, 64) and got.text_owner.tolist() == [0, *(i for i in range(1, 18) for _ in "bc")]
     np.testing.assert_array_equal(got.repeats, got.images[:, 0])
     assert np.abs(got.images - got.held_back).max() > 0
-    alone = measure(encoder, pictures[17:], [("x",)], TrainingViews("caption", 16), HeldBackViews(16), seed=1, count=3)
+    alone = embed_pictures(
+        encoder, pictures[17:], [("x",)], TrainingViews("caption", 16), HeldBackViews(16), seed=1, count=3
+    )
     np.testing.assert_allclose(alone.images[0], got.images[17], atol=1e-5)
 
 
@@ -95,8 +97,16 @@ def test_where_answers_may_differ_the_noise_is_measured(tmp_path, checkpoints, m
         encoder, "embed_images", lambda views, **how: (asked.append((len(views), how)), embed(views))[1]
     )
     monkeypatch.setattr(LocalEncoder, "deterministic", False)  # as on an accelerator
-    got = measure(encoder, pictures, [()] * 3, TrainingViews("cifar", 16), HeldBackViews(16), seed=0, count=2)
-    assert asked == [(6, {}), (6, {}), (3, {"repeat": 1})]
+    got = embed_pictures(encoder, pictures, [()] * 3, TrainingViews("cifar", 16), HeldBackViews(16), seed=0, count=2)
+    # Two views, two held-back views and one nudged view of three pictures, all mixed; then the first views again.
+    assert asked == [(15, {}), (3, {"repeat": 1})]
+    assert got.images.shape[:2] == got.held_back.shape[:2] == (3, 2) and got.nudged.shape == got.repeats.shape
+    more = embed_pictures(
+        encoder, pictures, [()] * 3, TrainingViews("cifar", 16), HeldBackViews(16), seed=0, count=5, skip=2
+    )
+    whole = embed_pictures(encoder, pictures, [()] * 3, TrainingViews("cifar", 16), HeldBackViews(16), seed=0, count=5)
+    np.testing.assert_allclose(np.concatenate([got.images, more.images], 1), whole.images, atol=1e-5)
+    np.testing.assert_allclose(np.concatenate([got.held_back, more.held_back], 1), whole.held_back, atol=1e-5)
     np.testing.assert_allclose(got.repeats, got.images[:, 0], atol=1e-5)
 
 
@@ -105,7 +115,7 @@ def test_captions_for_an_image_encoder_fail_before_the_long_part(tmp_path, check
     monkeypatch.setattr(encoder, "embed_images", lambda *_, **__: pytest.fail("pictures were embedded"))
     pictures = list_pictures(folder_of(tmp_path, 1))
     with pytest.raises(UserError, match="embeds images alone"):
-        measure(encoder, pictures, [("a",)], TrainingViews("cifar", 16), HeldBackViews(16), seed=0, count=2)
+        embed_pictures(encoder, pictures, [("a",)], TrainingViews("cifar", 16), HeldBackViews(16), seed=0, count=2)
 
 
 def test_weights_hash_of_shards_follows_the_index(tmp_path, checkpoints):

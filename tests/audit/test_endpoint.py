@@ -8,15 +8,10 @@ import pytest
 from audit.conftest import FAST
 from audit.embedding_server import embed
 
-from hf_unlearn.audit.endpoint import (
-    EmbeddingCache,
-    EndpointEncoder,
-    EndpointOptions,
-    is_endpoint,
-    png_base64,
-    retry_after,
-    token_variable,
-)
+from hf_unlearn.audit.endpoint import EndpointEncoder, EndpointOptions, png_base64
+from hf_unlearn.audit.endpoint_address import is_endpoint, token_variable
+from hf_unlearn.audit.endpoint_answers import parse_answer, retry_after
+from hf_unlearn.audit.endpoint_cache import EmbeddingCache
 from hf_unlearn.errors import UserError
 
 SECRET = "sentinel-3f9c1a7e"
@@ -175,7 +170,7 @@ def test_vectors_wrapped_once_more_are_taken(endpoint, cache, waits):
 
 
 def test_null_becomes_nan(endpoint, cache, waits):
-    endpoint.faults.append({"edit": lambda vectors: [[None] * 8 for _ in vectors]})
+    endpoint.faults += [{"edit": lambda vectors: [[None] * 8 for _ in vectors]}] * FAST.attempts
     assert np.isnan(encoder(endpoint.tei, cache, waits).embed_images(views(1))).all()
 
 
@@ -295,3 +290,77 @@ def test_a_damaged_cache_is_named(tmp_path):
 
 def test_names_that_are_endpoints():
     assert is_endpoint("https://host/x") and not is_endpoint("org/model") and not is_endpoint("/folder")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"data": [{"index": 0, "embedding": [1.0]}, {"index": 0, "embedding": [2.0]}]}',
+        '{"data": [{"index": 1, "embedding": [1.0]}, {"index": 2, "embedding": [2.0]}]}',
+        '{"data": [{"index": true, "embedding": [1.0]}, {"index": 0, "embedding": [2.0]}]}',
+        '{"data": [{"index": 0.0, "embedding": [1.0]}, {"index": 1, "embedding": [2.0]}]}',
+        '{"data": [{"index": 0, "embedding": [1.0]}]}',
+        '{"data": null}',
+        "[" * 100_000,
+        '{"data": ' + "[" * 20 + "]" * 20 + "}",
+        "\ud800",
+        "",
+    ],
+)
+def test_answers_in_no_order_or_form_are_refused(text):
+    with pytest.raises((ValueError, KeyError, TypeError, RecursionError, OverflowError)):
+        parse_answer(text, 2, openai=True)
+
+
+def test_answers_come_in_the_order_of_their_indices():
+    text = '{"data": [{"index": 1, "embedding": [1.0]}, {"index": 0, "embedding": [null]}]}'
+    assert parse_answer(text, 2, openai=True)[1] == 1 and np.isnan(parse_answer(text, 2, openai=True)[0])
+
+
+def test_one_refused_item_counts_as_not_answered(endpoint, cache):
+    views = np.random.default_rng(0).integers(0, 255, (5, 8, 8, 3), dtype=np.uint8)
+    bad = png_base64(views[3])
+    original = endpoint.answer
+
+    def answer(handler, body):
+        endpoint.faults.append({"status": 422} if bad in body["inputs"] else {})
+        original(handler, body)
+
+    endpoint.answer = answer
+    encoder = EndpointEncoder(endpoint.tei, "before", cache, EndpointOptions(batch_size=2, attempts=2, backoff=0.01))
+    got = encoder.embed_images(views)
+    assert np.isnan(got).all(1).tolist() == [False, False, False, True, False]
+
+
+def test_numbers_that_are_not_finite_are_asked_again_and_never_kept(endpoint, cache):
+    endpoint.faults += [{"edit": lambda vectors: [[float("nan")] * 8 for _ in vectors]}]
+    views = np.zeros((1, 8, 8, 3), dtype=np.uint8)
+    encoder = EndpointEncoder(endpoint.tei, "before", cache, EndpointOptions(attempts=2, backoff=0.01))
+    assert np.isfinite(encoder.embed_images(views)).all() and len(endpoint.asked) == 2
+    cache.put({"q": np.array([np.inf])})
+    assert cache.get("q") is None
+
+
+def test_an_answer_that_drips_or_swells_ends(endpoint, cache, monkeypatch):
+    views = np.zeros((1, 8, 8, 3), dtype=np.uint8)
+    slow = EndpointOptions(attempts=1, backoff=0.01, deadline=1e-9)
+    with pytest.raises(UserError, match="had not finished its answer"):
+        EndpointEncoder(endpoint.tei, "before", cache, slow).embed_images(views)
+    monkeypatch.setattr("hf_unlearn.audit.endpoint.LARGEST_ANSWER", 10)
+    with pytest.raises(UserError, match="answers more than"):
+        EndpointEncoder(endpoint.tei, "before", cache, EndpointOptions(attempts=1)).embed_images(views)
+
+
+def test_a_locked_cache_is_not_called_damaged(tmp_path):
+    import sqlite3
+
+    with EmbeddingCache(tmp_path / "cache.sqlite") as cache:
+        other = sqlite3.connect(tmp_path / "cache.sqlite")
+        other.execute("BEGIN EXCLUSIVE")
+        cache._connection.execute("PRAGMA busy_timeout = 10")
+        with pytest.raises(UserError, match="in use by another audit"):
+            cache.put({"q": np.zeros(2)})
+        other.close()
+    (tmp_path / "bad.sqlite").write_bytes(b"no database" * 100)
+    with pytest.raises(UserError, match="is damaged"):
+        EmbeddingCache(tmp_path / "bad.sqlite")

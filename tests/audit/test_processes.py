@@ -25,7 +25,7 @@ def options(checkpoints, tmp_path_factory):
     root = tmp_path_factory.mktemp("pictures")
     mine, controls = folder_of(root / "mine", 20), folder_of(root / "controls", 18, 40)  # three chunks
     given = ["--before", checkpoints["simclr_a"], "--after", checkpoints["simclr_b"], "--images", mine]
-    return [*given, "--never_trained", controls, "--view_count", "2", "--device", "cpu"]
+    return [*given, "--never_trained", controls, "--view_count", "2", "--device", "cpu", "--seed", "0"]
 
 
 @pytest.mark.slow

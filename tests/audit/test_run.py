@@ -12,15 +12,18 @@ import numpy as np
 import pytest
 from audit.conftest import FAST, folder_of
 
-from hf_unlearn.audit.embeddings import save_embeddings
-from hf_unlearn.audit.run import CACHE_FILE, AuditSettings, plan_request, record_embeddings, run_audit
+from hf_unlearn.audit.embedding_files import save_embeddings
+from hf_unlearn.audit.measuring import CACHE_FILE
+from hf_unlearn.audit.recording import plan_request, record_embeddings
+from hf_unlearn.audit.run import run_audit
+from hf_unlearn.audit.settings import AuditSettings
 from hf_unlearn.errors import UserError
 from hf_unlearn.metrics.alignment_matrices import alignment_matrix
 from hf_unlearn.records.audit_result import Arm, AuditResult, Verdict
 
 pytestmark = pytest.mark.usefixtures("small_plots")
 
-SMALL = AuditSettings(view_count=3, view_side=16, endpoint=FAST, device="cpu")
+SMALL = AuditSettings(seed=0, most_views=3, view_count=3, view_side=16, endpoint=FAST, device="cpu")
 SECRET = "sentinel-81c2d7"
 
 
@@ -134,7 +137,8 @@ def test_broken_embeddings_are_reported_and_inconclusive(tmp_path, arms, endpoin
     assert re.search(words, told) and "INCONCLUSIVE" in page
 
 
-def test_one_broken_picture_is_named(tmp_path, arms, endpoint):
+def test_one_broken_picture_is_named_and_no_way_out(tmp_path, arms, endpoint):
+    """Zeros for one view of one picture; the rest of the model is as it was."""
     seen = []
 
     def edit(body):
@@ -143,21 +147,23 @@ def test_one_broken_picture_is_named(tmp_path, arms, endpoint):
 
     switch(endpoint, edit)
     audit = audit_endpoint(endpoint, arms, tmp_path / "r")
-    assert audit.result.verdict is Verdict.INCONCLUSIVE
-    assert any("zero embeddings for 1 of 12 pictures (picture-00.png)" in note for note in audit.notes)
-    assert "picture-00.png" in audit.result.explanation
+    assert audit.result.verdict is Verdict.NO_MODEL_CHANGE
+    (broken,) = [name for arm in audit.result.arms for name in arm.unusable]
+    assert any(f"zero embeddings for 1 of 12 pictures ({broken})" in note for note in audit.notes)
+    assert any("count as remembered" in sentence and broken in sentence for sentence in audit.result.findings)
 
 
 def test_an_endpoint_that_times_out_for_good_leaves_no_verdict(tmp_path, arms, endpoint):
     endpoint.faults += [{}, {}, {}, *({"hang": 0.3, "drop": True} for _ in range(3))]
-    patient = AuditSettings(view_count=3, view_side=16, endpoint=type(FAST)(8, 3, 0.1, 0.01))
+    patient = AuditSettings(seed=0, view_count=3, view_side=16, endpoint=type(FAST)(8, 3, 0.1, 0.01))
     with pytest.raises(UserError, match=r"no answer within 0\.1 s.*run the same command again"):
         run_audit(endpoint.tei, endpoint.openai, output_dir=tmp_path / "r", settings=patient, **arms)
-    assert [path.name for path in (tmp_path / "r").iterdir()] == [CACHE_FILE]
+    assert sorted(path.name for path in (tmp_path / "r").iterdir()) == [CACHE_FILE]
     answered = len(endpoint.asked)
     audit = run_audit(endpoint.tei, endpoint.openai, output_dir=tmp_path / "r", settings=SMALL, **arms)
-    # Every question of both sides was answered once: views, held-back views and repetitions of 12 pictures.
-    assert answered > 0 and len(endpoint.asked) == 2 * 12 * (3 + 3 + 1)
+    # Every question of both sides was answered once: views, held-back views and a nudged view and a repetition of 12
+    # pictures.
+    assert answered > 0 and len(endpoint.asked) == 2 * 12 * (3 + 3 + 1 + 1)
     assert audit.result.verdict is Verdict.NO_MODEL_CHANGE
 
 
@@ -173,7 +179,7 @@ def test_a_killed_run_resumes_where_it_stopped(tmp_path, arms, endpoint):
         "--after",
         endpoint.openai,
     ]
-    command += ["--output_dir", str(tmp_path / "r"), "--view_count", "3", "--view_side", "16"]
+    command += ["--output_dir", str(tmp_path / "r"), "--view_count", "3", "--most_views", "3", "--view_side", "16"]
     command += [part for name, folder in arms.items() for part in (f"--{name}", str(folder))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_UNLEARN_TOKEN": SECRET}
     reached = threading.Event()
@@ -192,13 +198,16 @@ def test_a_killed_run_resumes_where_it_stopped(tmp_path, arms, endpoint):
     endpoint.on_request = lambda count: None
     answered = len(endpoint.asked)
     halfway.set()
-    assert answered == 36  # the views of before: batches of 16, 16 and 4
+    assert answered == 48  # of before: batches of 16
+    (seed,) = [json.loads(path.read_text())["seed"] for path in (tmp_path / "r").glob("secret_seed.json")]
     endpoint.asked.clear()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "NO MODEL CHANGE" in done.stdout
     killed_batch = 16  # the batch in flight when the process died may have been answered, but not to anyone
-    total = 2 * 12 * (3 + 3 + 1)
+    total = 2 * 12 * (3 + 3 + 1 + 1)
+    assert json.loads((tmp_path / "r" / "audit.json").read_text())["measurement"]["seed"] == seed
+    assert not (tmp_path / "r" / "secret_seed.json").exists()
     assert total - answered <= len(endpoint.asked) <= total - answered + killed_batch
     assert {headers["Authorization"] for headers in endpoint.headers} == {f"Bearer {SECRET}"}
     written = b"".join(path.read_bytes() for path in (tmp_path / "r").iterdir())
@@ -277,7 +286,7 @@ def test_a_recording_is_bound_to_what_was_chosen(tmp_path, arms, checkpoints, ch
 
 def test_a_recording_without_hashes_of_its_captions_is_taken_on_trust(tmp_path, arms, checkpoints, monkeypatch):
     """As this library wrote them before."""
-    save = "hf_unlearn.audit.run.save_embeddings"
+    save = "hf_unlearn.audit.recording.save_embeddings"
     monkeypatch.setattr(
         save, lambda embeddings, pictures, path, drawn, _: save_embeddings(embeddings, pictures, path, drawn)
     )
@@ -294,7 +303,9 @@ def test_settings_out_of_range_are_refused(wrong):
 
 
 def test_faults_of_places_are_found_before_any_work(tmp_path, arms, checkpoints, monkeypatch):
-    monkeypatch.setattr("hf_unlearn.audit.run.measure", lambda *_, **__: pytest.fail("something was embedded"))
+    monkeypatch.setattr(
+        "hf_unlearn.audit.measuring.embed_pictures", lambda *_, **__: pytest.fail("something was embedded")
+    )
     model, mine, file = checkpoints["simclr_a"], arms["images"], tmp_path / "file"
     file.write_text("x")
     for folder in (file, file / "report"):

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_unlearn.audit.arms import collect
-from hf_unlearn.audit.explanations import FOOTER
-from hf_unlearn.audit.hypotheses import measure
+from hf_unlearn.audit.headlines import CLOSING
+from hf_unlearn.audit.hypotheses import run_hypothesis_tests
 from hf_unlearn.audit.power import level_of_one
 from hf_unlearn.audit.statistics import benjamini_yekutieli
 from hf_unlearn.audit.verdict import Findings, decide, find, run_tests, run_tests_by_owner
@@ -72,7 +72,7 @@ def test_each_world_gets_its_verdict(world: World, verdict: Verdict) -> None:
     result = run_tests(owner(world, held_back=world))
     assert result.verdict is verdict
     assert not any(word in text(result) for word in FORBIDDEN)
-    assert result.footer == FOOTER
+    assert result.footer == CLOSING[verdict]
     assert AuditResult.from_dict(json.loads(json.dumps(result.to_dict(), allow_nan=False))) == result
 
 
@@ -128,13 +128,17 @@ def test_one_image_answers_in_words() -> None:
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
-def test_unusable_numbers_are_inconclusive_and_named(broken: float) -> None:
+def test_an_image_without_an_answer_is_named_and_counts_as_remembered(broken: float) -> None:
     rows = owner(replace(CLEAR, removed=1))
+    assert run_tests(rows).verdict is Verdict.WITHIN_BAND
     rows[2] = replace(rows[2], after=broken)
     result = run_tests(rows)
-    assert result.verdict is Verdict.INCONCLUSIVE
+    assert result.verdict is Verdict.RESIDUAL_UNDETERMINED
     assert rows[2].image in result.explanation and rows[2].image in result.arms[0].unusable
-    assert result.tests == {} and result.minimum_detectable_effects
+    assert result.standing_out == (rows[2].image,)
+    assert any("count as remembered" in sentence and rows[2].image in sentence for sentence in result.findings)
+    ignored = [replace(row, after=broken) if row.arm is U else row for row in owner(CLEAR)]
+    assert run_tests(ignored).verdict is Verdict.NO_TARGETED_CHANGE  # silence is no way out of a bad verdict
 
 
 def test_a_collapsed_model_is_inconclusive_even_if_nothing_changed() -> None:
@@ -191,7 +195,7 @@ def test_simulated_findings_are_those_of_the_audit() -> None:
             view, held_back = world.view(2, rng, images), replace(world, removed=removed / 2).view(2, rng, images)
             for again in (None, held_back):
                 expected = [
-                    find(measure(collect(table(view, i, again)), level=0.05, permutations=399, seed=0))
+                    find(run_hypothesis_tests(collect(table(view, i, again)), level=0.05, permutations=399, seed=0))
                     for i in range(2)
                 ]
                 assert findings(view, again, permutations=399) == expected
@@ -211,7 +215,7 @@ def many_owners(n: int) -> list[ImageRow]:
 def test_every_owner_is_audited_with_adjusted_p_values() -> None:
     results = run_tests_by_owner(many_owners(4))
     assert list(results) == [f"owner-{i}" for i in range(4)]
-    for name in ("T1", "T2", "T3", "T3.equivalence"):
+    for name in ("T1", "T2", "T2.bound", "T3.equivalence"):
         raw = [result.tests[name].p_value or math.nan for result in results.values()]
         adjusted = [result.tests[name].p_adjusted for result in results.values()]
         assert adjusted == pytest.approx(benjamini_yekutieli(raw).tolist())
@@ -219,6 +223,8 @@ def test_every_owner_is_audited_with_adjusted_p_values() -> None:
             test = result.tests[name]
             assert test.p_adjusted and test.p_value and test.p_adjusted >= test.p_value
             assert test.passed == (test.p_adjusted <= 0.05)
+    for result in results.values():  # what protects an owner when it rejects is left as it is
+        assert all(result.tests[name].p_adjusted is None for name in ("T3", "T3.tail"))
     assert [result.verdict for result in results.values()] == [Verdict.NO_TARGETED_CHANGE, Verdict.WITHIN_BAND] * 2
     assert "Benjamini-Yekutieli over 4 owners" in results["owner-0"].multiplicity
     assert all(result.arms[-1].size == 8 for result in results.values())
@@ -238,9 +244,7 @@ def test_many_owners_get_permutations_enough_and_effects_at_their_level(monkeypa
 
 
 def test_one_broken_owner_does_not_stop_the_others() -> None:
-    rows = many_owners(2)
-    broken = next(i for i, row in enumerate(rows) if row.owner == "owner-0")
-    rows[broken] = replace(rows[broken], after=math.nan)
+    rows = [replace(row, after=math.nan) if row.owner == "owner-0" else row for row in many_owners(2)]
     results = run_tests_by_owner(rows)
     assert results["owner-0"].verdict is Verdict.INCONCLUSIVE
     assert results["owner-1"].verdict is Verdict.WITHIN_BAND

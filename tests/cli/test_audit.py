@@ -8,8 +8,9 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 from hf_unlearn.audit.plan import read_plan
+from hf_unlearn.audit.summary import summary
 from hf_unlearn.audit.verdict import run_tests
-from hf_unlearn.cli.audit import app, summary
+from hf_unlearn.cli.audit import app
 from hf_unlearn.errors import UserError
 from hf_unlearn.records.audit_result import Arm, ImageRow, Verdict
 
@@ -143,7 +144,7 @@ def test_summary_tells_arms_and_footer():
     rows = [ImageRow(f"{arm}{i}", f"{arm}{i}", arm, 0.9, 0.8 - i / 100) for arm in Arm for i in range(3)]
     result = run_tests(rows)
     text = summary(result, "ann")
-    assert text.startswith(f"ann: {result.verdict.value}\n")
+    assert text.startswith(f"ann: {result.headline}\n") and f"\n{result.verdict.value}\n" in text
     assert " ".join(result.explanation.split()) in " ".join(text.split())
     assert result.footer.split(".")[0] in text and max(map(len, text.splitlines())) <= 100
     assert "still trained" in text and "+0.1100" in text

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hf_unlearn.audit.clusters import picture_clusters
 from hf_unlearn.audit.images import Picture, list_pictures
 from hf_unlearn.audit.plan import AuditPlan, check_plan, read_plan
 from hf_unlearn.errors import UserError
@@ -16,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Subjects:
+class AuditedPictures:
     """What is audited: every picture with its arm, captions and owner, in one order.
 
     Args:
@@ -24,6 +25,9 @@ class Subjects:
         arms: Each picture's arm.
         captions: Each picture's captions; empty lists for an audit of views alone.
         owners: Each picture's owner; empty strings for a single owner, or for controls that serve every owner.
+        clusters: `[n]`, which pictures are near-duplicates of each other or one group in the owner's words: they count
+            as one.
+        decoys: Pictures that were never requested and are in no arm, asked about among the others.
         plan: The committed plan that the arms follow.
     """
 
@@ -31,6 +35,8 @@ class Subjects:
     arms: tuple[Arm, ...]
     captions: tuple[tuple[str, ...], ...]
     owners: tuple[str, ...]
+    clusters: tuple[int, ...]
+    decoys: tuple[Picture, ...] = ()
     plan: AuditPlan | None = None
 
     @property
@@ -39,22 +45,24 @@ class Subjects:
         return [picture.name for picture in self.pictures]
 
 
-def collect_subjects(
+def collect_pictures(
     images: str | Path,
     still_trained: str | Path | None = None,
     never_trained: str | Path | None = None,
     *,
     captions: str | Path | None = None,
     plan: str | Path | None = None,
-) -> Subjects:
+    decoys: str | Path | None = None,
+) -> AuditedPictures:
     """Read every folder and table of an audit and check that they fit together.
 
     Args:
         images: Folder of the requested pictures; with a plan, of both its halves.
         still_trained: Folder of pictures still in training.
         never_trained: Folder of pictures never in training.
-        captions: CSV file of captions and owners.
+        captions: CSV file of captions, owners and groups.
         plan: The committed plan.
+        decoys: Folder of pictures that were never requested, to be mixed in.
 
     Returns:
         Every picture with its arm, captions and owner.
@@ -78,7 +86,7 @@ def collect_subjects(
     arms = _distinct_names(arms, folders)
     everyone = tuple(picture for group in arms.values() for picture in group)
     of_arm = tuple(arm for arm, group in arms.items() for _ in group)
-    texts, owners = _read_table(Path(captions), everyone) if captions is not None else ({}, {})
+    texts, owners, groups = read_table(Path(captions), everyone) if captions is not None else ({}, {}, {})
     if missing := [picture.name for picture in everyone if texts and picture.name not in texts]:
         raise UserError(
             f"{len(missing)} pictures have no caption in '{captions}': {', '.join(missing[:5])}; add a row for each."
@@ -86,13 +94,27 @@ def collect_subjects(
     requested = [picture.name for picture, arm in zip(everyone, of_arm, strict=True) if arm is Arm.REQUESTED]
     if missing := [name for name in requested if owners and name not in owners]:
         raise UserError(f"Requested pictures have no owner in '{captions}': {', '.join(missing[:5])}; fill it in.")
-    return Subjects(
+    return AuditedPictures(
         pictures=everyone,
         arms=of_arm,
         captions=tuple(tuple(texts.get(picture.name, ())) for picture in everyone),
         owners=tuple(owners.get(picture.name, "") for picture in everyone),
+        clusters=tuple(picture_clusters(everyone, [groups.get(p.name, "") for p in everyone]).tolist()),
+        decoys=tuple(_decoys(decoys, everyone)),
         plan=committed,
     )
+
+
+def _decoys(folder: str | Path | None, everyone: Sequence[Picture]) -> list[Picture]:
+    """Pictures of the decoys' folder that are in no arm."""
+    if folder is None:
+        return []
+    audited = {picture.sha256 for picture in everyone}
+    return [
+        replace(picture, name=f"decoy/{picture.name}")
+        for picture in list_pictures(folder)
+        if picture.sha256 not in audited
+    ]
 
 
 def _follow(plan: AuditPlan, arms: Mapping[Arm, Sequence[Picture]]) -> dict[Arm, list[Picture]]:
@@ -122,33 +144,48 @@ def _distinct_names(
         return replace(picture, name=f"{Path(folder).resolve().name}/{picture.name}")
 
     distinct = {arm: [renamed(arm, picture) for picture in group] for arm, group in arms.items()}
-    names = [picture.name for group in distinct.values() for picture in group]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
+    counts = Counter(picture.name for group in distinct.values() for picture in group)
+    if repeated := sorted(name for name, count in counts.items() if count > 1):
         raise UserError(f"Pictures of two arms share the name {', '.join(repeated[:5])}; rename them or their folders.")
     return distinct
 
 
-def _read_table(path: Path, pictures: Sequence[Picture]) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """Captions and owners by picture name, from a CSV file; rows for pictures that are not audited are passed over."""
+def read_table(path: Path, pictures: Sequence[Picture]) -> tuple[dict[str, list[str]], dict[str, str], dict[str, str]]:
+    """Captions, owners and groups by picture name, from a CSV file.
+
+    Args:
+        path: The file, with the column `image` and at least one of `caption`, `owner` and `group`.
+        pictures: The pictures; rows for others are passed over.
+
+    Raises:
+        UserError: When the file cannot be read, a line has more fields than the header, or a value is missing.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, strict=True)
             columns = set(reader.fieldnames or ())
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"The captions file '{path}' cannot be read ({error}); give a CSV file in UTF-8.") from error
-    if "image" not in columns or not columns & {"caption", "owner"}:
+    if "image" not in columns or not columns & {"caption", "owner", "group"}:
         raise UserError(
             f"The captions file '{path.name}' has the columns {sorted(columns)}; "
-            "it needs 'image', and 'caption' or 'owner'."
+            "it needs 'image', and 'caption', 'owner' or 'group'."
         )
     names = {picture.name for picture in pictures}
     texts: dict[str, list[str]] = {}
     owners: dict[str, str] = {}
+    groups: dict[str, str] = {}
     for number, row in enumerate(rows, start=2):
         name = (row["image"] or "").strip()
+        if None in row:
+            raise UserError(
+                f"Line {number} of '{path.name}' has more fields than the header; put quotes around a text with commas."
+            )
         if name not in names:
             continue
+        if group := (row.get("group") or "").strip():
+            groups[name] = group
         if "caption" in columns:
             caption = (row["caption"] or "").strip()
             if not caption:
@@ -159,4 +196,4 @@ def _read_table(path: Path, pictures: Sequence[Picture]) -> tuple[dict[str, list
             raise UserError(f"'{path.name}' gives '{name}' two owners, {owners[name]} and {owner}; keep one.")
     if strangers := {(row["image"] or "").strip() for row in rows} - names:
         logger.warning("%d images named in '%s' are in no audited folder.", len(strangers), path.name)
-    return texts, owners
+    return texts, owners, groups

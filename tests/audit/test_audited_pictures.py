@@ -3,10 +3,10 @@ import shutil
 import pytest
 from audit.conftest import folder_of
 
+from hf_unlearn.audit.audited_pictures import collect_pictures
 from hf_unlearn.audit.images import list_pictures
 from hf_unlearn.audit.plan import draw_plan, write_plan
-from hf_unlearn.audit.roster import collect_subjects
-from hf_unlearn.audit.run import plan_request
+from hf_unlearn.audit.recording import plan_request
 from hf_unlearn.errors import UserError
 from hf_unlearn.records.audit_result import Arm
 
@@ -17,17 +17,17 @@ def table(path, text):
 
 
 def test_arms_stand_in_order(arms):
-    subjects = collect_subjects(**arms)
+    subjects = collect_pictures(**arms)
     assert [arm.value for arm in subjects.arms] == ["requested"] * 4 + ["still_trained"] * 4 + ["never_trained"] * 4
     assert subjects.names[0] == "picture-00.png" and subjects.names[-1] == "picture-23.png"
     assert not any(subjects.captions) and not any(subjects.owners)
 
 
 def test_equal_names_get_the_name_of_their_folder(tmp_path):
-    subjects = collect_subjects(folder_of(tmp_path / "a", 1), folder_of(tmp_path / "b", 1, 1), None)
+    subjects = collect_pictures(folder_of(tmp_path / "a", 1), folder_of(tmp_path / "b", 1, 1), None)
     assert subjects.names == ["picture-00.png", "picture-01.png"]
     (tmp_path / "b" / "picture-01.png").rename(tmp_path / "b" / "picture-00.png")
-    assert collect_subjects(tmp_path / "a", tmp_path / "b").names == ["a/picture-00.png", "b/picture-00.png"]
+    assert collect_pictures(tmp_path / "a", tmp_path / "b").names == ["a/picture-00.png", "b/picture-00.png"]
 
 
 def test_captions_and_owners(tmp_path, arms):
@@ -35,7 +35,7 @@ def test_captions_and_owners(tmp_path, arms):
     rows += [f"picture-{i:02}.png,caption {i},{'ann' if i < 2 else 'bob'}" for i in (0, 1, 2, 3, 10, 11, 12, 13)]
     rows += [f"picture-{i}.png,caption {i}," for i in range(20, 24)]
     rows += ["picture-00.png,another,ann", "elsewhere.png,x,y"]
-    subjects = collect_subjects(**arms, captions=table(tmp_path / "c.csv", "\n".join(rows)))
+    subjects = collect_pictures(**arms, captions=table(tmp_path / "c.csv", "\n".join(rows)))
     assert subjects.captions[0] == ("caption 0", "another") and subjects.captions[-1] == ("caption 23",)
     assert subjects.owners[:4] == ("ann", "ann", "bob", "bob") and subjects.owners[-1] == ""
 
@@ -56,13 +56,13 @@ def test_a_table_that_does_not_fit_is_named(tmp_path, arms, text, words):
     if text is not None:
         table(path, text)
     with pytest.raises(UserError, match=words):
-        collect_subjects(**arms, captions=path)
+        collect_pictures(**arms, captions=path)
 
 
 def test_a_picture_in_two_arms_is_named(tmp_path, arms):
     shutil.copy(arms["images"] / "picture-02.png", arms["never_trained"] / "copy.png")
     with pytest.raises(UserError, match=r"'copy\.png' \(never_trained\) is also in the arm requested"):
-        collect_subjects(**arms)
+        collect_pictures(**arms)
 
 
 def test_a_plan_parts_one_folder_by_hash(tmp_path):
@@ -70,7 +70,7 @@ def test_a_plan_parts_one_folder_by_hash(tmp_path):
     plan = plan_request(mine, tmp_path / "plan", seed=3)
     for i, file in enumerate(sorted(mine.iterdir())):  # names may change, bytes may not
         file.rename(mine / f"renamed-{i}.png")
-    subjects = collect_subjects(mine, plan=tmp_path / "plan" / "plan.json")
+    subjects = collect_pictures(mine, plan=tmp_path / "plan" / "plan.json")
     assert subjects.plan == plan
     hashes = {arm: {p.sha256 for p, a in zip(subjects.pictures, subjects.arms, strict=True) if a is arm} for arm in Arm}
     assert hashes[Arm.REQUESTED] == set(plan.requested.values()) and len(hashes[Arm.REQUESTED]) == 4
@@ -89,4 +89,4 @@ def test_arms_that_leave_the_plan_are_refused(tmp_path, break_it):
     else:
         shutil.copy(folder_of(tmp_path / "x", 1, 77) / "picture-77.png", mine / "picture-00.png")
     with pytest.raises(UserError, match="committed to"):
-        collect_subjects(mine, plan=tmp_path / "plan" / "plan.json")
+        collect_pictures(mine, plan=tmp_path / "plan" / "plan.json")

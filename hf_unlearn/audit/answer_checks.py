@@ -1,0 +1,266 @@
+"""Answers that no training gives: filters in front of an unchanged model, shared, coarse and jittery embeddings.
+
+Whoever serves a model knows which pictures were requested, and can change the answers about them instead of the model.
+Training moves the answers about all pictures, since they share its weights. So what is compared is the geometry:
+cosines between pictures, which no rotation, scale or added dimension of the outputs moves. On honest models the
+requested pictures' geometry moves about as much as that of the others (measured: 0.8 to 1.1 times, whatever the
+method).
+
+Each check gives at most one sentence. A suspicion bars the best verdict; it accuses nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hf_unlearn.audit.embeddings import Embeddings
+from hf_unlearn.audit.hypotheses import TOLERANCE
+from hf_unlearn.audit.statistics import TwoSample
+from hf_unlearn.metrics.alignment_matrices import Matrix, unit_rows
+
+SHARE = 1 / 3
+"""A geometry that moved less than this share of the other's did not move with it."""
+SHARED, SHARED_BEFORE = 0.995, 0.9
+"""Cosine of two different pictures' answers from which they are one answer, and below which they were two before."""
+FEW_VALUES = 32
+"""Different values a coordinate takes in coarse answers, at most."""
+ENOUGH_ANSWERS = 40
+CONTENT_LEVEL, CONTENT_SHARE, CONTENT_SEEN = 0.01, 0.85, 0.3
+"""Requested pictures' likeness to others must be kept 0.85 times as well as other pictures' is, where that is 0.3 or
+more. On honest models it is kept 0.93 to 1.0 times as well."""
+JITTER, LEAST_JITTER = 4.0, 1e-3
+"""An imperceptible change of a picture moves an answer this many times as far as other pictures' answers."""
+SLOTS = 4  # views of a picture that are compared
+ANCHORS = 256  # pictures that the others are compared with
+FEWEST = 3  # pictures of each kind
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Cosines between a picture's views and all pictures', before and after.
+
+    Args:
+        before: `[s, n, m]`: view s of picture i with the next view of anchor picture j, for s of its views.
+        after: the same after.
+        captions_before: `[n, m]`: captions of i with a view of anchor j; None without captions.
+        captions_after: the same after.
+        anchors: `[m]`, which pictures they are.
+    """
+
+    before: Matrix
+    after: Matrix
+    captions_before: Matrix | None
+    captions_after: Matrix | None
+    anchors: NDArray[np.int64]
+
+
+def suspicions(
+    before: Embeddings,
+    after: Embeddings,
+    requested: Sequence[int],
+    others: Sequence[int],
+    clusters: NDArray[np.int64],
+) -> tuple[str, ...]:
+    """Run every check on one owner's pictures.
+
+    Args:
+        before: answers before.
+        after: answers after, to the same questions.
+        requested: rows of the requested pictures.
+        others: rows of pictures that were not requested.
+        clusters: `[n]`, which pictures are near-duplicates; they are not compared with each other.
+
+    Returns:
+        One sentence for each check that found something.
+    """
+    u, o = np.asarray(requested, dtype=np.int64), np.asarray(others, dtype=np.int64)
+    found = [_coarse(after, u)]
+    if len(u) and len(u) + len(o) >= FEWEST:
+        found.append(_shared(before, after, u, np.concatenate([u, o]), clusters))
+    if len(u) >= FEWEST and len(o) >= FEWEST:
+        seen = geometry(before, after)
+        found += [_apart(seen, u, o, clusters), _content(seen, u, o, clusters), _jitter(before, after, u, o)]
+    return tuple(sentence for sentence in found if sentence is not None)
+
+
+def geometry(before: Embeddings, after: Embeddings) -> Geometry:
+    """Cosines of every picture's views (and captions) with those of up to 256 anchor pictures."""
+    n = len(before.images)
+    anchors = np.unique(np.linspace(0, n - 1, min(n, ANCHORS)).round().astype(np.int64))
+    sides = [_cosines(side, anchors, min(before.images.shape[1], after.images.shape[1])) for side in (before, after)]
+    (first, first_captions), (second, second_captions) = sides
+    return Geometry(first, second, first_captions, second_captions, anchors)
+
+
+def change(before: Embeddings, after: Embeddings) -> Matrix:
+    """How far each picture's cosines with all pictures moved: root mean square `[n]`, NaN where a side has no
+    answer.
+    """
+    seen = geometry(before, after)
+    moved = [*(seen.after - seen.before)]
+    if seen.captions_before is not None and seen.captions_after is not None:
+        moved.append(seen.captions_after - seen.captions_before)
+    stacked = np.stack(moved) ** 2
+    known = np.isfinite(stacked)
+    square = np.where(known, stacked, 0).sum((0, 2)) / np.maximum(known.sum((0, 2)), 1)
+    answered = np.isfinite(before.images).all((1, 2)) & np.isfinite(after.images).all((1, 2))
+    return np.where(answered, np.sqrt(square), np.nan)
+
+
+def noise(embeddings: Embeddings) -> Matrix | None:
+    """What `change` would be between two identical models that answer as unsteadily: `[n]`; None without repeats."""
+    if embeddings.repeats is None:
+        return None
+    n, count = embeddings.images.shape[:2]
+    anchors = np.unique(np.linspace(0, n - 1, min(n, ANCHORS)).round().astype(np.int64))
+    unit = unit_rows(embeddings.images[anchors, 1 % count])
+    moved = (unit_rows(embeddings.repeats) - unit_rows(embeddings.images[:, 0])) @ unit.T
+    # Of two models' cosines both sides are unsteady, here one: twice the variance.
+    return np.sqrt(2 * np.nanmean(moved**2, axis=1))
+
+
+def _cosines(embeddings: Embeddings, anchors: NDArray[np.int64], count: int) -> tuple[Matrix, Matrix | None]:
+    views = unit_rows(embeddings.images[:, : max(count, 1)])
+    slots = range(min(SLOTS, count))
+    cosines = np.stack([views[:, s] @ views[anchors, (s + 1) % count].T for s in slots])
+    captions = embeddings.mean_captions()
+    return cosines, None if captions is None else captions @ views[anchors, 0].T
+
+
+def _apart(seen: Geometry, u: NDArray[np.int64], o: NDArray[np.int64], clusters: NDArray[np.int64]) -> str | None:
+    """Only one side's answers changed: requested pictures against others, and others among each other."""
+    columns = np.isin(seen.anchors, o)
+    if columns.sum() < FEWEST:
+        return None
+    parts = [(seen.before, seen.after)]
+    if seen.captions_before is not None and seen.captions_after is not None:
+        parts.append((seen.captions_before[None], seen.captions_after[None]))
+    for before, after in parts:
+        square = ((after - before) ** 2)[:, :, columns]
+        different = clusters[:, None] != clusters[seen.anchors[columns]][None, :]
+        own, rest = (_root_mean(square[:, rows], different[rows]) for rows in (u, o))
+        if own > 2 * TOLERANCE and rest < SHARE * own:
+            return (
+                f"Only the answers about the requested pictures changed: their cosines with other pictures moved by "
+                f"{own:.3f}, those among other pictures by {rest:.3f}. Training moves both; a filter on answers "
+                "does not."
+            )
+        if rest > 2 * TOLERANCE and own < SHARE * rest:
+            return (
+                f"The answers about all pictures but the requested ones changed: cosines among others moved by "
+                f"{rest:.3f}, those of requested pictures with them by {own:.3f}. Training moves both."
+            )
+    return None
+
+
+def _root_mean(square: Matrix, different: NDArray[np.bool_]) -> float:
+    values = square[:, different]
+    values = values[np.isfinite(values)]
+    return float(np.sqrt(values.mean())) if values.size else 0.0
+
+
+def _content(seen: Geometry, u: NDArray[np.int64], o: NDArray[np.int64], clusters: NDArray[np.int64]) -> str | None:
+    """What the model says of requested pictures depends less on what they show: a stranger's answers, or noise.
+
+    View by view, since noise averages out over views.
+    """
+    columns = np.isin(seen.anchors, o)
+    before, after = seen.before[:, :, columns], seen.after[:, :, columns]
+    different = clusters[:, None] != clusters[seen.anchors[columns]][None, :]
+
+    def likeness(i: int) -> float:
+        views = [_correlation(x[i][different[i]], y[i][different[i]]) for x, y in zip(before, after, strict=True)]
+        return float(np.mean(views))
+
+    kept = [np.array([likeness(i) for i in rows]) for rows in (u, o)]
+    own, rest = (values[np.isfinite(values)] for values in kept)
+    if min(len(own), len(rest)) < FEWEST or rest.mean() < CONTENT_SEEN or own.mean() > CONTENT_SHARE * rest.mean():
+        return None
+    if TwoSample(rest, own, permutations=999).p_value("greater") > CONTENT_LEVEL:
+        return None
+    return (
+        "The answers about the requested pictures show less of what is on them: their likeness to other pictures "
+        "agrees "
+        f"with that before by {own.mean():.2f} (correlation), other pictures' by {rest.mean():.2f}. A stranger's "
+        "embedding in their place, or noise, would look so."
+    )
+
+
+def _correlation(x: Matrix, y: Matrix) -> float:
+    known = np.isfinite(x) & np.isfinite(y)
+    if known.sum() < FEWEST or np.ptp(x[known]) < TOLERANCE or np.ptp(y[known]) < TOLERANCE:
+        return float("nan")
+    return float(np.corrcoef(x[known], y[known])[0, 1])
+
+
+def _shared(
+    before: Embeddings,
+    after: Embeddings,
+    u: NDArray[np.int64],
+    everyone: NDArray[np.int64],
+    clusters: NDArray[np.int64],
+) -> str | None:
+    """Different pictures that get one answer now and had two before."""
+    different = clusters[u][:, None] != clusters[everyone][None, :]
+    closest = [_closest(side, u, everyone) for side in (after, before)]
+    one = (closest[0] >= SHARED) & (closest[1] < SHARED_BEFORE) & different
+    count = int(one.any(1).sum())
+    if not count:
+        return None
+    return (
+        f"{count} of {len(u)} requested pictures now get the answer of a different picture (cosine {SHARED} or "
+        "more, where "
+        "they were told apart before)."
+    )
+
+
+def _closest(side: Embeddings, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Matrix:
+    unit = unit_rows(side.images[:, :SLOTS])
+    slots = range(unit.shape[1])
+    return np.maximum.reduce([unit[rows, s] @ unit[columns, t].T for s in slots for t in slots])
+
+
+def _coarse(after: Embeddings, u: NDArray[np.int64]) -> str | None:
+    """Answers that take a few values only: rounding that hides what is left."""
+    values = after.images[u].reshape(-1, after.images.shape[-1])
+    values = values[np.isfinite(values).all(1) & (values != 0).any(1)]
+    if len(values) < ENOUGH_ANSWERS:
+        return None
+    distinct = float(np.median([len(np.unique(column)) for column in np.unique(values, axis=0).T]))
+    if distinct > min(FEW_VALUES, 0.5 * len(values)):
+        return None
+    return (
+        f"The answers about the requested pictures are coarse: each of their numbers takes about {distinct:.0f} "
+        "values. "
+        "Rounding of that size hides what is left of a picture."
+    )
+
+
+def _jitter(before: Embeddings, after: Embeddings, u: NDArray[np.int64], o: NDArray[np.int64]) -> str | None:
+    """Answers that jump when a picture hardly changes, or when nothing changes: noise laid over the requested ones."""
+    now, earlier = (_jumps(side, u, o) for side in (after, before))
+    if now is None:
+        return None
+    own, rest = now
+    steady = earlier is None or earlier[0] <= JITTER / 2 * max(earlier[1], LEAST_JITTER)
+    if own <= max(LEAST_JITTER, JITTER * rest) or not steady:
+        return None
+    return (
+        "The answers about the requested pictures jump: an imperceptible change of a picture, or none, moves them by "
+        f"{own:.3f} (1 - cosine), other pictures' answers by {rest:.4f}. Noise laid over answers does so, "
+        "training does not."
+    )
+
+
+def _jumps(side: Embeddings, u: NDArray[np.int64], o: NDArray[np.int64]) -> tuple[float, float] | None:
+    asked = [again for again in (side.nudged, side.repeats) if again is not None]
+    if not asked:
+        return None
+    first = unit_rows(side.images[:, 0])
+    jumps = np.maximum.reduce([1 - (first * unit_rows(again)).sum(-1) for again in asked])
+    own, rest = (float(np.nanmedian(jumps[rows])) if np.isfinite(jumps[rows]).any() else 0.0 for rows in (u, o))
+    return own, rest

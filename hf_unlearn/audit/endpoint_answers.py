@@ -1,0 +1,88 @@
+"""What an endpoint answered, read with care: its text, and when to come back."""
+
+import json
+import re
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import numpy as np
+
+from hf_unlearn.metrics.alignment_matrices import Matrix
+
+DEEPEST = 12
+"""Brackets within brackets of an answer, at most."""
+_BRACKETS = re.compile(r"[\[\]{}]")
+
+
+def parse_answer(text: str, count: int, *, openai: bool) -> Matrix:
+    """The numbers of an answer; those that JSON writes as null come back as NaN.
+
+    Args:
+        text: JSON.
+        count: How many items were asked about.
+        openai: Whether the answer is in the OpenAI form, with an index for each embedding.
+
+    Returns:
+        Array of any shape; whether it is one embedding an item is left to the caller.
+
+    Raises:
+        ValueError, KeyError, TypeError, OverflowError, RecursionError: When it is no such answer.
+    """
+    if _depth(text) > DEEPEST:
+        raise ValueError(f"more than {DEEPEST} brackets within brackets")
+    answer = json.loads(text)
+    return np.array(_in_order(answer["data"], count) if openai else answer, dtype=np.float64)
+
+
+def _in_order(data: Any, count: int) -> list[Any]:
+    """The embeddings of an OpenAI-style answer by index, which must be exactly 0 to count - 1.
+
+    Raises:
+        ValueError: When an index is missing, repeated or no whole number.
+    """
+    found: dict[int, Any] = {}
+    for item in data:
+        index = item["index"]
+        if isinstance(index, bool) or not isinstance(index, int) or index in found:
+            raise ValueError("an index is repeated or no whole number")
+        found[index] = item["embedding"]
+    if set(found) != set(range(count)):
+        raise ValueError(f"its indices are not 0 to {count - 1}")
+    return [found[index] for index in range(count)]
+
+
+def _depth(text: str) -> int:
+    """Brackets within brackets at the deepest place, of the first that open; strings are not told apart."""
+    depth = deepest = 0
+    for letter in _BRACKETS.findall(text):
+        depth += 1 if letter in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def retry_after(header: str | None) -> float | None:
+    """Read a Retry-After header: seconds, or an HTTP date.
+
+    Args:
+        header: The header's text, if the response had one.
+
+    Returns:
+        Seconds to wait, at least 0; None when the header is missing or unreadable.
+
+    >>> retry_after("7"), retry_after("soon"), retry_after(None)
+    (7.0, None, None)
+    """
+    if header is None:
+        return None
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        when = parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    if when.tzinfo is None:  # "-0000": a time in UTC that says nothing of where it was written
+        when = when.replace(tzinfo=UTC)
+    return max(0.0, (when - datetime.now(UTC)).total_seconds())

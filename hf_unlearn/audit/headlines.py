@@ -1,0 +1,118 @@
+"""The audit's first line and its last: did the model change about these pictures, and what does that not mean.
+
+Every verdict has its own. "Consistent with removal" stands under the one verdict that is.
+"""
+
+from __future__ import annotations
+
+from hf_unlearn.audit.hypotheses import Measurements
+from hf_unlearn.records.audit_result import Verdict
+
+_YES = "the model changed about your pictures"
+_ANSWERS = {
+    Verdict.NO_MODEL_CHANGE: "No: the model answers about your pictures as it did before.",
+    Verdict.NO_TARGETED_CHANGE: "No: the model changed, but not about the pictures you asked to remove.",
+    Verdict.RESIDUAL_SIGNAL: f"Only in part: {_YES}, but a trace of them is left.",
+    Verdict.RESIDUAL_UNDETERMINED: f"In part: {_YES}, but whether a trace of them is left is open.",
+    Verdict.WITHIN_BAND: f"Yes: {_YES}, and now treats them like pictures it never saw.",
+    Verdict.OVERSHOOT: f"Yes, and too far: {_YES} so much that they can be told apart again.",
+    Verdict.INCONCLUSIVE: "This audit cannot tell whether the model changed about your pictures.",
+}
+SUSPICIOUS = "The answers about your pictures changed, but not in a way that training gives."
+_CONDITION = "If the pictures you compared with are like the requested ones in all but the request: "
+_COMPARED = frozenset(
+    {
+        *(Verdict.NO_TARGETED_CHANGE, Verdict.RESIDUAL_SIGNAL, Verdict.RESIDUAL_UNDETERMINED),
+        *(Verdict.WITHIN_BAND, Verdict.OVERSHOOT),
+    }
+)
+
+_NO_BLACK_BOX = (
+    "No black-box test can establish it: the same weights can arise from other data (Thudi et al., arXiv "
+    "2110.11891), and "
+    "a model owner who knows the requested images could fake a local change."
+)
+_OPEN = "This supports neither that the images were removed nor that they were not."
+CLOSING = {
+    Verdict.NO_MODEL_CHANGE: (
+        "This is not what removal looks like. It holds for these images, these views and this copy of the model; ask "
+        "whether the model you were shown is the one that was changed."
+    ),
+    Verdict.NO_TARGETED_CHANGE: (
+        "This is not what removal looks like. It shows neither why nor who decided it, and it rests on the compared "
+        "images being alike."
+    ),
+    Verdict.RESIDUAL_SIGNAL: (
+        "This is not what complete removal looks like: less of these images is left than before, but not nothing."
+    ),
+    Verdict.RESIDUAL_UNDETERMINED: (
+        f"{_OPEN} Something was done about these images; how much is left needs more images, or other answers."
+    ),
+    Verdict.WITHIN_BAND: f"At most this is consistent with removal. {_NO_BLACK_BOX}",
+    Verdict.OVERSHOOT: (
+        "This is not what training without these images gives, and the images can be singled out by it; ask for "
+        "another "
+        "way of removal."
+    ),
+    Verdict.INCONCLUSIVE: f"{_OPEN} See what would make it conclusive: more images, or images to compare with.",
+}
+MEANING = {
+    Verdict.NO_MODEL_CHANGE: (
+        "For a removal request: nothing that this audit can see was done. You can ask which model was changed, "
+        "when, and "
+        "to be shown that one."
+    ),
+    Verdict.NO_TARGETED_CHANGE: (
+        "For a removal request: the model was updated, and your requested pictures fared no differently from the "
+        "others. "
+        "You can ask what was done about them in particular."
+    ),
+    Verdict.RESIDUAL_SIGNAL: (
+        "For a removal request: it was acted on, not completely. You can ask for the method used, and for the rest."
+    ),
+    Verdict.RESIDUAL_UNDETERMINED: (
+        "For a removal request: it was acted on; whether completely, these pictures cannot tell. You can ask for the "
+        "method used, or repeat the audit with more pictures."
+    ),
+    Verdict.WITHIN_BAND: (
+        "For a removal request: what you see is what you would see had these pictures been left out of training. "
+        "It does "
+        "not mean that no copy of them, and no other model, is left."
+    ),
+    Verdict.OVERSHOOT: (
+        "For a removal request: it was acted on in a way that marks your pictures. You can ask for a method that "
+        "leaves "
+        "them like any other picture."
+    ),
+    Verdict.INCONCLUSIVE: (
+        "For a removal request: no conclusion either way. Do not read it as a sign that nothing was done."
+    ),
+}
+
+
+def headline(verdict: Verdict, measured: Measurements, *, planned: bool, suspicious: bool) -> str:
+    """The first line of an audit: the answer, and how sure it is.
+
+    Args:
+        verdict: what was decided.
+        measured: the tests.
+        planned: whether a committed plan drew which images to request; without one, what rests on a comparison of
+            images is a conditional sentence.
+        suspicious: whether answers are such as no training gives.
+    """
+    if suspicious and verdict is Verdict.RESIDUAL_UNDETERMINED:
+        return SUSPICIOUS
+    answer = _ANSWERS[verdict]
+    if verdict in _COMPARED and not planned:
+        answer = _CONDITION + answer[0].lower() + answer[1:]
+    return f"{answer}{_how_sure(verdict, measured)}"
+
+
+def _how_sure(verdict: Verdict, measured: Measurements) -> str:
+    if verdict is Verdict.NO_TARGETED_CHANGE:
+        return " Such a finding against a model that was retrained is wrong in at most 1 of 100 audits."
+    test = measured.tests.get("T2")
+    if test is None or test.p_value is None or verdict not in _COMPARED:
+        return ""
+    p_value = test.p_adjusted if test.p_adjusted is not None else test.p_value
+    return f" Chance alone would show so large a change in {100 * p_value:.2g} of 100 audits."

@@ -1,0 +1,154 @@
+"""From both encoders' answers to one result an owner: the table, what counts as one picture, and the circumstances."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from hf_unlearn.audit.answer_checks import change, noise, suspicions
+from hf_unlearn.audit.audited_pictures import AuditedPictures
+from hf_unlearn.audit.blind_baseline import told_apart
+from hf_unlearn.audit.clusters import answers_alike, connected, same_words
+from hf_unlearn.audit.embeddings import Embeddings
+from hf_unlearn.audit.measuring import Measurement
+from hf_unlearn.audit.plan import view_commitment
+from hf_unlearn.audit.stability import verdict_stability
+from hf_unlearn.audit.verdict import Circumstances, run_tests, run_tests_by_owner
+from hf_unlearn.records.audit_result import Arm, AuditResult, ImageRow
+
+ARM_WORDS = {Arm.STILL_TRAINED: "still in training", Arm.NEVER_TRAINED: "never in training"}
+REDRAW_PERMUTATIONS = 499
+_OTHER_VIEWS = "The views are not those that the plan committed to: another seed was given."
+
+
+def judge(measured: Measurement, provenance: Mapping[Arm, str]) -> dict[str, AuditResult]:
+    """From both encoders' answers to one result an owner, with the share of redrawn views that agree."""
+    pictures = measured.pictures
+    n = len(pictures.pictures)
+    everything = measured.sides
+    sides = {side: embeddings.take(range(n)) for side, embeddings in everything.items()}
+    clusters = _clusters(sides["before"], pictures)
+    settings = measured.settings
+    how: dict[str, Any] = {
+        "plan_sha256": pictures.plan.sha256 if pictures.plan else None,
+        "provenance": provenance,
+        "problems": _problems(sides),
+        "seed": settings.seed,
+        "audits": settings.audits,
+    }
+    owners = sorted({owner for owner, arm in zip(pictures.owners, pictures.arms, strict=True) if arm is Arm.REQUESTED})
+    found = {owner: _circumstances(measured, clusters, owner) for owner in owners}
+    rows = image_table(sides["before"], sides["after"], pictures, clusters)
+    results = _run(rows, found, how)
+    quick = {**how, "details": False, "permutations": REDRAW_PERMUTATIONS}
+    stability = verdict_stability(
+        sides,
+        lambda before, after: _run(image_table(before, after, pictures, clusters), found, quick),
+        {owner: result.verdict for owner, result in results.items()},
+        seed=settings.seed or 0,
+    )
+    return {owner: replace(result, stability=stability.get(owner)) for owner, result in results.items()}
+
+
+def _run(
+    rows: list[ImageRow], circumstances: Mapping[str, Circumstances], how: Mapping[str, Any]
+) -> dict[str, AuditResult]:
+    if any(circumstances):
+        return run_tests_by_owner(rows, circumstances=circumstances, **how)
+    return {"": run_tests(rows, circumstances=circumstances[""], **how)}
+
+
+def image_table(
+    before: Embeddings, after: Embeddings, pictures: AuditedPictures, clusters: np.ndarray | None = None
+) -> list[ImageRow]:
+    """Turn two encoders' answers into the per-image table that is tested.
+
+    Args:
+        before: Embeddings before.
+        after: Embeddings after.
+        pictures: The pictures.
+        clusters: `[n]`, which pictures count as one; those that look alike by default.
+
+    Returns:
+        One row a picture.
+    """
+    columns = {"before": before.alignments(), "after": after.alignments(), "change": change(before, after)}
+    if before.held_back is not None and after.held_back is not None:
+        columns |= {
+            "held_back_before": before.alignments(held_back=True),
+            "held_back_after": after.alignments(held_back=True),
+        }
+    repeated = [noises for side in (before, after) if (noises := noise(side)) is not None]
+    if len(repeated) == 2:
+        columns["noise"] = (repeated[0] + repeated[1]) / 2
+    numbers = np.asarray(pictures.clusters if clusters is None else clusters)
+    sizes = np.bincount(numbers)
+    return [
+        ImageRow(
+            image=picture.name,
+            sha256=picture.sha256,
+            arm=arm,
+            owner=owner,
+            cluster=f"cluster {numbers[i]}" if sizes[numbers[i]] > 1 else "",
+            **{name: float(values[i]) for name, values in columns.items()},
+        )
+        for i, (picture, arm, owner) in enumerate(zip(pictures.pictures, pictures.arms, pictures.owners, strict=True))
+    ]
+
+
+def _clusters(before: Embeddings, pictures: AuditedPictures) -> np.ndarray:
+    """Pictures that look alike, or that the encoder took for one before the change."""
+    edges = same_words([str(number) for number in pictures.clusters])
+    if before.original_first:
+        edges = edges + answers_alike(np.asarray(before.images[:, 0]))
+    return connected(len(pictures.pictures), edges)
+
+
+def _circumstances(measured: Measurement, clusters: np.ndarray, owner: str) -> Circumstances:
+    """What one owner must know besides the tests: answers no training gives, arms told apart without a model."""
+    pictures = measured.pictures
+    n, decoys = len(pictures.pictures), len(pictures.decoys)
+    mine = [i for i in range(n) if pictures.owners[i] in ("", owner)]
+    requested = [i for i in mine if pictures.arms[i] is Arm.REQUESTED and pictures.owners[i] == owner]
+    others = [i for i in mine if pictures.arms[i] is not Arm.REQUESTED] + list(range(n, n + decoys))
+    everyone = np.concatenate([clusters, n + np.arange(decoys)])
+    before, after = measured.sides["before"], measured.sides["after"]
+    found = suspicions(before, after, requested, others, everyone)
+    incomparable, remarks = [], []
+    for arm, words in ARM_WORDS.items():
+        compared = [pictures.pictures[i] for i in mine if pictures.arms[i] is arm]
+        share = told_apart([pictures.pictures[i] for i in requested], compared, measured.settings.seed or 0)
+        if share is None or (arm is Arm.STILL_TRAINED and pictures.plan is not None):
+            continue
+        sentence = (
+            f"The requested pictures and those {words} can be told apart without any model ({share:.0%} of pairs "
+            "put in "
+            "order by colours, sizes or file types alone): "
+        )
+        if arm is Arm.NEVER_TRAINED:
+            incomparable.append(sentence + "their levels cannot be compared; take controls of the same source.")
+        else:
+            remarks.append(sentence + "a model may treat the two kinds differently whatever was requested.")
+    plan = pictures.plan
+    seed = measured.settings.seed
+    if plan is not None and plan.view_commitments and seed is not None:
+        remarks += [_OTHER_VIEWS] * (view_commitment(seed) not in plan.view_commitments)
+    return Circumstances(found, tuple(incomparable), tuple(remarks))
+
+
+def _problems(measured: Mapping[str, Embeddings]) -> list[str]:
+    """Faults of the whole measurement; a fault of single pictures is left to the tests, which know whose they are."""
+    before, after = measured["before"], measured["after"]
+    found = [sentence for side, e in measured.items() if (sentence := e.collapse(f"The model {side}"))]
+    for what, left, right in (
+        ("views a picture", before.images.shape[1], after.images.shape[1]),
+        ("captions", _captions(before), _captions(after)),
+    ):
+        if left != right:
+            found.append(f"The model before gives {left} {what}, the model after {right}: they cannot be compared.")
+    return found
+
+
+def _captions(embeddings: Embeddings) -> int:
+    return 0 if embeddings.texts is None else len(embeddings.texts)

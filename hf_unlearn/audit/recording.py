@@ -1,0 +1,121 @@
+"""Before anything changes: draw and commit the request, and record what the model answers now."""
+
+import logging
+import secrets
+from contextlib import ExitStack
+from pathlib import Path
+
+from hf_unlearn.audit.audited_pictures import collect_pictures, read_table
+from hf_unlearn.audit.clusters import picture_clusters
+from hf_unlearn.audit.embedding_files import save_embeddings
+from hf_unlearn.audit.encoders import embed_pictures
+from hf_unlearn.audit.images import list_pictures
+from hf_unlearn.audit.measuring import CACHE_FILE, how_drawn, open_encoder, view_families
+from hf_unlearn.audit.plan import AuditPlan, commit_views, draw_plan, write_plan
+from hf_unlearn.audit.run import refuse_no_folder
+from hf_unlearn.audit.settings import AuditSettings
+from hf_unlearn.errors import UserError
+from hf_unlearn.files import refuse_to_write_to
+
+logger = logging.getLogger(__name__)
+
+
+def record_embeddings(
+    model: str | Path,
+    images: str | Path,
+    output_file: str | Path,
+    *,
+    still_trained: str | Path | None = None,
+    never_trained: str | Path | None = None,
+    captions: str | Path | None = None,
+    settings: AuditSettings | None = None,
+) -> Path:
+    """Record one encoder's embeddings now, for an audit later: the way to keep an endpoint's answers of before.
+
+    The file knows the pictures by hash and how their views were drawn. Give it to `run_audit` as `before`: the other
+    side is then asked the same. The pictures may by then be parted into arms in any way. The file holds the secret
+    seed of the views; keep it to yourself until the audit is done.
+
+    Args:
+        model: A folder, Hub id or HTTP endpoint (whose token is that of `before`).
+        images: Folder of the pictures whose removal is to be requested, or of all pictures that may be audited.
+        output_file: A `.safetensors` file to write.
+        still_trained: Folder of pictures that will stay in training.
+        never_trained: Folder of pictures that never were in training. Once the old model is gone, neither can be added.
+        captions: CSV file as for `run_audit`.
+        settings: As for `run_audit`.
+
+    Returns:
+        The file written.
+
+    Raises:
+        UserError: When any input is bad, or the file exists.
+    """
+    target = Path(output_file)
+    if target.suffix != ".safetensors":
+        raise UserError(f"Embeddings are recorded as .safetensors; '{target.name}' is something else.")
+    if target.exists():
+        raise UserError(f"'{target}' exists and is never replaced; choose another file.")
+    refuse_no_folder(target.parent)
+    refuse_to_write_to(model, "--model", target, "--output_file")
+    if never_trained is None:
+        logger.warning(
+            "Nothing is recorded of pictures never in training (--never_trained); once this model is gone, an "
+            "audit cannot "
+            "compare with them, and no level of memory can be told."
+        )
+    pictures = collect_pictures(images, still_trained, never_trained, captions=captions)
+    settings = (settings or AuditSettings()).with_defaults()
+    with ExitStack() as stack:
+        encoder = open_encoder(str(model), "before", target.parent / CACHE_FILE, settings, stack)
+        views, held_back = view_families(settings, [encoder], bool(pictures.captions[0]))
+        assert settings.seed is not None and settings.view_count is not None
+        embeddings = embed_pictures(
+            encoder,
+            pictures.pictures,
+            pictures.captions,
+            views,
+            held_back,
+            seed=settings.seed,
+            count=settings.view_count,
+        )
+    return save_embeddings(embeddings, pictures.pictures, target, how_drawn(views, settings), pictures.captions)
+
+
+def plan_request(
+    images: str | Path,
+    output_dir: str | Path,
+    seed: int | None = None,
+    *,
+    captions: str | Path | None = None,
+    audits: int = 1,
+) -> AuditPlan:
+    """Draw which half of the owner's pictures to request, and commit to it before anyone acts.
+
+    Args:
+        images: Folder of the owner's pictures, all of them in training.
+        output_dir: Where `request.csv`, `still_trained.csv`, `view_secret.json` and `plan.json` go.
+        seed: Any whole number, chosen before looking at any model; drawn at random by default.
+        captions: CSV file whose column `group` says which pictures belong together.
+        audits: How many audits are planned over time; they share the error.
+
+    Returns:
+        The plan.
+
+    Raises:
+        UserError: When the pictures cannot be read or are too few, or the folder holds a plan.
+    """
+    if audits < 1:
+        raise UserError(f"A plan is for at least 1 audit, not {audits}.")
+    pictures = list_pictures(images)
+    groups = read_table(Path(captions), pictures)[2] if captions is not None else {}
+    numbers = picture_clusters(pictures, [groups.get(picture.name, "") for picture in pictures]).tolist()
+    secret = secrets.token_hex(16)
+    plan = draw_plan(
+        {picture.name: picture.sha256 for picture in pictures},
+        secrets.randbits(63) if seed is None else seed,
+        {picture.name: number for picture, number in zip(pictures, numbers, strict=True)},
+        commit_views(secret, audits),
+    )
+    write_plan(plan, Path(output_dir), secret)
+    return plan

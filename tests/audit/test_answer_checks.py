@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+from audit_attacks import AT_20, ATTACKS, WIDTH, Answers, answers, edited, rotation
+
+from hf_unlearn.audit.answer_checks import change, noise, suspicions
+from hf_unlearn.audit.embeddings import Embeddings
+
+RNG = np.random.default_rng(3)
+VIEWS = RNG.normal(size=(5, 4, 32))
+
+
+def found(world: Answers, after: Embeddings) -> tuple[str, ...]:
+    u, o = np.flatnonzero(world.requested), np.flatnonzero(~world.requested)
+    return suspicions(world.before, after, u.tolist(), o.tolist(), np.arange(len(world.arms)))
+
+
+@pytest.fixture(scope="module")
+def world() -> Answers:
+    return answers(AT_20, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("serve", "most"),
+    [
+        (lambda x: x.copy(), 0),
+        (lambda x: 1.001 * x, 1e-12),
+        (lambda x: x @ np.linalg.qr(np.random.default_rng(0).normal(size=(32, 32)))[0], 1e-12),
+        (lambda x: np.concatenate([x, np.zeros((*x.shape[:-1], 1))], -1), 1e-12),
+        (lambda x: x.astype(np.float16).astype(float), 1e-3),
+    ],
+    ids=["the same", "scaled", "rotated", "a zero appended", "half precision"],
+)
+def test_no_way_of_serving_the_same_model_is_a_change(serve, most: float) -> None:
+    assert change(Embeddings(VIEWS), Embeddings(serve(VIEWS))).max() <= most
+
+
+def test_a_change_is_the_root_mean_square_of_cosines() -> None:
+    after = VIEWS.copy()
+    after[2] = RNG.normal(size=after[2].shape)
+    moved = change(Embeddings(VIEWS), Embeddings(after))
+
+    def cosine(x: np.ndarray, y: np.ndarray) -> float:
+        return float(x @ y / np.linalg.norm(x) / np.linalg.norm(y))
+
+    for i in range(5):
+        squares = [
+            (cosine(after[i, s], after[j, (s + 1) % 4]) - cosine(VIEWS[i, s], VIEWS[j, (s + 1) % 4])) ** 2
+            for s in range(4)
+            for j in range(5)
+        ]
+        assert moved[i] == pytest.approx(np.sqrt(np.mean(squares)))
+    assert moved[2] == moved.max()
+
+
+def test_captions_and_missing_answers_count() -> None:
+    texts, owner = RNG.normal(size=(5, 32)), np.arange(5)
+    other = texts.copy()
+    other[1] *= -1
+    moved = change(Embeddings(VIEWS, texts, owner), Embeddings(VIEWS, other, owner))
+    assert (moved > 0).tolist() == [False, True, False, False, False]
+    broken = VIEWS.copy()
+    broken[3, 0, 0] = np.nan
+    assert np.isnan(change(Embeddings(VIEWS), Embeddings(broken))).tolist() == [False, False, False, True, False]
+
+
+def test_noise_is_the_change_between_two_models_as_unsteady() -> None:
+    assert noise(Embeddings(VIEWS)) is None
+    assert noise(Embeddings(VIEWS, repeats=VIEWS[:, 0])).tolist() == [0] * 5
+    many = RNG.normal(size=(60, 1, 32))
+    asked = [many + 0.05 * RNG.normal(size=many.shape) for _ in range(3)]
+    first, second = Embeddings(asked[0]), Embeddings(asked[1])
+    expected = change(first, second).mean()
+    assert noise(Embeddings(asked[0], repeats=asked[2][:, 0])).mean() == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("attack", "words"),
+    [
+        ("noise on answers about requested pictures", "Only the answers about the requested pictures changed"),
+        ("the same, all outputs rotated", "Only the answers about the requested pictures changed"),
+        ("the same, all outputs in half precision", "Only the answers about the requested pictures changed"),
+        ("a stranger's embedding, the model drifts", "show less of what is on them"),
+        ("the embedding of an own control, the model drifts", "the answer of a different picture"),
+        ("outputs rounded to 0.2, the model drifts", "are coarse"),
+        ("noise on requested pictures, the model drifts", "jump"),
+        ("all others lifted to the requested level", "about all pictures but the requested ones changed"),
+    ],
+)
+def test_each_fake_is_told_in_plain_words(world: Answers, attack: str, words: str) -> None:
+    assert any(words in sentence for sentence in found(world, ATTACKS[attack](world)))
+
+
+@pytest.mark.parametrize("after", ["honest", "drifted", "before"])
+def test_honest_answers_raise_no_suspicion(world: Answers, after: str) -> None:
+    served = getattr(world, after)
+    assert found(world, served) == ()
+    turned = edited(served, np.ones(len(world.arms), bool), lambda values: 2 * values @ rotation(world.rng))
+    assert turned.images.shape[-1] == WIDTH and found(world, turned) == ()
+
+
+def test_few_pictures_raise_no_suspicion() -> None:
+    few = Embeddings(VIEWS[:2])
+    assert suspicions(few, Embeddings(RNG.normal(size=VIEWS[:2].shape)), [0, 1], [], np.arange(2)) == ()
