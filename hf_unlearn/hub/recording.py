@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,13 +22,14 @@ from hf_unlearn.records.schemas import (
     RequestRecord,
     UnlearningManifest,
 )
+from hf_unlearn.records.settings import weight_settings
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from hf_unlearn.data.requests import RemovalRequest
 
-# Of the several hundred fields of TrainingArguments, those that change the weights.
+# Settings that a card shows whatever their value; of the others that change weights, those that are not as they come.
 _TRAINING_FIELDS = (
     "learning_rate",
     "num_train_epochs",
@@ -55,6 +57,7 @@ _LEFT_OUT = {
     "url",
     "bytes",
     "minutes",
+    "cpu",
     "preset",
     "salt",
 }
@@ -124,7 +127,8 @@ def describe_request(request: "RemovalRequest", unlearn: "Dataset", salt: str | 
 def public_hyper_parameters(config: Any) -> dict[str, Any]:
     """Pick from a dataclass of settings what a card may show: what changes the weights, nothing private.
 
-    These are the fields that the method's own config declares, and the usual ones of the optimiser and schedule.
+    These are the fields that the method's own config declares, the usual ones of the optimiser and schedule, and every
+    other that changes weights (`hf_unlearn.records.settings`) and is not as it comes.
     Fields named after tokens, paths, files, sizes in memory or minutes between checkpoints are left out, and so are
     the preset, which a card shows elsewhere, and every value that is unset or no number, flag or plain word.
     """
@@ -133,14 +137,14 @@ def public_hyper_parameters(config: Any) -> dict[str, Any]:
     if config is None:
         return {}
     inherited = {field.name for field in dataclasses.fields(TrainingArguments)}
-    own = [field.name for field in dataclasses.fields(config) if field.name not in inherited]
-    shown = {}
-    for name in (*own, *(name for name in _TRAINING_FIELDS if hasattr(config, name))):
-        value = getattr(config, name)
-        value = getattr(value, "value", value)  # transformers' enumerations
-        if _LEFT_OUT.isdisjoint(name.split("_")) and _is_plain(value):
-            shown[name] = value
-    return shown
+    settings = weight_settings(config)
+    own = [name for name in settings if name not in inherited]
+    usual = [name for name in _TRAINING_FIELDS if name in settings]
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    unset = {name for name, value in settings.items() if value == defaults[name] or not (value or defaults[name])}
+    others = [name for name in settings if name not in {*own, *usual, *unset}]
+    names = (name for name in (*own, *usual, *others) if _LEFT_OUT.isdisjoint(name.split("_")))
+    return {name: settings[name] for name in names if _is_plain(settings[name])}
 
 
 def record_run(
@@ -228,6 +232,8 @@ def _license(folder: Path) -> dict[str, str | None]:
 
 
 def _is_plain(value: Any) -> bool:
-    if isinstance(value, str):
-        return value.replace("_", "").replace("-", "").replace(".", "").isalnum() and len(value) <= 40
+    if isinstance(value, dict):
+        return bool(value) and all(isinstance(name, str) and _is_plain(item) for name, item in value.items())
+    if isinstance(value, str):  # a word, or options such as momentum=0.9,nesterov=True
+        return re.fullmatch(r"[\w.-]+(=[\w.-]+)?(, ?[\w.-]+=[\w.-]+)*", value) is not None and len(value) <= 80
     return isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))

@@ -19,9 +19,9 @@ from hf_unlearn.data.streaming import StreamedSplit
 from hf_unlearn.distributed import world_size
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import finished_folder, owned, recover, write_atomically
-from hf_unlearn.hub.recording import public_hyper_parameters
 from hf_unlearn.methods.retrain import RetrainConfig, RetrainTrainer
 from hf_unlearn.records.schemas import DatasetRecord
+from hf_unlearn.records.settings import weight_settings
 from hf_unlearn.runs.arguments import OPENMOJI
 from hf_unlearn.runs.initial import InitialModel
 from hf_unlearn.runs.run_data import UnlearningTask
@@ -99,9 +99,8 @@ def train_from_scratch(
         "data": data.sha256,
         "model": _architecture(model),
         "training": {
-            **public_hyper_parameters(config),
-            **public_hyper_parameters(data_config),
-            "seed": config.seed,
+            **weight_settings(config, data_config),
+            "use_cpu": config.device.type == "cpu",  # whether it was asked for or there is nothing else
             "world_size": world_size(),
         },
     }

@@ -15,7 +15,6 @@ from typing import Any
 
 from accelerate import PartialState
 
-from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.fingerprint import combine_hashes
 from hf_unlearn.data.requests import read_entries
 from hf_unlearn.distributed import world_size
@@ -24,10 +23,10 @@ from hf_unlearn.files import write_atomically
 from hf_unlearn.methods import METHODS
 from hf_unlearn.models.weights import CONFIG_NAMES, has_weights, weights_sha256
 from hf_unlearn.records.schemas import BaseModel, UnlearningManifest
+from hf_unlearn.records.settings import weight_settings
 from hf_unlearn.runs.arguments import LORA, OPENMOJI, PRETRAIN, Run, RunArguments
 from hf_unlearn.runs.run_data import UnlearningTask
 from hf_unlearn.runs.training_log import LOG_NAME, TRACKED
-from hf_unlearn.training.config import UnlearningConfig
 
 logger = logging.getLogger(__name__)
 
@@ -41,12 +40,6 @@ _ARGUMENTS = (
 # Arguments that say what is run and reported, not what comes out.
 _REPORTING = (
     "methods", "output_dir", "resume", "overwrite", "audit_samples", "show_samples", "request_salt", "retrain_model",
-)  # fmt: skip
-# Fields of TrainingArguments that say where, how often and how loudly, never what.
-_ELSEWHERE = (
-    "output_dir", "log", "disable_tqdm", "report_to", "run_name", "project", "trackio", "eval", "per_device_eval",
-    "include", "batch_eval", "prediction_loss_only", "save", "enable_jit", "push_to_hub", "hub", "restore", "do_",
-    "dataloader", "ddp", "debug", "skip_memory", "resume_from", "local_rank", "checkpoint_minutes", "resident_bytes",
 )  # fmt: skip
 
 
@@ -202,7 +195,7 @@ def training_key(run: Run) -> dict[str, Any]:
     settings = {
         f"{method}.{name}": value
         for method, config in run.methods.items()
-        for name, value in (_settings(config) | _settings(run.data)).items()
+        for name, value in weight_settings(config, run.data).items()
     }
     if run.arguments.streaming:  # workers share the shards out, and so decide which rows meet in a batch
         workers = {f"{method}.dataloader_num_workers": c.dataloader_num_workers for method, c in run.methods.items()}
@@ -243,8 +236,3 @@ def _local_files_hash(arguments: RunArguments) -> str | None:
 def base_key(base: BaseModel) -> dict[str, Any]:
     """The model that is unlearned from."""
     return {"base_model": base.name_or_path, "base_model.sha256": base.sha256}
-
-
-def _settings(config: UnlearningConfig | DataConfig) -> dict[str, Any]:
-    names = [field.name for field in dataclasses.fields(config)]
-    return {n: getattr(config, n) for n in names if not n.startswith(_ELSEWHERE)}

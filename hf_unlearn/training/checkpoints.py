@@ -4,12 +4,13 @@ import json
 import logging
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from hf_unlearn.errors import UserError
+from hf_unlearn.errors import UserError, listed
 from hf_unlearn.files import sync_tree
 from hf_unlearn.models.weights import file_sha256
 
@@ -18,15 +19,17 @@ logger = logging.getLogger(__name__)
 CHECKSUMS_NAME = "checkpoint.json"
 
 
-def write_checksums(folder: Path, seconds: float) -> None:
+def write_checksums(folder: Path, seconds: float, training: Mapping[str, Any]) -> None:
     """Write the SHA-256 of each of a checkpoint's files, and flush everything to disk.
 
     Args:
         folder: the checkpoint, complete.
         seconds: how long training took to get there.
+        training: what identifies the training, by name.
     """
     files = {path.relative_to(folder).as_posix(): file_sha256(path) for path in folder.rglob("*") if path.is_file()}
-    (folder / CHECKSUMS_NAME).write_text(json.dumps({"seconds": seconds, "files": files}, indent=1), encoding="utf-8")
+    content = {"seconds": seconds, "training": training, "files": files}
+    (folder / CHECKSUMS_NAME).write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
     sync_tree(folder)
 
 
@@ -38,7 +41,8 @@ def damage(folder: Path) -> str | None:
         return f"it has no {CHECKSUMS_NAME}"
     except (ValueError, RecursionError):
         return f"its {CHECKSUMS_NAME} cannot be read"
-    files, seconds = (content.get("files"), content.get("seconds")) if isinstance(content, dict) else (None, None)
+    content = content if isinstance(content, dict) else {}
+    files, seconds = content.get("files"), content.get("seconds")
     if not isinstance(files, dict) or not files or not isinstance(seconds, int | float):
         return f"its {CHECKSUMS_NAME} cannot be read"
     for name, expected in files.items():
@@ -55,6 +59,30 @@ def damage(folder: Path) -> str | None:
 def seconds_trained(folder: Path) -> float:
     """How long training had taken when a checkpoint was written."""
     return float(_read_checksums(folder)["seconds"])
+
+
+def refuse_other_training(folder: Path, training: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint of a training that was another one.
+
+    Args:
+        folder: an undamaged checkpoint.
+        training: what identifies the training that is to go on from it, by name.
+
+    Raises:
+        UserError: showing what differs.
+    """
+    was = _read_checksums(folder).get("training")
+    now = json.loads(json.dumps(training, default=str))
+    was = was if isinstance(was, dict) else {}
+    differing = [
+        f"{name} was {was.get(name)!r} and is {now.get(name)!r}"
+        for name in sorted(was.keys() | now.keys())
+        if was.get(name) != now.get(name)
+    ]
+    if differing:
+        raise UserError(
+            f"{folder.name} is of another training ({listed(differing)}); repeat its settings, or train from the start"
+        )
 
 
 def newest_checkpoint(output_dir: Path) -> Path | None:

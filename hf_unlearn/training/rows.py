@@ -1,8 +1,10 @@
 """From the splits that a Trainer is given to its rows: what cannot be trained on is refused, the rest is encoded."""
 
+import hashlib
 import logging
 import math
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, TypeAlias
 
 from datasets import Dataset, IterableDataset
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.encoded import EncodedSplit, EncodedSplits
+from hf_unlearn.data.fingerprint import row_hashes
 from hf_unlearn.data.preprocessing import ContrastiveInputs
 from hf_unlearn.data.streaming import SHUFFLE_BUFFER, StreamedBatches, StreamedSplit, known_rows
 from hf_unlearn.distributed import rank, world_size
@@ -22,6 +25,9 @@ PROBE_SAMPLES = 128  # retain samples that a training is watched on
 
 Stream: TypeAlias = IterableDataset | StreamedSplit
 Split: TypeAlias = Dataset | EncodedSplit | Stream
+
+
+SPLITS = ("retain", "unlearn", "validation")  # what methods may learn from, or take targets from
 
 
 class TrainingRows:
@@ -111,6 +117,16 @@ class TrainingRows:
         assert split is not None  # `batches` put it there
         return split
 
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """What identifies each split: its rows, in their order; of a stream, how many it has."""
+        known = {name: split for name, split in self._splits.items() if name in (*SPLITS, *self._uses)}
+        return {
+            f"{name} rows": f"{self._size(split):g}, a stream" if isinstance(split, Stream) else _rows_hash(split)
+            for name, split in known.items()
+            if split is not None
+        }
+
     def evaluation(self, rows: Any) -> Any:
         """Rows for the evaluation loss as whole batches, split by split; what is ready, or a split's name, as it is."""
         if rows is None or isinstance(rows, str | EncodedSplits):
@@ -161,3 +177,11 @@ class TrainingRows:
             )
         if self._args.max_steps <= 0:
             raise UserError("The retain stream does not say how many rows it has; set max_steps, or retain_rows")
+
+
+def _rows_hash(split: Dataset | EncodedSplit) -> str:
+    """The number of rows, and a hash of their ids in order; without ids, of their pictures and captions."""
+    rows = split.dataset if isinstance(split, EncodedSplit) else split
+    named = "id" in rows.column_names
+    lines = map(str, rows["id"]) if named else row_hashes(rows)
+    return f"{len(rows):,}, {hashlib.sha256(chr(10).join(lines).encode()).hexdigest()[:16]}"

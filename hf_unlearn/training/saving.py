@@ -3,7 +3,7 @@
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,11 @@ class SavingTrainer(Trainer):
     _seconds_before = 0.0  # of training, before it was resumed
     _started = 0.0
     _partial_folder: str | None = None
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What identifies this training: a checkpoint of one that differs in it is not gone on from."""
+        raise NotImplementedError
 
     def whole_model(self) -> PreTrainedModel:
         """The model without wrappers; where FSDP sharded it, a copy that is whole on every process.
@@ -123,7 +128,7 @@ class SavingTrainer(Trainer):
                         self.state.best_model_checkpoint = str(run_folder / name)
                         self.state.save_to_json(str(partial / name / TRAINER_STATE_NAME))
                     seconds = self._seconds_before + time.monotonic() - self._started
-                    checkpoints.write_checksums(partial / name, seconds)
+                    checkpoints.write_checksums(partial / name, seconds, self.identity)
                     files.put_in_place(partial / name, run_folder / name)
                     best = self.state.best_model_checkpoint
                     checkpoints.rotate(run_folder, self.args.save_total_limit, keep=Path(best) if best else None)

@@ -1,5 +1,6 @@
 """What every unlearning method shares: its `Trainer` around the three quantities."""
 
+import hashlib
 import logging
 import time
 from collections import defaultdict
@@ -34,6 +35,7 @@ from hf_unlearn.models.contrastive import (
     unwrap,
 )
 from hf_unlearn.models.sharding import make_shardable
+from hf_unlearn.records.settings import weight_settings
 from hf_unlearn.training import checkpoints
 from hf_unlearn.training.batch import TrainingBatch
 from hf_unlearn.training.config import UnlearningConfig
@@ -148,6 +150,7 @@ class UnlearningTrainer(SavingTrainer):
             model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
         if isinstance(batches, EncodedSplits) and args.device.type != "cpu" and args.dataloader_num_workers == 0:
             self._keep_on_device(batches)
+        self._started_from = _fingerprint(model)
         self.guard = DivergenceGuard(self)
         self.add_callback(self.guard)
         self.add_callback(LogitScaleBound(lambda: self.model))
@@ -188,6 +191,20 @@ class UnlearningTrainer(SavingTrainer):
                 f"FSDP is for the weights of image-text models, not for {what}; launch with "
                 "recipes/accelerate_configs/multi_gpu.yaml"
             )
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Everything that decides the weights: method, settings, processes, rows, and what the training starts from."""
+        streams = isinstance(self.train_dataset, StreamedBatches)  # each worker reads shards of its own
+        return {
+            "method": self.args.method,
+            **weight_settings(self.args, self.data_config),
+            "use_cpu": self.args.device.type == "cpu",
+            "processes": world_size(),
+            **({"dataloader_num_workers": self.args.dataloader_num_workers} if streams else {}),
+            **self.rows.identity,
+            "model": self._started_from,
+        }
 
     def create_optimizer(self, *positional: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """As the Trainer does; what FSDP shards next is made ready for it before."""
@@ -335,6 +352,8 @@ class UnlearningTrainer(SavingTrainer):
                 diverged before anything was learned.
         """
         folder = checkpoints.checked_checkpoint(resume_from_checkpoint, Path(str(self.args.output_dir)))
+        if folder is not None:
+            checkpoints.refuse_other_training(folder, self.identity)
         self._seconds_before = checkpoints.seconds_trained(folder) if folder else 0.0
         self._started = time.monotonic()
         set_seed(self.args.seed)  # the Trainer does so when it is built; what ran since must not matter
@@ -415,6 +434,14 @@ class UnlearningTrainer(SavingTrainer):
         if "train_runtime" in logs:
             logs["train_runtime"] += self._seconds_before
         super().log(logs, start_time)
+
+
+def _fingerprint(model: nn.Module) -> str:
+    """A hash of a model's weights, taken on their device."""
+    hashes = [
+        torch.hash_tensor(value.detach()).view(torch.int64).item() for value in model.parameters() if value.numel()
+    ]
+    return hashlib.sha256(str(hashes).encode()).hexdigest()[:16]
 
 
 def _refuse_without_effect(options: Mapping[str, Any]) -> None:

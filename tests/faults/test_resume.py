@@ -13,8 +13,10 @@ from faults.conftest import FAMILIES, weights
 from faults.killing import forked
 from safetensors.torch import load_file
 
+from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods import METHODS
+from hf_unlearn.methods.fine_tune import FineTuneTrainer
 from hf_unlearn.training.checkpoints import CHECKSUMS_NAME, damage, newest_checkpoint
 
 KILLS = 2
@@ -113,6 +115,52 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_last_valid_one(family, kin
     break_it(out / "checkpoint-3")
     with pytest.raises(UserError, match=r"checkpoint-3 cannot be resumed from .*" + re.escape(words)):
         trainer(family, "fine_tune").train(resume_from_checkpoint=str(out / "checkpoint-3"))
+
+
+OTHER_TRAININGS = {
+    "rate": ({"learning_rate": 0.1}, "learning_rate was 0.0005 and is 0.1"),
+    "seed": ({"seed": 4}, "seed was 0 and is 4"),
+    "batch": ({"per_device_train_batch_size": 12}, "per_device_train_batch_size was 16 and is 12"),
+    "length": ({"num_train_epochs": 5}, "num_train_epochs was 2 and is 5"),
+    "optimiser": ({"optim": "sgd", "optim_args": "momentum=0.9"}, "optim_args was None and is 'momentum=0.9'"),
+    "schedule": ({"lr_scheduler_type": "cosine"}, "lr_scheduler_type was 'constant' and is 'cosine'"),
+    "mask": ({"saliency_share": 0.5}, "saliency_share was None and is 0.5"),
+}
+
+
+def test_a_checkpoint_of_another_training_is_refused_with_the_difference(checkpoints, trainer):
+    out, _ = checkpoints("clip")
+    for options, message in OTHER_TRAININGS.values():
+        again = trainer("clip", "fine_tune", **options)
+        before = weights(again.model)
+        with pytest.raises(UserError, match=re.escape(message)):
+            again.train(resume_from_checkpoint=str(out / "checkpoint-3"))
+        assert weights(again.model) == before
+
+
+def test_another_method_request_model_or_split_is_another_training(checkpoints, trainer, encoded, splits):
+    out, _ = checkpoints("clip")
+    newest = str(out / "checkpoint-3")
+    with pytest.raises(UserError, match="method was 'fine_tune' and is 'l1_sparsity'"):
+        trainer("clip", "l1_sparsity").train(resume_from_checkpoint=newest)
+    inputs = encoded["clip"]["retain"].inputs
+    fewer = {**encoded["clip"], "unlearn": EncodedSplit(splits["unlearn"].select(range(7)), inputs)}
+    with pytest.raises(UserError, match=r"unlearn rows was '8, [0-9a-f]*' and is '7, "):
+        trainer("clip", "fine_tune", fewer).train(resume_from_checkpoint=newest)
+    turned = {**encoded["clip"], "retain": EncodedSplit(splits["retain"].select(range(39, -1, -1)), inputs)}
+    with pytest.raises(UserError, match="retain rows was"):
+        trainer("clip", "fine_tune", turned).train(resume_from_checkpoint=newest)
+    model = trainer("clip", "fine_tune").model
+    model.logit_scale.data.add_(0.1)
+    config, processor = trainer("clip", "fine_tune").args, trainer("clip", "fine_tune").processing_class
+    with pytest.raises(UserError, match="model was"):
+        FineTuneTrainer(model, config, encoded["clip"], processing_class=processor).train(resume_from_checkpoint=newest)
+
+
+def test_what_changes_no_weight_may_differ(checkpoints, trainer):
+    out, _ = checkpoints("clip")
+    options = {"logging_strategy": "no", "save_strategy": "no", "per_device_eval_batch_size": 3, "run_name": "again"}
+    trainer("clip", "fine_tune", **options).train(resume_from_checkpoint=str(out / "checkpoint-3"))
 
 
 def test_nothing_to_resume_from_is_said(trainer, tmp_path):

@@ -67,7 +67,7 @@ argv += ["--num_train_epochs", "1", "--use_cpu", "true", "--decoupling.weight", 
 run = parse_run([*argv, "--methods", "decoupling:DecouplingTrainer"])
 (row,) = [row for row in unlearn_and_compare(run, BUILDERS["clip"]).rows if row.method != "before"]
 print(row.method, row.method_title)
-search = Search(tuple(argv), ("decoupling",), family="clip")
+search = Search(tuple(argv), ("decoupling",))
 print(propose(search.run_of("decoupling").methods["decoupling"], "image-text", [], 0))
 """
 

@@ -229,13 +229,14 @@ def test_rows_that_are_taken_and_joined_keep_their_captions():
 
 
 def test_targets_are_those_of_the_base_model_also_when_training_is_resumed(make_trainer, tmp_path):
-    trainer = make_trainer("targeted_calibration", "clip", num_train_epochs=1, save_strategy="epoch")
+    trainer = make_trainer("targeted_calibration", "clip", num_train_epochs=2, save_strategy="epoch")
     given = trainer.targets.positive.clone()
     trainer.train()
     assert torch.equal(trainer.targets.positive, given)
     again = make_trainer("targeted_calibration", "clip", num_train_epochs=2, save_strategy="epoch")
     assert torch.equal(again.targets.positive, given)
-    again.train(resume_from_checkpoint=True)
+    first, _ = sorted((tmp_path / "out").glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
+    again.train(resume_from_checkpoint=str(first))
     assert torch.equal(again.targets.positive, given)
 
 

@@ -1,0 +1,61 @@
+"""The cache of trainings from scratch: whatever may change weights makes it another training."""
+
+import dataclasses
+
+import pytest
+
+from hf_unlearn.data.config import DataConfig
+from hf_unlearn.methods.retrain import RetrainConfig
+from hf_unlearn.models.loading import load_encoder
+from hf_unlearn.records.schemas import DatasetRecord
+from hf_unlearn.records.settings import WITHOUT_EFFECT
+from hf_unlearn.runs import pretrain
+
+
+@pytest.fixture
+def folder_of(tiny_clip, tmp_path, monkeypatch):
+    """The cached folder of a training with given settings, which is not carried out."""
+    monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path))
+    monkeypatch.setattr(pretrain, "_is_finished", lambda folder: True)
+    model, processor = load_encoder(str(tiny_clip))
+    data = DatasetRecord("pictures", sha256="a" * 64)
+
+    def folder(data_settings=None, **settings):
+        config = RetrainConfig(**{"output_dir": str(tmp_path / "out"), "use_cpu": True, **settings})
+        given = DataConfig(**(data_settings or {}))
+        return pretrain.train_from_scratch(lambda: None, data, model, processor, config, given)
+
+    return folder
+
+
+OTHERS = [
+    {"optim": "sgd", "optim_args": "momentum=0.9"},
+    {"optim": "sgd", "optim_args": "momentum=0"},
+    {"adam_beta2": 0.95},
+    {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 1e-6}},
+    {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 1e-7}},
+    {"label_smoothing_factor": 0.1},
+    {"seed": 1},
+    {"bf16": True},
+    {"tf32": None, "adam_epsilon": 1e-6},
+    {"accelerator_config": {"even_batches": False}},
+    {"data_settings": {"views": "light"}},
+    {"data_settings": {"max_length": 8}},
+    {"data_settings": {"flip_probability": 0.5}},
+]
+
+
+def test_whatever_may_change_weights_is_another_training(folder_of):
+    folders = [folder_of(), *(folder_of(**settings) for settings in OTHERS)]
+    assert len(set(folders)) == len(folders)
+
+
+def test_what_changes_no_weight_is_the_same_training(folder_of):
+    same = {"logging_steps": 3, "run_name": "x", "save_total_limit": 7, "hub_model_id": "a/b", "checkpoint_minutes": 1}
+    assert folder_of(**same) == folder_of() == folder_of({"resident_bytes": 0}, dataloader_pin_memory=False)
+
+
+def test_a_setting_that_nobody_listed_counts():
+    own = {field.name for field in dataclasses.fields(RetrainConfig)} | {f.name for f in dataclasses.fields(DataConfig)}
+    assert own >= WITHOUT_EFFECT, "the list names only settings that exist"
+    assert not {"learning_rate", "optim_args", "adam_beta2", "shrink_perturb", "views", "seed"} & WITHOUT_EFFECT
