@@ -240,4 +240,6 @@ def _write(folder: Path, name: str, experiment: Experiment, found: Mapping[int, 
     (folder / BASE_NAME / card.name).write_text(card.read_text(encoding="utf-8"), encoding="utf-8")
     alignment = np.stack([values for _, values in found.values()]).astype(np.float32)
     save_file({"unlearn": alignment}, folder / ALIGNMENT_NAME)
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(0o644)  # it is read by others than who made it
     write_atomically(folder / RECORD_NAME, json.dumps(record, indent=1) + "\n")
