@@ -43,19 +43,17 @@ def _show_version(asked: bool) -> None:
         raise typer.Exit()
 
 
-def dispatch(argv: Sequence[str]) -> NoReturn:
-    """Run the command that the words name, and end with its status."""
+def build_app(called: str | None) -> Any:
+    """The program, with the one subcommand that is called in full and the others by name."""
     import typer
-
-    from hf_unlearn.errors import UserError
-
-    usage_error: Any = typer.BadParameter.__base__  # of click, or of the one that newer versions of typer bring along
 
     app = typer.Typer(
         name="hf-unlearn",
         help=HELP,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,  # plain help: at 80 columns boxes cut the names of options
+        # Declared as they are in the help, options are found by either spelling; a run's are its own to parse.
+        context_settings={"token_normalize_func": lambda name: name.replace("-", "_")},
     )
 
     @app.callback()
@@ -66,9 +64,6 @@ def dispatch(argv: Sequence[str]) -> NoReturn:
     ) -> None:
         """Options of the program."""
 
-    typed = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or ""  # what a shell completes
-    words = argv or typed.split()
-    called = next((word for word in words if word in COMMANDS), None)
     for name, summary in COMMANDS.items():
         if name != called:
             app.command(name, help=summary)(lambda: None)
@@ -78,15 +73,20 @@ def dispatch(argv: Sequence[str]) -> NoReturn:
             app.add_typer(module.app, name=name)
         else:
             app.command(name, cls=getattr(module, "Command", None))(getattr(module, name))
+    return app
+
+
+def dispatch(argv: Sequence[str]) -> NoReturn:
+    """Run the command that the words name, and end with its status."""
+    import typer
+
+    from hf_unlearn.errors import UserError
+
+    usage_error: Any = typer.BadParameter.__base__  # of click, or of the one that newer versions of typer bring along
+    typed = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or ""  # what a shell completes
+    app = build_app(next((word for word in argv or typed.split() if word in COMMANDS), None))
     try:
-        status = app(
-            list(argv) or ["--help"],
-            prog_name=app.info.name,
-            standalone_mode=False,
-            # Declared as they are in the help, options are found by either spelling; those passed on are the recipes'
-            # to parse.
-            token_normalize_func=lambda name: name.replace("-", "_"),
-        )
+        status = app(list(argv) or ["--help"], prog_name=app.info.name, standalone_mode=False)
     except usage_error as error:  # typer itself would show it in a box, and what was typed may be a secret
         command = error.ctx.command_path if error.ctx else app.info.name
         raise UserError(f"{error.format_message().rstrip('.')}; see '{command} --help'") from error

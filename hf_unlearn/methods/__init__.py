@@ -14,7 +14,7 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.records.method_description import MethodDescription
 from hf_unlearn.training.trainer import METHODS, UnlearningTrainer
 
-__all__ = ["METHODS", "PAPER_METHODS", "description_of", "load_method", "methods_table"]
+__all__ = ["METHODS", "PAPER_METHODS", "description_of", "load_method", "methods_table", "needs_table"]
 
 
 def _place(item: tuple[str, type[UnlearningTrainer]]) -> tuple[float, str]:
@@ -67,6 +67,15 @@ def methods_table() -> str:
         told = trainer.config_class.description
         summary = told.summary.removeprefix("It ")
         lines.append(f"| {told.title} | `{method}` | {summary[:1].upper()}{summary[1:]} | {', '.join(trainer.uses)} |")
+    return "\n".join(lines) + "\n"
+
+
+def needs_table() -> str:
+    """All methods as a short Markdown table: which splits each learns from, and whether it trains."""
+    lines = ["| Method | `--methods` | Learns from | Trains |", "| --- | --- | --- | --- |"]
+    for method, trainer in METHODS.items():
+        cells = (trainer.config_class.description.title, f"`{method}`", ", ".join(trainer.uses))
+        lines.append(f"| {' | '.join(cells)} | {'yes' if trainer.iterative else 'no'} |")
     return "\n".join(lines) + "\n"
 
 
