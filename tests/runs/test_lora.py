@@ -94,7 +94,7 @@ def test_what_cannot_work_is_refused_before_anything_is_written(unlearn, tmp_pat
 def test_without_peft_the_remedy_is_told(unlearn, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(
-        UserError, match=r"LoRA needs the package peft; install it with pip install 'hf-unlearn\[peft\]'"
+        UserError, match=r'LoRA needs the package peft; install it with pip install -e "\.\[peft\]" in a clone'
     ):
         unlearn("simclr", "--use_peft")
     assert not (tmp_path / "out").exists()
