@@ -2,12 +2,14 @@
 
 from hf_unlearn.losses.functional import info_nce, l1_norm, masked_mean, negative_alignment, similarity_drift
 from hf_unlearn.losses.partition import log_partition
+from hf_unlearn.losses.sigmoid import SigmoidTerms
 from hf_unlearn.losses.terms import ContrastiveTerms, CrossModalTerms, QueueTerms, TwoViewTerms
 
 __all__ = [
     "ContrastiveTerms",
     "CrossModalTerms",
     "QueueTerms",
+    "SigmoidTerms",
     "TwoViewTerms",
     "info_nce",
     "l1_norm",

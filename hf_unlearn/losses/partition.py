@@ -16,7 +16,8 @@ CPU_BLOCK_ELEMENTS = 2**20
 ACCELERATOR_BLOCK_ELEMENTS = 2**24
 
 
-def _blocks(rows: int, columns: int, block_elements: int) -> list[slice]:
+def blocks(rows: int, columns: int, block_elements: int) -> list[slice]:
+    """Slices of rows, each of about so many elements of the matrix."""
     step = max(1, block_elements // max(1, columns))
     return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
@@ -41,7 +42,7 @@ class _LogPartition(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         rows = anchors.new_empty(len(anchors))
         columns = anchors.new_full((len(candidates) if both else 0,), float("-inf"))
-        for block in _blocks(len(anchors), len(candidates), block_elements):
+        for block in blocks(len(anchors), len(candidates), block_elements):
             similarities = _similarities(anchors, candidates, scale, masked, block)
             rows[block] = similarities.logsumexp(1)
             if both:
@@ -60,7 +61,7 @@ class _LogPartition(torch.autograd.Function):
         grad_anchors = torch.empty_like(anchors)
         grad_candidates = torch.zeros_like(candidates) if ctx.needs_input_grad[1] else None
         grad_scale = torch.zeros_like(scale)
-        for block in _blocks(len(anchors), len(candidates), ctx.block_elements):
+        for block in blocks(len(anchors), len(candidates), ctx.block_elements):
             similarities = _similarities(anchors, candidates, scale, ctx.masked, block)
             if ctx.both:
                 weights = (similarities - columns).exp_().mul_(grad_columns)

@@ -20,7 +20,7 @@ from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from hf_unlearn.distributed import all_reduce_sum, world_size
 from hf_unlearn.errors import UserError
-from hf_unlearn.losses import ContrastiveTerms, CrossModalTerms
+from hf_unlearn.losses import ContrastiveTerms, CrossModalTerms, SigmoidTerms
 
 ModelInputs = Mapping[str, Tensor]
 
@@ -46,10 +46,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 def logit_scale(model: nn.Module) -> Tensor:
     """Scalar inverse temperature of a dual encoder, with gradient; training bounds it (`LogitScaleBound`)."""
     if hasattr(model, "logit_scale"):
-        scale = model.logit_scale
-        if hasattr(scale, "full_tensor"):  # sharded by FSDP; each rank's gradient is made the mean over ranks
-            scale = all_reduce_sum(scale.full_tensor() / world_size())  # type: ignore[operator]
-        return scale.float().exp().squeeze()  # type: ignore[operator,union-attr]
+        return _whole(model.logit_scale).float().exp().squeeze()
     if hasattr(model, "temperature"):  # ALIGN
         return 1 / model.temperature.float().squeeze()  # type: ignore[operator,union-attr]
     raise UserError(
@@ -57,11 +54,16 @@ def logit_scale(model: nn.Module) -> Tensor:
     )
 
 
+def _whole(scalar: Any) -> Tensor:
+    """A scalar parameter; one that FSDP sharded in full, with each rank's gradient made the mean over ranks."""
+    return all_reduce_sum(scalar.full_tensor() / world_size()) if hasattr(scalar, "full_tensor") else scalar
+
+
 @singledispatch
 def terms_from_outputs(model: nn.Module, outputs: Any) -> ContrastiveTerms:
     """`ContrastiveTerms` of one forward pass; the default serves every dual encoder of the Hugging Face kind.
 
-    SigLIP's sigmoid bias cancels in a log-partition, so it too is trained here with InfoNCE at its own temperature.
+    One with a bias of its logits, as SigLIP has, is trained with SigLIP's sigmoid loss; every other with InfoNCE.
 
     Raises:
         UserError: for a model of an unknown family.
@@ -71,7 +73,10 @@ def terms_from_outputs(model: nn.Module, outputs: Any) -> ContrastiveTerms:
             f"{type(model).__name__} is no contrastive encoder this library knows; it needs get_image_features and "
             "get_text_features, or a function registered in hf_unlearn.models.terms_from_outputs"
         )
-    return CrossModalTerms(outputs.image_embeds, outputs.text_embeds, logit_scale(model))
+    halves = outputs.image_embeds, outputs.text_embeds
+    if getattr(model, "logit_bias", None) is not None:
+        return SigmoidTerms(*halves, logit_scale(model), _whole(model.logit_bias).squeeze())
+    return CrossModalTerms(*halves, logit_scale(model))
 
 
 def contrastive_terms(model: nn.Module, inputs: ModelInputs, chunk_size: int | None = None) -> ContrastiveTerms:
