@@ -68,6 +68,11 @@ class RetrainTrainer(FineTuneTrainer):
     ) -> None:
         if kwargs.get("peft_config") is not None:
             raise UserError("Retrain draws every weight anew, which no adapter can hold; leave peft_config unset")
+        if args.freeze is not None and initial_model is None:
+            raise UserError(
+                "Retrain draws every weight anew, and a frozen encoder would stay random; name --initial_model, or set "
+                "freeze for others alone, as in --neg_grad.freeze"
+            )
         set_seed(args.seed)
         start = type(model)(deepcopy(model.config)) if initial_model is None else deepcopy(initial_model)
         super().__init__(start, args, *positional, **kwargs)

@@ -10,6 +10,7 @@ from transformers import SchedulerType, TrainingArguments, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
 
 from hf_unlearn.errors import UserError
+from hf_unlearn.models.towers import TOWERS
 from hf_unlearn.records.method_description import MethodDescription
 from hf_unlearn.training.search_space import Around, Ranges, SearchSpace, everywhere
 
@@ -89,6 +90,10 @@ class UnlearningConfig(TrainingArguments):
         default=None,
         metadata={"help": "Share of weights to train, those most salient to unlearn samples (SalUn); default: all."},
     )
+    freeze: str | None = field(
+        default=None,
+        metadata={"help": "Encoder of an image-text model that stays as it is: vision or text; default: neither."},
+    )
     shrink_perturb: float | None = field(
         default=None,
         metadata={
@@ -121,6 +126,8 @@ class UnlearningConfig(TrainingArguments):
                 "auto_find_batch_size would change the number of negatives unseen; choose per_device_train_batch_size, "
                 "with forward_chunk_size where memory is short"
             )
+        if self.freeze is not None and self.freeze not in TOWERS:
+            raise UserError(f"freeze={self.freeze!r} is unknown; choose vision or text, or leave it unset")
         if self.neftune_noise_alpha is not None:
             raise UserError("neftune_noise_alpha is noise for the embeddings of language models; leave it unset")
         if self.push_to_hub:

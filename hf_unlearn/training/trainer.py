@@ -35,6 +35,7 @@ from hf_unlearn.models.contrastive import (
     unwrap,
 )
 from hf_unlearn.models.sharding import make_shardable
+from hf_unlearn.models.towers import freeze_tower
 from hf_unlearn.records.settings import weight_settings
 from hf_unlearn.training import checkpoints
 from hf_unlearn.training.batch import TrainingBatch
@@ -126,6 +127,8 @@ class UnlearningTrainer(SavingTrainer):
         if peft_config is not None:
             set_seed(args.seed)  # the adapter's new weights
             model = add_adapter(model, peft_config)
+        if args.freeze is not None:
+            freeze_tower(model, args.freeze)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise UserError(
                 "the model has no trainable weights; load its adapter with is_trainable=True, or merge it with "

@@ -1,0 +1,37 @@
+"""`--freeze` keeps one encoder of an image-text model to the last bit, whatever the method."""
+
+import pytest
+from peft import LoraConfig
+
+from hf_unlearn.errors import UserError
+
+
+def state(trainer):
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+@pytest.mark.parametrize("method", ["fine_tune", "alignment_calibration", "targeted_calibration", "task_vector"])
+@pytest.mark.parametrize(("tower", "prefixes"), [("vision", ("vision_", "visual_")), ("text", ("text_",))])
+def test_the_frozen_encoder_stays_and_the_other_moves(method, tower, prefixes, make_trainer):
+    trainer = make_trainer(method, freeze=tower, max_steps=2, learning_rate=1e-2, warmup_steps=0, shrink_perturb=0.3)
+    before = state(trainer)
+    trainer.train()
+    moved = {name for name, value in trainer.model.state_dict().items() if not value.equal(before[name])}
+    assert moved and not [name for name in moved if name.startswith(prefixes)]
+    assert [name for name in moved if not name.startswith(prefixes) and name.endswith("projection.weight")]
+
+
+def test_an_adapter_is_frozen_with_its_encoder(make_trainer):
+    adapter = LoraConfig(r=2, target_modules=["q_proj"])
+    trainer = make_trainer("fine_tune", freeze="text", peft_config=adapter, max_steps=1)
+    trained = [name for name, value in trainer.model.named_parameters() if value.requires_grad]
+    assert trained and all("vision_model" in name for name in trained)
+
+
+def test_what_cannot_be_frozen_is_refused(make_trainer):
+    with pytest.raises(UserError, match="freeze='head' is unknown; choose vision or text"):
+        make_trainer("fine_tune", freeze="head")
+    with pytest.raises(UserError, match="a SimCLRModel has none"):
+        make_trainer("fine_tune", "simclr", freeze="vision")
+    with pytest.raises(UserError, match="a frozen encoder would stay random; name --initial_model"):
+        make_trainer("retrain", freeze="vision")
