@@ -28,6 +28,8 @@ _REMOTE_CODE = "auto_map"  # field of a configuration that names classes to load
 def verify_files(folder: Path, manifest: UnlearningManifest) -> Iterator[Statement]:
     """Check the weights and every file beside them against their recorded hashes, and that loading reads no other."""
     yield _weights(folder, manifest)
+    if has_weights(folder) and not is_adapter(manifest):
+        yield _tensors(folder)
     yield _changed(manifest)
     yield from recorded_files(folder, manifest.files)
     yield _links(folder)
@@ -43,11 +45,22 @@ def _weights(folder: Path, manifest: UnlearningManifest) -> Statement:
     except UserError as error:
         # Two kinds of weights side by side, or a shard missing, is a fault; no weights at all, a kept card.
         return Statement("weights", Outcome.FAILS if has_weights(folder) else Outcome.UNCHECKED, str(error))
-    used = {file.name for file in files}
+    used = {file.relative_to(folder).as_posix() for file in files}
     if stray := [name for name in published_names(folder) if name.endswith(".safetensors") and name not in used]:
         return Statement("weights", Outcome.FAILS, f"{listed(stray)} also lies there, which loading does not read")
     same = actual == manifest.weights_sha256
     return judged("weights", same, f"SHA-256 {actual}", f"SHA-256 is {actual}, recorded {manifest.weights_sha256}")
+
+
+def _tensors(folder: Path) -> Statement:
+    """A tensor that a checkpoint lacks would be drawn at random by whoever loads it."""
+    from hf_unlearn.models.loading import load_model
+
+    try:
+        load_model(str(folder))
+    except UserError as error:
+        return Statement("tensors", Outcome.FAILS, str(error))
+    return Statement("tensors", Outcome.HOLDS, "all of the model's tensors are there, in its shapes")
 
 
 def _changed(manifest: UnlearningManifest) -> Statement:

@@ -23,9 +23,7 @@ def freeze_tower(model: Any, tower: str) -> None:
     family = unwrap(model)
     own = [(name, part) for name, part in family.named_children() if name.startswith(TOWERS[tower])]
     if not is_dual_encoder(family) or not own:
-        raise UserError(
-            f"freeze={tower} keeps one encoder of an image-text model, and a {type(family).__name__} has none"
-        )
+        raise UserError(f"freeze={tower} keeps one encoder of an image-text model; a {type(family).__name__} has none")
     for _, part in own:
         if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in part.modules()):
             raise UserError(f"freeze={tower} cannot keep the batch norms of a {type(family).__name__}; leave it unset")

@@ -8,6 +8,7 @@ import open_clip
 import pytest
 import torch
 from hub.local_hub import LocalHub
+from safetensors.torch import load_file, save_file
 
 from hf_unlearn.audit.encoders import LocalEncoder
 from hf_unlearn.errors import UserError
@@ -101,3 +102,11 @@ def test_other_models_of_sentence_transformers_are_named(kind, small, tmp_path):
     (tmp_path / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(UserError, match=words):
         load_encoder(str(tmp_path))
+
+
+def test_a_published_model_that_lacks_a_tensor_does_not_hold(run: Path):
+    weights = load_file(run / "model.safetensors")
+    del weights["logit_scale"]
+    save_file(weights, run / "model.safetensors", metadata={"format": "pt"})
+    told = {line.subject: line for line in verify_repo(run).statements}
+    assert told["tensors"].fails and "lacks 1 tensor (logit_scale)" in told["tensors"].detail
