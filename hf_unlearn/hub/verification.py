@@ -14,6 +14,7 @@ from hf_unlearn.hub.card_check import verify_card
 from hf_unlearn.hub.download import fetch
 from hf_unlearn.hub.figures_check import load_evaluation, verify_figures, verify_heatmaps, verify_measurements
 from hf_unlearn.hub.records_check import OwnedSample, verify_manifest, verify_request_file, verify_samples
+from hf_unlearn.hub.requests_check import verify_requests
 from hf_unlearn.hub.verification_report import Outcome, Statement, VerificationReport
 from hf_unlearn.hub.weights_check import recorded_files, verify_base, verify_files, verify_local, verify_repository
 from hf_unlearn.models.weights import has_weights
@@ -129,5 +130,6 @@ def verify_folder(folder: Path, manifest: UnlearningManifest) -> Iterator[Statem
         )
     else:
         yield from verify_figures(evaluation, manifest)
+        yield from verify_requests(evaluation, manifest)
     yield from verify_heatmaps(folder, manifest, evaluation)
     yield from verify_card(folder, manifest, evaluation)

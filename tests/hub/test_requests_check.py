@@ -1,0 +1,76 @@
+"""What verification says of a model's requests: every one is accounted for, and one that came back fails."""
+
+from dataclasses import replace
+
+import pytest
+
+from hf_unlearn.hub.requests_check import verify_requests
+from hf_unlearn.hub.verification_report import Outcome
+from hf_unlearn.records.schemas import (
+    BaseModel,
+    DatasetRecord,
+    EvaluationRecord,
+    HistoryEntry,
+    RequestRecord,
+    RequestStatus,
+    UnlearningManifest,
+)
+
+FIRST = RequestStatus(1, "fine_tune", "2026-01-01", 40, 40, 80.0, 24.8, 26.0, 20.0, 33.0, 34.0)
+OWN = RequestStatus(2, "fine_tune", None, 30, 30, 80.0, 30.0, 30.0, 25.0, 36.0, 34.0)
+
+
+def statements(*statuses, counts=(40, 30)):
+    requests = [RequestRecord("file", count, str(count) * 32) for count in counts]
+    manifest = UnlearningManifest(
+        method="fine_tune",
+        base_model=BaseModel("base"),
+        weights_sha256="a" * 64,
+        dataset=DatasetRecord("data"),
+        request=requests[-1],
+        splits={"retain": 100, "unlearn": 30},
+        created="2026-01-08",
+        library_version="0.1.0",
+        history=tuple(HistoryEntry("fine_tune", "2026-01-01", request, "b" * 64) for request in requests[:-1]),
+    )
+    return list(verify_requests(EvaluationRecord("image-text", {}, requests=statuses), manifest))
+
+
+def outcomes(*statuses, **options):
+    return [statement.outcome for statement in statements(*statuses, **options)]
+
+
+def test_requests_that_stay_where_they_were_are_the_publishers_word():
+    assert outcomes(FIRST, OWN) == [Outcome.HOLDS, Outcome.UNCHECKED, Outcome.UNCHECKED]
+
+
+def test_a_request_that_came_back_fails():
+    came_back = replace(FIRST, now=79.9, low=72.0, high=86.0, drifted=True)
+    told = statements(came_back, OWN)
+    assert told[1].outcome is Outcome.FAILS and "drifted back" in str(told[1])
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        replace(FIRST, now=79.9, low=72.0, high=86.0),  # came back, and is called as it was
+        replace(FIRST, drifted=True),
+        replace(FIRST, now=50.0),  # outside its own interval
+        replace(FIRST, low=None),
+        replace(FIRST, high=float("nan")),
+    ],
+)
+def test_figures_that_do_not_follow_fail(changed):
+    assert outcomes(changed, OWN)[1] is Outcome.FAILS
+
+
+def test_a_request_that_is_left_out_or_made_smaller_fails():
+    assert outcomes(OWN)[0] is Outcome.FAILS
+    assert outcomes(replace(FIRST, count=4), OWN)[0] is Outcome.FAILS
+    assert outcomes(FIRST, OWN, counts=(40, 40, 30))[0] is Outcome.FAILS
+
+
+def test_what_was_not_measured_is_said():
+    gone = replace(FIRST, measured=0, now=None, low=None, high=None, non_member=None)
+    assert outcomes(gone, OWN) == [Outcome.HOLDS, Outcome.UNCHECKED, Outcome.UNCHECKED]
+    assert outcomes() == [Outcome.UNCHECKED]
