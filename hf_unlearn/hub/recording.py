@@ -1,6 +1,7 @@
 """Fill in `unlearning.json`: what a run knows about its base model, its settings and itself."""
 
 import dataclasses
+import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from hf_unlearn.data.requests import RemovalRequest
+
+logger = logging.getLogger(__name__)
 
 # Settings that a card shows whatever their value; of the others that change weights, those that are not as they come.
 _TRAINING_FIELDS = (
@@ -194,10 +197,15 @@ def record_run(
     """
     if request.count > splits["unlearn"]:  # it may be smaller: duplicates are moved along
         raise UserError(f"The request names {request.count} samples, but the unlearn split holds {splits['unlearn']}.")
+    weights = weights_sha256(folder)
+    if weights == base_model.sha256:
+        unchanged = "Nothing was unlearned: the weights are those of the base model, to the bit."
+        logger.warning("%s: %s", folder, unchanged)
+        notes = (unchanged, *notes)
     manifest = UnlearningManifest(
         method=method,
         base_model=base_model,
-        weights_sha256=weights_sha256(folder),
+        weights_sha256=weights,
         dataset=dataset,
         request=request,
         splits=dict(splits),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -102,10 +102,23 @@ class SSDTrainer(OneShotTrainer):
     2308.07707, Eqs. 4-5, and for `output_norm` Foster et al., "Loss-Free Machine Unlearning", arXiv 2402.19308.
     Deviations: InfoNCE takes the place of a loss with labels; a batch's mean gradient is taken, as in the published
     code, where the equations have that of a sample. Weights without a gradient, such as a momentum encoder, stay.
+
+    Raises:
+        UserError: as its base class does, and when `alpha |U| / (|U| + |R|) >= 1`, which no weight can exceed.
     """
 
     config_class = SSDConfig
     args: SSDConfig
+
+    def __init__(self, *positional: Any, **kwargs: Any) -> None:
+        super().__init__(*positional, **kwargs)
+        share = len(self._unlearn) / (len(self._unlearn) + len(self._retain))
+        if self.args.alpha * share >= 1:  # all of train holds unlearn: I_D >= share I_U
+            raise UserError(
+                f"SSD could select no weight: alpha * |unlearn| / |train| = {self.args.alpha:g} * {share:.3g} is "
+                f"at least 1, and no weight is {self.args.alpha:g} times as important to unlearn as to all of train, "
+                f"which holds it; set alpha below {1 / share:.3g}"
+            )
 
     @torch.no_grad()
     def edit(self) -> dict[str, float]:

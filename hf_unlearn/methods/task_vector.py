@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
-from hf_unlearn.errors import UserError
+from hf_unlearn.errors import DivergenceError, UserError
 from hf_unlearn.losses import info_nce
 from hf_unlearn.models.adapters import is_adapted
 from hf_unlearn.records.method_description import INFO_NCE, UNLEARN, MethodDescription, bibtex
@@ -101,6 +101,7 @@ class TaskVectorTrainer(UnlearningTrainer):
         self._base = [value.clone() for value in self._all]
         self._weights = dict(self.model.named_parameters())
         self._sums: dict[str, Tensor] = {}  # of the vectors finished so far
+        self._finished = 0  # how many these are
         self._signs: dict[str, Tensor] = {}  # those all of them share: -1 or 1; 0 where they do not
         self.add_callback(_NextVector(self))
 
@@ -114,13 +115,32 @@ class TaskVectorTrainer(UnlearningTrainer):
     def train(self, *positional: Any, **kwargs: Any) -> TrainOutput:
         """Fine-tune from the base model, as the base class trains, then negate."""
         torch._foreach_copy_(self._all, self._base)
-        self._sums, self._signs = {}, {}
+        self._sums, self._signs, self._finished = {}, {}, 0
         output = super().train(*positional, **kwargs)
-        self.finish_vector()
+        if self.guard.stopped:  # in the midst of one, which is not counted
+            torch._foreach_copy_(self._all, self._base)
+        else:
+            self.finish_vector()
+        if not self._finished:
+            raise DivergenceError(
+                f"Task Vector was stopped before any vector was finished ({self.guard.stopped}); lower its "
+                "learning rate"
+            )
         for name, weight in self._weights.items():
-            vector = torch.where(self._signs[name] != 0, self._sums[name] / self.args.vectors, 0.0)
+            vector = torch.where(self._signs[name] != 0, self._sums[name] / self._finished, 0.0)
             weight.data.sub_(vector, alpha=self.args.scale)
         return output
+
+    @property
+    def notes(self) -> list[str]:
+        """As the base class's; of a training that was stopped, which vectors count."""
+        if not self.guard.stopped:
+            return super().notes
+        return [
+            f"Training was stopped at step {self.state.global_step} of {self.state.max_steps}: {self.guard.stopped}. "
+            f"Of {self.args.vectors} task vectors only the {self._finished} finished by then count, divided by their "
+            "number."
+        ]
 
     def shrink_and_perturb(self) -> None:
         """As the base class does; vectors then start from, and are taken off, what is left."""
@@ -132,7 +152,8 @@ class TaskVectorTrainer(UnlearningTrainer):
         """Add the model's task vector to those before it, and put the base model back."""
         tuned = {name: weight.detach().clone() for name, weight in self._weights.items()}
         torch._foreach_copy_(self._all, self._base)
-        first = not self._sums
+        first = not self._finished
+        self._finished += 1
         for name, weight in self._weights.items():
             vector = tuned[name].sub_(weight)
             sign = vector.sign().to(torch.int8)
@@ -144,6 +165,7 @@ class TaskVectorTrainer(UnlearningTrainer):
         if self._sums and self.args.should_save:
             kinds = {"sum": self._sums, "sign": self._signs}
             tensors = {f"{kind}.{n}": v.contiguous() for kind, values in kinds.items() for n, v in values.items()}
+            tensors["finished"] = torch.tensor(self._finished)
             save_file(tensors, Path(output_dir) / VECTORS_NAME)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -151,6 +173,7 @@ class TaskVectorTrainer(UnlearningTrainer):
         path = Path(checkpoint or "") / VECTORS_NAME
         if checkpoint is not None and path.is_file():
             tensors = load_file(path, device=str(self.args.device))
+            self._finished = int(tensors["finished"])
             self._sums = {name: tensors[f"sum.{name}"] for name in self._weights}
             self._signs = {name: tensors[f"sign.{name}"] for name in self._weights}
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
+from transformers import PretrainedConfig
 from transformers.utils import cached_file
 
 from hf_unlearn.errors import UserError
@@ -63,3 +64,13 @@ def clip_module(folder: Path) -> Path:
             f"{folder.name}: {SENTENCE_CONFIG_NAME} names no folder of its own, but {path!r}; fetch it anew"
         )
     return folder / path
+
+
+def stored_dtype(name_or_path: str, revision: str | None = None) -> str:
+    """The floating type that a checkpoint of transformers' form says it is stored in; float32 if it does not say."""
+    try:
+        content, _ = PretrainedConfig.get_config_dict(name_or_path, revision=revision)
+    except OSError:  # an adapter has no config of its own
+        return "float32"
+    stored = str(content.get("dtype") or content.get("torch_dtype")).removeprefix("torch.")
+    return stored if stored in ("bfloat16", "float16") else "float32"

@@ -102,6 +102,10 @@ class RunArguments:
     retrain_model: str | None = field(
         default=None, metadata={"help": "A finished Retrain checkpoint to measure gaps against."}
     )
+    save_dtype: str | None = field(
+        default=None,
+        metadata={"help": "Type of the saved weights: float32, bfloat16 or float16; default: the base model's."},
+    )
     save_format: str | None = field(
         default=None,
         metadata={"help": "transformers, open_clip or sentence_transformers; default: the form the model came in."},
@@ -144,6 +148,10 @@ class RunArguments:
         for name in ("initial", "vision"):
             if getattr(self, f"{name}_revision") is not None and getattr(self, f"{name}_model") is None:
                 raise UserError(f"--{name}_revision is that of --{name}_model; give both, or neither")
+        if self.save_dtype not in (None, "float32", "bfloat16", "float16"):
+            raise UserError(f"--save_dtype {self.save_dtype} is unknown; choose float32, bfloat16 or float16")
+        if self.save_dtype is not None and self.use_peft:
+            raise UserError("--save_dtype is for whole models; an adapter is saved as it was trained, so leave one out")
         if not self.dataset_name.strip():
             raise UserError("--dataset_name is empty; name a dataset, as --help says")
         if self.show_samples is None:  # a card must not show what somebody asked to have removed

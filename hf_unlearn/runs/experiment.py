@@ -28,7 +28,7 @@ from hf_unlearn.metrics.alignment_matrices import alignment_gap_matrix, alignmen
 from hf_unlearn.metrics.gap import gap_to_retrain
 from hf_unlearn.models.adapters import adapter_settings, add_adapter, is_adapted, merged
 from hf_unlearn.models.contrastive import is_dual_encoder
-from hf_unlearn.models.forms import TRANSFORMERS, located
+from hf_unlearn.models.forms import TRANSFORMERS, located, stored_dtype
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.saving import check_form, save_encoder
 from hf_unlearn.models.weights import has_weights, weights_sha256
@@ -48,6 +48,7 @@ from hf_unlearn.runs.pretrain import run_time_seconds, train_from_scratch
 from hf_unlearn.runs.request_statuses import drift_notes, request_statuses
 from hf_unlearn.runs.resuming import RunState, base_key
 from hf_unlearn.runs.run_data import UnlearningTask
+from hf_unlearn.runs.sanity import sanity_notes
 from hf_unlearn.runs.tables import compare, save_results
 from hf_unlearn.runs.training_log import attach_log
 from hf_unlearn.training.checkpoints import newest_checkpoint
@@ -67,6 +68,7 @@ class Trained:
     model: PreTrainedModel
     seconds: float
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()  # what is far off in the model itself
     failed: bool = False  # by a loss or gradient that was not finite
 
 
@@ -99,6 +101,7 @@ class Experiment:
         self.peft_config = get_peft_config(arguments)
         model, self.processor = self._load_base()
         self.form = self._form(model)
+        self.dtype = self._dtype()
         self.base_record, self.history = describe_base_model(self.base, arguments.model_revision)
         self.state.require(base_key(self.base_record))
         self.initial = load_initial_model(arguments, model)
@@ -184,7 +187,11 @@ class Experiment:
         return evaluation
 
     def compare(self) -> Results:
-        """The comparison across everything evaluated so far."""
+        """The comparison across everything evaluated so far, each with Retrain where it is known by now."""
+        if self.retrain is not None:
+            for method, evaluation in self.evaluations.items():
+                if method not in (BEFORE, RETRAIN):
+                    self.evaluations[method] = evaluation.compared_with_retrain(self.retrain)
         retrain = self.retrain.metrics if self.retrain is not None else None
         metrics = {method: evaluation.metrics for method, evaluation in self.evaluations.items()}
         if retrain is not None and RETRAIN not in metrics:
@@ -262,14 +269,31 @@ class Experiment:
             return TRANSFORMERS
         return located(self.base, self.arguments.model_revision)[1]
 
+    def _dtype(self) -> torch.dtype:
+        """The type that finished models are saved in: the one asked for, or the base model's own."""
+        wanted = self.arguments.save_dtype
+        if wanted is None and self.form == TRANSFORMERS:
+            wanted = stored_dtype(self.base, self.arguments.model_revision)
+        return getattr(torch, wanted or "float32")
+
+    def _precision_note(self) -> str:
+        name = str(self.dtype).removeprefix("torch.")
+        return f"The model was trained in float32, and is saved and measured in {name}."
+
     def _measure(
         self, config: UnlearningConfig, name: str, checkpoints: Path | None = None
     ) -> tuple[Trained, Evaluation]:
         trained = self._train(config, checkpoints)
+        if not is_adapted(trained.model):  # what is saved is what is measured
+            trained.model.to(dtype=self.dtype).float()  # type: ignore[call-arg]
         evaluation = self._compared(self.evaluator.evaluate(trained.model))
         evaluation.metrics["run_time_minutes"] = trained.seconds / 60
         if name == RETRAIN:
             self.retrain = evaluation
+        else:
+            trained = replace(trained, doubts=sanity_notes(self.before, evaluation))
+        for note in trained.doubts:
+            logger.warning("%s: %s", config.title, note)
         return trained, evaluation
 
     def _reload(self, folder: Path) -> Evaluation:
@@ -319,12 +343,17 @@ class Experiment:
         attach_log(trainer, config.method, log)
         output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         return Trained(
-            trainer.whole_model(), float(output.metrics["train_runtime"]), tuple(trainer.notes), trainer.guard.failed
+            trainer.whole_model(),
+            float(output.metrics["train_runtime"]),
+            tuple(trainer.notes),
+            failed=trainer.guard.failed,
         )
 
     def _write(self, folder: Path, trained: Trained, evaluation: Evaluation, config: UnlearningConfig) -> None:
         """A finished run's folder: weights, processor, records and heatmaps."""
-        save_encoder(trained.model, self.processor, folder, self.form)
+        kept = trained.model if is_adapted(trained.model) else trained.model.to(dtype=self.dtype)  # type: ignore[call-arg]
+        save_encoder(kept, self.processor, folder, self.form)
+        precision = () if self.dtype == torch.float32 or is_adapted(kept) else (self._precision_note(),)
         statuses = request_statuses(self.task, self.before, evaluation, config.method)
         for note in drift_notes(statuses):
             logger.warning("%s: %s", config.title, note)
@@ -348,7 +377,14 @@ class Experiment:
             run_time_seconds=trained.seconds,
             retain_sha256=self.task.retain_sha256,
             held_out=self.task.salted_held_out(self.arguments.request_salt),
-            notes=(*trained.notes, *self.task.notes, *self.evaluator.notes, *drift_notes(statuses)),
+            notes=(
+                *trained.notes,
+                *trained.doubts,
+                *precision,
+                *self.task.notes,
+                *self.evaluator.notes,
+                *drift_notes(statuses),
+            ),
             history=self.history,
         )
         self.task.write_private_rows(folder, self.arguments.request_salt)

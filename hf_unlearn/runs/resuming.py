@@ -35,7 +35,7 @@ CHECKPOINTS = "checkpoints"
 # Arguments that say what is done, beside what the hashes of model, rows and request say already.
 _ARGUMENTS = (
     "split_seed", "validation_fraction", "test_fraction", "num_samples", "duplicates", "max_eval_samples",
-    "retrain_model", "use_peft", "save_format", *LORA,
+    "retrain_model", "use_peft", "save_format", "save_dtype", *LORA,
 )  # fmt: skip
 # Arguments that say what is run and reported, not what comes out.
 _REPORTING = (

@@ -75,12 +75,13 @@ def test_weights_that_matter_more_to_unlearn_are_dampened_by_the_ratio(make_trai
     assert trainer.state.log_history[-1]["dampened_share"] == pytest.approx(dampened / total, rel=1e-2)
 
 
-def test_an_alpha_that_nothing_reaches_gives_the_base_model(make_trainer):
-    trainer = make_trainer("selective_synaptic_dampening", "moco", alpha=1e9)
-    before = state(trainer)
-    output = trainer.train()
-    assert all(value.equal(before[name]) for name, value in state(trainer).items())
-    assert output.metrics["train_runtime"] > 0 and trainer.notes == [] and not trainer.guard.failed
+@pytest.mark.parametrize(("alpha", "message"), [(5.0, r"= 5 \* 0.2 is"), (1e9, r"= 1e\+09 \* 0.2 is")])
+def test_an_alpha_that_nothing_can_reach_is_refused_with_the_arithmetic(make_trainer, alpha, message):
+    """All of train holds unlearn, 10 of 50 rows: no weight is five times as important to it as to all."""
+    with pytest.raises(UserError, match=message + " at least 1, .* set alpha below 5"):
+        make_trainer("selective_synaptic_dampening", "moco", alpha=alpha)
+    output = make_trainer("selective_synaptic_dampening", "moco", alpha=4.99).train()
+    assert output.metrics["train_runtime"] > 0
 
 
 def test_a_single_unlearn_sample_will_do(make_trainer, splits):
@@ -98,7 +99,7 @@ def test_what_cannot_work_is_refused(make_trainer, tmp_path):
     with pytest.raises(UserError, match="SSD chooses its weights itself"):
         make_trainer(method, saliency_share=0.5)
     with pytest.raises(UserError, match="no undamaged checkpoint to resume from"):
-        make_trainer(method).train(resume_from_checkpoint=True)
+        make_trainer(method, alpha=2.0).train(resume_from_checkpoint=True)
     with pytest.raises(UserError, match="alpha=0 must be more than 0"):
         SSDConfig(output_dir=str(tmp_path), alpha=0)
     with pytest.raises(UserError, match="importance='size' is unknown; choose output_norm or info_nce"):
@@ -106,7 +107,7 @@ def test_what_cannot_work_is_refused(make_trainer, tmp_path):
 
 
 def test_training_leaves_no_gradients_and_the_mode_as_it_was(make_trainer):
-    trainer = make_trainer("selective_synaptic_dampening", "simclr")
+    trainer = make_trainer("selective_synaptic_dampening", "simclr", alpha=2.0)
     trainer.model.train()
     trainer.train()
     assert trainer.model.training and all(p.grad is None for p in trainer.model.parameters())

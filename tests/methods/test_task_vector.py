@@ -4,7 +4,7 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import load_file
 
-from hf_unlearn.errors import UserError
+from hf_unlearn.errors import DivergenceError, UserError
 from hf_unlearn.methods.task_vector import TaskVectorConfig
 from hf_unlearn.training.checkpoints import newest_checkpoint
 
@@ -84,6 +84,40 @@ def test_several_vectors_are_averaged_where_their_signs_agree(make_trainer, tmp_
         torch.testing.assert_close(value, base[name] - torch.where(agree, vectors.mean(0), 0.0))
         agreeing.append(agree.float().mean())
     assert len(ends) == 3 and 0.1 < torch.stack(agreeing).mean() < 0.95
+
+
+def spoiled(make_trainer, step):
+    """A training of three vectors, steps 1 to 2, 3 to 6 and 7 to 12, whose loss is lost at a step."""
+    trainer = make_trainer("task_vector", **TINY, max_steps=12, vectors=3, guard_steps=1)
+    compute_loss = trainer.compute_loss
+    trainer.compute_loss = lambda *given, **named: (
+        compute_loss(*given, **named) * (float("nan") if trainer.state.global_step == step - 1 else 1)
+    )
+    return trainer
+
+
+@pytest.mark.parametrize(("step", "finished"), [(3, 1), (5, 1), (7, 2), (12, 2)])
+def test_stopped_by_the_guard_only_finished_vectors_count(make_trainer, step, finished):
+    trainer = spoiled(make_trainer, step)
+    base = {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
+    ends, finish = [], trainer.finish_vector
+    trainer.finish_vector = lambda: (
+        ends.append({name: value.detach().clone() for name, value in trainer.model.named_parameters()}),
+        finish(),
+    )
+    trainer.train()
+    assert len(ends) == finished
+    for name, value in trainer.model.named_parameters():
+        vectors = torch.stack([end[name] - base[name] for end in ends])
+        agree = (vectors > 0).all(0) | (vectors < 0).all(0)
+        torch.testing.assert_close(value, base[name] - torch.where(agree, vectors.mean(0), 0.0))
+    (note,) = trainer.notes
+    assert f"Of 3 task vectors only the {finished} finished by then count" in note and "The weights are" not in note
+
+
+def test_stopped_before_any_vector_was_finished_it_is_an_error(make_trainer):
+    with pytest.raises(DivergenceError, match="stopped before any vector was finished"):
+        spoiled(make_trainer, 2).train()
 
 
 @pytest.mark.parametrize("family", ["clip", "moco"])

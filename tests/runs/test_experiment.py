@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 from folders import watched
+from safetensors.torch import load_file
 from transformers import SiglipConfig, SiglipModel, SiglipProcessor
 
 from hf_unlearn.data.views import VIEW_PRESETS
 from hf_unlearn.models.image_processor import image_processor_of
+from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.moco import MoCoConfig, MoCoModel
 from hf_unlearn.models.simclr import SimCLRConfig, SimCLRModel
 from hf_unlearn.models.small_clip import train_tokenizer
@@ -50,7 +52,7 @@ def experiment(bases, shapes, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path / "cache"))
     shapes.save_to_disk(tmp_path / "data")
 
-    def build(family: str, *argv: str) -> tuple[Experiment, dict]:
+    def build(family: str, *argv: str, base=None) -> tuple[Experiment, dict]:
         given = ["--dataset_name", str(tmp_path / "data"), "--model_name_or_path", str(bases[family])]
         given += [
             "--output_dir",
@@ -62,7 +64,7 @@ def experiment(bases, shapes, tmp_path, monkeypatch):
         ]
         given += ["--views", "light", "--use_cpu", "true", "--disable_tqdm", "true", "--unlearn_fraction", "0.1"]
         run = parse_run([*given, *argv])
-        return Experiment(run, prepare_task(run.arguments), bases[family]), run.methods
+        return Experiment(run, prepare_task(run.arguments), base or bases[family]), run.methods
 
     return build
 
@@ -111,3 +113,43 @@ def test_finished_run_holds_a_card_and_its_records(experiment, tmp_path):
     manifest = json.loads((folder / "unlearning.json").read_text())
     assert manifest["request"]["salted"] and len(manifest["request"]["row_hashes"]) == manifest["request"]["count"]
     assert "secret" not in (folder / "unlearning.json").read_text() + (folder / "README.md").read_text()
+
+
+def test_the_order_of_methods_does_not_matter(experiment):
+    """Agreement with Retrain and CKA are there for what was measured before it, too."""
+    found = []
+    for order in (("fine_tune", "retrain"), ("retrain", "fine_tune")):
+        ours, methods = experiment("clip", "--methods", *order)
+        for method in order:
+            ours.evaluations[method] = ours.measure(methods[method])[1]
+        rows = {row.method: dict(row.metrics) for row in ours.compare().rows}
+        found.append({(m, k): v for m, row in rows.items() for k, v in row.items() if k != "run_time_minutes"})
+    assert found[0] == found[1]
+    assert {("fine_tune", "agreement_pearson"), ("fine_tune", "cka_to_retrain")} <= found[0].keys()
+    assert ("retrain", "cka_to_retrain") not in found[0]
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked", "saved"),
+    [("bfloat16", None, "bfloat16"), ("bfloat16", "float32", "float32"), ("float32", "float16", "float16")],
+)
+def test_a_checkpoint_keeps_its_type_unless_another_is_asked_for(experiment, bases, tmp_path, stored, asked, saved):
+    model, processor = load_encoder(str(bases["clip"]))
+    model.to(getattr(torch, stored)).save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    ours, methods = experiment("clip", *(["--save_dtype", asked] if asked else []), base=tmp_path / "base")
+    evaluation = ours.unlearn(methods["fine_tune"])
+    folder = tmp_path / "out" / "fine_tune"
+    assert {str(value.dtype) for value in load_file(folder / "model.safetensors").values()} == {f"torch.{saved}"}
+    again = ours.evaluate(str(folder))
+    assert np.array_equal(again.alignment, evaluation.alignment)  # what is saved is what was measured
+    assert (f"saved and measured in {saved}" in (folder / "README.md").read_text()) == (saved != "float32")
+
+
+def test_a_model_in_which_nothing_moved_says_so_on_terminal_and_card(experiment, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, logger="hf_unlearn"):
+        ours, methods = experiment("clip", "--learning_rate", "0", "--methods", "fine_tune")
+        ours.unlearn(methods["fine_tune"])
+    card = (tmp_path / "out" / "fine_tune" / "README.md").read_text()
+    for words in ("cosines of unlearn samples moved by 0.0000", "the weights are those of the base model, to the bit"):
+        assert words in caplog.text and words in card

@@ -1,0 +1,60 @@
+"""What is said of a model after its training, from what is measured anyway."""
+
+import numpy as np
+import pytest
+
+from hf_unlearn.metrics.estimated_gap import ViewEvidence
+from hf_unlearn.runs.evaluation import Evaluation
+from hf_unlearn.runs.sanity import sanity_notes
+
+X = np.random.default_rng(0).normal(size=(40, 8))
+BEFORE = {"cosine_retain": 71.0, "cosine_unlearn": 70.0, "cosine_validation": 24.0, "recall_validation": 18.0}
+
+
+def pairs(alignment=0.7, x=X, **metrics):
+    return Evaluation({**BEFORE, **metrics}, np.full(40, alignment), x, X, evidence=None)
+
+
+def views(alignment=0.9, held_out=0.8, **metrics):
+    evidence = ViewEvidence(np.full(40, alignment), np.full(30, held_out))
+    return Evaluation({"emia": 50.0, **metrics}, np.full(40, alignment), X, X, evidence)
+
+
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [
+        (pairs(alignment=0.3, cosine_unlearn=25.0, cosine_retain=69.0), []),
+        (pairs(alignment=0.7004), ["Nothing was unlearned: the cosines of unlearn samples moved by 0.0004"]),
+        (pairs(0.2, cosine_unlearn=20.0, cosine_retain=60.5), ["mean cosine fell from 71 to 60 points"]),
+        (pairs(0.2, cosine_unlearn=20.0, cosine_retain=61.5), []),
+        (
+            pairs(-0.6, cosine_retain=-29.0, cosine_unlearn=-60.0, cosine_validation=-70.0),
+            ["All cosines moved together (points: retain by -100, unlearn by -130, validation by -94)"],
+        ),
+        (pairs(0.9, cosine_retain=95.0, cosine_unlearn=92.0, cosine_validation=90.0), ["All cosines moved together"]),
+        (pairs(0.3, recall_validation=11.9), ["Retrieval on validation fell from 18.0% to 11.9%"]),
+        (pairs(0.3, recall_validation=12.1), []),
+        (pairs(0.3, x=1 + 0.01 * X), ["Embeddings collapsed"]),
+    ],
+)
+def test_image_text_models(after, words):
+    notes = sanity_notes(pairs(), after)
+    assert len(notes) == len(words) and all(word in note for word, note in zip(words, notes, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [
+        (views(alignment=0.6), []),
+        (
+            views(alignment=0.5, held_out=0.3),
+            ["(points: unlearn by -40, validation by -50)"],
+        ),
+        (views(0.7, retain_accuracy=78.0), ["the probe's accuracy fell from 90% to 78%"]),
+        (views(0.7, retain_accuracy=81.0), []),
+        (views(), ["Nothing was unlearned"]),
+    ],
+)
+def test_view_encoders(after, words):
+    notes = sanity_notes(views(retain_accuracy=90.0), after)
+    assert len(notes) == len(words) and all(word in note for word, note in zip(words, notes, strict=True))
