@@ -32,7 +32,8 @@ def test_a_model_that_begins_at_the_bound_or_above_can_leave_it(make_trainer, en
 
 
 def test_resuming_has_the_bound_of_the_base_model(make_trainer, encoder, tmp_path):
-    assert trained(make_trainer, encoder, SIGLIP, -1, save_strategy="steps", save_steps=1, max_steps=8) < BOUND
+    saving = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": None, "max_steps": 8}
+    assert trained(make_trainer, encoder, SIGLIP, -1, **saving) < BOUND
     model = encoder("clip")[0]
     model.logit_scale.data.fill_(SIGLIP)
     resumed = make_trainer(
