@@ -84,6 +84,8 @@ def _sentence(error: Exception) -> str | None:
         if not error.filename or not error.strerror:
             return None
         return f"{error.filename}: {error.strerror}; name another path, or change what is there or who may use it"
+    if isinstance(error, RuntimeError) and "home directory" in str(error):  # of pathlib, as in docker --user
+        return "this user has no home folder; set HOME, or HF_UNLEARN_CACHE, to a folder that can be written to"
     if is_out_of_memory(error):
         return "out of memory; use a device with more, or --use_cpu true"
     return None

