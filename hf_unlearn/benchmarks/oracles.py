@@ -132,10 +132,11 @@ class Oracle:
 
     @cached_property
     def _evaluator(self) -> Evaluator:
+        task = self._task
         model, processor = load_encoder(self.base_model)
         inputs = make_inputs(model, processor, self.run.data)
-        splits = {n: EncodedSplit(s, inputs, self.run.data.resident_bytes) for n, s in self._task.splits.items()}
-        return make_evaluator(model, self._task, splits, inputs)
+        splits = {n: EncodedSplit(s, inputs, self.run.data.resident_bytes) for n, s in task.splits.items()}
+        return make_evaluator(model, task, splits, inputs)
 
     def score(self, model: PreTrainedModel | str) -> OracleScore:
         """Measure a model on the task and set it beside the Retrains.
