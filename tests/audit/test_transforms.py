@@ -4,7 +4,7 @@ import torch
 from audit.conftest import draw, folder_of
 
 from hf_unlearn.audit.images import list_pictures
-from hf_unlearn.audit.transforms import HeldBackViews, TrainingViews, draw_views, fit, training_views
+from hf_unlearn.audit.transforms import HeldBackViews, TrainingViews, draw_views, fit, picture_seed, training_views
 from hf_unlearn.errors import UserError
 
 FAMILIES = [TrainingViews("cifar", 24), TrainingViews("caption", 24), HeldBackViews(24)]
@@ -63,3 +63,14 @@ def test_descriptions_name_every_range():
     told = TrainingViews("light", 24).describe()
     assert told["family"] == "light" and told["crop_scale"] == (0.5, 1.0) and told["size"] == 24
     assert HeldBackViews(24).describe()["rotation_degrees"] == 15.0
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.describe()["family"])
+def test_pictures_of_the_same_pixels_in_other_bytes_have_views_of_their_own(tmp_path, family):
+    """Else all pictures of an audit would share their crops, and their errors."""
+    for name, level in (("a.png", 1), ("b.png", 9)):
+        draw(0).save(tmp_path / name, compress_level=level)
+    first, second = list_pictures(tmp_path)
+    assert picture_seed(5, first) != picture_seed(5, second) and picture_seed(5, first) != picture_seed(6, first)
+    views = draw_views([first, second], family, seed=5, count=4)
+    assert (views[0] != views[1]).any()

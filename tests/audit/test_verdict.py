@@ -97,6 +97,15 @@ def test_a_noisy_endpoint_reads_no_model_change_only_where_noise_bounds_the_chan
     assert run_tests(noisy(few, 0.002)).verdict is Verdict.INCONCLUSIVE  # 4 images bound nothing at 95%
 
 
+@pytest.mark.parametrize(("times", "is_none"), [(1.0, True), (1.4, False), (1.9, False)])
+def test_a_change_of_less_than_twice_the_noise_is_a_change(times: float, is_none: bool) -> None:
+    rng = np.random.default_rng(1)
+    rows = owner(replace(CLEAR, score_std=0.001))
+    noises, noises_again = np.abs(rng.normal(0.01, 0.001, (2, len(rows)))).tolist()
+    changed = [replace(r, change=times * a, noise=b) for r, a, b in zip(rows, noises_again, noises, strict=True)]
+    assert (run_tests(changed).verdict is Verdict.NO_MODEL_CHANGE) is is_none
+
+
 def test_a_targeted_change_is_never_read_as_no_change() -> None:
     rows = [replace(row, change=0.01, noise=0.05 + i / 1e3) for i, row in enumerate(owner(replace(CLEAR, removed=1)))]
     assert run_tests(rows).verdict is Verdict.WITHIN_BAND

@@ -179,7 +179,9 @@ def test_the_published_construction_equals_double_loops(family, alpha):
 @pytest.mark.parametrize("family", ["cross_modal", "two_view"])  # a queue's candidates change with the partner
 def test_the_published_loss_is_equation_5_times_the_retain_share(family):
     drawn, mask = batch(family, seed=9), UNLEARN["two"]  # two members: the only partner is the other one
-    arrays = loss_oracle.unit(drawn.x), loss_oracle.unit(drawn.y), 7.0, mask
-    reference = loss_oracle.reference_alignment_calibration(family, *arrays, 2 / 4, 1.0, 0.0, [4, 1, 2, 3, 0, 5])
-    paper = loss_oracle.alignment_calibration(family, *arrays, 2 / 4, 1.0, 0.0, 1.0)
-    assert reference == pytest.approx(4 / 6 * paper)
+    equation_5 = drawn.oracle(loss_oracle.alignment_calibration, mask, 2 / 4, 1.0, 0.0, 1.0)
+
+    def published(terms):
+        return weighted_info_nce(terms.repair(torch.tensor([4, 1, 2, 3, 0, 5])), torch.ones(6))
+
+    assert_value_and_gradient(published, drawn, lambda *arrays: 4 / 6 * equation_5(*arrays))

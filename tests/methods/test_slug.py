@@ -3,8 +3,9 @@ import torch
 from datasets import DatasetDict
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.methods.slug import SLUGConfig
+from hf_unlearn.methods.slug import SLUGConfig, mean_cosine
 from hf_unlearn.models.contrastive import contrastive_terms
+from hf_unlearn.training.gradients import info_nce_of_all
 
 
 def state(trainer):
@@ -84,3 +85,48 @@ def test_what_cannot_work_is_refused(make_trainer, splits, tmp_path):
         SLUGConfig(output_dir=str(tmp_path), target_cosine=2)
     with pytest.raises(UserError, match="candidates=0 must be at least 1"):
         SLUGConfig(output_dir=str(tmp_path), candidates=0)
+
+
+def test_of_the_layers_that_reach_the_target_the_one_that_keeps_most_of_retain_is_taken(make_trainer):
+    settings = {"target_cosine": 0.0, "candidates": 100, "per_device_train_batch_size": 10}
+    start = cosine(trainer := make_trainer("slug", **settings), trainer._unlearn)
+    trainer = make_trainer("slug", **settings | {"target_cosine": start - 0.05})
+    kept = {}
+    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+    with torch.no_grad():
+        for layer, gradient in trainer._front():
+            before = layer.clone()
+            if trainer._step_size(layer, gradient, start - 0.05) is not None:
+                kept[names[id(layer)]] = cosine(trainer, trainer._retain)
+            layer.copy_(before)
+    assert len(kept) > 1 and max(kept.values()) - min(kept.values()) > 1e-3
+    trainer.train()
+    assert trainer._layer == max(kept, key=kept.get)
+
+
+def test_layers_whose_gradients_oppose_those_of_retain_are_as_bad_as_those_along_them(make_trainer):
+    trainer = make_trainer("slug", target_cosine=0.0, candidates=100)
+    model = trainer.model.eval()
+    named = dict(model.named_parameters())
+    gradients = [
+        dict(zip(named, trainer.mean_gradient(split, loss), strict=True))
+        for split, loss in ((trainer._unlearn, mean_cosine), (trainer._retain, info_nce_of_all))
+    ]
+    scores = {}
+    for name, weight in named.items():
+        if weight.ndim >= 2 and weight.any():
+            own, others = (part[name].double().flatten() for part in gradients)
+            signed = (own @ others / (own.norm() * others.norm())).item()
+            scores[name] = (own.norm() / weight.double().norm()).item(), signed
+    front = {
+        name for name, (importance, signed) in scores.items()
+        if not any(other[0] >= importance and abs(other[1]) <= abs(signed) and other != (importance, signed)
+                   for other in scores.values())
+    }  # fmt: skip
+    by_sign = {
+        name for name, (importance, signed) in scores.items()
+        if not any(o[0] >= importance and o[1] <= signed and o != (importance, signed) for o in scores.values())
+    }  # fmt: skip
+    names = {id(parameter): name for name, parameter in named.items()}
+    assert front != by_sign, "some gradients oppose"
+    assert {names[id(layer)] for layer, _ in trainer._front()} == front

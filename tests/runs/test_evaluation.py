@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Value
 
 from hf_unlearn.data.encoded import EncodedSplit
@@ -118,3 +119,25 @@ def test_trials_within_the_interval_of_the_best_are_said_to_be_tied():
     assert told.startswith("1 of 4 trials lie within the interval of the best, 3.00 [1.00, 5.00]")
     assert "npo beta 0.2." in told and "0.3" not in told
     assert ties([best, rows[2]]) is None
+
+
+def test_negative_alignment_counts_each_picture_once_however_many_captions_it_has(tiny_clip, shapes):
+    model, processor = load_encoder(str(tiny_clip))
+    inputs = ImageTextInputs(processor, 16)
+    rows = shapes.select([*range(4), *range(20, 24)])  # with one caption, and with two
+    rows = rows.map(lambda row, n: {"captions": row["captions"] * (1 + 2 * (n % 2))}, with_indices=True)
+    evaluator = ImageTextEvaluator(dict.fromkeys(NAMES, EncodedSplit(rows, inputs)), inputs)
+    before = evaluator.evaluate(model)
+    with torch.no_grad():
+        model.visual_projection.weight.mul_(torch.linspace(0.2, 2, model.visual_projection.weight.shape[1]))
+    after = evaluator.evaluate(model)
+    assert before.x.shape == before.y.shape == (8, before.x.shape[1])
+    tokens = processor.tokenizer([captions[0] for captions in rows["captions"]], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        first = model.get_text_features(**tokens).pooler_output.double().numpy()
+    unit = {name: half / np.linalg.norm(half, axis=1, keepdims=True) for name, half in
+            (("x0", before.x.astype(float)), ("x1", after.x.astype(float)), ("y", first))}  # fmt: skip
+    gaps = [unit["x0"][i] @ unit["y"][j] - unit["x1"][i] @ unit["y"][j] for i in range(8) for j in range(8) if i != j]
+    measured = after.compared_with(before).metrics
+    assert measured["negative_alignment"] == pytest.approx(100 * np.mean(gaps), abs=1e-4)
+    assert measured["negative_alignment_std"] == pytest.approx(100 * np.std(gaps), abs=1e-4)

@@ -257,3 +257,18 @@ def test_a_request_unlike_the_held_out_samples_is_said(make_trainer, caplog):
     assert (
         "Of 80 held-out pairs few are like" in caplog.text and "hold out more samples of the request's" in caplog.text
     )
+
+
+def test_what_held_out_pairs_lose_without_the_request_is_taken_off(make_trainer, monkeypatch):
+    """Held-out pairs that the request predicts by 0.1 more: Retrain, without it, is expected to align 0.1 less."""
+    as_it_is = make_trainer("targeted_calibration").targets.positive
+
+    def predicted_by_the_request(*features):
+        retain, *others = pair_scores(*features)
+        return retain, *((scores + 0.1 for scores in others) if len(features) == 2 else others)
+
+    monkeypatch.setattr(targets, "pair_scores", predicted_by_the_request)
+    lowered = make_trainer("targeted_calibration").targets.positive
+    retain, captions = 40, as_it_is[40:] != 0
+    torch.testing.assert_close(lowered[:retain], as_it_is[:retain])
+    torch.testing.assert_close(lowered[retain:][captions], as_it_is[retain:][captions] - 0.1)
