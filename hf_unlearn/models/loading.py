@@ -76,8 +76,11 @@ def load_model(
     name_or_path: str, revision: str | None = None, trust_remote_code: bool = False, base: str | None = None
 ) -> PreTrainedModel:
     """Load an encoder in float32, as `load_encoder` does, without a processor."""
-    if has_weights(name_or_path):
-        weight_files(name_or_path)  # an index must not lead out of the folder
+    try:
+        if has_weights(name_or_path):
+            weight_files(name_or_path)  # an index must not lead out of the folder
+    except UserError as error:
+        raise UserError(f"the model {name_or_path} cannot be loaded: {error}") from error
     try:
         adapter = find_adapter(name_or_path, revision)
         if adapter is None:
