@@ -16,6 +16,7 @@ COMMANDS = {
     "card": "Write a run's model card from its records, or check it.",
     "publish": "Publish a finished run to the Hub.",
     "verify": "Check what a published model says about itself.",
+    "descendants": "List the models that descend from another.",
     "env": "Print versions and devices, for a bug report.",
 }
 

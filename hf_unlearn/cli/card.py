@@ -11,6 +11,9 @@ def card(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; exit 1 if the card was edited by hand.")
     ] = False,
+    with_evidence: Annotated[
+        bool, typer.Option("--evidence", help="Also write the removal statement, bill of materials and erasure record.")
+    ] = False,
     copy_to: Annotated[
         Path | None, typer.Option(help="Also copy card, records and pictures here, without the weights.")
     ] = None,
@@ -18,11 +21,12 @@ def card(
     """Write README.md into a run's folder, from unlearning.json and evaluation.json."""
     from hf_unlearn.errors import UserError
     from hf_unlearn.hub.card import keep_card, write_card
+    from hf_unlearn.hub.evidence import write_evidence
     from hf_unlearn.hub.verification import check_card
     from hf_unlearn.text import printable
 
-    if check and copy_to is not None:
-        raise UserError("--check writes nothing, so --copy-to cannot go with it; give one of the two.")
+    if check and (copy_to is not None or with_evidence):
+        raise UserError("--check writes nothing, so neither --copy-to nor --evidence can go with it; give one of them.")
     if check:
         problems = check_card(run)
         for line in problems:
@@ -32,5 +36,8 @@ def card(
         print(f"{run.name}: the card is as generated.")
         return
     print(write_card(run))
+    if with_evidence:
+        for path in write_evidence(run):
+            print(path)
     if copy_to is not None:
         print(keep_card(run, copy_to))

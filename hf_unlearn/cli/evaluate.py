@@ -1,13 +1,17 @@
 """`hf-unlearn evaluate`: a finished checkpoint against its base model and Retrain."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hf_unlearn.cli.run_command import RunCommand
 from hf_unlearn.cli.terminal import quiet_loading
 from hf_unlearn.errors import UserError
+
+if TYPE_CHECKING:
+    from hf_unlearn.runs.arguments import Run
 
 # Of the recipes' options, those that say what is measured and how; any other would be taken and have no effect.
 HONOURED = (
@@ -17,6 +21,20 @@ HONOURED = (
     "trust_remote_code", "max_length", "views", "resident_bytes", "use_cpu",
 )  # fmt: skip
 ENCODING = "fine_tune"  # any method: its config says how rows are encoded, and on which device
+
+
+def run_of(options: Sequence[str], base: str, dataset: str, retrain: str | None = None) -> "Run":
+    """Parse the options that say what is measured; any other would have no effect, and is refused."""
+    from hf_unlearn.runs.arguments import grouped_options, parse_run
+
+    for name, _ in grouped_options(options):
+        if name not in HONOURED:
+            raise UserError(
+                f"evaluate takes no option --{name}, as it measures and trains nothing; beside its own (see --help) it "
+                f"takes --{', --'.join(HONOURED)}"
+            )
+    given = ["--model_name_or_path", base, "--dataset_name", dataset, "--methods", ENCODING]
+    return parse_run([*options, *given, *(["--retrain_model", retrain] if retrain else [])])
 
 
 class Command(RunCommand):
@@ -49,7 +67,6 @@ def evaluate(
     """
     from hf_unlearn.benchmarks.oracles import load_oracle
     from hf_unlearn.files import refuse_to_write_to
-    from hf_unlearn.runs.arguments import grouped_options, parse_run
     from hf_unlearn.runs.experiment import Experiment
     from hf_unlearn.runs.run_data import prepare_task
     from hf_unlearn.runs.tables import save_results, text_table
@@ -64,14 +81,7 @@ def evaluate(
         return
     if base is None or dataset is None:
         raise UserError("evaluate needs --base and --dataset, or --oracle; see 'hf-unlearn evaluate --help'")
-    for name, _ in grouped_options(context.args):
-        if name not in HONOURED:
-            raise UserError(
-                f"evaluate takes no option --{name}, as it measures and trains nothing; beside its own (see --help) it "
-                f"takes --{', --'.join(HONOURED)}"
-            )
-    given = ["--model_name_or_path", base, "--dataset_name", dataset, "--methods", ENCODING]
-    run = parse_run([*context.args, *given, *(["--retrain_model", retrain] if retrain else [])])
+    run = run_of(context.args, base, dataset, retrain)
     if output_dir is not None:
         if output_dir.exists() and not output_dir.is_dir():
             raise UserError(f"--output_dir {output_dir} is a file; name a folder")

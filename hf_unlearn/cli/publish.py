@@ -20,6 +20,9 @@ def publish(
     show_samples: Annotated[
         bool, typer.Option("--show-samples", help="Publish heatmaps although they show the requested samples.")
     ] = False,
+    sign: Annotated[
+        Path | None, typer.Option(help="Private key (EC, PEM): add evidence and sign everything with it.")
+    ] = None,
     token: Annotated[str | None, typer.Option(help="Token with write access; default: the one logged in with.")] = None,
 ) -> None:
     """Publish a run to the Hub in one commit: weights, processor, records, pictures and card, checked first."""
@@ -35,6 +38,7 @@ def publish(
         dry_run=dry_run,
         show_samples=show_samples,
         token=token,
+        sign=sign,
     )
     width = max(len(file.name) for file in result.files)
     print(f"{'Sent' if result.sent else 'Would send'} to {result.repo_id}:")

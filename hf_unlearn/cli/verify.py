@@ -5,8 +5,20 @@ from typing import Annotated
 
 import typer
 
+from hf_unlearn.cli.evaluate import HONOURED, run_of
+from hf_unlearn.cli.run_command import RunCommand
+from hf_unlearn.cli.terminal import quiet_loading
+
+
+class Command(RunCommand):
+    """`hf-unlearn verify`."""
+
+    listed = HONOURED
+    footer = "With --dataset the figures are measured again; these options then say which rows were unlearned."
+
 
 def verify(
+    context: typer.Context,
     target: Annotated[str, typer.Argument(help="Repository on the Hub, or a folder.")],
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
     base: Annotated[Path | None, typer.Option(help="Folder of the base model, to check its hash too.")] = None,
@@ -18,6 +30,14 @@ def verify(
         list[str] | None, typer.Option(help="Its captions, for a model trained on pairs; repeatable, for one --image.")
     ] = None,
     salt: Annotated[str | None, typer.Option(help="The request's salt, from the model's owner.")] = None,
+    public_key: Annotated[Path | None, typer.Option(help="The publisher's public key, to check the signature.")] = None,
+    tsa_certificate: Annotated[
+        Path | None, typer.Option(help="Certificate of the time-stamp's authority, to check it.")
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="The run's data, to measure the figures again; with --base and the options of the request."),
+    ] = None,
     token: Annotated[str | None, typer.Option(help="Token that can read a private repository.")] = None,
 ) -> None:
     """Recompute what can be, and list each statement as holds, does not hold, or cannot be checked here."""
@@ -32,7 +52,35 @@ def verify(
     if captions and len(images) != 1:
         raise UserError(f"--caption belongs to a single --image, but {len(images)} are given; verify them one by one.")
     samples = [OwnedSample(path, tuple(captions)) for path in images]
-    report = verify_repo(target, revision=revision, base=base, request=request, salt=salt, samples=samples, token=token)
+    if dataset is None and context.args:
+        raise UserError(
+            f"without --dataset nothing is measured, so that this has no effect ({context.args[0]}); see 'hf-unlearn "
+            "verify --help'"
+        )
+    if dataset is not None and base is None:
+        raise UserError("--dataset needs --base too: figures are measured of the model and of its base")
+
+    def measure(folder: Path) -> dict[str, dict[str, float]]:
+        from hf_unlearn.runs.experiment import Experiment
+        from hf_unlearn.runs.run_data import prepare_task
+
+        quiet_loading()
+        run = run_of(context.args, str(base), str(dataset))
+        experiment = Experiment(run, prepare_task(run.arguments), str(base))
+        return {"after": dict(experiment.evaluate(str(folder)).metrics), "before": dict(experiment.before.metrics)}
+
+    report = verify_repo(
+        target,
+        revision=revision,
+        base=base,
+        request=request,
+        salt=salt,
+        samples=samples,
+        token=token,
+        public_key=public_key,
+        tsa_certificate=tsa_certificate,
+        measure=measure if dataset is not None else None,
+    )
     width = max(len(outcome) for outcome in Outcome)
     for line in report.statements:
         print(f"{line.outcome:{width}}  " + printable(line.subject + (f": {line.detail}" if line.detail else "")))

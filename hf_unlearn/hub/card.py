@@ -19,7 +19,14 @@ from hf_unlearn.models.weights import (
     has_weights,
 )
 from hf_unlearn.records.codec import from_json
-from hf_unlearn.records.file_names import CARD_NAME, EVALUATION_NAME, MANIFEST_NAME, RESULTS_NAME, published_names
+from hf_unlearn.records.file_names import (
+    CARD_NAME,
+    EVALUATION_NAME,
+    EVIDENCE,
+    MANIFEST_NAME,
+    RESULTS_NAME,
+    published_names,
+)
 from hf_unlearn.records.method_description import PAPER_CITATION
 from hf_unlearn.records.metric_labels import in_display_order, metric_label, short_name, shown
 from hf_unlearn.records.schemas import EvaluationRecord, RequestStatus, Results, UnlearningManifest
@@ -112,7 +119,7 @@ def keep_card(run_dir: str | Path, destination: str | Path) -> Path:
 
 def hash_files(folder: str | Path) -> dict[str, str]:
     """Hash the published files that nothing else vouches for: not the weights, the card, nor the manifest itself."""
-    names = [name for name in published_names(folder) if name not in (CARD_NAME, MANIFEST_NAME)]
+    names = [name for name in published_names(folder) if name not in (CARD_NAME, MANIFEST_NAME, *EVIDENCE)]
     return {name: file_sha256(Path(folder) / name) for name in names if not name.endswith(".safetensors")}
 
 

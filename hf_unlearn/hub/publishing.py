@@ -13,13 +13,18 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.figures.drawing import shows_samples
 from hf_unlearn.files import read_json
 from hf_unlearn.hub.card import hub_identifier, is_adapter, render_card
+from hf_unlearn.hub.evidence import digests, evidence
 from hf_unlearn.hub.screening import Content, screen
+from hf_unlearn.hub.signing import signature_of
 from hf_unlearn.hub.verification import verify_folder
 from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, CONFIG_NAMES, file_sha256
 from hf_unlearn.records.file_names import (
     CARD_NAME,
+    DIGESTS_NAME,
     EVALUATION_NAME,
+    EVIDENCE,
     MANIFEST_NAME,
+    SIGNATURE_NAME,
     could_be_loaded,
     is_published,
     missing_code,
@@ -76,6 +81,7 @@ def publish_run(
     show_samples: bool = False,
     token: str | None = None,
     commit_message: str | None = None,
+    sign: Path | None = None,
 ) -> PublishResult:
     """Publish a run's folder as one commit, having checked everything before anything is sent.
 
@@ -92,6 +98,7 @@ def publish_run(
         show_samples: Publish heatmaps although they show the requested samples by picture or caption.
         token: A token with write access; by default the one logged in with.
         commit_message: The commit's first line.
+        sign: A private key on an elliptic curve, as PEM: evidence goes along, and all of it is signed.
 
     Returns:
         The files with their sizes, and where they went.
@@ -109,7 +116,11 @@ def publish_run(
     api = HfApi(token=token)
     repo_id = _full_name(api, repo_id)
     contents, manifest = _contents(folder, repo_id, show_samples)
+    if sign is not None:
+        _add_evidence(contents, folder, manifest)
     screen(contents, token=token, public_names=_public_names(repo_id, manifest))
+    if sign is not None:
+        contents[SIGNATURE_NAME] = signature_of(contents, sign)
     result = PublishResult(
         repo_id=repo_id,
         revision=revision,
@@ -147,7 +158,7 @@ def _contents(folder: Path, repo_id: str, show_samples: bool) -> tuple[dict[str,
     """Gather what to send, the manifest and the card naming the repository, after checking that all of it agrees."""
     manifest = UnlearningManifest.load(folder)
     evaluation = EvaluationRecord.load_if_evaluated(folder)
-    names = published_names(folder)
+    names = [name for name in published_names(folder) if name not in EVIDENCE]
     if CARD_NAME not in names or not manifest.files:
         raise UserError(f"{folder.name} holds no model card; write it with `hf-unlearn card {folder.name}`.")
     if not set(CONFIG_NAMES) & set(names):
@@ -174,6 +185,17 @@ def _contents(folder: Path, repo_id: str, show_samples: bool) -> tuple[dict[str,
     contents[MANIFEST_NAME] = manifest.to_json().encode(errors="backslashreplace")
     contents[CARD_NAME] = render_card(manifest, evaluation).encode()
     return contents, manifest
+
+
+def _add_evidence(contents: dict[str, Content], folder: Path, manifest: UnlearningManifest) -> None:
+    """Add the statement, the bill of materials and the digests."""
+    texts = evidence(folder, manifest, EvaluationRecord.load_if_evaluated(folder))
+    contents |= {name: text.encode() for name, text in texts.items()}
+    hashes = {
+        name: file_sha256(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
+        for name, content in contents.items()
+    }
+    contents[DIGESTS_NAME] = digests(hashes).encode()
 
 
 def _check_pictures(
@@ -278,7 +300,7 @@ def _could_mislead(name: str) -> bool:
     """Say whether a file left from before would pass for the new model's weights, code or pictures."""
     # A loader that meets a config of the other kind would look for the other kind's weights.
     config = name in ("config.json", ADAPTER_CONFIG_NAME)
-    return config or could_be_loaded(name) or (name.startswith("assets/") and is_published(name))
+    return config or name in EVIDENCE or could_be_loaded(name) or (name.startswith("assets/") and is_published(name))
 
 
 def _sends(name: str, contents: dict[str, Content]) -> bool:

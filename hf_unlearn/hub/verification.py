@@ -12,9 +12,11 @@ from hf_unlearn.files import read_text
 from hf_unlearn.hub.card import render_card
 from hf_unlearn.hub.card_check import verify_card
 from hf_unlearn.hub.download import fetch
+from hf_unlearn.hub.evidence import verify_evidence
 from hf_unlearn.hub.figures_check import load_evaluation, verify_figures, verify_heatmaps, verify_measurements
 from hf_unlearn.hub.records_check import OwnedSample, verify_manifest, verify_request_file, verify_samples
 from hf_unlearn.hub.requests_check import verify_requests
+from hf_unlearn.hub.signing import verify_signature, verify_token
 from hf_unlearn.hub.verification_report import Outcome, Statement, VerificationReport
 from hf_unlearn.hub.weights_check import recorded_files, verify_base, verify_files, verify_local, verify_repository
 from hf_unlearn.models.weights import has_weights
@@ -36,6 +38,8 @@ def verify_repo(
     salt: str | None = None,
     samples: Sequence[OwnedSample] = (),
     token: str | None = None,
+    public_key: Path | None = None,
+    tsa_certificate: Path | None = None,
     measure: Callable[[Path], Measurements] | None = None,
 ) -> VerificationReport:
     """Check a model on the Hub, or in a folder, against its `unlearning.json`, `evaluation.json` and card.
@@ -48,6 +52,8 @@ def verify_repo(
         salt: The salt of the request, from the model's owner.
         samples: The data owner's own samples, to be looked for in the requests; needs `salt`.
         token: A token that can read a private repository.
+        public_key: The publisher's public key, to check the signature.
+        tsa_certificate: The certificate of the authority that stamped the digests.
         measure: Measures the model in a folder, and its base, on the data at hand.
 
     Returns:
@@ -77,6 +83,12 @@ def verify_repo(
     if isinstance(evaluation, EvaluationRecord):
         measured = measure(folder) if measure is not None and sound else None
         statements += verify_measurements(evaluation, measured)
+    if has_weights(folder) and sound:
+        known = evaluation if isinstance(evaluation, EvaluationRecord) else None
+        statements += verify_evidence(folder, manifest, known)
+    statements.append(verify_signature(folder, public_key))
+    if (stamped := verify_token(folder, tsa_certificate)) is not None:
+        statements.append(stamped)
     statements.append(
         Statement("data", Outcome.UNCHECKED, "the training data and its SHA-256 are not part of the repository")
     )

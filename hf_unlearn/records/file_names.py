@@ -12,12 +12,21 @@ CARD_NAME = "README.md"
 MANIFEST_NAME = "unlearning.json"  # how a checkpoint was unlearned
 EVALUATION_NAME = "evaluation.json"  # what the model's owner measured
 AUDIT_NAME = "audit.json"  # what a data owner measured; before 0.2, the model's owner too
+REMOVAL_NAME = "removal.intoto.json"  # the removal as a statement that public tools read
+BOM_NAME = "bom.cdx.json"  # the bill of materials
+DIGESTS_NAME = "digests.sha256"  # of every published file, for a time-stamp
+TOKEN_NAME = "digests.sha256.tsr"  # the time-stamp of the digests
+SIGNATURE_NAME = "model.sig"
+ERASURE_NAME = "erasure_record.md"  # for whoever answers the request; never published
+# What is made of the records and the files beside them, so that no record lists its hash.
+EVIDENCE = (REMOVAL_NAME, BOM_NAME, DIGESTS_NAME, TOKEN_NAME, SIGNATURE_NAME)
 RESULTS_NAME = "results.json"  # the comparison of a run's methods, beside their folders
 
 PUBLISHED = (
     CARD_NAME,
     MANIFEST_NAME,
     EVALUATION_NAME,
+    *EVIDENCE,
     "assets/*.png",
     "config.json",
     "model.safetensors",

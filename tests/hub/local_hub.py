@@ -288,6 +288,17 @@ class Handler(BaseHTTPRequestHandler):
             answer = {"id": repo_id, "modelId": repo_id, "sha": oid, "private": repo.private, "siblings": siblings}
             self.answer({**answer, "tags": [], "downloads": 0, "likes": 0})
 
+    def models(self, body: bytes, query: dict) -> None:
+        """List the models whose card names the base that the filter asks for."""
+        wanted = query["filter"][0].removeprefix("base_model:")
+        found = []
+        for name, repo in sorted(self.state.repos.items()):
+            card = repo.commits[repo.refs["main"]].get("README.md")
+            metadata = yaml.safe_load(card.content.decode().split("---")[1]) if card else {}
+            if metadata.get("base_model") == wanted:
+                found.append({"id": name, "modelId": name, "private": repo.private, "tags": []})
+        self.answer(found)
+
     def discussions(self, body: bytes, query: dict, repo_id: str) -> None:
         repo = self.state.repos.get(repo_id)
         if repo is None:
@@ -325,6 +336,7 @@ class Handler(BaseHTTPRequestHandler):
     ROUTES: ClassVar = {
         r"POST /api/repos/create": create_repo,
         r"GET /api/whoami-v2": who_am_i,
+        r"GET /api/models": models,
         r"POST /api/validate-yaml": validate_yaml,
         r"POST /api/models/([^/]+/[^/]+)/branch/([^/]+)": create_branch,
         r"POST /api/models/([^/]+/[^/]+)/preupload/([^/]+)": preupload,

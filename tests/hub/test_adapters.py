@@ -116,6 +116,9 @@ def test_what_was_measured_is_what_loads(adapter_run: Path, data: list[str], tin
     recorded = json.loads((adapter_run / "evaluation.json").read_text())["metrics"]
     for name in ("cosine_retain", "cosine_unlearn", "cosine_test", "forgetting_score"):
         assert rows["alignment_calibration"][name] == pytest.approx(recorded[name], abs=1e-4)
+    verified = python("-c", COMMAND_LINE, "verify", *command[1:], "--use_cpu", "true").stdout.splitlines()
+    assert [line for line in verified if "recomputed and holds    metrics after: " in line]
+    assert [line for line in verified if "recomputed and holds    metrics before: " in line]
     assert recorded["cosine_unlearn"] != pytest.approx(rows["before"]["cosine_unlearn"], abs=0.1)
 
 
