@@ -117,27 +117,32 @@ def _listed(names: Sequence[str], most: int = 5) -> str:
     return f": {', '.join(names[:most])}{more}"
 
 
+def _group(arm: Arm) -> str:
+    return arm.value.replace("_", " ")
+
+
+def _named(names: Sequence[str], most: int = 5) -> str:
+    """`a.png, b.png and 2 more`."""
+    return _listed(names, most).removeprefix(": ")
+
+
 def suspicion_words(arms: Arms, measured: Measurements) -> tuple[str, ...]:
     """What single images have to tell: those that stand out, were not answered, or have a twin in another arm."""
     found = []
     if measured.standing_out:
         found.append(
-            f"{len(measured.standing_out)} requested images stand out: they moved as little as images still in "
-            "training, "
-            f"and stand far above images never in training{_listed(measured.standing_out, 10)}."
+            "Requested images that stand out, since they moved as little as images still in training and stand "
+            "far above "
+            f"images never in training: {_named(measured.standing_out, 10)}."
         )
     for arm, names in arms.unusable.items():
         if names:
             found.append(
-                f"{len(names)} images ({arm.value.replace('_', ' ')}) were not answered, or not with finite numbers; "
-                f"they count as remembered{_listed(names)}."
+                f"Not answered, or not with finite numbers, so counted as remembered ({_group(arm)}): {_named(names)}."
             )
     for arm, names in arms.twins.items():
         if names:
-            found.append(
-                f"{len(names)} images ({arm.value.replace('_', ' ')}) were left out, since a near-duplicate stands in "
-                f"another arm{_listed(names)}."
-            )
+            found.append(f"Left out, since a near-duplicate stands in another group ({_group(arm)}): {_named(names)}.")
     return tuple(found)
 
 
@@ -228,7 +233,8 @@ def limits(arms: Arms, measured: Measurements) -> tuple[str, ...]:
         found.append("No held-back transforms: a change fitted to the very views of this audit would not be noticed.")
     if any(effect.interval is None for effect in measured.effects.values()):
         found.append(
-            "Where no interval is given, its assumption that all images of an arm moved about alike is visibly false."
+            "Where no interval is given, its assumption that one group's images are the other's, shifted, is "
+            "visibly false."
         )
     elif measured.effects and min(arms.size(arm) for arm in arms.rows) < FEW:
         found.append(
@@ -245,7 +251,7 @@ def limits(arms: Arms, measured: Measurements) -> tuple[str, ...]:
 def _number(effect: Effect) -> str:
     """An estimate with its interval, an open end in words."""
     if effect.interval is None:
-        return f"{effect.estimate:.3f}, no interval since a few images hold most of it"
+        return f"{effect.estimate:.3f}, no interval, since the two groups spread differently"
     low, high = effect.interval.low, effect.interval.high
     if not isfinite(low) or not isfinite(high):
         return f"{effect.estimate:.3f}, too few images for an interval"

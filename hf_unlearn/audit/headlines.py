@@ -10,16 +10,16 @@ from hf_unlearn.records.audit_result import Verdict
 
 _YES = "the model changed about your pictures"
 _ANSWERS = {
-    Verdict.NO_MODEL_CHANGE: "No: the model answers about your pictures as it did before.",
-    Verdict.NO_TARGETED_CHANGE: "No: the model changed, but not about the pictures you asked to remove.",
-    Verdict.RESIDUAL_SIGNAL: f"Only in part: {_YES}, but a trace of them is left.",
-    Verdict.RESIDUAL_UNDETERMINED: f"In part: {_YES}, but whether a trace of them is left is open.",
-    Verdict.WITHIN_BAND: f"Yes: {_YES}, and now treats them like pictures it never saw.",
-    Verdict.OVERSHOOT: f"Yes, and too far: {_YES} so much that they can be told apart again.",
-    Verdict.INCONCLUSIVE: "This audit cannot tell whether the model changed about your pictures.",
+    Verdict.NO_MODEL_CHANGE: ("No", "the model answers about your pictures as it did before"),
+    Verdict.NO_TARGETED_CHANGE: ("No", "the model changed, but not about the pictures you asked to remove"),
+    Verdict.RESIDUAL_SIGNAL: ("Only in part", f"{_YES}, but a trace of them is left"),
+    Verdict.RESIDUAL_UNDETERMINED: ("In part", f"{_YES}, but whether a trace of them is left is open"),
+    Verdict.WITHIN_BAND: ("Yes", f"{_YES}, and now treats them like pictures it never saw"),
+    Verdict.OVERSHOOT: ("Yes, and too far", f"{_YES} so much that they can be told apart again"),
 }
+OPEN = "This audit cannot tell whether the model changed about your pictures."
 SUSPICIOUS = "The answers about your pictures changed, but not in a way that training gives."
-_CONDITION = "If the pictures you compared with are like the requested ones in all but the request: "
+CONDITION = "if the compared pictures are alike but for the request"
 _COMPARED = frozenset(
     {
         *(Verdict.NO_TARGETED_CHANGE, Verdict.RESIDUAL_SIGNAL, Verdict.RESIDUAL_UNDETERMINED),
@@ -100,12 +100,13 @@ def headline(verdict: Verdict, measured: Measurements, *, planned: bool, suspici
             images is a conditional sentence.
         suspicious: whether answers are such as no training gives.
     """
+    if verdict is Verdict.INCONCLUSIVE:
+        return OPEN
     if suspicious and verdict is Verdict.RESIDUAL_UNDETERMINED:
         return SUSPICIOUS
-    answer = _ANSWERS[verdict]
-    if verdict in _COMPARED and not planned:
-        answer = _CONDITION + answer[0].lower() + answer[1:]
-    return f"{answer}{_how_sure(verdict, measured)}"
+    lead, answer = _ANSWERS[verdict]
+    condition = f", {CONDITION}" if verdict in _COMPARED and not planned else ""
+    return f"{lead}{condition}: {answer}.{_how_sure(verdict, measured)}"
 
 
 def _how_sure(verdict: Verdict, measured: Measurements) -> str:
@@ -115,4 +116,5 @@ def _how_sure(verdict: Verdict, measured: Measurements) -> str:
     if test is None or test.p_value is None or verdict not in _COMPARED:
         return ""
     p_value = test.p_adjusted if test.p_adjusted is not None else test.p_value
-    return f" Chance alone would show so large a change in {100 * p_value:.2g} of 100 audits."
+    often = "fewer than 1" if p_value < 0.001 else f"about {1000 * p_value:.0f}"
+    return f" Chance alone would show so large a change in {often} of 1,000 audits."

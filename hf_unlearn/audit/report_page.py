@@ -174,7 +174,7 @@ def _owner(audit: Audit, name: str, anchor: str, figures: list[dict[str, Any]]) 
         "tone": TONES[result.verdict],
         "requested": result.arms[0].size,
         "meaning": MEANING[result.verdict],
-        "sizes": [(ARM_NAMES[arm.arm], arm.size, len(arm.collapsed), len(arm.twins)) for arm in result.arms],
+        "sizes": [(arm.arm, arm.size, len(arm.collapsed), len(arm.twins)) for arm in result.arms],
         "stability": _stability(result),
         "left": _left(result),
         "standing_out": [(name, _picture(audit.pictures[name].open())) for name in result.standing_out[:MOST_SHOWN]],

@@ -150,7 +150,7 @@ def test_one_broken_picture_is_named_and_no_way_out(tmp_path, arms, endpoint):
     assert audit.result.verdict is Verdict.NO_MODEL_CHANGE
     (broken,) = [name for arm in audit.result.arms for name in arm.unusable]
     assert any(f"zero embeddings for 1 of 12 pictures ({broken})" in note for note in audit.notes)
-    assert any("count as remembered" in sentence and broken in sentence for sentence in audit.result.findings)
+    assert any("counted as remembered" in sentence and broken in sentence for sentence in audit.result.findings)
 
 
 def test_an_endpoint_that_times_out_for_good_leaves_no_verdict(tmp_path, arms, endpoint):

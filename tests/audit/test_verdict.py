@@ -145,7 +145,7 @@ def test_an_image_without_an_answer_is_named_and_counts_as_remembered(broken: fl
     assert result.verdict is Verdict.RESIDUAL_UNDETERMINED
     assert rows[2].image in result.explanation and rows[2].image in result.arms[0].unusable
     assert result.standing_out == (rows[2].image,)
-    assert any("count as remembered" in sentence and rows[2].image in sentence for sentence in result.findings)
+    assert any("counted as remembered" in sentence and rows[2].image in sentence for sentence in result.findings)
     ignored = [replace(row, after=broken) if row.arm is U else row for row in owner(CLEAR)]
     assert run_tests(ignored).verdict is Verdict.NO_TARGETED_CHANGE  # silence is no way out of a bad verdict
 
