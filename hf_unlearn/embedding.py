@@ -2,20 +2,16 @@
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.preprocessing import Encoded
-from hf_unlearn.distributed import deal
+from hf_unlearn.distributed import deal, world_size
 from hf_unlearn.models.contrastive import evaluation_mode
 
 BATCH = 256
-
-Array = npt.NDArray[np.floating]
 
 
 @torch.no_grad()
@@ -25,7 +21,7 @@ def embed_split(
     embed: Callable[[Encoded, int], tuple[Tensor, ...]],
     rows: Sequence[int] | None = None,
     batch_size: int = BATCH,
-) -> tuple[Array, ...]:
+) -> tuple[Tensor, ...]:
     """Embed a split in one pass, whole batches dealt out over processes, and return it whole on every process.
 
     Args:
@@ -36,15 +32,34 @@ def embed_split(
         batch_size: rows a batch.
 
     Returns:
-        The tensors that `embed` returns, concatenated over batches in the order of the rows, as float32 arrays.
+        The tensors that `embed` returns, concatenated over batches in the order of the rows, as float32. They stay on
+        the model's device, or come to the CPU where they would take more than a quarter of the memory free there.
     """
     chosen = range(len(split)) if rows is None else rows
+    batches, device = -(-len(chosen) // batch_size), model.device
 
-    def embed_batch(number: int) -> list[Array]:
+    def embed_batch(number: int) -> list[Tensor]:
         encoded = split.rows(chosen[number * batch_size : (number + 1) * batch_size])
-        outputs = embed({name: value.to(model.device) for name, value in encoded.items()}, number)
-        return [output.float().cpu().numpy() for output in outputs]
+        outputs = embed({name: value.to(device, non_blocking=True) for name, value in encoded.items()}, number)
+        return [output.float() for output in outputs]
 
     with evaluation_mode(model):
-        parts = deal(-(-len(chosen) // batch_size), embed_batch)
-    return tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))
+        if world_size() > 1:
+            dealt = deal(batches, lambda number: [output.cpu().numpy() for output in embed_batch(number)])
+            parts = [[torch.from_numpy(output) for output in outputs] for outputs in dealt]
+        else:
+            parts = []
+            for number in range(batches):
+                outputs = embed_batch(number)
+                if number == 0:
+                    place = _place(sum(output.nbytes for output in outputs) * batches, device)
+                parts.append([output.to(place) for output in outputs])
+    joined = [torch.cat(columns) for columns in zip(*parts, strict=True)]
+    return tuple(column.to(_place(sum(each.nbytes for each in joined), device)) for column in joined)
+
+
+def _place(nbytes: int, device: torch.device) -> torch.device:
+    """The device if this many bytes are at most a quarter of what is free there, or the CPU."""
+    if device.type == "cpu" or 4 * nbytes <= torch.accelerator.get_memory_info(device)[0]:
+        return device
+    return torch.device("cpu")

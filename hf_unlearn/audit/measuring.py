@@ -38,7 +38,7 @@ _QUESTION = {  # what both sides must have in common, as a recording notes it, a
     "features": "features",
     "processor_backend": "image processors' backend",
 }
-LIBRARIES = ("hf-unlearn", "torch", "torchvision", "transformers", "kornia", "numpy", "scipy", "pillow")
+LIBRARIES = ("hf-unlearn", "torch", "torchvision", "transformers", "numpy", "scipy", "pillow")
 
 
 @dataclass

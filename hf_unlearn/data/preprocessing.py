@@ -106,7 +106,7 @@ class ContrastiveInputs(ABC):
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """What the image processor does after resizing, for a whole batch on its device."""
-        return self.preparation.normalise(pixels.float() * (1 / 255))
+        return self.preparation.normalise(pixels * (1 / 255))
 
 
 class ImageTextInputs(ContrastiveInputs):
@@ -119,11 +119,12 @@ class ImageTextInputs(ContrastiveInputs):
         processor: the model's processor, with `image_processor` and `tokenizer`.
         max_length: tokens a caption is padded and cut to.
         flip_probability: of mirroring a picture in training (the paper's COCO setting: .5).
+        masked: whether the text encoder is told which tokens are padding.
     """
 
     columns = ("image", "captions")
 
-    def __init__(self, processor: Any, max_length: int, flip_probability: float = 0.0) -> None:
+    def __init__(self, processor: Any, max_length: int, flip_probability: float = 0.0, masked: bool = True) -> None:
         if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
             raise UserError(
                 f"{type(processor).__name__} cannot prepare image-text pairs; pass the processor saved with the model "
@@ -133,13 +134,15 @@ class ImageTextInputs(ContrastiveInputs):
         self.tokenizer = processor.tokenizer
         self.max_length = max_length
         self.flip_probability = flip_probability
+        self.masked = masked
 
     def tokenise(self, captions: list[str]) -> Encoded:
         """`[m, max_length]` token ids (and attention mask, where the tokenizer gives one) of captions."""
         tokens = self.tokenizer(
             captions, padding="max_length", truncation=True, max_length=self.max_length, return_tensors="pt"
         )
-        return {name: tokens[name] for name in self.tokenizer.model_input_names if name in tokens}
+        names = [name for name in self.tokenizer.model_input_names if self.masked or name != "attention_mask"]
+        return {name: tokens[name] for name in names if name in tokens}
 
     def encode(self, rows: Mapping[str, list[Any]]) -> Encoded:
         """`pixels [n, 3, H, W]` uint8, `caption_counts [n]`, and per tokenizer output `[n, captions, max_length]`."""

@@ -1,4 +1,4 @@
-"""Random views of image batches: one kornia call per batch, an independent draw per image and view."""
+"""Random views of image batches: one draw for the whole batch, then a handful of operations on its device."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from hf_unlearn.data.device import per_channel, to_device
+from hf_unlearn.data.colours import colour, colour_table, normalise_grey
+from hf_unlearn.data.crops import box_table, crop
+from hf_unlearn.data.device import per_channel
 from hf_unlearn.data.resizing import Preparation
 from hf_unlearn.errors import UserError
 
@@ -87,33 +89,26 @@ VIEW_PRESETS = {
 pictures, gentle enough that a few hundred of them are remembered within two minutes on one core."""
 
 
+SIGMA = (0.1, 2.0)  # of the blur, in pixels
+_SHARP = 1e-3  # a sigma that blurs nothing
+# Rows of a draw: box and mirroring, its place, order of the colours, their strengths, blur.
+_BOX, _COLOUR, _BLUR = slice(0, 3), slice(3, 8), slice(8, 10)
+
+
 class BatchedViews:
     """Draw random views of a whole batch at once, on the batch's device.
 
     The draws follow torchvision's `RandomResizedCrop`, `RandomHorizontalFlip`, `ColorJitter`, `RandomGrayscale` and
-    `GaussianBlur`, with two deviations: the four jitter steps share one random order per call (their strengths differ
-    per view), and a crop is resized without antialiasing (crops of small pictures are enlarged, where it is void).
+    `GaussianBlur`, each view with its own order of the jitter. One deviation: a crop is resized without antialiasing
+    (crops of small pictures are enlarged, where it is void). A seed's views are the same on every device of one kind;
+    a CPU and a GPU draw others.
 
     Args:
         config: what a view is.
     """
 
     def __init__(self, config: ViewConfig) -> None:
-        from kornia import augmentation  # half a second, paid only by those who draw views
-
         self.config = config
-        size = (config.size, config.size)
-        self._crop = augmentation.RandomResizedCrop(size, scale=config.crop_scale)
-        steps = (
-            (config.flip, augmentation.RandomHorizontalFlip(p=config.flip)),
-            (config.jitter_probability, augmentation.ColorJitter(*config.jitter, p=config.jitter_probability)),
-            (config.grayscale, augmentation.RandomGrayscale(p=config.grayscale)),
-            (
-                config.blur,
-                augmentation.RandomGaussianBlur((config.size // 10 | 1,) * 2, sigma=(0.1, 2.0), p=config.blur),
-            ),
-        )
-        self._augment = nn.Sequential(*(step for probability, step in steps if probability > 0))
 
     def __call__(self, images: Tensor, *, seed: int, count: int = 2) -> Tensor:
         """Draw `count` independent views of every image.
@@ -129,15 +124,34 @@ class BatchedViews:
         Raises:
             UserError: if `images` is not a uint8 batch of RGB pictures.
         """
+        _check(images)
         if not len(images):
             return self.plain(images).unsqueeze(1).expand(-1, count, -1, -1, -1)
-        flat = _unit_range(images).repeat_interleave(count, dim=0)
-        # The parameters are drawn on the CPU whatever the device, so the accelerators' states need no saving.
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            boxes = self._crop.forward_parameters(flat.shape)["src"]
-            flat = self._augment(_resize_boxes(flat, boxes, self.config.size))
-        return self._normalise(flat).unflatten(0, (len(images), count))
+        return self.transform(images, self.draw(len(images) * count, images.device, seed))
+
+    def draw(self, views: int, device: torch.device, seed: int) -> Tensor:
+        """`[10, views]` uniform draws in [0, 1), all that a batch's views need, from a generator on `device`."""
+        generator = torch.Generator(device).manual_seed(seed)
+        return torch.rand(_BLUR.stop, views, generator=generator, device=device)
+
+    @torch.no_grad()
+    def transform(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Views of `images [n, 3, H, W]` that `draws [10, n k]` decide, `[n, k, 3, size, size]`; as calling."""
+        config, device = self.config, images.device
+        count = draws.shape[1] // len(images)
+        height, width = images.shape[-2:]
+        boxes = box_table(height, width, config.crop_scale, config.flip, config.size, device)
+        table = colour_table(
+            config.jitter, config.jitter_probability, config.grayscale, config.mean, config.std, device
+        )
+        with torch.autocast(device.type, enabled=False):  # colours need more than half precision's 8 bits
+            repeated = images.repeat_interleave(count, dim=0) * (1 / 255)
+            views = crop(repeated, draws[_BOX], boxes)
+            finish = colour if config.jitter_probability and any(config.jitter) else normalise_grey
+            views = finish(views, draws[_COLOUR], table)
+            if config.blur:
+                views = _blur(views, draws[_BLUR], config.blur, config.size // 10 | 1)
+        return views.unflatten(0, (len(images), count))
 
     def plain(self, images: Tensor) -> Tensor:
         """Resize and normalise without augmentation, as the image processor saved beside the model does.
@@ -151,38 +165,40 @@ class BatchedViews:
         Raises:
             UserError: if `images` is not a uint8 batch of RGB pictures.
         """
+        _check(images)
         side = self.config.size
         resized = images if images.shape[-2:] == (side, side) else transforms.resize(images, [side, side])
-        return self._normalise(_unit_range(resized))
+        return self._normalise(resized * (1 / 255))
 
     def _normalise(self, pixels: Tensor) -> Tensor:
         mean, std = (per_channel(tuple(values), pixels.device) for values in (self.config.mean, self.config.std))
         return (pixels - mean) / std
 
 
-def _resize_boxes(images: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Cut a box out of every image and resize it bilinearly, all at once where kornia would loop over images.
+def _blur(views: Tensor, draws: Tensor, probability: float, taps: int) -> Tensor:
+    """Gaussian blur of some views, each with its own sigma, as torchvision's; the others are left as they are.
+
+    A blur averages within a channel, so it changes places with greyscale and normalisation, which come before it here.
 
     Args:
-        images: `[n, 3, H, W]`.
-        boxes: `[n, 4, 2]` on the CPU, the x and y of the corner pixels from the top left on, clockwise.
-        size: side of the output.
-
-    Returns:
-        `[n, 3, size, size]`.
+        views: `[n, 3, size, size]`.
+        draws: `[2, n]` in [0, 1): whether, and sigma.
+        probability: of the blur.
+        taps: of the kernel, an odd number.
     """
-    extent = torch.tensor([images.shape[-1], images.shape[-2]])
-    scale = (boxes[:, 2] - boxes[:, 0] + 1) / extent
-    shift = (boxes[:, 2] + boxes[:, 0] + 1) / extent - 1  # of the box's centre from the image's, in half images
-    transform = torch.cat([torch.diag_embed(scale), shift.unsqueeze(-1)], dim=-1)
-    grid = F.affine_grid(to_device(transform, images.device), [len(images), 3, size, size], align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    sigma = torch.where(draws[0] < probability, SIGMA[0] + (SIGMA[1] - SIGMA[0]) * draws[1], _SHARP)
+    distance = torch.arange(taps, device=views.device) - taps // 2
+    kernel = (distance / sigma[:, None]).square_().mul_(-0.5).softmax(1).repeat_interleave(3, dim=0)  # [3 n, taps]
+    n, _, height, width = views.shape
+    groups = len(kernel)
+    padded = F.pad(views, (taps // 2,) * 4, mode="reflect").view(1, groups, height + taps - 1, width + taps - 1)
+    rows = F.conv2d(padded, kernel.view(groups, 1, taps, 1), groups=groups)
+    return F.conv2d(rows, kernel.view(groups, 1, 1, taps), groups=groups).view(n, 3, height, width)
 
 
-def _unit_range(images: Tensor) -> Tensor:
+def _check(images: Tensor) -> None:
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise UserError(
             f"Views are drawn from uint8 RGB batches [n, 3, H, W], not from {images.dtype} {tuple(images.shape)}: "
             "convert the pictures to RGB and stack them at one size first."
         )
-    return images.float() / 255

@@ -17,9 +17,9 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
     On each rank the result is `world_size` times its share, so that the mean over ranks is the global mean.
     """
-    weight = mask.to(values.dtype)
-    count = all_reduce_sum(weight.sum())
-    return (values * weight).sum() * world_size() / count.clamp(min=1)
+    count = all_reduce_sum(mask.sum(dtype=values.dtype)).clamp(min=1)
+    mean = torch.dot(values, mask / count)
+    return mean if world_size() == 1 else mean * world_size()
 
 
 def info_nce(terms: ContrastiveTerms, mask: Tensor) -> Tensor:
@@ -39,9 +39,10 @@ def negative_alignment(terms: ContrastiveTerms, mask: Tensor) -> Tensor:
     """
     weight = mask.to(terms.x.dtype)
     count = all_reduce_sum(weight.sum())
-    x, y = terms.x * weight[:, None], terms.y * weight[:, None]
-    total = (x * all_reduce_sum(y.sum(0))).sum() - (x * y).sum()
-    return terms.scale * total * world_size() / (count * (count - 1)).clamp(min=1)
+    with torch.autocast(terms.x.device.type, enabled=False):
+        total = torch.dot(weight @ terms.x, all_reduce_sum(weight @ terms.y)) - torch.dot(weight, terms.cosine)
+    share = (count > 1) / (count * (count - 1)).clamp(min=1)  # a lone sample has no pair, whatever rounding leaves
+    return terms.scale * total * (share if world_size() == 1 else share * world_size())
 
 
 def similarity_drift(terms: ContrastiveTerms, x_0: Tensor, y_0: Tensor, mask: Tensor) -> Tensor:

@@ -122,6 +122,7 @@ class AlignmentCalibrationTrainer(UnlearningTrainer):
         negative = negative_alignment(terms, is_unlearn)
         positive = masked_mean(terms.positive_alignment, is_unlearn)
         partition = masked_mean(terms.log_partition, is_unlearn)
-        loss = retain + eps * (-args.alpha * negative + args.beta * positive + args.gamma * partition)
+        loss = retain.add(negative, alpha=-eps * args.alpha).add(positive, alpha=eps * args.beta)
+        loss = loss.add(partition, alpha=eps * args.gamma)
         parts = {"loss_retain": retain, "negative": negative, "positive": positive, "partition": partition}
         return self.report(loss, terms, return_outputs, **parts)

@@ -95,6 +95,12 @@ def contrastive_terms(model: nn.Module, inputs: ModelInputs, chunk_size: int | N
     inputs = {name: as_weights(family, value) for name, value in inputs.items()}
     size = len(next(iter(inputs.values())))
     if chunk_size is None or size <= chunk_size:
+        plain = terms_from_outputs.dispatch(type(family)) is terms_from_outputs.dispatch(object)
+        if model is family and plain and is_dual_encoder(family):  # without the logits that its forward adds
+            tokens = {name: value for name, value in inputs.items() if name != "pixel_values"}
+            images = _pooled(family.get_image_features(pixel_values=inputs["pixel_values"]))  # type: ignore[operator]
+            texts = _pooled(family.get_text_features(**tokens))  # type: ignore[operator]
+            return terms_from_outputs(family, SimpleNamespace(image_embeds=images, text_embeds=texts))
         return terms_from_outputs(family, model(**inputs))
     normalises = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in family.modules())
     if normalises or not is_dual_encoder(family):

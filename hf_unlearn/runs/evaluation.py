@@ -134,7 +134,7 @@ class ImageTextEvaluator(Evaluator):
             captions = np.bincount(owner)
             alignment[name] = np.bincount(owner, cosine.per_sample) / captions
             if name == "unlearn":
-                halves = x, y[np.cumsum(captions) - captions]
+                halves = x.numpy(force=True), y[torch.from_numpy(np.cumsum(captions) - captions)].numpy(force=True)
             if name in ("validation", "test"):
                 ranks = retrieval(x, y, owner, captions=said)
                 recalls = {
@@ -159,7 +159,7 @@ class ImageTextEvaluator(Evaluator):
 
     def _embed(
         self, model: PreTrainedModel, split: EncodedSplit
-    ) -> tuple[Array, Array, npt.NDArray[np.int64], list[bytes]]:
+    ) -> tuple[Tensor, Tensor, npt.NDArray[np.int64], list[bytes]]:
         """Images `[n, d]`, captions `[m, d]`, the index `[m]` of each caption's image, and what the model reads `[m]`.
 
         Captions that differ only in what the tokenizer drops, or beyond the length it cuts at, read the same.
@@ -172,8 +172,8 @@ class ImageTextEvaluator(Evaluator):
             return embed_images(model, pixels), embed_texts(model, **tokens), encoded["caption_counts"], read
 
         x, y, counts, read = embed_split(model, split, embed)
-        owner = np.repeat(np.arange(len(counts)), counts.astype(np.int64))
-        return x, y, owner, [tokens.tobytes() for tokens in read]
+        owner = np.repeat(np.arange(len(counts)), counts.long().numpy(force=True))
+        return x, y, owner, [tokens.tobytes() for tokens in read.numpy(force=True)]
 
 
 def _recall_of_each(ranks: Retrieval, owner: npt.NDArray[np.int64]) -> Array:
@@ -251,7 +251,7 @@ class ImageViewEvaluator(Evaluator):
             metrics |= probed
             evidence = replace(evidence, probe=probe)
         unlearn = viewed["unlearn"]
-        halves = unlearn[:, 0], unlearn[:, 1]
+        halves = unlearn[:, 0].numpy(force=True), unlearn[:, 1].numpy(force=True)
         return Evaluation(metrics, alignment["unlearn"], *halves, evidence, alignment.get(EARLIER))
 
     def _attacked(self) -> Sequence[int]:
@@ -263,7 +263,7 @@ class ImageViewEvaluator(Evaluator):
         return np.sort(drawn[: len(self.splits["test"])]).tolist()
 
     def _probe(
-        self, model: PreTrainedModel, labels: Mapping[str, npt.NDArray[np.int64]], views: Array
+        self, model: PreTrainedModel, labels: Mapping[str, npt.NDArray[np.int64]], views: Tensor
     ) -> tuple[dict[str, float], ProbeEvidence]:
         def embed(encoded: Encoded, _: int) -> tuple[Tensor, ...]:
             return (embed_images(model, self.inputs.normalise(encoded["pixels"]).to(model.dtype)),)
@@ -297,7 +297,7 @@ class ImageViewEvaluator(Evaluator):
         }
         return metrics, evidence
 
-    def _embed_views(self, model: PreTrainedModel, split: EncodedSplit, rows: Sequence[int] | None = None) -> Array:
+    def _embed_views(self, model: PreTrainedModel, split: EncodedSplit, rows: Sequence[int] | None = None) -> Tensor:
         """`[n, views, d]` backbone features of seeded views, the same for every model."""
 
         def embed(encoded: Encoded, batch: int) -> tuple[Tensor, ...]:

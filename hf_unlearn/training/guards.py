@@ -30,9 +30,15 @@ class Watched(Protocol):
     model: PreTrainedModel
     args: UnlearningConfig
     accelerator: Accelerator
+    gradient_norm: Tensor
 
     def probe_retain(self) -> Tensor | None:
         """Loss of fixed retain samples, that of an encoder that knows nothing, and their spread; None if unwatched."""
+
+
+def _shard(parameter: Tensor) -> Tensor:
+    """This process's part of a parameter's gradient; empty where there is none."""
+    return torch.empty(0) if parameter.grad is None else local(parameter.grad)
 
 
 class DivergenceGuard(TrainerCallback):
@@ -61,7 +67,9 @@ class DivergenceGuard(TrainerCallback):
         self._start: list[float] = []
         self._watched: list[Tensor] = []
         self._good: list[Tensor] = []
-        self._loss = self._faults = torch.zeros(())
+        self._losses: list[Tensor] = []  # of the micro-batches since the last update
+        self._seen: list[tuple[int, Tensor, Tensor]] = []  # step, loss and gradient's norm since the last check
+        self._soundness = self._faults = torch.zeros(())
 
     def begin(self) -> None:
         """Measure what the budgets are relative to; before a checkpoint is loaded, so that resuming repeats it."""
@@ -71,7 +79,7 @@ class DivergenceGuard(TrainerCallback):
 
     def see_loss(self, loss: Tensor) -> None:
         """Note the loss of a (micro-)batch."""
-        self._loss = self._loss + loss.float()
+        self._losses.append(loss)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -86,7 +94,8 @@ class DivergenceGuard(TrainerCallback):
         self._every = self._trainer.args.guard_steps or min(self.most_steps, max(1, state.max_steps // self.checks))
         # The first steps at which the loss and the gradient were not finite.
         self._faults = torch.full((2,), math.inf, device=args.device)
-        self._loss = torch.zeros((), device=args.device)
+        self._soundness = torch.zeros((), device=args.device)  # becomes, and stays, not a number at the first fault
+        self._losses, self._seen = [], []
         self._saved = time.monotonic()
 
     @torch.no_grad()
@@ -95,21 +104,25 @@ class DivergenceGuard(TrainerCallback):
     ) -> None:
         """Note whether loss and gradient are finite; if one of them ever was not, no update follows."""
         optimizer = kwargs["optimizer"]
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        # The largest entry: the 2-norm of sound gradients may itself overflow.
-        entries = [shard for gradient in gradients if (shard := local(gradient)).numel()]
-        largest = torch.nn.utils.get_total_norm(entries, norm_type=math.inf)
+        loss = self._losses[0] if len(self._losses) == 1 else torch.stack(self._losses).sum()
+        self._losses = []
         scaled = getattr(self._trainer.accelerator, "scaler", None) is not None
+        sharded = isinstance(self._trainer.model, FSDPModule)
         if scaled:  # float16's scaler expects overflows, skips the update and goes on with a smaller scale
-            largest = torch.zeros_like(largest)
-        bad_now = ~torch.stack([self._loss, largest.to(self._loss)]).isfinite()
-        if isinstance(self._trainer.model, FSDPModule):  # each process sees its shards; all must skip the same update
-            bad_now = all_reduce_sum(bad_now.float()) > 0
-        self._loss = torch.zeros_like(self._loss)
-        self._faults = torch.minimum(self._faults, torch.where(bad_now, state.global_step + 1.0, math.inf))
+            norm = loss
+        elif sharded:  # each process sees its shards; all must skip the same update
+            entries = [shard for p in self._trainer.model.parameters() if (shard := _shard(p)).numel()]
+            norm = torch.nn.utils.get_total_norm(entries, norm_type=math.inf)
+        else:
+            norm = self._trainer.gradient_norm
+        norm = norm.to(loss)
+        if sharded:
+            loss, norm = all_reduce_sum(torch.stack([loss, norm])).unbind()
+        self._seen.append((state.global_step + 1, loss, norm))
+        self._soundness = torch.addcmul(self._soundness, loss, norm, value=0)  # 0 times what is finite is 0
         if scaled:
             return
-        bad = self._faults.isfinite().any()
+        bad = self._soundness.isnan()
         inner = getattr(optimizer, "optimizer", optimizer)
         if getattr(inner, "_step_supports_amp_scaling", False):  # fused: skips on the device, as GradScaler has it do
             inner.found_inf = bad.float()
@@ -140,12 +153,19 @@ class DivergenceGuard(TrainerCallback):
         """Give back the memory."""
         self._watched, self._good = [], []
         inner = getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"])
-        if hasattr(inner, "found_inf"):
-            del inner.found_inf
+        for name in ("found_inf", "grad_scale"):
+            if hasattr(inner, name):
+                delattr(inner, name)
 
     def _check(self, state: TrainerState, control: TrainerControl) -> None:
         """Copy the model if it is sound; put the copy back and end the training if it is not."""
         args, health = self._trainer.args, self._trainer.probe_retain()
+        if self._seen:
+            steps, losses, norms = zip(*self._seen, strict=True)
+            bad = ~torch.stack([torch.stack(losses), torch.stack(norms)], dim=1).isfinite()
+            when = torch.tensor(steps, dtype=torch.float32)[:, None].to(bad.device)
+            self._faults = torch.minimum(self._faults, torch.where(bad, when, math.inf).amin(0))
+            self._seen = []
         elapsed = torch.tensor([time.monotonic() - self._saved], device=args.device)
         found = torch.cat([self._faults, elapsed, *([] if health is None else [health])])
         rows = self._trainer.accelerator.gather(found[None]).tolist()  # processes must decide alike

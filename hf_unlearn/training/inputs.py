@@ -31,6 +31,10 @@ def make_inputs(model: PreTrainedModel, processing_class: Any, data: DataConfig)
     check_fit(model, processing_class, model.name_or_path or type(model).__name__)
     model = unwrap(model)  # type: ignore[assignment]
     if is_dual_encoder(model):
-        length = caption_length(model, getattr(processing_class, "tokenizer", None), data.max_length)
-        return ImageTextInputs(processing_class, length, data.flip_probability)
+        tokenizer = getattr(processing_class, "tokenizer", None)
+        length = caption_length(model, tokenizer, data.max_length)
+        # CLIP's text encoder looks back only, from a text's first end: padding after it changes nothing, and a mask
+        # would cost a read on the host at every step and the fused attention without one.
+        looks_back = model.config.model_type == "clip" and tokenizer.padding_side == "right"  # type: ignore[union-attr]
+        return ImageTextInputs(processing_class, length, data.flip_probability, masked=not looks_back)
     return ImageViewInputs(processing_class, VIEW_PRESETS[data.views])

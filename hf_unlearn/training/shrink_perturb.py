@@ -9,7 +9,7 @@ from torch import nn
 from transformers import set_seed
 
 from hf_unlearn.distributed import world_size
-from hf_unlearn.models.contrastive import ModelInputs
+from hf_unlearn.models.contrastive import ModelInputs, as_weights
 from hf_unlearn.models.moco import MoCoModel
 
 # Added to a run's seed: a base model trained with the same seed would be moved back to its own start, unperturbed.
@@ -78,7 +78,8 @@ def refill_queue(model: nn.Module, batches: Callable[[int], Iterator[ModelInputs
     model.train()
     while missing > 0:
         for batch in batches(missing):
-            keys = F.normalize(model.get_key_features(batch["pixel_values"][:, 1]).float(), dim=-1)
+            pixels = as_weights(model, batch["pixel_values"][:, 1])
+            keys = F.normalize(model.get_key_features(pixels).float(), dim=-1)
             model.enqueue(keys)
             missing -= len(keys) * world_size()
             if missing <= 0:

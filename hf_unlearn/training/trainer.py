@@ -48,6 +48,7 @@ from hf_unlearn.training.rows import Split, TrainingRows
 from hf_unlearn.training.saliency import SaliencyMask
 from hf_unlearn.training.saving import SavingTrainer
 from hf_unlearn.training.shrink_perturb import NOT_SHRUNK, move_towards, refill_queue, shrink_and_perturb
+from hf_unlearn.training.step import LeanTrainer
 from hf_unlearn.training.temperature import LogitScaleBound
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ METHODS: dict[str, type["UnlearningTrainer"]] = {}
 """Method id -> Trainer; `hf_unlearn.methods` fills it."""
 
 
-class UnlearningTrainer(SavingTrainer):
+class UnlearningTrainer(LeanTrainer, SavingTrainer):
     """A `Trainer` over `DatasetDict(retain=..., unlearn=...)`; a method overrides `compute_loss`.
 
     A subclass with a `config_class` of its own is a method, known by the id of its config from then on.
@@ -277,8 +278,8 @@ class UnlearningTrainer(SavingTrainer):
         step = self.state.global_step
         self._micro_step = self._micro_step + 1 if self._seeded_step == step else 0
         self._seeded_step = step
-        place = (self.args.seed, step, self._micro_step, self.args.process_index)
-        return int(torch.tensor(place).mul(torch.tensor([1, 7_919, 104_729, 1_299_709])).sum()) % 2**31
+        place = 7_919 * step + 104_729 * self._micro_step + 1_299_709 * self.args.process_index
+        return (self.args.seed + place) % 2**31
 
     def place_seed(self, first: int) -> int:
         """The seed for random views of a batch outside training, whose first row has this number in its split."""

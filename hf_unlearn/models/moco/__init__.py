@@ -1,9 +1,9 @@
 """MoCo as a transformers model, known to the Auto classes and travelling with its code."""
 
-import torch
 from transformers import AutoConfig, AutoModel
 
 from hf_unlearn.losses import ContrastiveTerms, QueueTerms
+from hf_unlearn.losses.terms import constant_scale
 from hf_unlearn.models.contrastive import terms_from_outputs
 from hf_unlearn.models.moco.configuration_moco import MoCoConfig
 from hf_unlearn.models.moco.modeling_moco import MoCoModel, MoCoOutput
@@ -19,8 +19,8 @@ def _(model: MoCoModel, outputs: MoCoOutput) -> ContrastiveTerms:
     assert (
         outputs.x_embeds is not None and outputs.y_embeds is not None and outputs.queue is not None
     )  # an output's fields are optional
-    scale = torch.full((), 1 / model.config.temperature, device=outputs.x_embeds.device)  # no copy to wait for
-    return QueueTerms(outputs.x_embeds, outputs.y_embeds, scale, outputs.queue)
+    scale = constant_scale(1 / model.config.temperature, outputs.x_embeds.device)
+    return QueueTerms(outputs.x_embeds, outputs.y_embeds, scale, outputs.queue, unit=True)
 
 
 __all__ = ["MoCoConfig", "MoCoModel", "MoCoOutput"]

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, initialization
 from transformers.utils import ModelOutput
 
 from .configuration_moco import MoCoConfig
-from .view_encoder import AllGather, ViewEncoder, ViewEncoderModel, world_size
+from .view_encoder import AllGather, Unit, ViewEncoder, ViewEncoderModel, world_size
 
 
 @dataclass
@@ -92,10 +92,10 @@ class MoCoModel(ViewEncoderModel):
         Returns:
             Queries, keys and the queue as it was before this batch.
         """
-        queries = F.normalize(self.encoder(pixel_values[:, 0]).float(), dim=-1)
+        queries = Unit.apply(self.encoder(pixel_values[:, 0]).float())
         if self.training:
             self._update_key_encoder()
-        keys = F.normalize(self.get_key_features(pixel_values[:, 1]).float(), dim=-1)
+        keys = Unit.apply(self.get_key_features(pixel_values[:, 1]).float())
         queue = self.queue.to(torch.float32, copy=True)  # the loss keeps it for its backward pass
         if self.training:
             self.enqueue(keys)

@@ -1,9 +1,9 @@
 """SimCLR as a transformers model, known to the Auto classes and travelling with its code."""
 
-import torch
 from transformers import AutoConfig, AutoModel
 
 from hf_unlearn.losses import ContrastiveTerms, TwoViewTerms
+from hf_unlearn.losses.terms import constant_scale
 from hf_unlearn.models.contrastive import terms_from_outputs
 from hf_unlearn.models.simclr.configuration_simclr import SimCLRConfig
 from hf_unlearn.models.simclr.modeling_simclr import SimCLRModel, SimCLROutput
@@ -17,8 +17,8 @@ SimCLRModel.register_for_auto_class("AutoModel")
 @terms_from_outputs.register
 def _(model: SimCLRModel, outputs: SimCLROutput) -> ContrastiveTerms:
     assert outputs.x_embeds is not None and outputs.y_embeds is not None  # an output's fields are optional
-    scale = torch.full((), 1 / model.config.temperature, device=outputs.x_embeds.device)  # no copy to wait for
-    return TwoViewTerms(outputs.x_embeds, outputs.y_embeds, scale)
+    scale = constant_scale(1 / model.config.temperature, outputs.x_embeds.device)
+    return TwoViewTerms(outputs.x_embeds, outputs.y_embeds, scale, unit=True)
 
 
 __all__ = ["SimCLRConfig", "SimCLRModel", "SimCLROutput"]

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor
 from transformers.utils import ModelOutput
 
 from .configuration_simclr import SimCLRConfig
-from .view_encoder import ViewEncoder, ViewEncoderModel
+from .view_encoder import Unit, ViewEncoder, ViewEncoderModel
 
 
 @dataclass
@@ -45,5 +44,6 @@ class SimCLRModel(ViewEncoderModel):
         Returns:
             The embeddings of the first and the second views.
         """
-        embeds = F.normalize(self.encoder(pixel_values.flatten(0, 1)).float(), dim=-1).unflatten(0, (-1, 2))
-        return SimCLROutput(x_embeds=embeds[:, 0], y_embeds=embeds[:, 1])
+        embeds = Unit.apply(self.encoder(pixel_values.flatten(0, 1)).float()).unflatten(0, (-1, 2))
+        x_embeds, y_embeds = embeds.unbind(1)
+        return SimCLROutput(x_embeds=x_embeds, y_embeds=y_embeds)

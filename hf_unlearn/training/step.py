@@ -1,0 +1,73 @@
+"""What a training step costs beside the loss and its gradient: as few operations as the Trainer's own, fused."""
+
+from typing import Any
+
+import torch
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
+from transformers import Trainer
+
+
+class LeanTrainer(Trainer):
+    """A `Trainer` whose step launches little beside the loss, its gradient and the update.
+
+    With a fused optimiser on whole weights, gradients are clipped by the optimiser itself, which divides them as it
+    reads them. A loss that is a whole batch's is not divided by one. No floating-point operations are counted.
+
+    Attributes:
+        gradient_norm: of the last update's gradient, before it was clipped, on its device.
+    """
+
+    gradient_norm: Tensor
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """0: the Trainer's estimate walks over all weights at every step and means nothing for pairs or views."""
+        return 0
+
+    @property
+    def fused_optimizer(self) -> torch.optim.Optimizer | None:
+        """The optimiser itself if its update can scale and skip on the device; None if it cannot, or need not."""
+        inner = getattr(self.optimizer, "optimizer", self.optimizer)
+        plain = getattr(self.accelerator, "scaler", None) is None and not self.is_fsdp_enabled
+        return inner if plain and getattr(inner, "_step_supports_amp_scaling", False) else None
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """As the Trainer does; a batch of its own is not divided by one, and its modules are not visited again."""
+        accelerator = self.accelerator
+        whole = self.current_gradient_accumulation_steps == 1 == accelerator.gradient_accumulation_steps
+        usual = accelerator.distributed_type not in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+        if not (whole and usual and self.args.n_gpu <= 1 and getattr(accelerator, "scaler", None) is None):
+            return super().training_step(model, inputs, num_items_in_batch)
+        if not model.training:
+            model.train()
+        inputs = self._prepare_inputs(inputs)
+        with self.compute_loss_context_manager():
+            loss = self.compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+        assert isinstance(loss, Tensor)  # outputs were not asked for
+        loss.backward()
+        return loss.detach()
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        """The gradient's norm; a fused optimiser divides by what it exceeds `max_grad_norm` by."""
+        fused, limit = self.fused_optimizer, self.args.max_grad_norm
+        if fused is None:
+            self.gradient_norm = super()._clip_grad_norm(model)
+        else:
+            self.gradient_norm = _norm(model)
+            fused.grad_scale = (self.gradient_norm.float() * (1 / limit)).clamp_(min=1)  # type: ignore[attr-defined]
+        return self.gradient_norm
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """The norm that clipping found; without clipping it is measured, and nothing is multiplied by one."""
+        if grad_norm is None and self.fused_optimizer is not None:
+            self.gradient_norm = _norm(model)
+            return self.gradient_norm
+        found = super()._get_grad_norm(model, grad_norm)
+        self.gradient_norm = torch.as_tensor(found)
+        return found
+
+
+def _norm(model: nn.Module) -> Tensor:
+    return torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])

@@ -1,0 +1,50 @@
+"""What a whole training step launches, and that the host waits for nothing in it: the same on every machine."""
+
+import pytest
+import torch
+from kernels import Kernels
+from transformers import TrainerCallback
+
+# Of a step of Alignment Calibration with fused AdamW: views, model, loss, both passes, guard, clipping and update.
+MOST = {"simclr": 300, "moco": 370, "clip": 420}
+
+
+class EveryStep(TrainerCallback):
+    """Counts each step on its own, and switches the counting off before checks and logs."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_step_begin(self, *_, **__):
+        self.steps.append(Kernels())
+        self.steps[-1].__enter__()
+
+    def on_step_end(self, *_, **__):
+        self.steps[-1].__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("family", MOST)
+@pytest.mark.parametrize("method", ["alignment_calibration", "fine_tune"])
+def test_a_step_launches_little_and_never_waits(method, family, make_trainer, encoder, splits):
+    trainer = make_trainer(method, family, splits, optim="adamw_torch_fused", max_steps=4, logging_steps=100)
+    counted = EveryStep()
+    trainer.callback_handler.callbacks.insert(0, counted)
+    trainer.train()
+    later = counted.steps[1:]  # the first sets the optimiser's state up
+    assert max(step.count for step in later) <= MOST[family]
+    assert not any(step.waits for step in later)
+
+
+@pytest.mark.parametrize("limit", [0.01, 1e6])
+def test_a_fused_optimiser_clips_as_pytorch_does(limit, make_trainer, splits):
+    """Gradients are divided as they are read, so weights are compared, after updates by plain SGD."""
+    weights = []
+    for fused in (True, False):
+        trainer = make_trainer("fine_tune", "clip", splits, max_steps=2, max_grad_norm=limit)
+        parameters = [p for p in trainer.model.parameters() if p.requires_grad]
+        trainer.optimizer = torch.optim.SGD(parameters, lr=0.1, fused=fused)
+        trainer.train()
+        weights.append([p.detach().clone() for p in parameters])
+        assert not hasattr(trainer.optimizer, "grad_scale") and trainer.gradient_norm > 0.01
+    for ours, theirs in zip(*weights, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
