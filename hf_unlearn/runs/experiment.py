@@ -292,7 +292,7 @@ class Experiment:
             self.retrain = evaluation
         else:
             trained = replace(trained, doubts=sanity_notes(self.before, evaluation))
-        for note in trained.doubts:
+        for note in trained.doubts if PartialState().is_main_process else ():
             logger.warning("%s: %s", config.title, note)
         return trained, evaluation
 

@@ -1,6 +1,10 @@
 """Every shipped Accelerate config is what Accelerate takes, and the page that recommends them knows them all."""
 
+import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,3 +72,35 @@ def test_the_page_names_every_config_and_no_other():
     assert set(re.findall(r"(\w+)\.yaml", page)) == set(KINDS)
     for test in re.findall(r"`(tests/[\w/]+\.py)`", page):
         assert (FOLDER.parents[1] / test).is_file()
+
+
+def test_the_documented_launch_on_a_cpu_trains_on_two_processes_as_on_one(shapes, tmp_path):
+    """The recipe itself, its base model's pre-training included, with one global batch shared out or not."""
+    shapes.map(lambda row: {"captions": row["captions"][:1]}).save_to_disk(tmp_path / "data")
+    recipe = FOLDER.parent / "unlearn_clip.py"
+    launcher = [
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        str(FOLDER / "cpu.yaml"),
+        "--main_process_port",
+        "0",
+    ]
+    found = {}
+    for processes, words in ((2, [*launcher, str(recipe)]), (1, [str(recipe)])):
+        each, out = str(16 // processes), tmp_path / str(processes)
+        words += ["--dataset_name", str(tmp_path / "data"), "--unlearn_fraction", "0.1", "--methods", "fine_tune"]
+        words += ["--num_train_epochs", "1", "--pretrain.num_train_epochs", "1", "--model.image_size", "16"]
+        words += ["--per_device_train_batch_size", each, "--pretrain.per_device_train_batch_size", each]
+        words += ["--use_cpu", "true", "--output_dir", str(out)]
+        environment = {**os.environ, "HF_UNLEARN_CACHE": str(out / "cache"), "PYTHONPATH": str(FOLDER.parents[1])}
+        done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, timeout=400)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert json.loads((out / "run.json").read_text())["key"]["processes"] == processes
+        assert len(list((out / "cache").glob("clip-*"))) == 1
+        rows = json.loads((out / "results.json").read_text())["rows"]
+        found[processes] = {row["method"]: row["metrics"] for row in rows}
+    for name in ("cosine_retain", "cosine_unlearn", "cosine_validation"):
+        before, after = ([found[n][method][name] for n in (1, 2)] for method in ("before", "fine_tune"))
+        assert before[0] == pytest.approx(before[1], abs=0.01)
+        assert after[0] == pytest.approx(after[1], abs=0.2) and abs(after[0] - before[0]) > 2, "in points; it did train"
