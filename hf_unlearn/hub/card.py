@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,17 @@ from urllib.parse import quote
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import read_text, refuse_to_write_to, write_atomically
+from hf_unlearn.hub.card_tables import (
+    NONE,
+    circumstances,
+    comparison_table,
+    facts,
+    history_table,
+    metrics_table,
+    number,
+    table,
+    texts,
+)
 from hf_unlearn.models.weights import (
     ADAPTER_CONFIG_NAME,
     LOCAL_PREFIX,
@@ -28,8 +38,8 @@ from hf_unlearn.records.file_names import (
     published_names,
 )
 from hf_unlearn.records.method_description import PAPER_CITATION
-from hf_unlearn.records.metric_labels import in_display_order, metric_label, short_name, shown
-from hf_unlearn.records.schemas import EvaluationRecord, RequestStatus, Results, UnlearningManifest
+from hf_unlearn.records.metric_labels import metric_label, short_name
+from hf_unlearn.records.schemas import EvaluationRecord, Results, UnlearningManifest
 from hf_unlearn.text import markdown_code, markdown_line, markdown_text, printable, python_string, shell_word
 
 _KEPT = (CARD_NAME, MANIFEST_NAME, EVALUATION_NAME)
@@ -53,7 +63,6 @@ CAPTIONS = {
     "negative_alignment": "Alignment gap between different unlearn samples: mean and standard deviation",
 }
 
-_NONE = "–"
 _TEX_LINKS = re.compile(r"\\(href|url|includegraphics|html\w*)")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -150,13 +159,13 @@ def render_card(manifest: UnlearningManifest, evaluation: EvaluationRecord | Non
         code=markdown_code,
         python=python_string,
         shell=shell_word,
-        facts=_table(("Item", "Value"), _facts(manifest)),
-        hyper_parameters=_table(("Hyper-parameter", "Value"), _texts(sorted(manifest.hyper_parameters.items()))),
-        circumstances=_table(("Circumstance", "Value"), _circumstances(manifest)),
-        history=_history_table(manifest, evaluation),
-        metrics=_metrics_table(evaluation) if evaluation else "",
-        comparison=_comparison_table(evaluation) if evaluation else "",
-        avg_gap=_number(evaluation.avg_gap) if evaluation else _NONE,
+        facts=table(("Item", "Value"), facts(manifest)),
+        hyper_parameters=table(("Hyper-parameter", "Value"), texts(sorted(manifest.hyper_parameters.items()))),
+        circumstances=table(("Circumstance", "Value"), circumstances(manifest)),
+        history=history_table(manifest, evaluation),
+        metrics=metrics_table(evaluation) if evaluation else "",
+        comparison=comparison_table(evaluation) if evaluation else "",
+        avg_gap=number(evaluation.avg_gap) if evaluation else NONE,
         gap_names="; ".join(markdown_text(short_name(key)) for key in evaluation.gap_keys) if evaluation else "",
         equations=[_equation(line) for line in manifest.description.equations],
         notes=[markdown_line(note) for note in manifest.notes],
@@ -228,90 +237,6 @@ def hub_identifier(name: str, revision: str | None) -> str:
     return name if on_hub else LOCAL_PREFIX + re.sub(r"[^\w.-]+", "-", name).strip("-.")
 
 
-def _facts(manifest: UnlearningManifest) -> list[tuple[str, str]]:
-    request, base, data = manifest.request, manifest.base_model, manifest.dataset
-    splits = ", ".join(f"{markdown_text(name)} {count:,}" for name, count in manifest.splits.items())
-    return [
-        ("Samples asked to be removed", f"{request.count:,} ({markdown_text(request.kind)})"),
-        ("Request, SHA-256", f"{_code(request.sha256)} ({'salted' if request.salted else 'not salted'})"),
-        ("Data", _code(data.name) + (f", revision {_code(data.revision)}" if data.revision else "")),
-        ("Data, SHA-256 over all rows", _code(data.sha256)),
-        ("Rows", splits),
-        (
-            "Base model",
-            f"{_code(base.name_or_path)}, " + (f"revision {_code(base.revision)}" if base.revision else "local"),
-        ),
-        ("Base weights, SHA-256", _code(base.sha256)),
-        ("These weights, SHA-256", _code(manifest.weights_sha256)),
-    ]
-
-
-def _circumstances(manifest: UnlearningManifest) -> list[tuple[str, ...]]:
-    seconds = manifest.run_time_seconds
-    rows = [
-        ("Preset", manifest.preset or _NONE),
-        ("Seed", _NONE if manifest.seed is None else manifest.seed),
-        ("Seed of the split", _NONE if manifest.split_seed is None else manifest.split_seed),
-        ("Time", _NONE if seconds is None else f"{seconds:,.1f} s"),
-        ("Hardware", manifest.hardware or _NONE),
-        ("Date", manifest.created),
-        ("Versions", ", ".join(f"{name} {number}" for name, number in manifest.versions.items()) or _NONE),
-    ]
-    return _texts(rows)
-
-
-def _history_table(manifest: UnlearningManifest, evaluation: EvaluationRecord | None) -> str:
-    measured = {} if evaluation is None else {status.number: status for status in evaluation.requests}
-    rows = [
-        (
-            str(number),
-            markdown_text(entry.created),
-            markdown_text(entry.method),
-            f"{entry.request.count:,}",
-            _code(entry.request.sha256),
-            *_level(measured.get(number)),
-        )
-        for number, entry in enumerate((*manifest.history, manifest.as_history_entry()), start=1)
-    ]
-    return _table(("Run", "Date", "Method", "Samples", "Request, SHA-256", "Then", "Now", "Never seen"), rows)
-
-
-def _level(status: RequestStatus | None) -> tuple[str, str, str]:
-    """What its own run left a request's samples at, where they are now with the interval, and what is never seen."""
-    if status is None or status.now is None:
-        return _number(None if status is None else status.then), "not measured", "–"
-    now = f"{status.now:.1f} ({status.low:.1f} to {status.high:.1f})"
-    return _number(status.then), f"**{now}, drifted back**" if status.drifted else now, _number(status.non_member)
-
-
-def _metrics_table(evaluation: EvaluationRecord) -> str:
-    columns = [evaluation.before or {}, evaluation.metrics, evaluation.retrain or {}]
-    rows = []
-    for key in in_display_order(evaluation.metrics):
-        label = metric_label(key)
-        name = markdown_text(f"{label.name}{f' ({label.unit})' if label.unit else ''}")
-        after, exact = evaluation.metrics[key], columns[2].get(key)
-        gap = _NONE
-        if after is not None and exact is not None and key != "run_time_minutes":
-            gap = _number(abs(after - exact))
-        cells = [_with_deviation(key, values) for values in columns]
-        rows.append((f"**{name}**" if key in evaluation.gap_keys else name, *cells, gap))
-    return _table(("Metric", "Before", "This model", "Retrain", "Gap to Retrain"), rows, numbers=4)
-
-
-def _comparison_table(evaluation: EvaluationRecord) -> str:
-    rows = []
-    for row in evaluation.comparison:
-        cells = []
-        for key in evaluation.gap_keys:
-            gap = row.gap.get(key)
-            cells.append(_number(row.metrics.get(key)) + (f" ({_number(gap)})" if gap is not None else ""))
-        name = "Before" if row.method == "before" else markdown_text(row.method_title)
-        rows.append((name, *cells, _number(row.avg_gap), _number(row.metrics.get("run_time_minutes"))))
-    header = ("Method", *(markdown_text(short_name(key)) for key in evaluation.gap_keys), "Avg. gap", "Minutes")
-    return _table(header, rows, numbers=len(header) - 1)
-
-
 def _pictures(manifest: UnlearningManifest) -> list[str]:
     """List the pictures: those with a caption of their own in that order, then the others by name."""
     names = sorted(name for name in manifest.files if name.startswith("assets/"))
@@ -323,28 +248,8 @@ def _caption(name: str) -> str:
     return CAPTIONS.get(Path(name).stem) or markdown_text(Path(name).stem.replace("_", " ").capitalize())
 
 
-def _with_deviation(key: str, values: dict[str, float | None]) -> str:
-    deviation = values.get(f"{key}_std")
-    if deviation is None:
-        return shown(values, key).replace(" ", "\N{NO-BREAK SPACE}")
-    return f"{_number(values.get(key))}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{_number(deviation)}"
-
-
-def _number(value: float | None) -> str:
-    return _NONE if value is None else f"{value:.2f}"
-
-
-def _code(value: str | None) -> str:
-    return markdown_code(value) if value else _NONE
-
-
 def _printable(value: str | None) -> str | None:
     return None if value is None else printable(value)
-
-
-def _texts(rows: Iterable[Sequence[Any]]) -> list[tuple[str, ...]]:
-    """Rows of plain text, which markdown must not act on."""
-    return [tuple(markdown_text(cell) for cell in row) for row in rows]
 
 
 def _equation(line: str) -> str:
@@ -356,15 +261,3 @@ def _equation(line: str) -> str:
 def _fenced(text: str) -> str:
     """Text inside a block of code, which it cannot end."""
     return printable(text, keep="\n").replace("```", "'''")
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[Any]], numbers: int = 0) -> str:
-    """Lay out a markdown table; its last `numbers` columns are aligned to the right."""
-    rule = ["---"] * (len(header) - numbers) + ["---:"] * numbers
-    lines = [header, rule, *rows]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
-
-
-def _cell(value: Any) -> str:
-    """Keep a value inside its cell."""
-    return str(value).replace("|", r"\|")
