@@ -21,7 +21,8 @@ from hf_unlearn.models.adapters import apply_adapter, base_of, find_adapter
 from hf_unlearn.models.contrastive import is_contrastive, is_dual_encoder
 from hf_unlearn.models.fit import check_fit, check_texts
 from hf_unlearn.models.forms import OPEN_CLIP, located
-from hf_unlearn.models.open_clip import load_open_clip, load_open_clip_processor
+from hf_unlearn.models.open_clip import load_open_clip
+from hf_unlearn.models.open_clip_processor import load_open_clip_processor
 from hf_unlearn.models.weights import has_weights, weight_files
 
 logger = logging.getLogger(__name__)
