@@ -57,7 +57,7 @@ def flags(before: Floats, after: Floats, unmoved: Floats, controls: Floats, gap:
     """
     moved, above = before - after - np.median(unmoved), after - controls.mean()
     suspects = (moved < MOVED_SHARE * gap) & (above > ABOVE_SHARE * gap)
-    p_values = _together(_moved_little(moved, unmoved), _stands_high(above, controls))
+    p_values = _together(_moved_little(moved, above, unmoved, suspects), _stands_high(above, controls))
     return suspects & (p_values <= LEVEL / len(after))
 
 
@@ -76,14 +76,21 @@ def tail_scores(treated: Floats, control: Floats) -> tuple[Floats, Floats]:
     return scores[..., :n], scores[..., n:]
 
 
-def _moved_little(moved: Floats, unmoved: Floats) -> Floats:
-    """How unusual so small a move is among the requested images, by their median and their own or the controls'
-    spread.
+def _moved_little(moved: Floats, above: Floats, unmoved: Floats, suspects: NDArray[np.bool_]) -> Floats:
+    """How unusual so small a move is for an image that stands so high, by what the images beyond suspicion show.
+
+    Where all images stood equally high before, a small move and a high stand are one thing told twice; the line through
+    the others takes that out.
     """
-    centre = np.median(moved)
-    spread = 1.4826 * float(np.median(np.abs(moved - centre)))
+    others = ~suspects
+    slope = 0.0
+    if others.sum() >= FEWEST_CONTROLS and np.ptp(above[others]) > 0:
+        slope = float(np.cov(moved[others], above[others])[0, 1] / np.var(above[others], ddof=1))
+    rest = moved - slope * (above - (above[others].mean() if others.any() else above.mean()))
+    centre = np.median(rest[others] if others.any() else rest)
+    spread = 1.4826 * float(np.median(np.abs((rest[others] if others.any() else rest) - centre)))
     spread = max(spread, float(np.std(unmoved, ddof=1)) if len(unmoved) > 1 else 0.0, 1e-12)
-    return stats.norm.cdf((moved - centre) / spread)
+    return stats.norm.cdf((rest - centre) / spread)
 
 
 def _stands_high(above: Floats, controls: Floats) -> Floats:
