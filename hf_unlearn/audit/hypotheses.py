@@ -168,8 +168,7 @@ class _Bench:
         noise = float(np.mean(noises)) if len(noises) == len(rows) else None
         change = np.array([_change(row) for row in rows])
         question = "Did the model's answers move, beyond rounding and the noise of repeating the same query?"
-        beyond = change > TOLERANCE
-        everyone = tuple(self.arms.rows)
+        beyond, everyone = change > TOLERANCE, tuple(self.arms.rows)
         if not beyond.any() or noise == 0:
             self.tests["T0"] = TestResult(
                 name="T0",
@@ -224,8 +223,8 @@ class _Bench:
         self._effect(f"{prefix}gap_after", level, sizes, f"alignment after, {above}{place}")
         margin = MARGIN_SHARE * float(gap.estimate)
         if not held_back:
-            question = "Before, did the requested images stand above images never in training?"
-            self._add("T1", question, pair, gap, "greater", gap.p_value("greater"))
+            words = "Before, did the requested images stand above images never in training?"
+            self._add("T1", words, pair, gap, "greater", gap.p_value("greater"))
             if reference is not None:
                 self._bounds(differences[reference], reference, float(gap.estimate), before, after)
 
