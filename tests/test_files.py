@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from hf_unlearn import files
+from hf_unlearn.audit.run import run_audit
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import finished_folder, owned
 from hf_unlearn.runs.arguments import parse_run
@@ -132,3 +133,8 @@ def test_a_run_is_refused_while_another_is_at_work(tmp_path, other_owner, shapes
     with pytest.raises(UserError, match="Another search is still at work in"):
         tune(search, tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == before
+
+
+def test_an_audit_is_refused_while_another_is_at_work(tmp_path, other_owner):
+    with pytest.raises(UserError, match="Another audit is still at work in"):
+        run_audit(tmp_path / "a", tmp_path / "b", tmp_path, tmp_path / "out")

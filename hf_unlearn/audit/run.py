@@ -16,7 +16,7 @@ from hf_unlearn.audit.plan import read_view_seed
 from hf_unlearn.audit.report import REPORT_FILE, AlignmentMatrices, Audit, write_report
 from hf_unlearn.audit.settings import SEED_FILE, AuditSettings, unfinished_seed
 from hf_unlearn.audit.stability import ENOUGH
-from hf_unlearn.distributed import deal
+from hf_unlearn.distributed import deal, owned_together
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import refuse_to_write_to
 from hf_unlearn.records.audit_result import Arm
@@ -70,34 +70,35 @@ def run_audit(
     deal(1, lambda _: _refuse_finished(folder, overwrite))  # by one process, while the others wait
     refuse_to_write_to(before, "--before", folder)
     refuse_to_write_to(after, "--after", folder)
-    pictures = collect_pictures(images, still_trained, never_trained, captions=captions, plan=plan, decoys=decoys)
-    settings = _with_seed(settings or AuditSettings(), pictures, plan, audit_number, folder)
     with ExitStack() as stack:
+        stack.enter_context(owned_together(folder, "Another audit"))
+        pictures = collect_pictures(images, still_trained, never_trained, captions=captions, plan=plan, decoys=decoys)
+        settings = _with_seed(settings or AuditSettings(), pictures, plan, audit_number, folder)
         measured = measure_both(str(before), str(after), pictures, settings, folder, stack)
         given = _provenance(pictures, images, still_trained, never_trained, provenance or {})
         results = judge(measured, given)
         while measured.can_grow and any((result.stability or 1) < ENOUGH for result in results.values()):
             measured.grow()
             results = judge(measured, given)
-    arguments = {
-        **{"before": before, "after": after, "images": images, "still_trained": still_trained},
-        **{"never_trained": never_trained, "decoys": decoys, "captions": captions, "plan": plan},
-    }
-    sides = {side: embeddings.take(range(len(pictures.pictures))) for side, embeddings in measured.sides.items()}
-    audit = Audit(
-        results=results,
-        matrices={owner: _matrices(sides, pictures, owner) for owner in results},
-        pictures={picture.name: picture for picture in pictures.pictures},
-        measurement=measured.describe(),
-        notes=notes(sides, pictures, str(before), str(after)),
-        folder=folder,
-        command=relative_command(arguments, folder),
-        recordings=sides,
-        captions=pictures.captions,
-    )
-    deal(1, lambda _: write_report(audit))
-    deal(1, lambda _: (folder / SEED_FILE).unlink(missing_ok=True))
-    return audit
+        arguments = {
+            **{"before": before, "after": after, "images": images, "still_trained": still_trained},
+            **{"never_trained": never_trained, "decoys": decoys, "captions": captions, "plan": plan},
+        }
+        sides = {side: embeddings.take(range(len(pictures.pictures))) for side, embeddings in measured.sides.items()}
+        audit = Audit(
+            results=results,
+            matrices={owner: _matrices(sides, pictures, owner) for owner in results},
+            pictures={picture.name: picture for picture in pictures.pictures},
+            measurement=measured.describe(),
+            notes=notes(sides, pictures, str(before), str(after)),
+            folder=folder,
+            command=relative_command(arguments, folder),
+            recordings=sides,
+            captions=pictures.captions,
+        )
+        deal(1, lambda _: write_report(audit))
+        deal(1, lambda _: (folder / SEED_FILE).unlink(missing_ok=True))
+        return audit
 
 
 def _with_seed(
