@@ -6,34 +6,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import PartialState
-from PIL.Image import Image
 from transformers import PreTrainedModel
 
 from hf_unlearn.data.encoded import EncodedSplit
-from hf_unlearn.data.images import to_rgb
 from hf_unlearn.data.splits import with_earlier
 from hf_unlearn.data.streaming import SHUFFLE_BUFFER, StreamedSplit
 from hf_unlearn.errors import UserError
-from hf_unlearn.figures.bars import plot_bars
-from hf_unlearn.figures.heatmaps import plot_agm_grid, plot_alignment_matrices
 from hf_unlearn.files import finished_folder, recover
-from hf_unlearn.hub.card import write_card
 from hf_unlearn.hub.recording import describe_base_model, public_hyper_parameters, record_run
-from hf_unlearn.methods import METHODS, description_of
+from hf_unlearn.methods import METHODS
 from hf_unlearn.methods.retrain import RetrainConfig
-from hf_unlearn.metrics.alignment_matrices import alignment_gap_matrix, alignment_matrix
-from hf_unlearn.metrics.gap import gap_to_retrain
 from hf_unlearn.models.adapters import adapter_settings, add_adapter, is_adapted, merged
 from hf_unlearn.models.contrastive import is_dual_encoder
 from hf_unlearn.models.forms import TRANSFORMERS, located, stored_dtype
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.saving import check_form, save_encoder
-from hf_unlearn.models.weights import has_weights, weights_sha256
-from hf_unlearn.records.file_names import MANIFEST_NAME
-from hf_unlearn.records.schemas import EvaluationRecord, Matrices, Results, UnlearningManifest
+from hf_unlearn.records.schemas import Results, UnlearningManifest
 from hf_unlearn.runs.arguments import Run, get_peft_config
 from hf_unlearn.runs.evaluation import (
     EARLIER,
@@ -45,11 +35,13 @@ from hf_unlearn.runs.evaluation import (
 )
 from hf_unlearn.runs.initial import load_initial_model
 from hf_unlearn.runs.pretrain import run_time_seconds, train_from_scratch
+from hf_unlearn.runs.reports import BEFORE, RunReports
 from hf_unlearn.runs.request_statuses import drift_notes, request_statuses
 from hf_unlearn.runs.resuming import RunState, base_key
+from hf_unlearn.runs.retrain_model import check_retrain
 from hf_unlearn.runs.run_data import UnlearningTask
 from hf_unlearn.runs.sanity import sanity_notes
-from hf_unlearn.runs.tables import compare, save_results
+from hf_unlearn.runs.tables import compare
 from hf_unlearn.runs.training_log import attach_log
 from hf_unlearn.training.checkpoints import newest_checkpoint
 from hf_unlearn.training.config import UnlearningConfig
@@ -58,7 +50,6 @@ from hf_unlearn.training.inputs import make_inputs
 logger = logging.getLogger(__name__)
 
 RETRAIN = "retrain"
-BEFORE = "before"
 
 
 @dataclass(frozen=True)
@@ -72,7 +63,7 @@ class Trained:
     failed: bool = False  # by a loss or gradient that was not finite
 
 
-class Experiment:
+class Experiment(RunReports):
     """Unlearns one request from one base model by several methods, into `output_dir/<method>/`.
 
     The base model is loaded anew for every method and never written to. The splits are encoded once for all of them.
@@ -87,13 +78,7 @@ class Experiment:
         UserError: when the model or its processor cannot be loaded, or rows cannot be encoded for it.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        task: UnlearningTask,
-        base: str | Path,
-        state: RunState | None = None,
-    ) -> None:
+    def __init__(self, run: Run, task: UnlearningTask, base: str | Path, state: RunState | None = None) -> None:
         arguments, self.data_config = run.arguments, run.data
         self.task, self.base, self.arguments = task, str(base), arguments
         self.output_dir = Path(arguments.output_dir)
@@ -107,7 +92,7 @@ class Experiment:
         self.initial = load_initial_model(arguments, model)
         self.state.require({"initial_model": self.initial.record.sha256 if self.initial else None})
         if arguments.retrain_model is not None:
-            self._check_retrain(arguments.retrain_model)
+            check_retrain(arguments.retrain_model, self.base_record, task)
         inputs = make_inputs(model, self.processor, run.data)
         if is_dual_encoder(model) and "captions" not in task.splits["unlearn"].column_names:
             raise UserError("an image-text model needs captions; name their column with --caption_column")
@@ -132,11 +117,6 @@ class Experiment:
             self.retrain = self.evaluate(arguments.retrain_model)
         if self.peft_config is not None:
             add_adapter(model, self.peft_config)  # so that one that cannot be is refused now; it changes the model
-
-    @property
-    def before(self) -> Evaluation:
-        """The base model's evaluation."""
-        return self.evaluations[BEFORE]
 
     def evaluate(self, name_or_path: str) -> Evaluation:
         """Evaluate a finished checkpoint, wherever it comes from, as this experiment's own."""
@@ -205,50 +185,9 @@ class Experiment:
             self._write_comparison(results)
         return results
 
-    def _write_comparison(self, results: Results) -> None:
-        save_results(results, self.output_dir)
-        assets = self.output_dir / "assets"
-        assets.mkdir(exist_ok=True)
-        shown = {m: e for m, e in self.evaluations.items() if m != BEFORE}
-        names = {method: description_of(method).title for method in shown}
-        gaps = {names[m]: alignment_gap_matrix(self._matrix(self.before), self._matrix(e)) for m, e in shown.items()}
-        plot_agm_grid(gaps, assets / "agm_by_method.png", **self._axes())
-        bars = {
-            names[m]: (e.metrics["negative_alignment"], e.metrics["negative_alignment_std"])
-            for m, e in shown.items()
-            if "negative_alignment" in e.metrics
-        }
-        if bars:
-            plot_bars(bars, assets / "negative_alignment.png", ylabel="negative alignment gap (×100)")
-        for method, evaluation in shown.items():
-            self._write_report(self.output_dir / method, evaluation, method)
-
     def _compared(self, evaluation: Evaluation) -> Evaluation:
         evaluation = evaluation.compared_with(self.before)
         return evaluation if self.retrain is None else evaluation.compared_with_retrain(self.retrain)
-
-    def _check_retrain(self, name_or_path: str) -> None:
-        """Refuse the base model, and a checkpoint whose own record says that it is no Retrain, or one on other rows."""
-        if has_weights(name_or_path) and weights_sha256(name_or_path) == self.base_record.sha256:
-            raise UserError(
-                f"--retrain_model {name_or_path} is the base model itself; name one trained without the requested rows"
-            )
-        if not (Path(name_or_path) / MANIFEST_NAME).is_file():
-            logger.info("That %s was retrained without the requested rows is taken on trust.", name_or_path)
-            return
-        record = UnlearningManifest.load(name_or_path)
-        if record.method != RETRAIN:
-            raise UserError(f"--retrain_model {name_or_path} is of {record.method}, not of retrain; name a Retrain")
-        if record.retain_sha256 is not None:
-            same = record.retain_sha256 == self.task.retain_sha256
-        else:  # a record that does not tell its rows is compared by its request
-            asked, own = record.request, self.task.request
-            same = asked.salted != own.salted or asked.sha256 == own.sha256
-        if not same:
-            raise UserError(
-                f"--retrain_model {name_or_path} was trained on other rows than this run retains; name a Retrain on "
-                "the data without this request's rows and those of earlier ones"
-            )
 
     def _load_base(self) -> tuple[PreTrainedModel, Any]:
         """The base model, anew, and its processor; one that is itself an adapter on another is made whole."""
@@ -390,62 +329,6 @@ class Experiment:
         self.task.write_private_rows(folder, self.arguments.request_salt)
         self._write_report(folder, evaluation, config.method)
 
-    def _write_report(self, folder: Path, evaluation: Evaluation, method: str) -> None:
-        """The card with what it shows: heatmaps, and every number and matrix behind them in `evaluation.json`.
-
-        With the gap to Retrain where Retrain is known. The heatmaps are drawn anew with the record, which says whether
-        they show pictures: a run that went on with other options must not leave old ones beside it.
-        """
-        heatmaps = folder / "assets" / "alignment_matrices.png"
-        heatmaps.unlink(missing_ok=True)
-        am_before, am_after = self._matrix(self.before), self._matrix(evaluation)
-        record = EvaluationRecord(
-            family=self.evaluator.family,
-            metrics=dict(evaluation.metrics),
-            before=dict(self.before.metrics),
-            original=self.task.past.original,
-            requests=request_statuses(self.task, self.before, evaluation, method),
-            gap_keys=self.evaluator.gap_keys,
-            per_sample={"forgetting_score": tuple((self.before.alignment - evaluation.alignment).tolist())},
-            matrices=Matrices(
-                labels=tuple(self._labels()),
-                shows_pictures=bool(self.arguments.show_samples),
-                am_before=_rows(am_before),
-                am_after=_rows(am_after),
-                agm=_rows(alignment_gap_matrix(am_before, am_after)),
-            ),
-            weights_sha256=weights_sha256(folder),
-        )
-        if self.retrain is not None:
-            gap = gap_to_retrain(evaluation.metrics, self.retrain.metrics, self.evaluator.gap_keys)
-            record = replace(record, retrain=dict(self.retrain.metrics), avg_gap=gap.average)
-        record.save(folder)
-        plot_alignment_matrices(am_before, am_after, heatmaps, title=description_of(method).title, **self._axes())
-        write_card(folder)
-
-    @property
-    def _shown(self) -> int:
-        return min(self.arguments.audit_samples, len(self.splits["unlearn"]))
-
-    def _matrix(self, evaluation: Evaluation) -> np.ndarray:
-        """AM over the first unlearn samples, the same ones for every checkpoint."""
-        return alignment_matrix(evaluation.x[: self._shown], evaluation.y[: self._shown])
-
-    def _labels(self) -> list[str]:
-        rows = self.task.splits["unlearn"].select(range(self._shown))
-        if self.arguments.show_samples and "captions" in rows.column_names:
-            return [captions[0] for captions in rows["captions"]]
-        return [f"sample {i + 1}" for i in range(self._shown)]
-
-    def _axes(self) -> dict[str, Any]:
-        """What the heatmaps show on their axes: pictures and captions of the samples, or numbers."""
-        captioned = self.evaluator.family == "image-text"
-        if not self.arguments.show_samples:
-            return {"second_halves": "captions" if captioned else "views"}
-        rows = self.task.splits["unlearn"].select(range(self._shown))
-        images: list[Image] = [to_rgb(image) for image in rows["image"]]
-        return {"images": images, "captions": self._labels() if captioned else None}
-
 
 def make_evaluator(
     model: PreTrainedModel, task: UnlearningTask, splits: dict[str, EncodedSplit], inputs: Any
@@ -461,7 +344,3 @@ def make_evaluator(
 
 def _on(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
     return model.to(device)  # type: ignore[arg-type]  # the stub of `to` lacks devices
-
-
-def _rows(matrix: np.ndarray) -> tuple[tuple[float | None, ...], ...]:
-    return tuple(tuple(row) for row in matrix.round(6).tolist())
