@@ -96,7 +96,8 @@ def contrastive_terms(model: nn.Module, inputs: ModelInputs, chunk_size: int | N
     size = len(next(iter(inputs.values())))
     if chunk_size is None or size <= chunk_size:
         plain = terms_from_outputs.dispatch(type(family)) is terms_from_outputs.dispatch(object)
-        if model is family and plain and is_dual_encoder(family):  # without the logits that its forward adds
+        # Without the logits that its forward adds; a forward that mixed precision wraps must not be gone around.
+        if model is family and plain and is_dual_encoder(family) and not hasattr(family, "_original_forward"):
             tokens = {name: value for name, value in inputs.items() if name != "pixel_values"}
             images = _pooled(family.get_image_features(pixel_values=inputs["pixel_values"]))  # type: ignore[operator]
             texts = _pooled(family.get_text_features(**tokens))  # type: ignore[operator]

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from kernels import Kernels
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
 # Of a step of Alignment Calibration with fused AdamW: views, model, loss, both passes, guard, clipping and update.
@@ -33,6 +34,31 @@ def test_a_step_launches_little_and_never_waits(method, family, make_trainer, en
     later = counted.steps[1:]  # the first sets the optimiser's state up
     assert max(step.count for step in later) <= MOST[family]
     assert not any(step.waits for step in later)
+
+
+class HeavyTypes(TorchDispatchMode):
+    """The types of what matrix products and convolutions give, one entry each."""
+
+    def __init__(self):
+        super().__init__()
+        self.types = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.convolution):
+            self.types.append(output.dtype)
+        return output
+
+
+@pytest.mark.parametrize("family", MOST)
+def test_the_model_runs_in_the_precision_that_was_asked_for(family, make_trainer, splits):
+    """Mixed precision lies around the model's forward: whatever embeds a batch has to go through it."""
+    trainer = make_trainer("fine_tune", family, splits, bf16=True)
+    model = trainer.accelerator.prepare(trainer.model).train()
+    batch = next(iter(trainer.get_train_dataloader()))
+    with HeavyTypes() as heavy:
+        trainer.contrast(model, batch)
+    assert heavy.types and set(heavy.types) == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("limit", [0.01, 1e6])
