@@ -106,6 +106,19 @@ def test_a_change_of_less_than_twice_the_noise_is_a_change(times: float, is_none
     assert (run_tests(changed).verdict is Verdict.NO_MODEL_CHANGE) is is_none
 
 
+@pytest.mark.parametrize("seed", [11, 15, 28])
+def test_without_a_seen_excess_one_as_large_as_the_noise_must_be_ruled_out(seed: int) -> None:
+    """Heavy tails: no excess is seen, but its interval reaches from the noise to less than twice of it."""
+    rows = owner(replace(CLEAR, score_std=0.001))
+    changes, noises = 0.01 * np.random.default_rng(seed).lognormal(0, 1.5, (2, len(rows)))
+    result = run_tests(
+        [replace(r, change=a, noise=b) for r, a, b in zip(rows, changes.tolist(), noises.tolist(), strict=True)]
+    )
+    test = result.tests["T0"]
+    assert not test.passed and noises.mean() < test.interval.high < 2 * noises.mean()
+    assert result.verdict is not Verdict.NO_MODEL_CHANGE
+
+
 def test_a_targeted_change_is_never_read_as_no_change() -> None:
     rows = [replace(row, change=0.01, noise=0.05 + i / 1e3) for i, row in enumerate(owner(replace(CLEAR, removed=1)))]
     assert run_tests(rows).verdict is Verdict.WITHIN_BAND
