@@ -1,5 +1,5 @@
 # Everything a fresh clone needs: `make demo`, `make test`, `make docs`.
-# PIP_OPTIONS='--extra-index-url https://download.pytorch.org/whl/cpu' takes the smaller wheels without CUDA.
+# PIP_OPTIONS='--extra-index-url URL', with the URL of the CPU build that pytorch.org names, takes the smaller wheels.
 PYTHON ?= python3
 PIP_OPTIONS ?=
 VENV := .venv
