@@ -16,7 +16,7 @@ from pathlib import Path
 from hf_unlearn.benchmarks.benchmark import Benchmark
 from hf_unlearn.benchmarks.sequence import RequestSequence, run_sequence, write_sequence
 from hf_unlearn.cli.guard import guarded
-from hf_unlearn.runs.arguments import underscored
+from hf_unlearn.runs.options import underscored
 
 
 def main() -> None:

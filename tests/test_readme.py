@@ -14,7 +14,8 @@ from hf_unlearn.cli import COMMANDS, build_app
 from hf_unlearn.cli import unlearn as unlearning
 from hf_unlearn.cli.evaluate import HONOURED
 from hf_unlearn.methods import methods_table, needs_table
-from hf_unlearn.runs.arguments import grouped_options, parse_run
+from hf_unlearn.runs.arguments import parse_run
+from hf_unlearn.runs.options import grouped_options
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -18,8 +18,9 @@ from hf_unlearn.files import write_atomically
 from hf_unlearn.methods import METHODS, description_of
 from hf_unlearn.metrics.gap import gap_to_retrain
 from hf_unlearn.records.metric_labels import short_name
-from hf_unlearn.runs.arguments import Run, grouped_options, parse_run, section_options
+from hf_unlearn.runs.arguments import Run, parse_run
 from hf_unlearn.runs.builders import BUILDERS
+from hf_unlearn.runs.options import grouped_options, section_options
 from hf_unlearn.runs.resuming import settings_hash
 from hf_unlearn.runs.tables import COLUMNS, TAIL, markdown
 from hf_unlearn.runs.unlearn import start

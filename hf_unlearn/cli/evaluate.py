@@ -25,7 +25,8 @@ ENCODING = "fine_tune"  # any method: its config says how rows are encoded, and 
 
 def run_of(options: Sequence[str], base: str, dataset: str, retrain: str | None = None) -> "Run":
     """Parse the options that say what is measured; any other would have no effect, and is refused."""
-    from hf_unlearn.runs.arguments import grouped_options, parse_run
+    from hf_unlearn.runs.arguments import parse_run
+    from hf_unlearn.runs.options import grouped_options
 
     for name, _ in grouped_options(options):
         if name not in HONOURED:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from hf_unlearn.data.columns import arrow_column, is_text
 from hf_unlearn.data.duplicates import resolve_duplicates
+from hf_unlearn.data.earlier_rows import REQUEST_COLUMN, PastRows, marked
 from hf_unlearn.data.images import check_images
 from hf_unlearn.data.labels import align_classes
 from hf_unlearn.data.requests import RemovalRequest, RequestKind, checked_ids, parse_where, read_entries
@@ -24,31 +24,15 @@ from hf_unlearn.errors import LISTED, UserError, listed
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-__all__ = ["PastRows", "make_splits", "paper_split", "plan_request", "with_earlier"]
+__all__ = ["make_splits", "paper_split", "plan_request"]
 
 logger = logging.getLogger(__name__)
 
-REQUEST_COLUMN = "request"  # of the split `earlier`: the number of the request that named a row
 HELD_OUT = {"validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 PAPER_VALIDATION_FRACTION = 0.1
 
 Indices = NDArray[np.int64]
 Ids: TypeAlias = pa.Array | pa.ChunkedArray | Sequence[str] | NDArray[np.str_]
-
-
-@dataclass(frozen=True)
-class PastRows:
-    """Where rows of this data were in the unlearning runs that the base model has been through.
-
-    Attributes:
-        requested: By split, `train` for rows that can be unlearned: the id of each row that an earlier request named,
-            and that request's number, from 1.
-        held_out: Ids of the rows that the first run held out, by the name of their split; a split that is not named
-            was not recorded, and is drawn.
-    """
-
-    requested: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    held_out: Mapping[str, Collection[str]] = field(default_factory=dict)
 
 
 def make_splits(
@@ -147,8 +131,8 @@ def make_splits(
     is_asked = np.zeros(len(pool), dtype=bool)
     is_asked[asked] = True
     requested, recorded = (past.requested, past.held_out) if past is not None else ({}, {})
-    is_earlier = _marked(ids, requested.get("train", ())) & ~is_asked
-    kept = {name: _marked(ids, recorded.get(name, ())) & ~is_asked & ~is_earlier for name in fractions}
+    is_earlier = marked(ids, requested.get("train", ())) & ~is_asked
+    kept = {name: marked(ids, recorded.get(name, ())) & ~is_asked & ~is_earlier for name in fractions}
     kept = {name: marked for name, marked in kept.items() if marked.any()}
     fractions = {name: fraction for name, fraction in fractions.items() if name not in kept}
     is_free = ~np.any([is_asked, is_earlier, *kept.values()], axis=0)
@@ -176,7 +160,7 @@ def make_splits(
     earlier = pool.select(np.flatnonzero(is_earlier))
     numbers = [requested["train"][row] for row in earlier["id"]]
     for name, split in held_out.items():
-        is_mixed_in = _marked(arrow_column(split, "id"), requested.get(name, ()))
+        is_mixed_in = marked(arrow_column(split, "id"), requested.get(name, ()))
         mixed_in = split.select(np.flatnonzero(is_mixed_in))
         numbers += [requested[name][row] for row in mixed_in["id"]]
         earlier = concatenate_datasets([earlier, mixed_in])
@@ -197,31 +181,6 @@ def make_splits(
     if past is not None:
         splits["earlier"] = earlier.add_column(REQUEST_COLUMN, np.asarray(numbers, dtype=np.int64))
     return splits, request
-
-
-def with_earlier(unlearn: Dataset, earlier: Dataset, retain: int, seed: int = 0) -> Dataset:
-    """The rows that a run unlearns: those asked for now, and rows of earlier requests, so that they stay unlearned.
-
-    However many requests there were, a run takes at most as many earlier rows as are asked for now, or a tenth of
-    retain where that is more; they are drawn anew for every seed.
-
-    Args:
-        unlearn: Rows asked for now.
-        earlier: Rows of earlier requests, from `make_splits`.
-        retain: Number of retain rows.
-        seed: Of the draw.
-    """
-    from datasets import concatenate_datasets
-
-    most = max(len(unlearn), retain // 10)
-    rows = np.random.default_rng(seed).permutation(len(earlier))[:most]
-    return concatenate_datasets([unlearn, earlier.select(np.sort(rows)).remove_columns(REQUEST_COLUMN)])
-
-
-def _marked(ids: Ids, wanted: Collection[str]) -> NDArray[np.bool_]:
-    """`[n]` which of the ids are wanted."""
-    column = ids if isinstance(ids, (pa.Array, pa.ChunkedArray)) else pa.array(ids, pa.string())
-    return np.asarray(pc.is_in(column, value_set=pa.array(list(wanted), column.type)), dtype=bool)
 
 
 def paper_split(n: int, unlearn_fraction: float = 0.1, seed: int = 0) -> tuple[Indices, Indices, Indices]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hf_unlearn.data.earlier_rows import REQUEST_COLUMN, PastRows
 from hf_unlearn.data.fingerprint import combine_hashes, row_hashes
 from hf_unlearn.data.requests import checked_ids, read_entries
-from hf_unlearn.data.splits import REQUEST_COLUMN, PastRows, rows_by_role
+from hf_unlearn.data.splits import rows_by_role
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.files import read_text, write_atomically
 from hf_unlearn.hub.download import fetch

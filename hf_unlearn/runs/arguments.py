@@ -2,13 +2,12 @@
 
 import sys
 from argparse import ArgumentParser
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-import yaml
 from transformers import HfArgumentParser
 
 from hf_unlearn.data.config import DataConfig
@@ -16,17 +15,15 @@ from hf_unlearn.errors import UserError, listed
 from hf_unlearn.methods import METHODS, PAPER_METHODS, load_method
 from hf_unlearn.methods.retrain import RetrainConfig
 from hf_unlearn.models.adapters import ALL_LINEAR, require_peft
+from hf_unlearn.runs.options import MODEL, PRETRAIN, Option, grouped_options, read_yaml, yaml_value
 from hf_unlearn.runs.shipped import config_file
-from hf_unlearn.training.config import UnlearningConfig
+from hf_unlearn.training.config import UnlearningConfig, refuse_evaluating
 
 if TYPE_CHECKING:
     from peft import LoraConfig
 
 T = TypeVar("T")
-Option = tuple[str, list[str]]  # ("learning_rate", ["5e-4"])
 OPENMOJI = "openmoji"  # the embedded dataset
-PRETRAIN = "pretrain"  # the section of the base model's own training
-MODEL = "model"  # the section of the architecture to pre-train
 FAMILY = "family"  # what kind of small encoder that architecture is
 FAMILIES = ("clip", "simclr", "moco")
 UNLEARN = ("unlearn_fraction", "unlearn_request", "unlearn_where")  # ways to say what is unlearned
@@ -255,9 +252,9 @@ def parse_run(argv: Sequence[str] | None = None, default_config: str | Path | No
         configs = [str(default_config)]
     named = [" ".join(values) for name, values in options if name == FAMILY]
     options = [(name, values) for name, values in options if name not in ("config", FAMILY)]
-    general, sections, model = _read_yaml(config_file(configs[-1])) if configs else ([], {}, {})
+    general, sections, model = read_yaml(config_file(configs[-1])) if configs else ([], {}, {})
     family = _family([*[" ".join(values) for name, values in general if name == FAMILY], *named])
-    model |= {name.partition(".")[2]: _yaml_value(name, v) for name, v in options if name.startswith(f"{MODEL}.")}
+    model |= {name.partition(".")[2]: yaml_value(name, v) for name, v in options if name.startswith(f"{MODEL}.")}
     options = [(name, values) for name, values in options if not name.startswith(f"{MODEL}.")]
     general = [(name, values) for name, values in general if name not in (FAMILY, *displaced(given))]
     arguments = _parse(RunArguments, [(n, v) for n, v in [*general, *options] if n in _names(RunArguments)])
@@ -282,7 +279,7 @@ def parse_run(argv: Sequence[str] | None = None, default_config: str | Path | No
         folder = Path(arguments.output_dir) / target
         parsed[target] = _parse(config_class, [*(o for o in usable if o[0] in names), ("output_dir", [str(folder)])])
     for config in parsed.values():
-        _refuse_evaluating(config)
+        refuse_evaluating(config)
     pretrain = parsed.pop(PRETRAIN)
     assert isinstance(pretrain, RetrainConfig)
     return Run(arguments, parsed, pretrain, data, model, family)
@@ -300,69 +297,6 @@ def _family(named: list[str]) -> str | None:
 def displaced(given: set[str]) -> tuple[str, ...]:
     """Fields of a config file that the options given on the command line stand in for, whatever they are called."""
     return UNLEARN if given & set(UNLEARN) else ()
-
-
-def section_options(section: str, setting: Mapping[str, Any]) -> list[str]:
-    """The words of a command line that set fields of one section, such as a method."""
-    return [token for name, value in setting.items() for token in (f"--{section}.{name}", str(value))]
-
-
-def grouped_options(tokens: Iterable[str]) -> list[Option]:
-    """Group `--name value ...` and `--name=value` tokens."""
-    options: list[Option] = []
-    for token in underscored(tokens):
-        if token.startswith("--"):
-            name, equals, value = token[2:].partition("=")
-            options.append((name, [value] if equals else []))
-        elif options:
-            options[-1][1].append(token)
-        else:
-            raise UserError(f"unexpected argument {token!r}; options start with --")
-    return options
-
-
-def underscored(tokens: Iterable[str]) -> list[str]:
-    """The words of a command line with the names of options spelt as the fields are: `--a-b=c-d` is `--a_b=c-d`."""
-    named = [token.partition("=") for token in tokens]
-    return [
-        (f"--{name[2:].replace('-', '_')}" if name.startswith("--") else name) + equals + value
-        for name, equals, value in named
-    ]
-
-
-def _read_yaml(path: Path) -> tuple[list[Option], dict[str, list[Option]], dict[str, Any]]:
-    """A YAML config as general options, one list of options per method, and the model section."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or an impossible date
-        mark = getattr(error, "problem_mark", None)
-        place = f" (line {mark.line + 1})" if mark is not None else ""
-        raise UserError(f"--config {path} is not valid YAML{place}: {str(error).splitlines()[0]}; mend it") from error
-    if not isinstance(content, dict):
-        raise UserError(f"--config {path} must hold a mapping of fields, not {type(content).__name__}")
-    model = content.pop(MODEL, None) or {}
-    if not isinstance(model, dict):
-        raise UserError(f"--config {path}: the section model must be a mapping, not {type(model).__name__}")
-    sections = {k: _yaml_options(v) for k, v in content.items() if isinstance(v, dict)}
-    unknown = [name for name in sections if name not in (*METHODS, PRETRAIN)]
-    if unknown:
-        raise UserError(f"--config {path} has a section {unknown[0]!r} that is no method; known: {', '.join(METHODS)}")
-    return _yaml_options({k: v for k, v in content.items() if not isinstance(v, dict)}), sections, model
-
-
-def _yaml_value(name: str, words: list[str]) -> Any:
-    try:
-        return yaml.safe_load(" ".join(words))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"--{name} {' '.join(words)!r} is not a value that YAML could hold; mend it") from error
-
-
-def _yaml_options(content: dict[str, Any]) -> list[Option]:
-    return [
-        (str(name), [str(item) for item in value] if isinstance(value, list) else [str(value)])
-        for name, value in content.items()
-        if value is not None
-    ]
 
 
 def _names(config_class: type[Any]) -> set[str]:
@@ -396,17 +330,6 @@ def _check_dotted(dotted: list[Option], targets: dict[str, type[UnlearningConfig
             close = get_close_matches(field_name, names, n=1)
             hint = f"; did you mean --{target}.{close[0]}?" if close else f"; hf-unlearn methods {target} lists them"
             raise UserError(f"--{name}: {targets[target].description.title} has no such option{hint}")
-
-
-def _refuse_evaluating(config: UnlearningConfig) -> None:
-    """Refuse to evaluate during a training: its rows are those that the finished methods are measured on."""
-    settings = {"eval_strategy": "no", "load_best_model_at_end": False}
-    given = [name for name, unset in settings.items() if getattr(config, name) != unset]
-    given += ["save_strategy best"] if config.save_strategy == "best" else []
-    if given:
-        raise UserError(
-            f"--{given[0]}: a run measures its methods when they are done, not while they train; leave it unset"
-        )
 
 
 def _parse(config_class: type[T], options: list[Option]) -> T:

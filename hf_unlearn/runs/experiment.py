@@ -10,8 +10,8 @@ import torch
 from accelerate import PartialState
 from transformers import PreTrainedModel
 
+from hf_unlearn.data.earlier_rows import with_earlier
 from hf_unlearn.data.encoded import EncodedSplit
-from hf_unlearn.data.splits import with_earlier
 from hf_unlearn.data.streaming import SHUFFLE_BUFFER, StreamedSplit
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import finished_folder, recover

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hf_unlearn.data.splits import REQUEST_COLUMN
+from hf_unlearn.data.earlier_rows import REQUEST_COLUMN
 from hf_unlearn.metrics.request_level import request_level
 from hf_unlearn.records.schemas import RequestStatus
 from hf_unlearn.runs.evaluation import EARLIER, Evaluation

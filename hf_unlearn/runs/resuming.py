@@ -24,7 +24,8 @@ from hf_unlearn.methods import METHODS
 from hf_unlearn.models.weights import CONFIG_NAMES, has_weights, weights_sha256
 from hf_unlearn.records.schemas import BaseModel, UnlearningManifest
 from hf_unlearn.records.settings import weight_settings
-from hf_unlearn.runs.arguments import LORA, OPENMOJI, PRETRAIN, Run, RunArguments
+from hf_unlearn.runs.arguments import LORA, OPENMOJI, Run, RunArguments
+from hf_unlearn.runs.options import PRETRAIN
 from hf_unlearn.runs.run_data import UnlearningTask
 from hf_unlearn.runs.training_log import LOG_NAME, TRACKED
 

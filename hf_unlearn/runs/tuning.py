@@ -22,9 +22,10 @@ from hf_unlearn.errors import DivergenceError, UserError, missing_extra
 from hf_unlearn.files import refuse_to_write_to, write_atomically
 from hf_unlearn.methods import METHODS
 from hf_unlearn.records.metric_labels import shown
-from hf_unlearn.runs.arguments import Run, displaced, grouped_options, parse_run, section_options
+from hf_unlearn.runs.arguments import Run, displaced, parse_run
 from hf_unlearn.runs.builders import BUILDERS, Builder
 from hf_unlearn.runs.experiment import RETRAIN, Experiment
+from hf_unlearn.runs.options import grouped_options, section_options
 from hf_unlearn.runs.resuming import settings_hash
 from hf_unlearn.runs.shipped import config_file
 from hf_unlearn.runs.tables import TERMINAL_WIDTH, aligned

@@ -1,9 +1,9 @@
 """The `TrainingArguments` that every unlearning method shares."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from math import inf
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from transformers import SchedulerType, TrainingArguments, get_scheduler
@@ -189,3 +189,24 @@ class ClimbingConfig(UnlearningConfig):
 
     retain_loss_budget: float | None = field(default=1.0, metadata=BUDGET_HELP)
     collapse_floor: float | None = field(default=0.05, metadata=FLOOR_HELP)
+
+
+def refuse_without_effect(options: Mapping[str, Any]) -> None:
+    """Say which arguments of the Trainer nothing would come of: its evaluation has a loss and no predictions."""
+    for name in ("compute_metrics", "preprocess_logits_for_metrics", "compute_loss_func"):
+        if options.get(name) is not None:
+            raise UserError(
+                f"{name} would have no effect, since methods have their own losses and evaluation has no predictions; "
+                "leave it unset, and measure the trained model with hf-unlearn evaluate"
+            )
+
+
+def refuse_evaluating(config: UnlearningConfig) -> None:
+    """Refuse to evaluate during a training: its rows are those that the finished methods are measured on."""
+    settings = {"eval_strategy": "no", "load_best_model_at_end": False}
+    given = [name for name, unset in settings.items() if getattr(config, name) != unset]
+    given += ["save_strategy best"] if config.save_strategy == "best" else []
+    if given:
+        raise UserError(
+            f"--{given[0]}: a run measures its methods when they are done, not while they train; leave it unset"
+        )

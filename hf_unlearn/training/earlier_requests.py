@@ -7,7 +7,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel
 
-from hf_unlearn.data.splits import with_earlier
+from hf_unlearn.data.earlier_rows import with_earlier
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.hub.history import PastRequests
 

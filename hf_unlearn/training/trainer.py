@@ -4,31 +4,26 @@ import hashlib
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from accelerate.data_loader import DataLoaderShard
 from datasets import Dataset, DatasetDict
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, set_seed
 from transformers.trainer_utils import TrainOutput
 
 from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.encoded import EncodedSplit, EncodedSplits, as_batch
-from hf_unlearn.data.preprocessing import ImageTextInputs, ImageViewInputs
-from hf_unlearn.data.sampler import SplitSampler
 from hf_unlearn.data.streaming import StreamedBatches, StreamedSplit
-from hf_unlearn.distributed import rank, world_size
+from hf_unlearn.distributed import world_size
 from hf_unlearn.errors import DivergenceError, UserError, is_out_of_memory
 from hf_unlearn.losses import ContrastiveTerms, info_nce
 from hf_unlearn.models.adapters import add_adapter, is_adapted
 from hf_unlearn.models.contrastive import (
-    ModelInputs,
     contrastive_terms,
     evaluation_mode,
     is_dual_encoder,
@@ -38,8 +33,8 @@ from hf_unlearn.models.sharding import make_shardable
 from hf_unlearn.models.towers import freeze_tower
 from hf_unlearn.records.settings import weight_settings
 from hf_unlearn.training import checkpoints
-from hf_unlearn.training.batch import TrainingBatch
-from hf_unlearn.training.config import UnlearningConfig
+from hf_unlearn.training.batch import BatchTrainer
+from hf_unlearn.training.config import UnlearningConfig, refuse_without_effect
 from hf_unlearn.training.earlier_requests import keep_out_earlier_rows
 from hf_unlearn.training.gradients import Objective, mean_gradient
 from hf_unlearn.training.guards import DivergenceGuard
@@ -61,7 +56,7 @@ METHODS: dict[str, type["UnlearningTrainer"]] = {}
 """Method id -> Trainer; `hf_unlearn.methods` fills it."""
 
 
-class UnlearningTrainer(LeanTrainer, SavingTrainer):
+class UnlearningTrainer(LeanTrainer, BatchTrainer, SavingTrainer):
     """A `Trainer` over `DatasetDict(retain=..., unlearn=...)`; a method overrides `compute_loss`.
 
     A subclass with a `config_class` of its own is a method, known by the id of its config from then on.
@@ -114,7 +109,7 @@ class UnlearningTrainer(LeanTrainer, SavingTrainer):
         initial_model: PreTrainedModel | None = None,
         **kwargs: Any,
     ) -> None:
-        _refuse_without_effect(kwargs)
+        refuse_without_effect(kwargs)
         self.initial_model = initial_model
         self.source_splits = train_dataset if isinstance(train_dataset, DatasetDict) else None
         train_dataset = keep_out_earlier_rows(train_dataset, model, args.seed)
@@ -137,7 +132,6 @@ class UnlearningTrainer(LeanTrainer, SavingTrainer):
             )
         self._probe = self.rows.probe()
         batches = self.rows.batches()
-        self._seeded_step, self._micro_step = -1, 0
         self._terms: dict[str, dict[str, list[Tensor]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
         super().__init__(
             model=model,
@@ -160,15 +154,6 @@ class UnlearningTrainer(LeanTrainer, SavingTrainer):
         self.add_callback(LogitScaleBound(lambda: self.model))
         self.saliency = self._saliency_mask(train_dataset) if args.saliency_share is not None else None
         self._is_shrunk = False
-
-    def _keep_on_device(self, splits: EncodedSplits) -> None:
-        """Put encoded splits on the accelerator if they take at most a quarter of its free memory."""
-        free, _ = torch.accelerator.get_memory_info(self.args.device)
-        if splits.nbytes is not None and splits.nbytes <= free // 4:
-            self.train_dataset = splits.on(self.args.device)
-            self.args.dataloader_pin_memory = False  # of no use there, and refused
-            for settings in (self.args.accelerator_config, self.accelerator.dataloader_config):
-                settings.non_blocking = False  # type: ignore[union-attr]  # or it would warn that nothing is pinned
 
     def _saliency_mask(self, splits: Mapping[str, Any]) -> SaliencyMask:
         if not splits.get("unlearn"):
@@ -216,86 +201,10 @@ class UnlearningTrainer(LeanTrainer, SavingTrainer):
             make_shardable(self.model)
         return super().create_optimizer(*positional, **kwargs)
 
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        """Ready batches: drawn from resident splits by `SplitSampler`, or from a stream by each of its processes."""
-        if not isinstance(self.train_dataset, StreamedBatches):
-            return super().get_train_dataloader()
-        workers = min(self.args.dataloader_num_workers, self.train_dataset.shards)
-        return DataLoaderShard(
-            self.train_dataset,
-            device=self.args.device,
-            batch_size=None,
-            num_workers=workers,
-            pin_memory=self.args.dataloader_pin_memory,
-            _non_blocking=self.accelerator.non_blocking,
-            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
-        )
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
-        """As the Trainer does, for a split of rows, too, which is encoded first."""
-        return super().get_eval_dataloader(self.rows.evaluation(eval_dataset))
-
-    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
-        """As `get_eval_dataloader`."""
-        return super().get_test_dataloader(self.rows.evaluation(test_dataset))
-
-    def num_examples(self, dataloader: DataLoader[Any]) -> int:
-        """Rows of an epoch; for a stream, whose items are batches, those of all its batches."""
-        rows = dataloader.dataset
-        if isinstance(rows, StreamedBatches):
-            return len(rows) * rows.processes * (rows.retain_per_batch + rows.unlearn_per_batch)
-        return super().num_examples(dataloader)
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> SplitSampler:
-        splits = self.train_dataset
-        assert isinstance(splits, EncodedSplits)  # a stream needs no sampler
-        return SplitSampler(splits.retain, splits.unlearn, self._train_batch_size, self.args.seed)
-
     def contrast(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[ContrastiveTerms, Tensor]:
         """One forward pass over a batch: its `ContrastiveTerms` and which samples are to be unlearned (`[n]` bool)."""
         batch = self.model_batch(model, inputs)
         return contrastive_terms(model, batch.inputs, self.args.forward_chunk_size), batch.is_unlearn
-
-    def model_batch(self, model: nn.Module, inputs: dict[str, Tensor]) -> TrainingBatch:
-        """A batch of the loader as the model takes it, with this step's views or captions.
-
-        In evaluation mode views depend on the batch's place alone, and of several captions the first is taken.
-        """
-        inputs = dict(inputs)
-        is_unlearn, index = inputs.pop("is_unlearn"), inputs.pop("index")
-        seed = None
-        if model.training:
-            seed = self._step_seed()
-        elif isinstance(self.model_inputs, ImageViewInputs):  # a picture compared with itself would say nothing
-            seed = self.place_seed(int(index[0]))
-        caption = None
-        if isinstance(self.model_inputs, ImageTextInputs):
-            caption, _ = self.model_inputs.draw(inputs["caption_counts"], seed)
-        return TrainingBatch(self.model_inputs.batch(inputs, seed), is_unlearn, index, caption)
-
-    def _step_seed(self) -> int:
-        """This step's seed for random views; it depends on the place in training alone, so that resuming repeats it."""
-        step = self.state.global_step
-        self._micro_step = self._micro_step + 1 if self._seeded_step == step else 0
-        self._seeded_step = step
-        place = 7_919 * step + 104_729 * self._micro_step + 1_299_709 * self.args.process_index
-        return (self.args.seed + place) % 2**31
-
-    def place_seed(self, first: int) -> int:
-        """The seed for random views of a batch outside training, whose first row has this number in its split."""
-        return (self.args.seed * 1_000_003 + first) % 2**31
-
-    def split_batches(self, split: EncodedSplit) -> Iterator[ModelInputs]:
-        """One pass over a split in its order, as model inputs: this process's part of every batch.
-
-        Views depend on the seed and the place alone. The last batch is filled up from the start, so that all processes
-        have equally many rows.
-        """
-        each = min(self.args.per_device_train_batch_size, -(-len(split) // world_size()))
-        for start in range(0, len(split), each * world_size()):
-            first = start + rank() * each
-            rows = self._prepare_inputs(split.rows([row % len(split) for row in range(first, first + each)]))
-            yield self.model_inputs.batch(rows, self.place_seed(first))
 
     def mean_gradient(
         self, split: EncodedSplit, objective: Objective, size: Callable[[Tensor], Tensor] = lambda gradient: gradient
@@ -396,13 +305,6 @@ class UnlearningTrainer(LeanTrainer, SavingTrainer):
         if self.saliency is not None:
             self.saliency.restore()
 
-    def _first_split(self, rows: int) -> EncodedSplit:
-        """The first split that is trained on; of a stream so many rows."""
-        data = self.train_dataset
-        split = data.splits[0] if isinstance(data, EncodedSplits) else data.retain.sample(rows)
-        assert split is not None
-        return split
-
     @property
     def notes(self) -> list[str]:
         """What a reader of the model's card must know of the training."""
@@ -446,13 +348,3 @@ def _fingerprint(model: nn.Module) -> str:
         torch.hash_tensor(value.detach()).view(torch.int64).item() for value in model.parameters() if value.numel()
     ]
     return hashlib.sha256(str(hashes).encode()).hexdigest()[:16]
-
-
-def _refuse_without_effect(options: Mapping[str, Any]) -> None:
-    """Say which arguments of the Trainer nothing would come of: its evaluation has a loss and no predictions."""
-    for name in ("compute_metrics", "preprocess_logits_for_metrics", "compute_loss_func"):
-        if options.get(name) is not None:
-            raise UserError(
-                f"{name} would have no effect, since methods have their own losses and evaluation has no predictions; "
-                "leave it unset, and measure the trained model with hf-unlearn evaluate"
-            )

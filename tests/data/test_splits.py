@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image as PILImage
 
 from hf_unlearn.data import images, splits
-from hf_unlearn.data.splits import PastRows, make_splits, paper_split, plan_request
+from hf_unlearn.data.earlier_rows import PastRows
+from hf_unlearn.data.splits import make_splits, paper_split, plan_request
 from hf_unlearn.errors import UserError
 
 Rows = Callable[..., Dataset]

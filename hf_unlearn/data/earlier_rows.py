@@ -1,0 +1,59 @@
+"""Rows of requests that a model has been through: kept out of its splits, and unlearned along at a bounded cost."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+REQUEST_COLUMN = "request"  # of the split `earlier`: the number of the request that named a row
+
+
+@dataclass(frozen=True)
+class PastRows:
+    """Where rows of this data were in the unlearning runs that the base model has been through.
+
+    Attributes:
+        requested: By split, `train` for rows that can be unlearned: the id of each row that an earlier request named,
+            and that request's number, from 1.
+        held_out: Ids of the rows that the first run held out, by the name of their split; a split that is not named
+            was not recorded, and is drawn.
+    """
+
+    requested: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    held_out: Mapping[str, Collection[str]] = field(default_factory=dict)
+
+
+def with_earlier(unlearn: Dataset, earlier: Dataset, retain: int, seed: int = 0) -> Dataset:
+    """The rows that a run unlearns: those asked for now, and rows of earlier requests, so that they stay unlearned.
+
+    However many requests there were, a run takes at most as many earlier rows as are asked for now, or a tenth of
+    retain where that is more; they are drawn anew for every seed.
+
+    Args:
+        unlearn: Rows asked for now.
+        earlier: Rows of earlier requests, from `make_splits`.
+        retain: Number of retain rows.
+        seed: Of the draw.
+    """
+    from datasets import concatenate_datasets
+
+    most = max(len(unlearn), retain // 10)
+    rows = np.random.default_rng(seed).permutation(len(earlier))[:most]
+    return concatenate_datasets([unlearn, earlier.select(np.sort(rows)).remove_columns(REQUEST_COLUMN)])
+
+
+def marked(
+    ids: pa.Array | pa.ChunkedArray | Sequence[str] | NDArray[np.str_], wanted: Collection[str]
+) -> NDArray[np.bool_]:
+    """`[n]` which of the ids are wanted."""
+    column = ids if isinstance(ids, (pa.Array, pa.ChunkedArray)) else pa.array(ids, pa.string())
+    return np.asarray(pc.is_in(column, value_set=pa.array(list(wanted), column.type)), dtype=bool)

@@ -1,0 +1,78 @@
+"""Options as names with their words, from a command line or from a YAML file."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hf_unlearn.errors import UserError
+from hf_unlearn.methods import METHODS
+
+Option = tuple[str, list[str]]  # ("learning_rate", ["5e-4"])
+PRETRAIN = "pretrain"  # the section of the base model's own training
+MODEL = "model"  # the section of the architecture to pre-train
+
+
+def section_options(section: str, setting: Mapping[str, Any]) -> list[str]:
+    """The words of a command line that set fields of one section, such as a method."""
+    return [token for name, value in setting.items() for token in (f"--{section}.{name}", str(value))]
+
+
+def grouped_options(tokens: Iterable[str]) -> list[Option]:
+    """Group `--name value ...` and `--name=value` tokens."""
+    options: list[Option] = []
+    for token in underscored(tokens):
+        if token.startswith("--"):
+            name, equals, value = token[2:].partition("=")
+            options.append((name, [value] if equals else []))
+        elif options:
+            options[-1][1].append(token)
+        else:
+            raise UserError(f"unexpected argument {token!r}; options start with --")
+    return options
+
+
+def underscored(tokens: Iterable[str]) -> list[str]:
+    """The words of a command line with the names of options spelt as the fields are: `--a-b=c-d` is `--a_b=c-d`."""
+    named = [token.partition("=") for token in tokens]
+    return [
+        (f"--{name[2:].replace('-', '_')}" if name.startswith("--") else name) + equals + value
+        for name, equals, value in named
+    ]
+
+
+def read_yaml(path: Path) -> tuple[list[Option], dict[str, list[Option]], dict[str, Any]]:
+    """A YAML config as general options, one list of options per method, and the model section."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or an impossible date
+        mark = getattr(error, "problem_mark", None)
+        place = f" (line {mark.line + 1})" if mark is not None else ""
+        raise UserError(f"--config {path} is not valid YAML{place}: {str(error).splitlines()[0]}; mend it") from error
+    if not isinstance(content, dict):
+        raise UserError(f"--config {path} must hold a mapping of fields, not {type(content).__name__}")
+    model = content.pop(MODEL, None) or {}
+    if not isinstance(model, dict):
+        raise UserError(f"--config {path}: the section model must be a mapping, not {type(model).__name__}")
+    sections = {k: _yaml_options(v) for k, v in content.items() if isinstance(v, dict)}
+    unknown = [name for name in sections if name not in (*METHODS, PRETRAIN)]
+    if unknown:
+        raise UserError(f"--config {path} has a section {unknown[0]!r} that is no method; known: {', '.join(METHODS)}")
+    return _yaml_options({k: v for k, v in content.items() if not isinstance(v, dict)}), sections, model
+
+
+def yaml_value(name: str, words: list[str]) -> Any:
+    """What YAML makes of the words of an option."""
+    try:
+        return yaml.safe_load(" ".join(words))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"--{name} {' '.join(words)!r} is not a value that YAML could hold; mend it") from error
+
+
+def _yaml_options(content: dict[str, Any]) -> list[Option]:
+    return [
+        (str(name), [str(item) for item in value] if isinstance(value, list) else [str(value)])
+        for name, value in content.items()
+        if value is not None
+    ]
