@@ -32,7 +32,9 @@ def fetch(repo_id: str, patterns: Sequence[str], revision: str | None = None, to
     try:
         return Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(patterns), token=token))
     except HFValidationError as error:
-        raise UserError(f"{repo_id!r} is neither a folder nor a repository name; give owner/name.") from error
+        raise UserError(
+            f"{repo_id!r} is neither a folder nor a repository name; name a folder that is there, or owner/name."
+        ) from error
     except RevisionNotFoundError as error:
         raise UserError(f"{repo_id} has no revision {revision!r}; name a branch, tag or commit of it.") from error
     except RepositoryNotFoundError as error:

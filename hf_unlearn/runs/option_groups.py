@@ -28,7 +28,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Training, of every method": (
         "per_device_train_batch_size", "num_train_epochs", "learning_rate", "lr_scheduler_type", "warmup_steps",
         "optim", "weight_decay", "max_grad_norm", "gradient_accumulation_steps", "forward_chunk_size",
-        "saliency_share", "shrink_perturb", "guard_steps", "retain_loss_budget", "collapse_floor", "bf16",
+        "freeze", "saliency_share", "shrink_perturb", "guard_steps", "retain_loss_budget", "collapse_floor", "bf16",
         "torch_compile", "channels_last", "use_cpu", "dataloader_num_workers", "seed", "report_to", "disable_tqdm",
         "checkpoint_minutes",
     ),

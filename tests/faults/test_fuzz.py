@@ -1,6 +1,7 @@
 """Whatever stands on a command line, in a config, a request or a run's record: a result or one sentence, never else."""
 
 import json
+import re
 import string
 from pathlib import Path
 
@@ -159,5 +160,6 @@ def test_any_record_of_a_run(tmp_path_factory: pytest.TempPathFactory, content: 
 def test_the_guard_is_what_programs_run_under() -> None:
     recipes = Path(__file__).parents[2] / "recipes"
     for path in recipes.glob("*.py"):
-        assert "guarded(main)" in path.read_text(), path
+        program = path.read_text().partition('if __name__ == "__main__":\n')[2].strip()
+        assert re.fullmatch(r"guarded\((main|lambda: \w+\(sys\.argv\[1:\], family=\"\w+\"\))\)", program), path
     assert guarded.__module__ == "hf_unlearn.cli.guard"

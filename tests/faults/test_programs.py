@@ -138,13 +138,16 @@ REFUSED = {
         "--dataset_name {}/blank",
         r"empty in 1 rows \(--caption_column\), whose ids are green-triangle-3",
     ),
-    "15 a base model of NaN": ("--model_name_or_path {}/{family}-nan", r"NaN or infinite.*diverged"),
+    "15 a base model of NaN": (
+        "--model_name_or_path {}/{family}-nan",
+        r"{family}-nan: an embedding is not finite; .*name another",
+    ),
     "18 another batch size unasked": ("--auto_find_batch_size true", r"number of negatives unseen; choose"),
     "23 pickled weights": ("--model_name_or_path {}/{family}-pickled", r"pickled.*use_safetensors=False"),
     "24 remote code": ("--model_name_or_path {}/{family}-code", r"--trust_remote_code if you trust it"),
     "24 no name": (
         "--model_name_or_path ../../etc/x",
-        r"\.\./\.\./etc/x cannot be loaded: there is no such folder, and it is no Hub id",
+        r"'\.\./\.\./etc/x' is neither a folder nor a repository name; name a folder that is there, or owner/name",
     ),
     "a config that is no YAML": ("--config {}/bad.yaml", r"bad.yaml is not valid YAML \(line 1\)"),
     "a setting nobody has": ("--config {}/unknown.yaml", r"--learning_rat; did you mean --learning_rate"),
@@ -155,7 +158,10 @@ REFUSED = {
     "a number that is none": ("--learning_rate fast", r"learning_rate.*'fast'"),
     "a method nobody has": ("--methods amnesia", r"unknown method amnesia; choose from"),
     "an output folder that is a file": ("--output_dir {}/first.txt", r"first.txt is a file; name a folder"),
-    "a place nobody can write to": ("--output_dir /proc/run", r"/proc/run: .*name another path"),
+    "a place nobody can write to": (
+        "--output_dir /proc/run",
+        r"/proc/run cannot be written to \(.*choose another --output_dir",
+    ),
     "an output inside the base model": (
         "--model_name_or_path {}/{family}-nan --output_dir {}/{family}-nan/out",
         r"--output_dir \S+-nan/out lies in --model_name_or_path \S+-nan, which is only read",
@@ -207,8 +213,14 @@ COMMANDS = {
     "no such method": ("methods amnesia", r"unknown method amnesia; choose from"),
     "nothing to unlearn": ("evaluate {base} --base {base} --dataset {}/good", r"Nothing says what is to be unlearned"),
     "a model that is not there": ("evaluate {}/none --base {base} {good}", r"none cannot be loaded"),
-    "a base that is not there": ("evaluate {base} --base {}/none {good}", r"none cannot be loaded"),
-    "weights of NaN": ("evaluate {}/clip-nan --base {base} {good}", r"NaN or infinite"),
+    "a base that is not there": (
+        "evaluate {base} --base {}/none {good}",
+        r"none' is neither a folder nor .*name a folder",
+    ),
+    "weights of NaN": (
+        "evaluate {}/clip-nan --base {base} {good}",
+        r"clip-nan: an embedding is not finite; .*name another",
+    ),
     "a file for a folder": ("evaluate {base} --base {base} --dataset {}/good --output_dir {}/first.txt", r"is a file"),
     "an option nobody has": ("evaluate {base} --base {base} --dataset {}/good --colour red", r"option --colour"),
     "a table inside the base": (
