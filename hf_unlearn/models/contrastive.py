@@ -95,9 +95,7 @@ def contrastive_terms(model: nn.Module, inputs: ModelInputs, chunk_size: int | N
     inputs = {name: as_weights(family, value) for name, value in inputs.items()}
     size = len(next(iter(inputs.values())))
     if chunk_size is None or size <= chunk_size:
-        plain = terms_from_outputs.dispatch(type(family)) is terms_from_outputs.dispatch(object)
-        # Without the logits that its forward adds; a forward that mixed precision wraps must not be gone around.
-        if model is family and plain and is_dual_encoder(family) and not hasattr(family, "_original_forward"):
+        if _may_go_around_forward(model, family):
             tokens = {name: value for name, value in inputs.items() if name != "pixel_values"}
             images = _pooled(family.get_image_features(pixel_values=inputs["pixel_values"]))  # type: ignore[operator]
             texts = _pooled(family.get_text_features(**tokens))  # type: ignore[operator]
@@ -118,6 +116,19 @@ def contrastive_terms(model: nn.Module, inputs: ModelInputs, chunk_size: int | N
     ]
     image_embeds, text_embeds = map(torch.cat, zip(*outputs, strict=True))
     return terms_from_outputs(family, SimpleNamespace(image_embeds=image_embeds, text_embeds=text_embeds))
+
+
+def _may_go_around_forward(model: nn.Module, family: nn.Module) -> bool:
+    """Whether the halves can be had by themselves, without the logits that a dual encoder's forward adds.
+
+    Not where something is done around that forward: data-parallel and compile wrappers, mixed precision, and hooks,
+    with which FSDP gathers what it sharded. An adapter lies in the layers themselves.
+    """
+    plain = terms_from_outputs.dispatch(type(family)) is terms_from_outputs.dispatch(object)
+    adapted = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    wrapped = hasattr(family, "_original_forward") or hasattr(model, "_original_forward")
+    hooked = any(part._forward_pre_hooks or part._forward_hooks for part in (model, family))
+    return adapted is family and plain and is_dual_encoder(family) and not wrapped and not hooked
 
 
 def _embeds(outputs: Any) -> tuple[Tensor, Tensor]:
