@@ -400,7 +400,7 @@ class PlainClipStep:
 def clip_steps(setting: Setting, folder: str) -> Iterator[Row]:
     """CLIP: the small one of the demo on a CPU, ViT-B/32 on a GPU."""
     side = 224 if setting.cuda else 32
-    captions = [f"picture number {number}" for number in range(2 * setting.pictures)]
+    captions = [f"{number} dogs in a photograph of the sea" for number in range(2 * setting.pictures)]
     data = as_dataset(random_pictures(len(captions), side), captions=[[caption] for caption in captions])
     _, processor = build_small_clip(captions, image_size=side)
 
@@ -408,7 +408,10 @@ def clip_steps(setting: Setting, folder: str) -> Iterator[Row]:
         torch.manual_seed(0)
         if not setting.cuda:
             return build_small_clip(captions, image_size=side)[0]
-        return CLIPModel(CLIPConfig())
+        known = processor.tokenizer
+        tokens = {"pad_token_id": known.pad_token_id, "bos_token_id": known.bos_token_id}
+        tokens["eos_token_id"] = known.eos_token_id
+        return CLIPModel(CLIPConfig(text_config=tokens))
 
     def processed() -> Iterator[dict[str, Tensor]]:
         while True:

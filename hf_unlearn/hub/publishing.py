@@ -171,6 +171,8 @@ def _contents(folder: Path, repo_id: str, show_samples: bool) -> tuple[dict[str,
             "publish; save the model again with save_pretrained."
         )
     _check_pictures(folder, names, evaluation, show_samples)
+    weights = {name: folder / name for name in names if name.endswith(".safetensors")}
+    screen(weights, public_names=_public_names(repo_id, manifest))  # before anything loads them: it tells a pickle
     if problems := [f"{line.subject}: {line.detail}" for line in verify_folder(folder, manifest) if line.fails]:
         raise UserError(
             f"Nothing was published, since {folder.name} does not agree with its own records: {'; '.join(problems)}. "

@@ -94,7 +94,7 @@ def test_a_stranger_loads_and_verifies_what_was_published(
         for line in lines
         if line.startswith("recomputed and holds") and "your a_red_apple.png: is in the request" in line
     ]
-    assert lines[-1].endswith("does not hold: 0, cannot be checked here: 4")
+    assert lines[-1].endswith("does not hold: 0, cannot be checked here: 6")
 
 
 @pytest.mark.parametrize("arrived", [False, True])

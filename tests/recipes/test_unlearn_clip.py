@@ -41,7 +41,8 @@ def finished(tmp_path_factory, tiny_clip, foreign_pairs):
 def test_prints_the_comparison_and_leaves_a_complete_folder(finished):
     out, printed = finished
     assert "Alignment Calibration" in printed and printed.count("Avg.") == 1
-    assert max(map(len, printed.splitlines())) <= 80 and "{'loss'" not in printed
+    shown = printed.replace(str(out), "out")  # a temporary folder may have a long name
+    assert max(map(len, shown.splitlines())) <= 80 and "{'loss'" not in printed
     assert {p.name for p in out.iterdir()} == {
         "retrain",
         "alignment_calibration",
