@@ -104,6 +104,12 @@ def write_atomically(path: str | Path, text: str) -> Path:
     return path
 
 
+def clear_unfinished(folder: Path) -> None:
+    """Remove what `write_atomically` left when its process was killed; nobody else may be writing to the folder now."""
+    for left in folder.glob(".?*.????????.tmp"):
+        left.unlink()
+
+
 @contextmanager
 def finished_folder(destination: Path) -> Iterator[Path]:
     """A temporary folder that becomes `destination` when the block ends well, replacing what was there.

@@ -9,7 +9,7 @@ import pytest
 from hf_unlearn import files
 from hf_unlearn.audit.run import run_audit
 from hf_unlearn.errors import UserError
-from hf_unlearn.files import finished_folder, owned
+from hf_unlearn.files import clear_unfinished, finished_folder, owned, write_atomically
 from hf_unlearn.runs.arguments import parse_run
 from hf_unlearn.runs.tuning import Search, tune
 from hf_unlearn.runs.unlearn import unlearn_and_compare
@@ -22,6 +22,24 @@ def test_appears_only_when_finished(tmp_path):
         assert not target.exists()
     assert (target / "a.txt").read_text() == "new"
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+KILLED = """
+import os, sys
+from hf_unlearn import files
+files.os.fsync = lambda _: os._exit(9)
+files.write_atomically(sys.argv[1], "half")
+"""
+
+
+def test_what_a_killed_write_left_is_cleared_and_nothing_else(tmp_path):
+    for name in ("run.json", "mine.tmp", ".mine.tmp"):
+        write_atomically(tmp_path / name, "old")
+    before = sorted(tmp_path.iterdir())
+    assert subprocess.run([sys.executable, "-c", KILLED, tmp_path / "run.json"]).returncode == 9
+    assert len(list(tmp_path.iterdir())) == len(before) + 1
+    clear_unfinished(tmp_path)
+    assert sorted(tmp_path.iterdir()) == before and (tmp_path / "run.json").read_text() == "old"
 
 
 def test_failure_keeps_what_was_there(tmp_path):

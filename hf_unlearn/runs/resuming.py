@@ -19,7 +19,7 @@ from hf_unlearn.data.fingerprint import combine_hashes
 from hf_unlearn.data.requests import read_entries
 from hf_unlearn.distributed import world_size
 from hf_unlearn.errors import UserError, listed
-from hf_unlearn.files import write_atomically
+from hf_unlearn.files import clear_unfinished, write_atomically
 from hf_unlearn.methods import METHODS
 from hf_unlearn.models.weights import CONFIG_NAMES, has_weights, weights_sha256
 from hf_unlearn.records.schemas import BaseModel, UnlearningManifest
@@ -110,6 +110,8 @@ class RunState:
         state.wait_for_everyone()  # each has looked at what is there
         if state.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
+            for folder in (self.folder, *(self.folder / method for method in METHODS)):
+                clear_unfinished(folder)
             if not self.resume:
                 self._remove_earlier_run()
             self._write()
@@ -139,7 +141,7 @@ class RunState:
         if method not in self._finished:
             return False
         folder = self.folder / method
-        intact = has_weights(folder) and weights_sha256(folder) == self._finished[method] and _is_readable(folder)
+        intact = has_weights(folder) and _is_readable(folder, self._finished[method])
         if not intact:
             logger.warning("%s is not as the run left it; the method is run again.", folder)
         return intact
@@ -157,9 +159,11 @@ class RunState:
         write_atomically(self.folder / RUN_NAME, json.dumps(content, indent=1) + "\n")
 
 
-def _is_readable(folder: Path) -> bool:
-    """Whether the records and settings beside the weights are there and can be parsed."""
+def _is_readable(folder: Path, sha256: str) -> bool:
+    """Whether a folder holds these weights, and the records and settings beside them are there and can be parsed."""
     try:
+        if weights_sha256(folder) != sha256:
+            return False
         UnlearningManifest.load(folder)
         found = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")}
     except (ValueError, RecursionError):  # a UserError is a ValueError

@@ -39,6 +39,8 @@ def run(bases, rows, encoded):
         given += ["--num_train_epochs", "2", "--per_device_train_batch_size", "16", "--views", "light"]
         given += [] if any("--unlearn_" in word for word in argv) else ["--unlearn_fraction", "0.1"]
         given += ["--use_cpu", "true", "--disable_tqdm", "true", "--save_strategy", "steps", "--save_steps", "2"]
+        if "selective_synaptic_dampening" in methods:  # below |train| / |unlearn|, beyond which no weight can be
+            given += ["--selective_synaptic_dampening.alpha", "5"]
         if family == "clip":
             given += ["--model_name_or_path", str(bases["clip"])]
         else:  # a base model that is pre-trained first

@@ -158,7 +158,8 @@ def test_the_queue_holds_keys_of_the_shrunken_encoder(make_trainer, encoder, siz
     ("method", "family"), [("alignment_calibration", "clip"), ("scrub", "moco"), ("task_vector", "simclr")]
 )
 def test_resuming_does_not_shrink_again(make_trainer, method, family, tmp_path):
-    options = {**SHORT, "shrink_perturb": 0.4}
+    # Untrained and shrunken, its batch norms move the probe's loss by more than a budget within a step of any size.
+    options = {**SHORT, "shrink_perturb": 0.4, "retain_loss_budget": None}
     never_stopped = make_trainer(method, family, **options)
     never_stopped.train()
     make_trainer(method, family, **options, save_strategy="steps", save_steps=1).train()
