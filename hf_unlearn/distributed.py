@@ -74,7 +74,7 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
     return _AllReduceSum.apply(tensor) if world_size() > 1 else tensor
 
 
-def deal(parts: int, work: Callable[[int], T]) -> list[T]:
+def map_across_processes(parts: int, work: Callable[[int], T]) -> list[T]:
     """Do numbered parts of a work, each on one process, and give every process all results in their order.
 
     Args:
@@ -116,5 +116,5 @@ def owned_together(folder: str | Path, what: str, option: str = "--output_dir") 
         UserError: On every process, as `owned` does.
     """
     with ExitStack() as stack:
-        deal(1, lambda _: str(stack.enter_context(owned(folder, what, option))))
+        map_across_processes(1, lambda _: str(stack.enter_context(owned(folder, what, option))))
         yield

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.preprocessing import Encoded
-from hf_unlearn.distributed import deal, world_size
+from hf_unlearn.distributed import map_across_processes, world_size
 from hf_unlearn.models.contrastive import evaluation_mode
 
 BATCH = 256
@@ -45,7 +45,9 @@ def embed_split(
 
     with evaluation_mode(model):
         if world_size() > 1:
-            dealt = deal(batches, lambda number: [output.cpu().numpy() for output in embed_batch(number)])
+            dealt = map_across_processes(
+                batches, lambda number: [output.cpu().numpy() for output in embed_batch(number)]
+            )
             parts = [[torch.from_numpy(output) for output in outputs] for outputs in dealt]
         else:
             parts = []

@@ -44,6 +44,11 @@ def missing_extra(needing: str, package: str, extra: str) -> UserError:
     )
 
 
+def no_such_model(name: str) -> UserError:
+    """The error for a name that is neither a folder here nor one that a repository on the Hub may have."""
+    return UserError(f"{name!r} is neither a folder nor a Hub id; name a folder that is there, or owner/name")
+
+
 def listed(items: Iterable[object], total: int | None = None) -> str:
     """Join items by commas, the first 20 of them, followed by how many more there are.
 

@@ -104,31 +104,25 @@ def write_atomically(path: str | Path, text: str) -> Path:
     return path
 
 
-def clear_unfinished(folder: Path) -> None:
-    """Remove what `write_atomically` left when its process was killed; nobody else may be writing to the folder now."""
-    for left in folder.glob(".?*.????????.tmp"):
-        left.unlink()
-
-
 @contextmanager
 def finished_folder(destination: Path) -> Iterator[Path]:
     """A temporary folder that becomes `destination` when the block ends well, replacing what was there.
 
-    A crash at any moment leaves the old folder or the new one, never a part of either; `recover` puts an old one back
-    that a crash left between two names.
+    A crash at any moment leaves the old folder or the new one, never a part of either; `clear_interrupted` puts an
+    old one back that a crash left between two names.
 
     Raises:
         UserError: when the disk is full.
     """
-    with told_if_disk_is_full(destination.parent, destination.name):
+    with disk_full_as_user_error(destination.parent, destination.name):
         destination.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}."))
+        temporary = Path(tempfile.mkdtemp(".tmp", f".{destination.name}.", destination.parent))
         try:
             yield temporary
             sync_tree(temporary)
             temporary.chmod(0o755)
             if destination.exists():
-                old = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}.old."))
+                old = Path(tempfile.mkdtemp(".old", f".{destination.name}.", destination.parent))
                 destination.rename(old / destination.name)
                 temporary.rename(destination)
                 shutil.rmtree(old)
@@ -139,13 +133,22 @@ def finished_folder(destination: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def recover(destination: Path) -> None:
-    """Clear up after a process that was killed while it wrote `destination`; nobody else may be writing it now."""
-    for old in destination.parent.glob(f".{destination.name}.old.*"):
-        if (old / destination.name).exists() and not destination.exists():
-            (old / destination.name).rename(destination)
-    for left in destination.parent.glob(f".{destination.name}.*"):
-        shutil.rmtree(left)
+def clear_interrupted(folder: Path, name: str = "?*") -> None:
+    """Clear up after a process that was killed while it wrote; nobody else may be writing the same now.
+
+    What `write_atomically` and `finished_folder` had begun goes, and what the latter had just moved aside comes back.
+
+    Args:
+        folder: where was written.
+        name: the file or folder that was written there; by default any.
+    """
+    for aside in folder.glob(f".{name}.????????.old"):
+        for old in aside.iterdir():
+            if not (folder / old.name).exists():
+                old.rename(folder / old.name)
+        shutil.rmtree(aside)
+    for begun in folder.glob(f".{name}.????????.tmp"):
+        shutil.rmtree(begun) if begun.is_dir() else begun.unlink()
 
 
 def put_in_place(finished: Path, destination: Path) -> None:
@@ -173,7 +176,7 @@ def sync_tree(folder: Path) -> None:
 
 
 @contextmanager
-def told_if_disk_is_full(folder: Path, what: str) -> Iterator[None]:
+def disk_full_as_user_error(folder: Path, what: str) -> Iterator[None]:
     """Turn a write that fails for want of space into one sentence; everything else passes.
 
     Args:

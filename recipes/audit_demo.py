@@ -30,7 +30,7 @@ from hf_unlearn.runs.arguments import Run, parse_run
 from hf_unlearn.runs.builders import BUILDERS
 from hf_unlearn.runs.run_data import UnlearningTask, prepare_task
 from hf_unlearn.runs.unlearn import base_model
-from hf_unlearn.training.inputs import make_inputs
+from hf_unlearn.training.preprocessor import make_preprocessor
 
 CONFIGS = Path(__file__).parent / "configs"
 AUDITED = ("retrain", "alignment_calibration", "targeted_calibration")
@@ -101,7 +101,7 @@ def drift(run: Run, task: UnlearningTask, base: str, folder: Path) -> Path:
     calibration = run.methods["alignment_calibration"]
     config.learning_rate, config.lr_scheduler_type = calibration.learning_rate, calibration.lr_scheduler_type
     model, processor = load_encoder(base)
-    train = EncodedSplit(task.train, make_inputs(model, processor, run.data))
+    train = EncodedSplit(task.train, make_preprocessor(model, processor, run.data))
     trainer = FineTuneTrainer(model, config, {"retain": train}, processing_class=processor, data_config=run.data)
     trainer.train()
     trainer.model.save_pretrained(folder)

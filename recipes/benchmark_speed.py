@@ -45,7 +45,7 @@ from transformers import CLIPConfig, CLIPModel
 from hf_unlearn.cli.guard import guarded
 from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.encoded import EncodedSplit
-from hf_unlearn.data.preprocessing import ImageViewInputs
+from hf_unlearn.data.preprocessing import ImageViewPreprocessor
 from hf_unlearn.data.sampler import SplitSampler
 from hf_unlearn.data.views import VIEW_PRESETS, ViewConfig
 from hf_unlearn.errors import UserError
@@ -65,7 +65,7 @@ from hf_unlearn.runs.builders import simclr
 from hf_unlearn.runs.evaluation import class_labels
 from hf_unlearn.runs.run_data import prepare_task
 from hf_unlearn.runs.unlearn import base_model
-from hf_unlearn.training.inputs import make_inputs
+from hf_unlearn.training.preprocessor import make_preprocessor
 from hf_unlearn.training.trainer import UnlearningTrainer
 
 UNLEARN_SHARE = 0.1  # the paper's 10% task
@@ -239,7 +239,8 @@ def trainer_step(setting: Setting, method: str, model: nn.Module, processor: Any
     )
     unlearn = round(UNLEARN_SHARE * len(data))
     splits = {"retain": data.select(range(unlearn, len(data))), "unlearn": data.select(range(unlearn))}
-    encoded = {name: EncodedSplit(part, make_inputs(model, processor, DataConfig())) for name, part in splits.items()}  # type: ignore[arg-type]
+    preprocessor = make_preprocessor(model, processor, DataConfig())  # type: ignore[arg-type]
+    encoded = {name: EncodedSplit(part, preprocessor) for name, part in splits.items()}
     trainer = METHODS[method](
         model,  # type: ignore[arg-type]
         config,
@@ -591,11 +592,11 @@ def probes(setting: Setting, folder: str) -> Iterator[Row]:
     task = prepare_task(run.arguments)
     model, processor = simclr(run, task) if setting.small else load_encoder(base_model(run, task, simclr))
     model.to(setting.device).eval()  # type: ignore[arg-type]
-    inputs = make_inputs(model, processor, run.data)
-    assert isinstance(inputs, ImageViewInputs)
-    labels, views = class_labels(task.splits).of, inputs.views
+    preprocessor = make_preprocessor(model, processor, run.data)
+    assert isinstance(preprocessor, ImageViewPreprocessor)
+    labels, views = class_labels(task.splits).of, preprocessor.views
     assert labels is not None
-    rows = {name: EncodedSplit(task.splits[name], inputs) for name in ("retain", "unlearn", "test")}
+    rows = {name: EncodedSplit(task.splits[name], preprocessor) for name in ("retain", "unlearn", "test")}
     pixels = {name: next(split.batches(len(split)))["pixels"].to(setting.device) for name, split in rows.items()}
     seeds, accuracies = itertools.count(), defaultdict(list)
     drawn_singly = torch.utils.data.DataLoader(
@@ -652,16 +653,16 @@ def mean_and_error(values: list[float]) -> str:
 PLANNING = """
 import json, sys, time
 import numpy as np, pyarrow as pa, pyarrow.compute as pc
-from hf_unlearn.data.shards import plan_request_in_shards
-from hf_unlearn.data.splits import plan_request
+from hf_unlearn.data.shards import request_rows_in_shards
+from hf_unlearn.data.splits import request_rows
 where, rows, requested, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 asked = np.random.default_rng(0).choice(rows, requested, replace=False).astype(str).tolist()
-plan_request(["a"], ["a"])  # what is imported on first use is not timed
+request_rows(["a"], ["a"])  # what is imported on first use is not timed
 started = time.process_time()  # of the processor, whatever else runs beside
 if where == "shards":
-    found = plan_request_in_shards([f"{folder}/{rows}.parquet"], asked).count
+    found = request_rows_in_shards([f"{folder}/{rows}.parquet"], asked).count
 else:
-    found = len(plan_request(pc.cast(pa.array(np.arange(rows)), pa.string()), asked))
+    found = len(request_rows(pc.cast(pa.array(np.arange(rows)), pa.string()), asked))
 assert found == requested
 seconds = time.process_time() - started
 status = open("/proc/self/status") if sys.platform == "linux" else ()

@@ -25,8 +25,8 @@ from hf_unlearn.runs.arguments import Run, parse_run
 from hf_unlearn.runs.builders import BUILDERS
 from hf_unlearn.runs.experiment import Experiment
 from hf_unlearn.runs.options import section_options
+from hf_unlearn.runs.results import markdown
 from hf_unlearn.runs.resuming import settings_hash
-from hf_unlearn.runs.tables import markdown
 from hf_unlearn.runs.unlearn import start
 
 SWEEP_SEED = 100
@@ -48,7 +48,7 @@ def main() -> None:
     for row, run in runs:
         if row["key"] not in known:
             experiment = experiment or begin(sweep, runs[1][1])
-            known[row["key"]] = row | measured(experiment, row["method"], run)
+            known[row["key"]] = row | setting_metrics(experiment, row["method"], run)
             print(summary(known[row["key"]]), flush=True)
             done = {row["key"]: known[row["key"]] for row, _ in runs if row["key"] in known}
             write_atomically(stored, json.dumps(list(done.values()), indent=1) + "\n")
@@ -77,17 +77,17 @@ def load(path: Path) -> tuple[Benchmark, list[tuple[Row, Run]]]:
 def begin(sweep: Benchmark, retrain: Run) -> Experiment:
     """The experiment, with Retrain measured, which is cached from one sweep to the next."""
     experiment = start(retrain, BUILDERS[sweep.family])
-    experiment.measure(retrain.methods["retrain"])
+    experiment.train_and_evaluate(retrain.methods["retrain"])
     return experiment
 
 
-def measured(experiment: Experiment, method: str, run: Run) -> Row:
+def setting_metrics(experiment: Experiment, method: str, run: Run) -> Row:
     """The rest of a row: a setting's metrics and its gap to Retrain, or why it has none."""
     assert experiment.retrain is not None
     if method in ("before", "retrain"):
         return (experiment.before if method == "before" else experiment.retrain).metrics
     try:
-        _, evaluation = experiment.measure(run.methods[method])
+        _, evaluation = experiment.train_and_evaluate(run.methods[method])
     except UserError as error:  # it diverged, or the method found nothing to do
         return {"failed": str(error)}
     keys = experiment.evaluator.gap_keys

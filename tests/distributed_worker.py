@@ -21,7 +21,7 @@ from transformers import CLIPConfig, CLIPModel, ResNetConfig, SiglipConfig, Sigl
 
 from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.encoded import EncodedSplit
-from hf_unlearn.data.preprocessing import ImageTextInputs, ImageViewInputs
+from hf_unlearn.data.preprocessing import ImageTextPreprocessor, ImageViewPreprocessor
 from hf_unlearn.data.views import VIEW_PRESETS
 from hf_unlearn.distributed import world_size
 from hf_unlearn.embedding import embed_split
@@ -54,7 +54,7 @@ class InOrder(Sampler[int]):
         return iter(self.order)
 
 
-class ViewsByPicture(ImageViewInputs):
+class ViewsByPicture(ImageViewPreprocessor):
     """The library's views, seeded by the picture, so that they do not depend on the process a picture is on."""
 
     drawn: ClassVar[dict[int, torch.Tensor]] = {}
@@ -146,7 +146,7 @@ def make_trainer(method, family, rows, batch=BATCH, steps=2, peft_config=None, *
     if family in ("simclr", "moco"):
         for model in (trainer.model, getattr(trainer, "teacher", trainer.model)):
             model.double()  # so that processes are not told apart by the rounding of a ResNet's batch norms
-        trainer.model_inputs = ViewsByPicture(processor, VIEW_PRESETS["light"])
+        trainer.preprocessor = ViewsByPicture(processor, VIEW_PRESETS["light"])
     return trainer
 
 
@@ -231,12 +231,12 @@ def evaluations():
     for family, evaluator_class in (("clip", ImageTextEvaluator), ("moco", ImageViewEvaluator)):
         model, _ = build(family)
         splits = SPLITS[family]
-        inputs = splits["retain"].inputs
-        evaluator = evaluator_class({**splits, "retain": splits["all"], "test": splits["validation"]}, inputs)
+        preprocessor = splits["retain"].preprocessor
+        evaluator = evaluator_class({**splits, "retain": splits["all"], "test": splits["validation"]}, preprocessor)
         metrics[family] = evaluator.evaluate(model).metrics
 
     def embed(encoded, number):
-        pixels = inputs.normalise(encoded["pixels"])
+        pixels = preprocessor.normalise(encoded["pixels"])
         return embed_images(model, pixels), torch.full((len(pixels),), number)
 
     features, numbers = embed_split(model, splits["all"], embed, range(3, 50), batch_size=5)
@@ -253,13 +253,13 @@ def drawn_shapes():
 
 def encode(family):
     _, processor = build(family)
-    inputs = (
-        ImageViewInputs(processor, VIEW_PRESETS["light"])
+    preprocessor = (
+        ImageViewPreprocessor(processor, VIEW_PRESETS["light"])
         if family in ("simclr", "moco")
-        else ImageTextInputs(processor, MAX_LENGTH)
+        else ImageTextPreprocessor(processor, MAX_LENGTH)
     )
     rows = {"retain": range(RETAIN), "unlearn": range(RETAIN, 40), "validation": range(40, 56), "all": range(72)}
-    return {name: EncodedSplit(ROWS.select(places), inputs) for name, places in rows.items()}
+    return {name: EncodedSplit(ROWS.select(places), preprocessor) for name, places in rows.items()}
 
 
 def run(folder):

@@ -9,7 +9,7 @@ import pytest
 from hf_unlearn import files
 from hf_unlearn.audit.run import run_audit
 from hf_unlearn.errors import UserError
-from hf_unlearn.files import clear_unfinished, finished_folder, owned, write_atomically
+from hf_unlearn.files import clear_interrupted, finished_folder, owned, write_atomically
 from hf_unlearn.runs.arguments import parse_run
 from hf_unlearn.runs.tuning import Search, tune
 from hf_unlearn.runs.unlearn import unlearn_and_compare
@@ -24,22 +24,37 @@ def test_appears_only_when_finished(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
-KILLED = """
+WRITE = """
 import os, sys
+from pathlib import Path
 from hf_unlearn import files
-files.os.fsync = lambda _: os._exit(9)
-files.write_atomically(sys.argv[1], "half")
+step = sys.argv[2]
+if step == "file":
+    files.os.fsync = lambda _: os._exit(9)
+    files.write_atomically(Path(sys.argv[1]) / "run.json", "half")
+with files.finished_folder(Path(sys.argv[1]) / "model") as folder:
+    (folder / "a.txt").write_text("new")
+    if step == "folder":
+        os._exit(9)
+    Path.replaced, Path.rename = Path.rename, lambda path, to: path.replaced(to) and os._exit(9)
 """
 
 
-def test_what_a_killed_write_left_is_cleared_and_nothing_else(tmp_path):
-    for name in ("run.json", "mine.tmp", ".mine.tmp"):
-        write_atomically(tmp_path / name, "old")
-    before = sorted(tmp_path.iterdir())
-    assert subprocess.run([sys.executable, "-c", KILLED, tmp_path / "run.json"]).returncode == 9
-    assert len(list(tmp_path.iterdir())) == len(before) + 1
-    clear_unfinished(tmp_path)
-    assert sorted(tmp_path.iterdir()) == before and (tmp_path / "run.json").read_text() == "old"
+@pytest.mark.parametrize("step", ["file", "folder", "between two names"])
+@pytest.mark.parametrize("name", ["?*", None])
+def test_what_a_killed_write_left_is_cleared_and_nothing_else(tmp_path, step, name):
+    for file in ("run.json", "mine.tmp", ".mine.tmp", "other.old"):
+        write_atomically(tmp_path / file, "old")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "a.txt").write_text("old")
+    before = sorted(tmp_path.rglob("*"))
+    assert subprocess.run([sys.executable, "-c", WRITE, tmp_path, step]).returncode == 9
+    assert sorted(tmp_path.rglob("*")) != before
+    clear_interrupted(tmp_path, "other")
+    assert sorted(tmp_path.rglob("*")) != before
+    clear_interrupted(tmp_path, name or ("run.json" if step == "file" else "model"))
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "run.json").read_text() == (tmp_path / "model" / "a.txt").read_text() == "old"
 
 
 def test_failure_keeps_what_was_there(tmp_path):

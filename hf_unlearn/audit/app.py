@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_unlearn.audit.app_limits import Limits, copy_uploads, usable_model
 from hf_unlearn.audit.power import plan_words
-from hf_unlearn.audit.recording import plan_request, record_embeddings
+from hf_unlearn.audit.recording import plan_audit, record_embeddings
 from hf_unlearn.audit.report import LETTER_FILE, PAGE_FILE, REPORT_FILE, Audit
 from hf_unlearn.audit.report_page import TONES
 from hf_unlearn.audit.run import run_audit
@@ -114,7 +114,7 @@ def build_app(*, hub_only: bool = False, limits: Limits | None = None) -> "gr.Bl
     def plan(images: list[str] | None, groups: str | None, audits: float) -> Iterator[tuple[Any, ...]]:
         def work(folder: Path) -> tuple[Any, ...]:
             pictures = copy_uploads(images, folder / "pictures", limits, "the pictures that are in training")
-            drawn = plan_request(pictures, folder / "plan", captions=groups or None, audits=int(audits))
+            drawn = plan_audit(pictures, folder / "plan", captions=groups or None, audits=int(audits))
             sentences = [
                 f"{len(drawn.requested)} pictures to request, {len(drawn.still_trained)} to leave in training.",
                 *plan_words(*drawn.clusters, audits=drawn.audits),

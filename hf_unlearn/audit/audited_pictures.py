@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hf_unlearn.audit.clusters import picture_clusters
-from hf_unlearn.audit.images import Picture, list_pictures
+from hf_unlearn.audit.pictures import Picture, list_pictures
 from hf_unlearn.audit.plan import AuditPlan, check_plan, read_plan
 from hf_unlearn.errors import UserError
 from hf_unlearn.records.audit_result import Arm

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from hf_unlearn.audit.images import Picture
+from hf_unlearn.audit.pictures import Picture
 from hf_unlearn.audit.statistics import Floats
 from hf_unlearn.metrics.alignment_matrices import Matrix
 

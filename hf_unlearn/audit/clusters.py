@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from hf_unlearn.audit.images import Picture
+from hf_unlearn.audit.pictures import Picture
 from hf_unlearn.metrics.alignment_matrices import Matrix, unit_rows
 
 COARSE, FINE = 8, 16

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hf_unlearn.audit.embeddings import Array, Embeddings
-from hf_unlearn.audit.images import Picture
+from hf_unlearn.audit.pictures import Picture
 from hf_unlearn.errors import UserError
 
 SUFFIXES = (".npy", ".safetensors", ".parquet")

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from hf_unlearn.audit.embeddings import Array, Embeddings
-from hf_unlearn.audit.images import Picture
+from hf_unlearn.audit.pictures import Picture
 from hf_unlearn.audit.transforms import ViewFamily, Views, draw_views, nudge
-from hf_unlearn.distributed import deal
-from hf_unlearn.errors import UserError
+from hf_unlearn.distributed import map_across_processes
+from hf_unlearn.errors import UserError, no_such_model
 from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, weights_sha256
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ def embed_pictures(
         again = answered[0][:, 0] if encoder.deterministic else encoder.embed_images(own[:, 0], repeat=1)
         return [*answered[:2], answered[2][:, 0], again]
 
-    answers = deal(-(-len(pictures) // CHUNK), ask)
+    answers = map_across_processes(-(-len(pictures) // CHUNK), ask)
     back = np.argsort(order)
     parts = [np.concatenate(part)[back] for part in zip(*answers, strict=True)]
     nudged, repeats = parts[2:] or (None, None)
@@ -298,7 +298,7 @@ def resolve_folder(name: str, *, anonymous: bool = False) -> tuple[Path, str | N
             revision = model_info(repository, revision=revision, token=token).sha
         folder = Path(snapshot_download(repository, revision=revision, allow_patterns=WANTED_FILES, token=token))
     except HFValidationError as error:
-        raise UserError(f"'{name}' is neither a folder nor a Hub id; check the spelling.") from error
+        raise no_such_model(name) from error
     except (HTTPError, OSError) as error:
         raise UserError(f"The model '{name}' cannot be fetched: {_first_line(error)}") from error
     return folder, folder.name

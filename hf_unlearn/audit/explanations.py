@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 
 from hf_unlearn.audit.arms import Arms
-from hf_unlearn.audit.hypotheses import MARGIN_SHARE, RESIDUAL_LEVEL, Measurements
+from hf_unlearn.audit.hypotheses import MARGIN_SHARE, RESIDUAL_LEVEL, HypothesisTests
 from hf_unlearn.records.audit_result import Arm, Effect, TestResult, Verdict
 
 FEW = 20
@@ -21,7 +21,7 @@ def explain(
     verdict: Verdict,
     sensitive: bool,
     arms: Arms,
-    measured: Measurements,
+    measured: HypothesisTests,
     problems: Sequence[str],
     suspicions: Sequence[str] = (),
 ) -> str:
@@ -61,7 +61,7 @@ def explain(
     return f"{targeted} {_level(verdict, measured)}"
 
 
-def _level(verdict: Verdict, measured: Measurements) -> str:
+def _level(verdict: Verdict, measured: HypothesisTests) -> str:
     """Where the requested images stand after the change."""
     if verdict is Verdict.RESIDUAL_UNDETERMINED:
         why = _why_open(measured)
@@ -84,7 +84,7 @@ def _level(verdict: Verdict, measured: Measurements) -> str:
     return f"They now stand below {where}: they were pushed so far that they can be told apart again."
 
 
-def _why_open(measured: Measurements) -> str:
+def _why_open(measured: HypothesisTests) -> str:
     """What keeps the level of the requested images open."""
     tests = measured.tests
     if "T3" not in tests:
@@ -126,7 +126,7 @@ def _named(names: Sequence[str], most: int = 5) -> str:
     return _listed(names, most).removeprefix(": ")
 
 
-def suspicion_words(arms: Arms, measured: Measurements) -> tuple[str, ...]:
+def suspicion_words(arms: Arms, measured: HypothesisTests) -> tuple[str, ...]:
     """What single images have to tell: those that stand out, were not answered, or have a twin in another arm."""
     found = []
     if measured.standing_out:
@@ -146,7 +146,7 @@ def suspicion_words(arms: Arms, measured: Measurements) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _why_inconclusive(sensitive: bool, arms: Arms, measured: Measurements, problems: Sequence[str]) -> str:
+def _why_inconclusive(sensitive: bool, arms: Arms, measured: HypothesisTests, problems: Sequence[str]) -> str:
     """The first thing that stood in the way, and the smallest effect that could have been seen."""
     detectable = {effect.test: effect.words for effect in measured.minimum_detectable_effects}
     if problems:
@@ -180,7 +180,7 @@ def _last(detectable: Mapping[str, str]) -> str:
     return list(detectable.values())[-1]
 
 
-def reasons(measured: Measurements) -> tuple[str, ...]:
+def reasons(measured: HypothesisTests) -> tuple[str, ...]:
     """What each test found, a sentence each, in order."""
     return tuple(_reason(test) for test in measured.tests.values())
 
@@ -194,7 +194,7 @@ def _reason(test: TestResult) -> str:
     return f"{test.name}: {test.question} {answer.capitalize()} (difference {test.statistic:+.4f}, {p_value}, {how})."
 
 
-def assumptions(arms: Arms, measured: Measurements, planned: bool) -> tuple[str, ...]:
+def assumptions(arms: Arms, measured: HypothesisTests, planned: bool) -> tuple[str, ...]:
     """What must hold for the verdict, a sentence each."""
     found = ["The images are independent of each other; the image is the unit, not its views."]
     if Arm.STILL_TRAINED in arms:
@@ -218,7 +218,7 @@ def assumptions(arms: Arms, measured: Measurements, planned: bool) -> tuple[str,
     return tuple(found)
 
 
-def limits(arms: Arms, measured: Measurements) -> tuple[str, ...]:
+def limits(arms: Arms, measured: HypothesisTests) -> tuple[str, ...]:
     """What the audit could not see and does not say, a sentence each."""
     found = [effect.words for effect in measured.minimum_detectable_effects]
     if Arm.STILL_TRAINED not in arms and Arm.NEVER_TRAINED not in arms:

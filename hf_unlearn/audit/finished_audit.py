@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_unlearn.audit.embeddings import Embeddings
-from hf_unlearn.audit.images import Picture
+from hf_unlearn.audit.pictures import Picture
 from hf_unlearn.errors import UserError
 from hf_unlearn.metrics.alignment_matrices import Matrix
 from hf_unlearn.records.audit_result import AuditResult

@@ -5,7 +5,7 @@ Every verdict has its own. "Consistent with removal" stands under the one verdic
 
 from __future__ import annotations
 
-from hf_unlearn.audit.hypotheses import Measurements
+from hf_unlearn.audit.hypotheses import HypothesisTests
 from hf_unlearn.records.audit_result import Verdict
 
 _YES = "the model changed about your pictures"
@@ -90,7 +90,7 @@ MEANING = {
 }
 
 
-def headline(verdict: Verdict, measured: Measurements, *, planned: bool, suspicious: bool) -> str:
+def headline(verdict: Verdict, measured: HypothesisTests, *, planned: bool, suspicious: bool) -> str:
     """The first line of an audit: the answer, and how sure it is.
 
     Args:
@@ -109,7 +109,7 @@ def headline(verdict: Verdict, measured: Measurements, *, planned: bool, suspici
     return f"{lead}{condition}: {answer}.{_how_sure(verdict, measured)}"
 
 
-def _how_sure(verdict: Verdict, measured: Measurements) -> str:
+def _how_sure(verdict: Verdict, measured: HypothesisTests) -> str:
     if verdict is Verdict.NO_TARGETED_CHANGE:
         return " Such a finding against a model that was retrained is wrong in at most 1 of 100 audits."
     test = measured.tests.get("T2")

@@ -65,7 +65,7 @@ _WORDS = {
 
 
 @dataclass(frozen=True)
-class Measurements:
+class HypothesisTests:
     """What `run_hypothesis_tests` finds; the verdict reads nothing else.
 
     Args:
@@ -98,7 +98,7 @@ def run_hypothesis_tests(
     owners: int = 1,
     audits: int = 1,
     details: bool = True,
-) -> Measurements:
+) -> HypothesisTests:
     """Run every test the arms allow.
 
     Args:
@@ -131,7 +131,7 @@ def run_hypothesis_tests(
     detectable = _detectable(arms, reference, level / audits, owners)
     changed = margin is not None and "T2" in tests and tests["T1"].passed and tests["T2"].passed
     flagged = standing_out(arms, margin / MARGIN_SHARE) if changed and margin is not None else ()
-    return Measurements(tests, bench.effects, detectable, reference, margin, noise, held_back, flagged)
+    return HypothesisTests(tests, bench.effects, detectable, reference, margin, noise, held_back, flagged)
 
 
 def choose_reference(arms: Arms, level: float) -> Arm | None:

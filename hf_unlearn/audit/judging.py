@@ -9,9 +9,9 @@ import numpy as np
 from hf_unlearn.audit.answer_checks import change, noise, suspicions
 from hf_unlearn.audit.audited_pictures import AuditedPictures
 from hf_unlearn.audit.blind_baseline import told_apart
+from hf_unlearn.audit.both_encoders import BothEncoders
 from hf_unlearn.audit.clusters import answers_alike, connected, same_words
 from hf_unlearn.audit.embeddings import Embeddings
-from hf_unlearn.audit.measuring import Measurement
 from hf_unlearn.audit.plan import view_commitment
 from hf_unlearn.audit.stability import verdict_stability
 from hf_unlearn.audit.verdict import Circumstances, run_tests, run_tests_by_owner
@@ -22,7 +22,7 @@ REDRAW_PERMUTATIONS = 499
 _OTHER_VIEWS = "The views are not those that the plan committed to: another seed was given."
 
 
-def judge(measured: Measurement, provenance: Mapping[Arm, str]) -> dict[str, AuditResult]:
+def judge(measured: BothEncoders, provenance: Mapping[Arm, str]) -> dict[str, AuditResult]:
     """From both encoders' answers to one result an owner, with the share of redrawn views that agree."""
     pictures = measured.pictures
     n = len(pictures.pictures)
@@ -105,7 +105,7 @@ def _clusters(before: Embeddings, pictures: AuditedPictures) -> np.ndarray:
     return connected(len(pictures.pictures), edges)
 
 
-def _circumstances(measured: Measurement, clusters: np.ndarray, owner: str) -> Circumstances:
+def _circumstances(measured: BothEncoders, clusters: np.ndarray, owner: str) -> Circumstances:
     """What one owner must know besides the tests: answers no training gives, arms told apart without a model."""
     pictures = measured.pictures
     n, decoys = len(pictures.pictures), len(pictures.decoys)

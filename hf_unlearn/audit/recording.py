@@ -6,11 +6,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from hf_unlearn.audit.audited_pictures import collect_pictures, read_table
+from hf_unlearn.audit.both_encoders import CACHE_FILE, how_drawn, open_encoder, view_families
 from hf_unlearn.audit.clusters import picture_clusters
 from hf_unlearn.audit.embedding_files import save_embeddings
 from hf_unlearn.audit.encoders import embed_pictures
-from hf_unlearn.audit.images import list_pictures
-from hf_unlearn.audit.measuring import CACHE_FILE, how_drawn, open_encoder, view_families
+from hf_unlearn.audit.pictures import list_pictures
 from hf_unlearn.audit.plan import AuditPlan, commit_views, draw_plan, write_plan
 from hf_unlearn.audit.run import refuse_no_folder
 from hf_unlearn.audit.settings import AuditSettings
@@ -82,7 +82,7 @@ def record_embeddings(
     return save_embeddings(embeddings, pictures.pictures, target, how_drawn(views, settings), pictures.captions)
 
 
-def plan_request(
+def plan_audit(
     images: str | Path,
     output_dir: str | Path,
     seed: int | None = None,

@@ -12,7 +12,7 @@ from hf_unlearn.audit.embedding_files import save_embeddings
 from hf_unlearn.audit.finished_audit import AlignmentMatrices, Audit
 from hf_unlearn.audit.letter import letter
 from hf_unlearn.audit.report_page import render
-from hf_unlearn.files import told_if_disk_is_full, write_atomically
+from hf_unlearn.files import disk_full_as_user_error, write_atomically
 from hf_unlearn.metrics.alignment_matrices import Matrix, alignment_gap_matrix
 
 __all__ = ["AlignmentMatrices", "Audit", "report_digest", "to_json", "write_report"]
@@ -33,7 +33,7 @@ def write_report(audit: Audit) -> Path:
         The path of `report.html`.
     """
     folder = audit.folder
-    with told_if_disk_is_full(folder, "the report"):
+    with disk_full_as_user_error(folder, "the report"):
         folder.mkdir(parents=True, exist_ok=True)
         page = folder / PAGE_FILE
         write_atomically(page, render(audit))

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from hf_unlearn.audit.audited_pictures import AuditedPictures, collect_pictures
+from hf_unlearn.audit.both_encoders import embed_both
 from hf_unlearn.audit.embeddings import Embeddings
 from hf_unlearn.audit.judging import judge
-from hf_unlearn.audit.measuring import measure_both
 from hf_unlearn.audit.notes import notes
 from hf_unlearn.audit.plan import read_view_seed
 from hf_unlearn.audit.report import REPORT_FILE, AlignmentMatrices, Audit, write_report
 from hf_unlearn.audit.settings import SEED_FILE, AuditSettings, unfinished_seed
 from hf_unlearn.audit.stability import ENOUGH
-from hf_unlearn.distributed import deal, owned_together
+from hf_unlearn.distributed import map_across_processes, owned_together
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import refuse_to_write_to
 from hf_unlearn.records.audit_result import Arm
@@ -67,14 +67,14 @@ def run_audit(
         UserError: When any input is bad; nothing is written then, except what endpoints have answered.
     """
     folder = Path(output_dir)
-    deal(1, lambda _: _refuse_finished(folder, overwrite))  # by one process, while the others wait
+    map_across_processes(1, lambda _: _refuse_finished(folder, overwrite))  # by one process, while the others wait
     refuse_to_write_to(before, "--before", folder)
     refuse_to_write_to(after, "--after", folder)
     with ExitStack() as stack:
         stack.enter_context(owned_together(folder, "Another audit"))
         pictures = collect_pictures(images, still_trained, never_trained, captions=captions, plan=plan, decoys=decoys)
         settings = _with_seed(settings or AuditSettings(), pictures, plan, audit_number, folder)
-        measured = measure_both(str(before), str(after), pictures, settings, folder, stack)
+        measured = embed_both(str(before), str(after), pictures, settings, folder, stack)
         given = _provenance(pictures, images, still_trained, never_trained, provenance or {})
         results = judge(measured, given)
         while measured.can_grow and any((result.stability or 1) < ENOUGH for result in results.values()):
@@ -96,8 +96,8 @@ def run_audit(
             recordings=sides,
             captions=pictures.captions,
         )
-        deal(1, lambda _: write_report(audit))
-        deal(1, lambda _: (folder / SEED_FILE).unlink(missing_ok=True))
+        map_across_processes(1, lambda _: write_report(audit))
+        map_across_processes(1, lambda _: (folder / SEED_FILE).unlink(missing_ok=True))
         return audit
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
 
-from hf_unlearn.audit.images import Picture
+from hf_unlearn.audit.pictures import Picture
 from hf_unlearn.errors import UserError
 
 if TYPE_CHECKING:

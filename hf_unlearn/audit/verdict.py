@@ -14,7 +14,7 @@ from math import ceil
 from hf_unlearn.audit.arms import Arms, collect
 from hf_unlearn.audit.explanations import assumptions, explain, limits, reasons, suspicion_words
 from hf_unlearn.audit.headlines import CLOSING, headline
-from hf_unlearn.audit.hypotheses import RESIDUAL_LEVEL, SHARE_LEVEL, TOLERANCE, Measurements, run_hypothesis_tests
+from hf_unlearn.audit.hypotheses import RESIDUAL_LEVEL, SHARE_LEVEL, TOLERANCE, HypothesisTests, run_hypothesis_tests
 from hf_unlearn.audit.power import level_of_one, minimum_detectable_effect
 from hf_unlearn.audit.statistics import benjamini_yekutieli
 from hf_unlearn.errors import UserError
@@ -239,7 +239,7 @@ def _enough_permutations(settings: _Settings, owners: int) -> int:
     return max(settings.permutations, ceil(1 / level_of_one(smallest, owners)))
 
 
-def _adjust(measured: Mapping[str, Measurements]) -> dict[str, Measurements]:
+def _adjust(measured: Mapping[str, HypothesisTests]) -> dict[str, HypothesisTests]:
     """Replace each test that credits or accuses by itself, its p-value adjusted over the owners that have it."""
     adjusted: dict[str, dict[str, TestResult]] = {owner: dict(found.tests) for owner, found in measured.items()}
     for name in sorted(ADJUSTED):
@@ -252,7 +252,7 @@ def _adjust(measured: Mapping[str, Measurements]) -> dict[str, Measurements]:
     return {owner: replace(found, tests=adjusted[owner]) for owner, found in measured.items()}
 
 
-def find(measured: Measurements, circumstances: Circumstances | None = None, audits: int = 1) -> Findings:
+def find(measured: HypothesisTests, circumstances: Circumstances | None = None, audits: int = 1) -> Findings:
     """Read the yes-or-no answers off the tests and the circumstances."""
     circumstances = circumstances or Circumstances()
     tests = measured.tests
@@ -281,7 +281,7 @@ def find(measured: Measurements, circumstances: Circumstances | None = None, aud
     )
 
 
-def _unchanged(measured: Measurements) -> bool:
+def _unchanged(measured: HypothesisTests) -> bool:
     """No cosine moved; or, against noise, no excess is seen and one as large as the noise itself is ruled out."""
     test = measured.tests.get("T0")
     if test is None or test.passed:
@@ -295,7 +295,7 @@ def _result(
     owner: str,
     arms: Arms,
     problems: Sequence[str],
-    measured: Measurements | None,
+    measured: HypothesisTests | None,
     owners: int,
     settings: _Settings,
 ) -> AuditResult:
@@ -337,11 +337,11 @@ def _result(
     )
 
 
-def _nothing(arms: Arms, level: float, owners: int) -> Measurements:
+def _nothing(arms: Arms, level: float, owners: int) -> HypothesisTests:
     """What an unusable measurement still says: how large an effect arms of this size would see."""
     unknown = {arm: [float("nan")] * max(1, arms.size(arm)) for arm in arms.rows}
     control = next((arm for arm in (Arm.STILL_TRAINED, Arm.NEVER_TRAINED) if arm in arms), None)
     test = "forgetting_score" if control is None else "T2"
     controls = None if control is None else unknown[control]
     effect = minimum_detectable_effect(test, unknown[Arm.REQUESTED], controls, level=level, owners=owners)
-    return Measurements({}, {}, (effect,), None, None, None, "none")
+    return HypothesisTests({}, {}, (effect,), None, None, None, "none")

@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-from hf_unlearn.benchmarks.observation import BITS, Observation
+from hf_unlearn.benchmarks.attack_signals import BITS, AttackSignals
 from hf_unlearn.benchmarks.weight_attacks import barrier
 from hf_unlearn.data.transformed_copies import TRANSFORMS
 from hf_unlearn.metrics.agreement import agreement
@@ -54,10 +54,10 @@ class AttackRow:
         return {name: value - self.retrain for name, value in self.values.items()}
 
 
-def compare(
-    retrains: Sequence[Observation],
-    entrants: Mapping[str, Sequence[Observation]],
-    base: Observation,
+def attack_models(
+    retrains: Sequence[AttackSignals],
+    entrants: Mapping[str, Sequence[AttackSignals]],
+    base: AttackSignals,
     near_copies: int = 0,
 ) -> list[AttackRow]:
     """Attack every entrant and every Retrain in the same way.
@@ -89,10 +89,10 @@ def compare(
     return rows + _ensemble_rows(retrains, whole)
 
 
-def _distances(retrains: Sequence[Observation], entrants: Mapping[str, Sequence[Observation]]) -> AttackRow:
+def _distances(retrains: Sequence[AttackSignals], entrants: Mapping[str, Sequence[AttackSignals]]) -> AttackRow:
     """How far the weights are from the base model's: a measure, no attack on samples."""
 
-    def of(models: Sequence[Observation]) -> list[float]:
+    def of(models: Sequence[AttackSignals]) -> list[float]:
         return [float(model.weights["distance"][0]) for model in models]
 
     own, values = of(retrains), {name: float(np.mean(of(models))) for name, models in entrants.items()}
@@ -100,7 +100,7 @@ def _distances(retrains: Sequence[Observation], entrants: Mapping[str, Sequence[
 
 
 def _one_by_one(
-    models: Sequence[Observation], retrains: Sequence[Observation], base: Observation, near_copies: int
+    models: Sequence[AttackSignals], retrains: Sequence[AttackSignals], base: AttackSignals, near_copies: int
 ) -> dict[str, list[float]]:
     """Attack -> its value on each model, in points."""
     values: dict[str, list[float]] = {}
@@ -114,7 +114,7 @@ def _one_by_one(
     return values
 
 
-def _alone(model: Observation, base: Observation) -> dict[str, float]:
+def _alone(model: AttackSignals, base: AttackSignals) -> dict[str, float]:
     """Attacks that need no retrained model; shares, not points."""
     found = {}
     for kind in ("", *TRANSFORMS):
@@ -135,8 +135,8 @@ def _alone(model: Observation, base: Observation) -> dict[str, float]:
     return found | _in_weights(model, base)
 
 
-def _in_weights(model: Observation, base: Observation) -> dict[str, float]:
-    """What is left in the weights, as far as it was observed; shares, not points."""
+def _in_weights(model: AttackSignals, base: AttackSignals) -> dict[str, float]:
+    """What is left in the weights, as far as it is known; shares, not points."""
     found = {}
     for bits in BITS:
         if f"unlearn/int{bits}" in model.alignment:
@@ -159,7 +159,7 @@ def _in_weights(model: Observation, base: Observation) -> dict[str, float]:
     return found
 
 
-def _beside_retrains(model: Observation, others: Sequence[Observation], base: Observation) -> dict[str, float]:
+def _beside_retrains(model: AttackSignals, others: Sequence[AttackSignals], base: AttackSignals) -> dict[str, float]:
     """Attacks that compare with Retrains of other seeds; shares, not points."""
     references = np.stack([other.alignment["unlearn"] for other in others])
     completeness = sample_completeness(model.alignment["unlearn"], base.alignment["unlearn"], references)
@@ -186,14 +186,14 @@ def _beside_retrains(model: Observation, others: Sequence[Observation], base: Ob
     }
 
 
-def _to_anchors(model: Observation) -> npt.NDArray[np.floating]:
+def _to_anchors(model: AttackSignals) -> npt.NDArray[np.floating]:
     """`[n, anchors]` cosines of the unlearn pictures with retain pictures, which no rotation of a model changes."""
     halves = (model.images[name] for name in ("unlearn", "anchors"))
     unlearn, anchors = (half / np.linalg.norm(half, axis=1, keepdims=True) for half in halves)
     return unlearn @ anchors.T
 
 
-def _near_copied(model: Observation, count: int) -> dict[str, float]:
+def _near_copied(model: AttackSignals, count: int) -> dict[str, float]:
     """What is left of samples whose near-copies stay in retain, and of the others."""
     unlearn, test = model.alignment["unlearn"], model.alignment["test"]
     found = {}
@@ -204,14 +204,18 @@ def _near_copied(model: Observation, count: int) -> dict[str, float]:
     return found
 
 
-def _ensemble_rows(retrains: Sequence[Observation], entrants: Mapping[str, Sequence[Observation]]) -> list[AttackRow]:
+def _ensemble_rows(
+    retrains: Sequence[AttackSignals], entrants: Mapping[str, Sequence[AttackSignals]]
+) -> list[AttackRow]:
     """KLoM by halves of the ensembles, and the likelihood-ratio attack, as far as there are enough models."""
     rows: list[AttackRow] = []
     count = len(retrains)
     if count < 4:
         logger.warning("KLoM needs 4 models of each kind and is left out: there are %d.", count)
     else:
-        halves = [(list(half), [k for k in range(count) if k not in half][: count // 2]) for half in _halves(count)]
+        halves = [
+            (list(half), [k for k in range(count) if k not in half][: count // 2]) for half in _half_ensembles(count)
+        ]
         for split in ("unlearn", "retain"):
             sides = {
                 name: np.stack([model.alignment[split] for model in models])
@@ -241,5 +245,5 @@ def _ensemble_rows(retrains: Sequence[Observation], entrants: Mapping[str, Seque
     return rows
 
 
-def _halves(count: int) -> list[tuple[int, ...]]:
+def _half_ensembles(count: int) -> list[tuple[int, ...]]:
     return list(combinations(range(count), count // 2))

@@ -21,8 +21,8 @@ from hf_unlearn.records.metric_labels import short_name
 from hf_unlearn.runs.arguments import Run, parse_run
 from hf_unlearn.runs.builders import BUILDERS
 from hf_unlearn.runs.options import grouped_options, section_options
+from hf_unlearn.runs.results import COLUMNS, TAIL, markdown
 from hf_unlearn.runs.resuming import settings_hash
-from hf_unlearn.runs.tables import COLUMNS, TAIL, markdown
 from hf_unlearn.runs.unlearn import start
 
 logger = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ def _run_trial(benchmark: Benchmark, trial: int, folder: Path) -> dict[str, dict
             metrics = experiment.before.metrics
         else:
             (config,) = runs[name].methods.values()
-            metrics = experiment.measure(config, name)[1].metrics
+            metrics = experiment.train_and_evaluate(config, name)[1].metrics
         done[name] = metrics
         write_atomically(folder / f"{name}.json", json.dumps({"key": key, **metrics}, indent=1) + "\n")
     return {name: done[name] for name in keys}

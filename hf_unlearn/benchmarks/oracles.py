@@ -31,7 +31,7 @@ from hf_unlearn.runs.evaluation import Evaluation, Evaluator
 from hf_unlearn.runs.experiment import RETRAIN, Experiment, make_evaluator
 from hf_unlearn.runs.run_data import UnlearningTask, prepare_task
 from hf_unlearn.runs.unlearn import start
-from hf_unlearn.training.inputs import make_inputs
+from hf_unlearn.training.preprocessor import make_preprocessor
 
 FOLDER = Path(__file__).parents[1] / "oracles"
 RECORD_NAME, ALIGNMENT_NAME, BASE_NAME = "oracle.json", "alignment.safetensors", "base"
@@ -134,9 +134,9 @@ class Oracle:
     def _evaluator(self) -> Evaluator:
         task = self._task
         model, processor = load_encoder(self.base_model)
-        inputs = make_inputs(model, processor, self.run.data)
-        splits = {n: EncodedSplit(s, inputs, self.run.data.resident_bytes) for n, s in task.splits.items()}
-        return make_evaluator(model, task, splits, inputs)
+        preprocessor = make_preprocessor(model, processor, self.run.data)
+        splits = {n: EncodedSplit(s, preprocessor, self.run.data.resident_bytes) for n, s in task.splits.items()}
+        return make_evaluator(model, task, splits, preprocessor)
 
     def score(self, model: PreTrainedModel | str) -> OracleScore:
         """Measure a model on the task and set it beside the Retrains.
@@ -149,9 +149,9 @@ class Oracle:
         """
         if isinstance(model, str):
             model = load_encoder(model, None, False, self.base_model)[0]
-        return self.compare(self._evaluator.evaluate(model))
+        return self.score_evaluation(self._evaluator.evaluate(model))
 
-    def compare(self, evaluation: Evaluation) -> OracleScore:
+    def score_evaluation(self, evaluation: Evaluation) -> OracleScore:
         """Set the evaluation of a model on this task beside the Retrains."""
         keys = self._evaluator.gap_keys
         pairs = list(combinations(range(len(self.seeds)), 2))
@@ -213,7 +213,7 @@ def make_oracle(name: str, seeds: Sequence[int], folder: Path, say: Any = lambda
             continue
         experiment = experiment or start(run, BUILDERS[run.family or ""])
         config = oracle_run(name, "--retrain.seed", str(seed)).methods[RETRAIN]
-        _, evaluation = experiment.measure(config)
+        _, evaluation = experiment.train_and_evaluate(config)
         found[seed] = (evaluation.metrics, evaluation.alignment)
         told = (f"{key} {evaluation.metrics[key]:.2f}" for key in experiment.evaluator.gap_keys)
         say(f"{name}, seed {seed}: {', '.join(told)}")

@@ -14,7 +14,7 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.metrics.gap import gap_to_retrain
 from hf_unlearn.runs.evaluation import ImageTextEvaluator, ImageViewEvaluator
 from hf_unlearn.runs.experiment import BEFORE, RETRAIN
-from hf_unlearn.runs.tables import markdown
+from hf_unlearn.runs.results import markdown
 
 REFERENCES = (BEFORE, RETRAIN, RETRAIN_AGAIN)  # no candidates
 ESTIMATE = "estimated_gap"

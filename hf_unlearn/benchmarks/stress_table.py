@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from hf_unlearn.benchmarks.attacks import POINTS, AttackRow
 from hf_unlearn.methods import description_of
-from hf_unlearn.runs import tables
+from hf_unlearn.runs import results
 from hf_unlearn.runs.experiment import BEFORE
 
 TOLERANCE = 2.0  # points that an attack may differ from the same attack on Retrain
@@ -28,7 +28,7 @@ def markdown(rows: Sequence[AttackRow]) -> str:
         lines.append([*cells, *(_cell(row, name) for name in names), power])
     powerful = [row for row in rows if has_power(row)]
     return (
-        f"{tables.markdown(lines)}\nAttacks (in points) within {TOLERANCE:g} points of Retrain's: "
+        f"{results.markdown(lines)}\nAttacks (in points) within {TOLERANCE:g} points of Retrain's: "
         f"{_counts(rows, names)}. Of those with power: {_counts(powerful, names)}.\n"
     )
 

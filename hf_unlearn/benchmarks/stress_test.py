@@ -9,17 +9,17 @@ from typing import Any
 
 from datasets import concatenate_datasets
 
-from hf_unlearn.benchmarks.attacks import AttackRow, compare
-from hf_unlearn.benchmarks.benchmark import Benchmark
-from hf_unlearn.benchmarks.observation import (
+from hf_unlearn.benchmarks.attack_signals import (
     BITS,
     LINE,
     NEGATIVES,
     RETAIN_STEPS,
     WHITE_BOX,
-    Observation,
-    Observer,
+    AttackSignals,
+    SignalExtractor,
 )
+from hf_unlearn.benchmarks.attacks import AttackRow, attack_models
+from hf_unlearn.benchmarks.benchmark import Benchmark
 from hf_unlearn.benchmarks.stress_table import TOLERANCE, has_power, markdown
 from hf_unlearn.data.fingerprint import dataset_sha256
 from hf_unlearn.data.transformed_copies import TRANSFORMS, plant_near_copies
@@ -92,20 +92,20 @@ class StressTest:
 
 
 def run_stress_test(test: StressTest, output_dir: Path) -> list[AttackRow]:
-    """Train what is missing, observe it, and attack everything.
+    """Train what is missing, extract its signals, and attack everything.
 
     Each finished model is `output_dir/<name>-<member>.safetensors` with its settings and metrics in the `.json` beside
     it; a stopped test goes on with the models that are missing, and what had other data or settings is run again.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
-    observed = _observe_all(test, output_dir)
-    base, retrains = observed[BEFORE][0], observed[RETRAIN]
-    entrants = {name: models for name, models in observed.items() if name != RETRAIN}
-    return compare(retrains, entrants, base, test.near_copies)
+    signals = _extract_all(test, output_dir)
+    base, retrains = signals[BEFORE][0], signals[RETRAIN]
+    entrants = {name: models for name, models in signals.items() if name != RETRAIN}
+    return attack_models(retrains, entrants, base, test.near_copies)
 
 
-def _observe_all(test: StressTest, folder: Path) -> dict[str, list[Observation]]:
-    """Name -> its observed models, trained and observed where the folder has none of these settings."""
+def _extract_all(test: StressTest, folder: Path) -> dict[str, list[AttackSignals]]:
+    """Name -> the signals of its models, trained where the folder has none of these settings."""
     runs = [test.run(member) for member in range(test.ensemble)]
     relearning = test.run(0, "fine_tune")
     relearning_config = relearning.methods["fine_tune"]
@@ -117,7 +117,7 @@ def _observe_all(test: StressTest, folder: Path) -> dict[str, list[Observation]]
         task = with_near_copies(task, test.near_copies, test.copies_each)
     base = base_model(runs[0], task, BUILDERS[test.family])
     experiment = Experiment(relearning, task, base)
-    observer = Observer(experiment, relearning_config, test.steps)
+    extractor = SignalExtractor(experiment, relearning_config, test.steps)
     shared = {
         **base_key(experiment.base_record),
         **data_key(runs[0].arguments, task),
@@ -126,44 +126,48 @@ def _observe_all(test: StressTest, folder: Path) -> dict[str, list[Observation]]
         "copies": list(TRANSFORMS),
         "weights": [*BITS, LINE, RETAIN_STEPS, WHITE_BOX, NEGATIVES],
     }
-    observed = {BEFORE: [_observe(experiment, observer, None, folder / f"{BEFORE}-0", shared)]}
+    signals = {BEFORE: [_signals_of(experiment, extractor, None, folder / f"{BEFORE}-0", shared)]}
     for name in (RETRAIN, *test.methods):
-        observed[name] = [
-            _observe(
+        signals[name] = [
+            _signals_of(
                 experiment,
-                observer,
+                extractor,
                 run.methods[name],
                 folder / f"{name}-{member}",
                 shared | {"run": settings_hash(test.run(member, name))},
             )
             for member, run in enumerate(runs)
         ]
-    return observed
+    return signals
 
 
-def _observe(
-    experiment: Experiment, observer: Observer, config: UnlearningConfig | None, path: Path, shared: dict[str, Any]
-) -> Observation:
-    """One model's observation, from its file if that had the same data and settings; None observes the base model."""
+def _signals_of(
+    experiment: Experiment,
+    extractor: SignalExtractor,
+    config: UnlearningConfig | None,
+    path: Path,
+    shared: dict[str, Any],
+) -> AttackSignals:
+    """One model's signals, from their file if that had the same data and settings; None stands for the base model."""
     made_by = {} if config is None else {**public_hyper_parameters(config), "seed": config.seed}
     settings = json.loads(json.dumps({**shared, **made_by}, default=str))
     record, tensors = path.with_suffix(".json"), path.with_suffix(".safetensors")
     if record.is_file() and tensors.is_file():
         if json.loads(record.read_text(encoding="utf-8"))["settings"] == settings:
-            return Observation.load(tensors)
+            return AttackSignals.load(tensors)
         logger.warning("%s had other data or settings and is made again.", path.name)
     if config is None:
         model, metrics = load_encoder(experiment.base)[0], experiment.before.metrics
         model.to(experiment.device)  # type: ignore[arg-type]  # the stub of `to` lacks devices
     else:
-        model, evaluation = experiment.measure(config, path.name)
-        metrics = evaluation.metrics
-    observation = observer.observe(model)
-    record.unlink(missing_ok=True)  # a new observation must not be taken for one with the old settings
-    observation.save(tensors)
+        trained, evaluation = experiment.train_and_evaluate(config, path.name)
+        model, metrics = trained.model, evaluation.metrics
+    signals = extractor.extract(model)
+    record.unlink(missing_ok=True)  # new signals must not be taken for one with the old settings
+    signals.save(tensors)
     write_atomically(record, json.dumps({"settings": settings, "metrics": metrics}, indent=1) + "\n")
     logger.info("%s is done.", path.name)
-    return observation
+    return signals
 
 
 def with_near_copies(task: UnlearningTask, samples: int, copies: int) -> UnlearningTask:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_unlearn.data.encoded import EncodedSplit
-from hf_unlearn.data.preprocessing import ContrastiveInputs
+from hf_unlearn.data.preprocessing import ContrastivePreprocessor
 from hf_unlearn.losses import info_nce
 from hf_unlearn.models.contrastive import contrastive_terms, evaluation_mode
 
@@ -77,7 +77,11 @@ def weight_distance(base: nn.Module, model: nn.Module) -> float:
 
 
 def gradient_norms(
-    model: PreTrainedModel, inputs: ContrastiveInputs, split: EncodedSplit, rows: Sequence[int], anchors: EncodedSplit
+    model: PreTrainedModel,
+    preprocessor: ContrastivePreprocessor,
+    split: EncodedSplit,
+    rows: Sequence[int],
+    anchors: EncodedSplit,
 ) -> Array:
     """`[n]` norm of each sample's own InfoNCE gradient in all trainable weights, in evaluation mode.
 
@@ -86,7 +90,7 @@ def gradient_norms(
 
     Args:
         model: the encoder.
-        inputs: how rows are encoded.
+        preprocessor: how rows are encoded.
         split: where the samples are.
         rows: which of them.
         anchors: retain samples, the same for every model.
@@ -95,7 +99,7 @@ def gradient_norms(
 
     def terms_of(rows: EncodedSplit, places: Sequence[int]):  # type: ignore[no-untyped-def]
         encoded = {name: value.to(model.device) for name, value in rows.rows(places).items()}
-        return contrastive_terms(model, inputs.batch(encoded, SEED))
+        return contrastive_terms(model, preprocessor.batch(encoded, SEED))
 
     norms = []
     with evaluation_mode(model):

@@ -205,9 +205,9 @@ def plan(
 ) -> None:
     """Draw at random which half of your pictures to request, and commit to it: the audit is then exact."""
     from hf_unlearn.audit.power import plan_words
-    from hf_unlearn.audit.recording import plan_request
+    from hf_unlearn.audit.recording import plan_audit
 
-    drawn = plan_request(images, output_dir, seed, captions=captions, audits=audits)
+    drawn = plan_audit(images, output_dir, seed, captions=captions, audits=audits)
     typer.echo(
         f"{len(drawn.requested)} pictures to request ({output_dir / 'request.csv'}), {len(drawn.still_trained)} to "
         f"leave in training ({output_dir / 'still_trained.csv'}); near-duplicates stay together."

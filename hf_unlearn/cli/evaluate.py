@@ -69,8 +69,8 @@ def evaluate(
     from hf_unlearn.benchmarks.oracles import load_oracle
     from hf_unlearn.files import refuse_to_write_to
     from hf_unlearn.runs.experiment import Experiment
+    from hf_unlearn.runs.results import save_results, text_table
     from hf_unlearn.runs.run_data import prepare_task
-    from hf_unlearn.runs.tables import save_results, text_table
 
     if model.startswith("--"):
         raise UserError("name the checkpoint first: hf-unlearn evaluate MODEL --base BASE --dataset DATA ...")
@@ -91,7 +91,7 @@ def evaluate(
     quiet_loading()
     experiment = Experiment(run, prepare_task(run.arguments), base)
     experiment.evaluations[Path(model).name] = experiment.evaluate(model)
-    results = experiment.compare()
+    results = experiment.results()
     if output_dir is not None:
         output_dir.mkdir(parents=True, exist_ok=True)
         save_results(results, output_dir)

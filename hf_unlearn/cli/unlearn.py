@@ -52,7 +52,7 @@ def run_methods(argv: Sequence[str], family: str | None = None) -> None:
     from accelerate import PartialState
 
     from hf_unlearn.runs.builders import BUILDERS
-    from hf_unlearn.runs.tables import text_table
+    from hf_unlearn.runs.results import text_table
     from hf_unlearn.runs.unlearn import unlearn_and_compare
 
     run = _parse(argv, family)

@@ -18,7 +18,7 @@ from hf_unlearn.errors import UserError, listed
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
-__all__ = ["ImageHash", "difference_hash", "exact_copies", "hash_image", "near_copies", "resolve_duplicates"]
+__all__ = ["ImageHash", "difference_hash", "exact_duplicates", "hash_image", "near_duplicates", "resolve_duplicates"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def difference_hash(image: PILImage.Image) -> int:
     return int.from_bytes(np.packbits(grey[:, :-1] < grey[:, 1:]).tobytes(), "big")
 
 
-def exact_copies(hashes: Mapping[str, list[ImageHash]]) -> dict[str, dict[int, int]]:
+def exact_duplicates(hashes: Mapping[str, list[ImageHash]]) -> dict[str, dict[int, int]]:
     """Find the images of other splits that equal an unlearn image pixel by pixel.
 
     Args:
@@ -74,7 +74,9 @@ def exact_copies(hashes: Mapping[str, list[ImageHash]]) -> dict[str, dict[int, i
     }
 
 
-def near_copies(hashes: NDArray[np.uint64], unlearn: NDArray[np.uint64], bits: int = NEAR_BITS) -> NDArray[np.bool_]:
+def near_duplicates(
+    hashes: NDArray[np.uint64], unlearn: NDArray[np.uint64], bits: int = NEAR_BITS
+) -> NDArray[np.bool_]:
     """Mark the difference hashes that are within `bits` bits of one of an unlearn image.
 
     Args:
@@ -114,8 +116,8 @@ def resolve_duplicates(
     found = {name: map_images(split, hash_image, f"Looking for copies in {name}") for name, split in splits.items()}
     splits = drop_bad_images(splits, found, skip_bad=skip_bad_images)
     hashes = {name: [result for result in results if isinstance(result, ImageHash)] for name, results in found.items()}
-    copies = exact_copies(hashes)
-    _warn_of_near_copies(hashes, copies)
+    copies = exact_duplicates(hashes)
+    _warn_of_near_duplicates(hashes, copies)
     total = sum(map(len, copies.values()))
     if not total:
         return splits
@@ -139,13 +141,13 @@ def resolve_duplicates(
     return DatasetDict({**splits, **kept, "unlearn": concatenate_datasets([splits["unlearn"], *moved])})
 
 
-def _warn_of_near_copies(hashes: Mapping[str, list[ImageHash]], copies: Mapping[str, Mapping[int, int]]) -> None:
+def _warn_of_near_duplicates(hashes: Mapping[str, list[ImageHash]], copies: Mapping[str, Mapping[int, int]]) -> None:
     pairs = len(hashes["unlearn"]) * sum(len(hashes[name]) for name in copies)
     if pairs > _MOST_PAIRS:
         logger.warning("Near-duplicates are not searched: %.1e pairs of images are too many.", pairs)
         return
     looks = {name: np.array([image.difference for image in images], np.uint64) for name, images in hashes.items()}
-    near = {name: near_copies(looks[name], looks["unlearn"]).sum() - len(rows) for name, rows in copies.items()}
+    near = {name: near_duplicates(looks[name], looks["unlearn"]).sum() - len(rows) for name, rows in copies.items()}
     if any(near.values()):
         counts = ", ".join(f"{count} in {name}" for name, count in near.items() if count)
         logger.warning(

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hf_unlearn.data.device import to_device
-from hf_unlearn.data.preprocessing import ContrastiveInputs, Encoded, RowError
+from hf_unlearn.data.preprocessing import ContrastivePreprocessor, Encoded, RowError
 from hf_unlearn.errors import UserError
 
 # A split whose encoding needs no more than this is decoded once and kept in memory.
@@ -25,16 +25,18 @@ class EncodedSplit:
 
     Args:
         dataset: rows in the schema of `hf_unlearn.data`; messages call a row by its `id`, or else by its number.
-        inputs: how rows are encoded.
+        preprocessor: how rows are encoded.
         resident_bytes: the most memory to keep them in.
 
     Raises:
         UserError: a column is missing, or a row holds something else than pictures and captions.
     """
 
-    def __init__(self, dataset: Dataset, inputs: ContrastiveInputs, resident_bytes: int = RESIDENT_BYTES) -> None:
-        inputs.check_columns(dataset.column_names)
-        columns = [*inputs.columns, *(["id"] if "id" in dataset.column_names else [])]
+    def __init__(
+        self, dataset: Dataset, preprocessor: ContrastivePreprocessor, resident_bytes: int = RESIDENT_BYTES
+    ) -> None:
+        preprocessor.check_columns(dataset.column_names)
+        columns = [*preprocessor.columns, *(["id"] if "id" in dataset.column_names else [])]
         # Stored bytes, so that `encode` decodes them (upright, any mode, within the pixel limit) and nothing else does.
         try:
             stored = dataset.select_columns(columns).cast_column("image", Image(decode=False))
@@ -44,7 +46,7 @@ class EncodedSplit:
                 "rename the one that holds them"
             ) from error
         self.dataset = stored.with_format(None)
-        self.inputs = inputs
+        self.preprocessor = preprocessor
         self.resident: Encoded | None = None
         # No row takes more than one with the most captions.
         row = self.rows([_row_of_most_captions(self.dataset)]) if len(dataset) else {}
@@ -84,7 +86,7 @@ class EncodedSplit:
             return {name: value[index] for name, value in self.resident.items()}
         rows = self.dataset[indices]
         try:
-            return self.inputs.encode(rows)
+            return self.preprocessor.encode(rows)
         except RowError as error:
             raise error.named(str(rows.get("id", indices)[error.place])) from error
 

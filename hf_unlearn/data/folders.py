@@ -67,7 +67,7 @@ class FolderContent:
     origin: str = "one split, train"
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """Files found, splits and where they come from, and files left aside, in one sentence without a name."""
         counts = ", ".join(f"{name} {len(files):,}" for name, files in self.splits.items())
         aside = ", ".join(f"{number:,} {suffix or 'without suffix'}" for suffix, number in sorted(self.aside.items()))

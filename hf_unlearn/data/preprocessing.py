@@ -41,7 +41,7 @@ class RowError(UserError):
         return UserError(f"Column '{self.column}' of row {row}: {self.fault}")
 
 
-class ContrastiveInputs(ABC):
+class ContrastivePreprocessor(ABC):
     """How rows become batches for one kind of encoder; the image processor is the model's own.
 
     Raises:
@@ -109,7 +109,7 @@ class ContrastiveInputs(ABC):
         return self.preparation.normalise(pixels * (1 / 255))
 
 
-class ImageTextInputs(ContrastiveInputs):
+class ImageTextPreprocessor(ContrastivePreprocessor):
     """Image-caption pairs for a dual encoder.
 
     An image may have several captions: training draws one of them at each visit, the evaluation loss takes the first,
@@ -191,7 +191,7 @@ class ImageTextInputs(ContrastiveInputs):
         return [name for name in encoded if name not in ("pixels", "caption_counts", "index", "is_unlearn")]
 
 
-class ImageViewInputs(ContrastiveInputs):
+class ImageViewPreprocessor(ContrastivePreprocessor):
     """Two augmented views of each image for SimCLR and MoCo.
 
     Args:

@@ -26,7 +26,7 @@ from hf_unlearn.errors import LISTED, UserError, listed
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
-__all__ = ["ShardPlan", "plan_request_in_shards", "split_shards", "stream_shards"]
+__all__ = ["RequestInShards", "request_rows_in_shards", "split_shards", "stream_shards"]
 
 _CHUNK = 2**20  # ids at a time: the lookup table of the request is built anew for each
 _END = 2**16  # bytes of a shard's beginning and end that stand for what is in it
@@ -37,7 +37,7 @@ Shards = Sequence[str | os.PathLike[str]]
 
 
 @dataclass(frozen=True)
-class ShardPlan:
+class RequestInShards:
     """Where the rows of a request are.
 
     Args:
@@ -54,9 +54,9 @@ class ShardPlan:
         return sum(map(len, self.places.values()))
 
 
-def plan_request_in_shards(
+def request_rows_in_shards(
     shards: Shards, requested: Sequence[object], id_column: str = "id", name: str = "The removal request"
-) -> ShardPlan:
+) -> RequestInShards:
     """Find the rows that a request names, reading ids alone, a chunk at a time.
 
     Args:
@@ -94,7 +94,7 @@ def plan_request_in_shards(
             problems.append(f"{what} ({len(shown):,}): {listed(shown.slice(0, LISTED).to_pylist(), len(shown))}")
     if problems:
         raise UserError(f"{name} has {'; '.join(problems)}.")
-    return ShardPlan(total, places)
+    return RequestInShards(total, places)
 
 
 def split_shards(
@@ -126,12 +126,12 @@ def split_shards(
         `{"retain": retain, "unlearn": unlearn}` and `retain_rows` of a trainer take.
 
     Raises:
-        UserError: As `plan_request_in_shards` does, or a column is missing, or no row would be left.
+        UserError: As `request_rows_in_shards` does, or a column is missing, or no row would be left.
     """
     from datasets import Dataset
 
     columns = {"image": image_column, "captions": caption_column, "label": label_column, "id": id_column}
-    plan = plan_request_in_shards(shards, requested, id_column)
+    plan = request_rows_in_shards(shards, requested, id_column)
     check_samples(shards, columns)
     if plan.count == plan.rows:
         raise UserError("The removal request names every row of the shards; leave some to retain.")
@@ -167,7 +167,7 @@ def stream_shards(shards: Shards, columns: dict[str, str | None]) -> IterableDat
     """The rows of shards in the library's schema, their pictures not decoded.
 
     Args:
-        shards: As in `plan_request_in_shards`.
+        shards: As in `request_rows_in_shards`.
         columns: The shards' own column for each name of the schema; None for the column of that very name, if any.
 
     Raises:
@@ -198,7 +198,7 @@ def check_samples(shards: Shards, columns: Mapping[str, str | None]) -> None:
     """Refuse tar files in which a sample lacks a part that is asked for, as their headers tell; parquet has none such.
 
     Args:
-        shards: As in `plan_request_in_shards`.
+        shards: As in `request_rows_in_shards`.
         columns: The extension of each part, by its name in the schema; None for one that is not asked for.
 
     Raises:

@@ -24,7 +24,7 @@ from hf_unlearn.errors import LISTED, UserError, listed
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-__all__ = ["check_images", "load_source", "normalise", "to_rgb", "with_ids"]
+__all__ = ["check_images", "load_source", "to_rgb", "to_schema", "with_ids"]
 
 _MALFORMED = (TypeError, KeyError, AttributeError, RecursionError, OverflowError, NotImplementedError)
 _FLAGS = {
@@ -96,7 +96,7 @@ def read_source(
         splits = DatasetDict({split: splits[split]})
     prefixes = {name: "" if name in ("train", split) else f"{name}/" for name in splits}
     rows = DatasetDict(
-        {name: normalise(part, columns, name=str(dataset_name), prefix=prefixes[name]) for name, part in splits.items()}
+        {name: to_schema(part, columns, name=str(dataset_name), prefix=prefixes[name]) for name, part in splits.items()}
     )
     if any("label" in part.column_names for part in rows.values()):
         rows = encode_labels(rows, str(dataset_name))
@@ -123,7 +123,7 @@ def _load(
             loaded = _parquet({"train": [path]})
         elif path.is_dir():
             content = list_folder(path.resolve(), config)
-            told = content.told
+            told = content.summary
             if content.kind == "pictures":
                 loaded = load_pictures(content, columns["captions"], name_files=columns["id"] is None)
             elif content.kind == "parquet":
@@ -185,7 +185,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def normalise(
+def to_schema(
     dataset: Dataset, columns: Mapping[str, str | None], *, name: str = "The dataset", prefix: str = ""
 ) -> Dataset:
     """Bring one split into the schema `image`, `captions`, `label`, `id`, keeping every other column.

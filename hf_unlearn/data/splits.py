@@ -24,7 +24,7 @@ from hf_unlearn.errors import LISTED, UserError, listed
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-__all__ = ["make_splits", "paper_split", "plan_request"]
+__all__ = ["make_splits", "request_rows"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,8 @@ def make_splits(
 
         permutation = [validation | test | unlearn | retain]
 
-    With a test split of the dataset's own this is the published split, `paper_split`. Rows asked for by id or condition
+    With a test split of the dataset's own this is the split of the paper's reference code: 5,000, 4,500 and 40,500 of
+    CIFAR's 50,000. Rows asked for by id or condition
     are always unlearned; held-out rows are then drawn from the others. A dictionary that has `retain` and `unlearn`
     already is used as it is, missing held-out splits being drawn from `retain`.
 
@@ -183,35 +184,7 @@ def make_splits(
     return splits, request
 
 
-def paper_split(n: int, unlearn_fraction: float = 0.1, seed: int = 0) -> tuple[Indices, Indices, Indices]:
-    """Return the published split of a training set that has a test set beside it.
-
-        permutation = numpy.random.RandomState(seed).permutation(n) = [validation | unlearn | retain]
-
-    Validation is the first tenth, and the fraction is that of the other nine: 4,500 of 45,000 for CIFAR's 50,000.
-    `make_splits` gives the same split for a dataset with a `train` and a `test`.
-
-    Args:
-        n: Number of training rows.
-        unlearn_fraction: Fraction of the rows left after validation, in (0, 1).
-        seed: Seed of the permutation.
-
-    Returns:
-        The rows of validation, unlearn and retain, in the order of the permutation.
-
-    Source:
-        The reference code of "Alignment Calibration: Machine Unlearning for Contrastive Learning under Auditing".
-
-    Example:
-        >>> [len(rows) for rows in paper_split(50_000)]
-        [5000, 4500, 40500]
-    """
-    validation, rest = _cut(np.random.RandomState(seed).permutation(n), [PAPER_VALIDATION_FRACTION])
-    unlearn, retain = _cut(rest, [unlearn_fraction])
-    return validation, unlearn, retain
-
-
-def plan_request(ids: Ids, requested: Sequence[object], name: str = "The removal request") -> Indices:
+def request_rows(ids: Ids, requested: Sequence[object], name: str = "The removal request") -> Indices:
     """Find the rows that a request names, in time and memory linear in both.
 
     Args:
@@ -226,7 +199,7 @@ def plan_request(ids: Ids, requested: Sequence[object], name: str = "The removal
         UserError: An entry is no id, repeated or unknown, or there is none; all are listed at once.
 
     Example:
-        >>> plan_request(["a", "b", "c"], ["c", "a"])
+        >>> request_rows(["a", "b", "c"], ["c", "a"])
         array([0, 2])
     """
     wanted_ids, problems = checked_ids(requested)
@@ -249,8 +222,8 @@ def plan_request(ids: Ids, requested: Sequence[object], name: str = "The removal
 
 def _requested(ids: Ids, request: str | os.PathLike[str] | Sequence[object]) -> Indices:
     if isinstance(request, (str, os.PathLike)):
-        return plan_request(ids, read_entries(request), f"The removal request {os.fspath(request)}")
-    return plan_request(ids, request)
+        return request_rows(ids, read_entries(request), f"The removal request {os.fspath(request)}")
+    return request_rows(ids, request)
 
 
 def _matching(dataset: Dataset, condition: str) -> Indices:

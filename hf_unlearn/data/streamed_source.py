@@ -13,7 +13,7 @@ from hf_unlearn.data.images import check_images
 from hf_unlearn.data.labels import encode_labels
 from hf_unlearn.data.requests import RemovalRequest, read_entries
 from hf_unlearn.data.shards import check_samples, shards_digest, split_shards, stream_shards
-from hf_unlearn.data.sources import load_failures, normalise
+from hf_unlearn.data.sources import load_failures, to_schema
 from hf_unlearn.data.splits import HELD_OUT
 from hf_unlearn.data.streaming import SHUFFLE_BUFFER
 from hf_unlearn.errors import UserError, listed
@@ -111,7 +111,7 @@ def stream_source(
     named = dict.fromkeys(columns)  # by the schema's names already
     splits = DatasetDict(
         {
-            n: normalise(part.cast_column("image", Image()), named, name=str(dataset_name))
+            n: to_schema(part.cast_column("image", Image()), named, name=str(dataset_name))
             for n, part in resident.items()
         }
     )
@@ -137,7 +137,7 @@ def _shards(name: str, config: str | None, revision: str | None) -> dict[str, li
         content = list_folder(path.resolve(), config)
         if content.kind not in ("parquet", "tar"):
             raise UserError(f"--streaming reads parquet or WebDataset shards, which {name} does not consist of.")
-        logger.info("%s", content.told)
+        logger.info("%s", content.summary)
         return {split: list(map(str, files)) for split, files in content.splits.items()}
     with load_failures(name):
         builder = load_dataset_builder(name, config, revision=revision)

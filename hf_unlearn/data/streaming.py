@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hf_unlearn.data.encoded import EncodedSplit, concatenate
 from hf_unlearn.data.images import check_images
-from hf_unlearn.data.preprocessing import ContrastiveInputs, Encoded, RowError
+from hf_unlearn.data.preprocessing import ContrastivePreprocessor, Encoded, RowError
 from hf_unlearn.data.sampler import SplitSampler
 from hf_unlearn.errors import UserError
 
@@ -33,7 +33,7 @@ class StreamedSplit:
 
     Args:
         dataset: rows in the schema of `hf_unlearn.data`: `image`, and `captions` where there are any.
-        inputs: how rows are encoded.
+        preprocessor: how rows are encoded.
         rows: how many there are; default: what the dataset's info says, if it does. A stream that was filtered after
             loading has fewer rows than that.
         shuffle_buffer: rows kept at a time, of which the next one is drawn; shards are shuffled, too.
@@ -43,14 +43,14 @@ class StreamedSplit:
     def __init__(
         self,
         dataset: IterableDataset,
-        inputs: ContrastiveInputs,
+        preprocessor: ContrastivePreprocessor,
         rows: int | None = None,
         shuffle_buffer: int = SHUFFLE_BUFFER,
         skip_bad: bool = False,
     ) -> None:
         if dataset.features is not None and isinstance(dataset.features.get("image"), Image):
             dataset = dataset.cast_column("image", Image(decode=False))  # `encode` decodes, within the pixel limit
-        self.dataset, self.inputs, self.shuffle_buffer = dataset, inputs, shuffle_buffer
+        self.dataset, self.preprocessor, self.shuffle_buffer = dataset, preprocessor, shuffle_buffer
         self.rows = known_rows(dataset) if rows is None else rows
         self.skip_bad = skip_bad
 
@@ -61,7 +61,9 @@ class StreamedSplit:
     def sample(self, size: int) -> EncodedSplit:
         """At most `size` rows, the same every time, mixed as far as shards and the buffer mix them."""
         rows = Dataset.from_list(list(self.shuffled((0,)).take(size)), features=self.dataset.features)
-        return EncodedSplit(cast(Dataset, check_images(rows, skip_bad=True)) if self.skip_bad else rows, self.inputs)
+        return EncodedSplit(
+            cast(Dataset, check_images(rows, skip_bad=True)) if self.skip_bad else rows, self.preprocessor
+        )
 
     def shuffled(self, draw: Sequence[int], process: int = 0, processes: int = 1) -> IterableDataset:
         """This process's share of the rows, in an order that the numbers in `draw` decide.
@@ -82,11 +84,13 @@ class StreamedSplit:
         """
         chosen = list(islice(rows, size))
         if chosen:
-            self.inputs.check_columns(chosen[0])
+            self.preprocessor.check_columns(chosen[0])
         left_out = 0
         while chosen:
             try:
-                return self.inputs.encode({name: [row.get(name) for row in chosen] for name in self.inputs.columns})
+                return self.preprocessor.encode(
+                    {name: [row.get(name) for row in chosen] for name in self.preprocessor.columns}
+                )
             except RowError as error:
                 fault = error.named(f"{chosen.pop(error.place).get('id', '?')} of the retain stream")
                 if not self.skip_bad or error.column != "image":

@@ -78,7 +78,7 @@ class DerivedSplit(EncodedSplit):
     def __init__(
         self, split: EncodedSplit, indices: Sequence[int] | None = None, change: Transform | None = None
     ) -> None:
-        self.split, self.inputs, self.resident = split, split.inputs, None
+        self.split, self.preprocessor, self.resident = split, split.preprocessor, None
         self.indices = range(len(split)) if indices is None else indices
         self.change = change
 

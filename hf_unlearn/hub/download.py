@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from hf_unlearn.errors import UserError
+from hf_unlearn.errors import UserError, no_such_model
 
 
 def fetch(repo_id: str, patterns: Sequence[str], revision: str | None = None, token: str | None = None) -> Path:
@@ -32,9 +32,7 @@ def fetch(repo_id: str, patterns: Sequence[str], revision: str | None = None, to
     try:
         return Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(patterns), token=token))
     except HFValidationError as error:
-        raise UserError(
-            f"{repo_id!r} is neither a folder nor a repository name; name a folder that is there, or owner/name."
-        ) from error
+        raise no_such_model(repo_id) from error
     except RevisionNotFoundError as error:
         raise UserError(f"{repo_id} has no revision {revision!r}; name a branch, tag or commit of it.") from error
     except RepositoryNotFoundError as error:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_unlearn.data.encoded import EncodedSplit, EncodedSplits
-from hf_unlearn.data.preprocessing import ImageTextInputs, ImageViewInputs
+from hf_unlearn.data.preprocessing import ImageTextPreprocessor, ImageViewPreprocessor
 from hf_unlearn.data.streaming import StreamedBatches
 from hf_unlearn.distributed import all_reduce_sum, world_size
 from hf_unlearn.errors import UserError
@@ -153,23 +153,23 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
 
     def _targets(self, held_out: EncodedSplit) -> AlignmentTargets:
         """A row for each `index` of a batch: retain, then unlearn; unlearn alone where retain is a stream."""
-        rows, inputs = self.train_dataset, self.model_inputs
+        rows, preprocessor = self.train_dataset, self.preprocessor
         noise = TargetNoise(self.args.target_noise or 0, self.args.seed)
         if isinstance(rows, EncodedSplits):
             retain, unlearn = rows.splits
-            if isinstance(inputs, ImageViewInputs):
-                return view_targets(self.model, inputs, len(retain), unlearn, held_out, noise)
+            if isinstance(preprocessor, ImageViewPreprocessor):
+                return view_targets(self.model, preprocessor, len(retain), unlearn, held_out, noise)
             keep = self.args.similarity_weight > 0
-            pairs = cast("ImageTextInputs", inputs)
+            pairs = cast("ImageTextPreprocessor", preprocessor)
             encoder = self._feature_encoder()
             return pair_targets(
                 self.model, pairs, retain, unlearn, held_out, noise, keep_embeddings=keep, encoder=encoder
             )
         assert rows.unlearn is not None  # `uses` names it
-        if isinstance(inputs, ImageViewInputs):
-            return view_targets(self.model, inputs, 0, rows.unlearn, held_out, noise)
+        if isinstance(preprocessor, ImageViewPreprocessor):
+            return view_targets(self.model, preprocessor, 0, rows.unlearn, held_out, noise)
         sample, ratio = rows.retain.sample(REGRESSION_PAIRS), self.unlearn_to_retain
-        pairs = cast("ImageTextInputs", inputs)
+        pairs = cast("ImageTextPreprocessor", preprocessor)
         targets = pair_targets(
             self.model,
             pairs,

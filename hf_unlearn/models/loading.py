@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from hf_unlearn.errors import UserError
+from hf_unlearn.errors import UserError, no_such_model
 from hf_unlearn.models.adapters import apply_adapter, base_of, find_adapter
 from hf_unlearn.models.contrastive import is_contrastive, is_dual_encoder
 from hf_unlearn.models.fit import check_fit, check_texts
@@ -96,6 +96,8 @@ def load_model(
     except UserError:
         raise
     except _FAULTS as error:
+        if "Repo id must" in str(error):  # the client's words for what could not be a name
+            raise no_such_model(name_or_path) from error
         raise UserError(f"the model {name_or_path} cannot be loaded: {_reason(name_or_path, error)}") from error
 
 
@@ -287,8 +289,6 @@ def _without_report() -> Iterator[None]:
 def _reason(name_or_path: str, error: Exception) -> str:
     if _is_pickled(name_or_path, error):
         return CONVERT
-    if "Repo id must" in str(error):  # the client's words for what could not be a name
-        return "there is no such folder, and it is no Hub id (owner/name); name one or the other"
     if "trust_remote_code" in str(error):
         return "it needs code that comes with it; read that code, and pass --trust_remote_code if you trust it"
     return _first_line(error)

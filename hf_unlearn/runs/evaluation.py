@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from hf_unlearn.data.columns import arrow_column
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.labels import align_classes
-from hf_unlearn.data.preprocessing import ContrastiveInputs, Encoded, ImageTextInputs, ImageViewInputs
+from hf_unlearn.data.preprocessing import ContrastivePreprocessor, Encoded, ImageTextPreprocessor, ImageViewPreprocessor
 from hf_unlearn.embedding import BATCH, embed_split
 from hf_unlearn.errors import listed
 from hf_unlearn.metrics.agreement import agreement
@@ -100,15 +100,15 @@ class Evaluator(ABC):
     Args:
         splits: `retain`, `unlearn`, `validation` and `test`, encoded. The gap to Retrain is estimated from the first
             three; the test split is only reported. Where there is a split `earlier`, its alignment is measured, too.
-        inputs: how they were encoded.
+        preprocessor: how they were encoded.
     """
 
     family: ClassVar[str]
     gap_keys: tuple[str, ...]
     notes: tuple[str, ...] = ()  # what a reader of the figures must know of how they were measured
 
-    def __init__(self, splits: Mapping[str, EncodedSplit], inputs: ContrastiveInputs) -> None:
-        self.splits, self.inputs = splits, inputs
+    def __init__(self, splits: Mapping[str, EncodedSplit], preprocessor: ContrastivePreprocessor) -> None:
+        self.splits, self.preprocessor = splits, preprocessor
         self._earlier = (EARLIER,) if splits.get(EARLIER) else ()
 
     @abstractmethod
@@ -121,7 +121,7 @@ class ImageTextEvaluator(Evaluator):
 
     family = "image-text"
     gap_keys: tuple[str, ...] = ("cosine_retain", "cosine_unlearn")
-    inputs: ImageTextInputs
+    preprocessor: ImageTextPreprocessor
 
     def evaluate(self, model: PreTrainedModel) -> Evaluation:
         """Matched cosines on every split; R@1 and R@5 on validation and test; all captions of every image."""
@@ -166,8 +166,8 @@ class ImageTextEvaluator(Evaluator):
         """
 
         def embed(encoded: Encoded, _: int) -> tuple[Tensor, ...]:
-            tokens = self.inputs.captions(encoded)[0]
-            pixels = self.inputs.normalise(encoded["pixels"]).to(model.dtype)
+            tokens = self.preprocessor.captions(encoded)[0]
+            pixels = self.preprocessor.normalise(encoded["pixels"]).to(model.dtype)
             read = torch.cat(list(tokens.values()), dim=1)  # as float32, exact below 16 million
             return embed_images(model, pixels), embed_texts(model, **tokens), encoded["caption_counts"], read
 
@@ -202,23 +202,23 @@ class ImageViewEvaluator(Evaluator):
 
     Args:
         splits: `retain`, `unlearn`, `validation` and `test`, encoded.
-        inputs: how they were encoded, and the views they are attacked with.
+        preprocessor: how they were encoded, and the views they are attacked with.
         labels: split to class labels; without them, the probe's metrics are left out.
         seed: of the linear probe.
     """
 
     family = "views"
     gap_keys: tuple[str, ...] = ("emia", "retain_accuracy", "test_accuracy", "unlearn_accuracy", "cmia")
-    inputs: ImageViewInputs
+    preprocessor: ImageViewPreprocessor
 
     def __init__(
         self,
         splits: Mapping[str, EncodedSplit],
-        inputs: ContrastiveInputs,
+        preprocessor: ContrastivePreprocessor,
         labels: ClassLabels | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(splits, inputs)
+        super().__init__(splits, preprocessor)
         self.labels, self.seed = labels.of if labels is not None else None, seed
         if self.labels is None:
             self.gap_keys = ("emia",)
@@ -266,7 +266,7 @@ class ImageViewEvaluator(Evaluator):
         self, model: PreTrainedModel, labels: Mapping[str, npt.NDArray[np.int64]], views: Tensor
     ) -> tuple[dict[str, float], ProbeEvidence]:
         def embed(encoded: Encoded, _: int) -> tuple[Tensor, ...]:
-            return (embed_images(model, self.inputs.normalise(encoded["pixels"]).to(model.dtype)),)
+            return (embed_images(model, self.preprocessor.normalise(encoded["pixels"]).to(model.dtype)),)
 
         retain, unlearn, validation, test = (
             (embed_split(model, self.splits[name], embed)[0], labels[name]) for name in SPLITS
@@ -301,7 +301,7 @@ class ImageViewEvaluator(Evaluator):
         """`[n, views, d]` backbone features of seeded views, the same for every model."""
 
         def embed(encoded: Encoded, batch: int) -> tuple[Tensor, ...]:
-            views = self.inputs.views(encoded["pixels"], seed=AUDIT_SEED + batch, count=AUDIT_VIEWS)
+            views = self.preprocessor.views(encoded["pixels"], seed=AUDIT_SEED + batch, count=AUDIT_VIEWS)
             features = embed_images(model, views.flatten(0, 1).to(model.dtype))
             return (features.unflatten(0, (-1, AUDIT_VIEWS)),)
 

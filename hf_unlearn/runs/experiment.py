@@ -14,7 +14,7 @@ from hf_unlearn.data.earlier_rows import with_earlier
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.streaming import SHUFFLE_BUFFER, StreamedSplit
 from hf_unlearn.errors import UserError
-from hf_unlearn.files import finished_folder, recover
+from hf_unlearn.files import finished_folder
 from hf_unlearn.hub.recording import describe_base_model, public_hyper_parameters, record_run
 from hf_unlearn.methods import METHODS
 from hf_unlearn.methods.retrain import RetrainConfig
@@ -37,15 +37,15 @@ from hf_unlearn.runs.initial import load_initial_model
 from hf_unlearn.runs.pretrain import run_time_seconds, train_from_scratch
 from hf_unlearn.runs.reports import BEFORE, RunReports
 from hf_unlearn.runs.request_statuses import drift_notes, request_statuses
+from hf_unlearn.runs.results import make_results
 from hf_unlearn.runs.resuming import RunState, base_key
 from hf_unlearn.runs.retrain_model import check_retrain
 from hf_unlearn.runs.run_data import UnlearningTask
 from hf_unlearn.runs.sanity import sanity_notes
-from hf_unlearn.runs.tables import compare
 from hf_unlearn.runs.training_log import attach_log
 from hf_unlearn.training.checkpoints import newest_checkpoint
 from hf_unlearn.training.config import UnlearningConfig
-from hf_unlearn.training.inputs import make_inputs
+from hf_unlearn.training.preprocessor import make_preprocessor
 
 logger = logging.getLogger(__name__)
 
@@ -93,22 +93,24 @@ class Experiment(RunReports):
         self.state.require({"initial_model": self.initial.record.sha256 if self.initial else None})
         if arguments.retrain_model is not None:
             check_retrain(arguments.retrain_model, self.base_record, task)
-        inputs = make_inputs(model, self.processor, run.data)
+        preprocessor = make_preprocessor(model, self.processor, run.data)
         if is_dual_encoder(model) and "captions" not in task.splits["unlearn"].column_names:
             raise UserError("an image-text model needs captions; name their column with --caption_column")
-        self.splits = {n: EncodedSplit(split, inputs, run.data.resident_bytes) for n, split in task.splits.items()}
+        self.splits = {
+            n: EncodedSplit(split, preprocessor, run.data.resident_bytes) for n, split in task.splits.items()
+        }
         self.training_splits: dict[str, EncodedSplit | StreamedSplit] = {**self.splits}
         if self.splits.get(EARLIER):  # what was unlearned before is held where it is
             asked = with_earlier(
                 task.splits["unlearn"], task.splits[EARLIER], len(task.splits["retain"]), arguments.split_seed
             )
-            self.training_splits["unlearn"] = EncodedSplit(asked, inputs, run.data.resident_bytes)
+            self.training_splits["unlearn"] = EncodedSplit(asked, preprocessor, run.data.resident_bytes)
         if task.streamed is not None:
             buffer = run.data.shuffle_buffer or SHUFFLE_BUFFER
             self.training_splits["retain"] = StreamedSplit(
-                task.streamed.stream, inputs, task.streamed.rows, buffer, task.streamed.skip_bad
+                task.streamed.stream, preprocessor, task.streamed.rows, buffer, task.streamed.skip_bad
             )
-        self.evaluator = make_evaluator(model, task, self.splits, inputs)
+        self.evaluator = make_evaluator(model, task, self.splits, preprocessor)
         self.device = run.pretrain.device
         before = self.evaluator.evaluate(_on(model, self.device))
         self.evaluations: dict[str, Evaluation] = {BEFORE: before.with_estimated_gap(before)}
@@ -125,17 +127,30 @@ class Experiment(RunReports):
         model, _ = load_encoder(name_or_path, None, self.arguments.trust_remote_code, base)
         return self._compared(self.evaluator.evaluate(_on(model, self.device)))
 
-    def measure(self, config: UnlearningConfig, name: str | None = None) -> tuple[PreTrainedModel, Evaluation]:
-        """Run the method of a config and evaluate what it ends with; writes nothing.
+    def train_and_evaluate(
+        self, config: UnlearningConfig, name: str | None = None, checkpoints: Path | None = None
+    ) -> tuple[Trained, Evaluation]:
+        """Run the method of a config and evaluate what it ends with; without `checkpoints`, nothing is written.
 
         The run called `retrain` (its method's id, unless `name` says otherwise) is what later ones are compared with.
-        """
-        trained, evaluation = self._measure(config, name or config.method)
-        return trained.model, evaluation
 
-    def attempt(self, config: UnlearningConfig) -> tuple[Trained, Evaluation]:
-        """As `measure`, with what is to be said of the training: whether it was stopped, and why."""
-        return self._measure(config, config.method)
+        Args:
+            config: the method and its settings.
+            name: what the run is called.
+            checkpoints: the folder to keep checkpoints in, and to go on from.
+        """
+        trained = self._train(config, checkpoints)
+        if not is_adapted(trained.model):  # what is saved is what is measured
+            trained.model.to(dtype=self.dtype).float()  # type: ignore[call-arg]
+        evaluation = self._compared(self.evaluator.evaluate(trained.model))
+        evaluation.metrics["run_time_minutes"] = trained.seconds / 60
+        if (name or config.method) == RETRAIN:
+            self.retrain = evaluation
+        else:
+            trained = replace(trained, doubts=sanity_notes(self.before, evaluation))
+        for note in trained.doubts if PartialState().is_main_process else ():
+            logger.warning("%s: %s", config.title, note)
+        return trained, evaluation
 
     def unlearn(self, config: UnlearningConfig) -> Evaluation:
         """Run the method of a config and leave its checkpoint, records and heatmaps in `output_dir/<method>/`.
@@ -152,13 +167,12 @@ class Experiment(RunReports):
             self.retrain = evaluation if config.method == RETRAIN else self.retrain
             self.evaluations[config.method] = evaluation
             return evaluation
-        trained, evaluation = self._measure(config, config.method, self.state.checkpoints(config.method))
+        trained, evaluation = self.train_and_evaluate(config, checkpoints=self.state.checkpoints(config.method))
         self.evaluations[config.method] = evaluation
         if PartialState().is_main_process:
             gap = f"{evaluation.metrics['estimated_gap']:.1f}"
             logger.info("%s: %.1f minutes, estimated gap to Retrain %s.", config.title, trained.seconds / 60, gap)
         if PartialState().is_main_process:
-            recover(folder)
             with finished_folder(folder) as temporary:
                 self._write(temporary, trained, evaluation, config)
             self.state.finish(config.method)
@@ -166,7 +180,7 @@ class Experiment(RunReports):
             raise UserError(f"{config.title}: {trained.notes[0]} They are in {folder}; --resume runs the other methods")
         return evaluation
 
-    def compare(self) -> Results:
+    def results(self) -> Results:
         """The comparison across everything evaluated so far, each with Retrain where it is known by now."""
         if self.retrain is not None:
             for method, evaluation in self.evaluations.items():
@@ -176,11 +190,11 @@ class Experiment(RunReports):
         metrics = {method: evaluation.metrics for method, evaluation in self.evaluations.items()}
         if retrain is not None and RETRAIN not in metrics:
             metrics = {BEFORE: metrics.pop(BEFORE), RETRAIN: retrain, **metrics}
-        return compare(self.evaluator.family, self.evaluator.gap_keys, metrics, retrain)
+        return make_results(self.evaluator.family, self.evaluator.gap_keys, metrics, retrain)
 
     def finish(self) -> Results:
         """The comparison; the first process also writes it, draws its plots and shows it on every card."""
-        results = self.compare()
+        results = self.results()
         if PartialState().is_main_process:
             self._write_comparison(results)
         return results
@@ -218,22 +232,6 @@ class Experiment(RunReports):
     def _precision_note(self) -> str:
         name = str(self.dtype).removeprefix("torch.")
         return f"The model was trained in float32, and is saved and measured in {name}."
-
-    def _measure(
-        self, config: UnlearningConfig, name: str, checkpoints: Path | None = None
-    ) -> tuple[Trained, Evaluation]:
-        trained = self._train(config, checkpoints)
-        if not is_adapted(trained.model):  # what is saved is what is measured
-            trained.model.to(dtype=self.dtype).float()  # type: ignore[call-arg]
-        evaluation = self._compared(self.evaluator.evaluate(trained.model))
-        evaluation.metrics["run_time_minutes"] = trained.seconds / 60
-        if name == RETRAIN:
-            self.retrain = evaluation
-        else:
-            trained = replace(trained, doubts=sanity_notes(self.before, evaluation))
-        for note in trained.doubts if PartialState().is_main_process else ():
-            logger.warning("%s: %s", config.title, note)
-        return trained, evaluation
 
     def _reload(self, folder: Path) -> Evaluation:
         """The evaluation of a method that was finished before; what is to be said of its training is said again."""
@@ -331,12 +329,12 @@ class Experiment(RunReports):
 
 
 def make_evaluator(
-    model: PreTrainedModel, task: UnlearningTask, splits: dict[str, EncodedSplit], inputs: Any
+    model: PreTrainedModel, task: UnlearningTask, splits: dict[str, EncodedSplit], preprocessor: Any
 ) -> Evaluator:
     """The evaluator of a model's family; says so when there are no labels for the probe's metrics."""
     if is_dual_encoder(model):
-        return ImageTextEvaluator(splits, inputs)
-    evaluator = ImageViewEvaluator(splits, inputs, class_labels(task.splits))
+        return ImageTextEvaluator(splits, preprocessor)
+    evaluator = ImageViewEvaluator(splits, preprocessor, class_labels(task.splits))
     for note in evaluator.notes:
         logger.warning("%s", note)
     return evaluator

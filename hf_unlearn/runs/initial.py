@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, set_seed
 
 from hf_unlearn.data.openmoji import cache_folder
 from hf_unlearn.errors import UserError
-from hf_unlearn.files import finished_folder, recover
+from hf_unlearn.files import clear_interrupted, finished_folder
 from hf_unlearn.hub.recording import describe_base_model
 from hf_unlearn.models.adapters import is_adapted
 from hf_unlearn.models.loading import load_encoder
@@ -71,7 +71,7 @@ def prepare_vision_model(run: Run, task: UnlearningTask, build: Builder) -> None
     folder = cache_folder() / f"initial-{build.__name__}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
     state = PartialState()
     if state.is_main_process and not (folder / "config.json").is_file():
-        recover(folder)
+        clear_interrupted(folder.parent, folder.name)
         with torch.random.fork_rng():
             set_seed(seed)
             model, processor = build(run, task)

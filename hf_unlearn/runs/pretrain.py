@@ -18,7 +18,7 @@ from hf_unlearn.data.openmoji import cache_folder
 from hf_unlearn.data.streaming import StreamedSplit
 from hf_unlearn.distributed import world_size
 from hf_unlearn.errors import UserError
-from hf_unlearn.files import finished_folder, owned, recover, write_atomically
+from hf_unlearn.files import clear_interrupted, finished_folder, owned, write_atomically
 from hf_unlearn.methods.retrain import RetrainConfig, RetrainTrainer
 from hf_unlearn.records.schemas import DatasetRecord
 from hf_unlearn.records.settings import weight_settings
@@ -27,7 +27,7 @@ from hf_unlearn.runs.initial import InitialModel
 from hf_unlearn.runs.run_data import UnlearningTask
 from hf_unlearn.runs.training_log import attach_log
 from hf_unlearn.training.checkpoints import newest_checkpoint
-from hf_unlearn.training.inputs import make_inputs
+from hf_unlearn.training.preprocessor import make_preprocessor
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def pretrain(
     """
 
     def train_split() -> EncodedSplit:
-        return EncodedSplit(task.train, make_inputs(model, processor, data_config), data_config.resident_bytes)
+        return EncodedSplit(task.train, make_preprocessor(model, processor, data_config), data_config.resident_bytes)
 
     return train_from_scratch(train_split, task.dataset, model, processor, config, data_config, initial=initial)
 
@@ -169,7 +169,7 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
         return
     with owned(folder.parent / ".locks" / folder.name, "another training", "HF_UNLEARN_CACHE", wait=True):
-        recover(folder)
+        clear_interrupted(folder.parent, folder.name)
         state.wait_for_everyone()
         yield
 

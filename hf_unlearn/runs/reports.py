@@ -23,8 +23,8 @@ from hf_unlearn.runs.evaluation import (
     Evaluator,
 )
 from hf_unlearn.runs.request_statuses import request_statuses
+from hf_unlearn.runs.results import save_results
 from hf_unlearn.runs.run_data import UnlearningTask
-from hf_unlearn.runs.tables import save_results
 
 BEFORE = "before"
 

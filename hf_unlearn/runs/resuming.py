@@ -19,7 +19,7 @@ from hf_unlearn.data.fingerprint import combine_hashes
 from hf_unlearn.data.requests import read_entries
 from hf_unlearn.distributed import world_size
 from hf_unlearn.errors import UserError, listed
-from hf_unlearn.files import clear_unfinished, write_atomically
+from hf_unlearn.files import clear_interrupted, write_atomically
 from hf_unlearn.methods import METHODS
 from hf_unlearn.models.weights import CONFIG_NAMES, has_weights, weights_sha256
 from hf_unlearn.records.schemas import BaseModel, UnlearningManifest
@@ -111,7 +111,7 @@ class RunState:
         if state.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
             for folder in (self.folder, *(self.folder / method for method in METHODS)):
-                clear_unfinished(folder)
+                clear_interrupted(folder)
             if not self.resume:
                 self._remove_earlier_run()
             self._write()

@@ -26,9 +26,9 @@ from hf_unlearn.runs.arguments import Run, displaced, parse_run
 from hf_unlearn.runs.builders import BUILDERS, Builder
 from hf_unlearn.runs.experiment import RETRAIN, Experiment
 from hf_unlearn.runs.options import grouped_options, section_options
+from hf_unlearn.runs.results import TERMINAL_WIDTH, aligned
 from hf_unlearn.runs.resuming import settings_hash
 from hf_unlearn.runs.shipped import config_file
-from hf_unlearn.runs.tables import TERMINAL_WIDTH, aligned
 from hf_unlearn.runs.unlearn import start
 from hf_unlearn.training.config import UnlearningConfig
 from hf_unlearn.training.search_space import Around, Choice, Log, Range, Same
@@ -139,8 +139,8 @@ def _tune(search: Search, folder: Path, resume: bool, say: Callable[[str], None]
                 untouched = experiment.before.metrics["estimated_gap"]
             setting = propose(search.run_of(method).methods[method], experiment.evaluator.family, past, search.seed)
             row = {"method": method, "setting": setting, "key": keys[method]}
-            past.append(row | measured(experiment, search.run_of(method, setting).methods[method]))
-            say(f"{method} {len(past)}/{search.trials}: {told(past[-1])}")
+            past.append(row | trial_metrics(experiment, search.run_of(method, setting).methods[method]))
+            say(f"{method} {len(past)}/{search.trials}: {trial_line(past[-1])}")
             content = {
                 "schema": 1,
                 "before": untouched,
@@ -193,16 +193,16 @@ def propose(config: UnlearningConfig, family: str, past: Sequence[Row], seed: in
     return {name: drawn[tied.get(name, name)] for name in ranges}
 
 
-def measured(experiment: Experiment, config: UnlearningConfig) -> Row:
+def trial_metrics(experiment: Experiment, config: UnlearningConfig) -> Row:
     """The metrics of a trial, or why it is no candidate."""
     try:
-        trained, evaluation = experiment.attempt(config)
+        trained, evaluation = experiment.train_and_evaluate(config)
     except DivergenceError as error:
         return {"stopped": str(error)}
     return {"stopped": trained.notes[0]} if trained.notes else dict(evaluation.metrics)
 
 
-def told(row: Row) -> str:
+def trial_line(row: Row) -> str:
     """A trial in one line."""
     outcome = f"stopped, {row['stopped']}" if "stopped" in row else f"estimated gap {shown(row)}"
     return f"{_words(row['setting'])}: {outcome}"

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from hf_unlearn.data.encoded import EncodedSplit, EncodedSplits
-from hf_unlearn.data.preprocessing import ContrastiveInputs, ImageTextInputs, ImageViewInputs
+from hf_unlearn.data.preprocessing import ContrastivePreprocessor, ImageTextPreprocessor, ImageViewPreprocessor
 from hf_unlearn.data.sampler import SplitSampler
 from hf_unlearn.data.streaming import StreamedBatches
 from hf_unlearn.distributed import rank, world_size
@@ -43,13 +43,13 @@ class BatchTrainer(Trainer):
 
     Attributes:
         rows: the splits it was given.
-        model_inputs: how a batch of them becomes what the model takes.
+        preprocessor: how a batch of them becomes what the model takes.
     """
 
     args: UnlearningConfig
     train_dataset: EncodedSplits | StreamedBatches
     rows: TrainingRows
-    model_inputs: ContrastiveInputs
+    preprocessor: ContrastivePreprocessor
     _seeded_step = -1
     _micro_step = 0
 
@@ -107,12 +107,12 @@ class BatchTrainer(Trainer):
         seed = None
         if model.training:
             seed = self._step_seed()
-        elif isinstance(self.model_inputs, ImageViewInputs):  # a picture compared with itself would say nothing
+        elif isinstance(self.preprocessor, ImageViewPreprocessor):  # a picture compared with itself would say nothing
             seed = self.place_seed(int(index[0]))
         caption = None
-        if isinstance(self.model_inputs, ImageTextInputs):
-            caption, _ = self.model_inputs.draw(inputs["caption_counts"], seed)
-        return TrainingBatch(self.model_inputs.batch(inputs, seed), is_unlearn, index, caption)
+        if isinstance(self.preprocessor, ImageTextPreprocessor):
+            caption, _ = self.preprocessor.draw(inputs["caption_counts"], seed)
+        return TrainingBatch(self.preprocessor.batch(inputs, seed), is_unlearn, index, caption)
 
     def _step_seed(self) -> int:
         """This step's seed for random views; it depends on the place in training alone, so that resuming repeats it."""
@@ -136,7 +136,7 @@ class BatchTrainer(Trainer):
         for start in range(0, len(split), each * world_size()):
             first = start + rank() * each
             rows = self._prepare_inputs(split.rows([row % len(split) for row in range(first, first + each)]))
-            yield self.model_inputs.batch(rows, self.place_seed(first))
+            yield self.preprocessor.batch(rows, self.place_seed(first))
 
     def _first_split(self, rows: int) -> EncodedSplit:
         """The first split that is trained on; of a stream so many rows."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_unlearn.data.encoded import EncodedSplit
-from hf_unlearn.data.preprocessing import ImageTextInputs
+from hf_unlearn.data.preprocessing import ImageTextPreprocessor
 from hf_unlearn.models.contrastive import embed_images, embed_texts
 from hf_unlearn.training.features import FeatureEncoder
 
@@ -109,7 +109,7 @@ class EmbeddedPairs:
 
 def embed_pairs(
     model: PreTrainedModel,
-    inputs: ImageTextInputs,
+    preprocessor: ImageTextPreprocessor,
     split: EncodedSplit,
     rows: Rows | None = None,
     keep_embeddings: bool = False,
@@ -125,8 +125,8 @@ def embed_pairs(
     total_x = total_y = torch.zeros((), device=model.device)
     for start, encoded in zip(range(0, len(split), BATCH), split.batches(BATCH), strict=True):
         encoded = {name: value.to(model.device) for name, value in encoded.items()}
-        x = F.normalize(embed_images(model, inputs.normalise(encoded["pixels"])).float(), dim=-1)
-        tokens, owner = inputs.captions(encoded)
+        x = F.normalize(embed_images(model, preprocessor.normalise(encoded["pixels"])).float(), dim=-1)
+        tokens, owner = preprocessor.captions(encoded)
         y = F.normalize(embed_texts(model, **tokens).float(), dim=-1)
         alignments.append((x[owner] * y).sum(-1).cpu())
         counts.append(encoded["caption_counts"].cpu())
@@ -139,7 +139,7 @@ def embed_pairs(
         images.append(x.cpu()[kept])
         shrunk = F.interpolate(encoded["pixels"].float() / 255, (PICTURE_SIZE, PICTURE_SIZE), mode="area")
         pictures.append(shrunk.flatten(1).cpu()[kept])
-        said = inputs.tokenizer.batch_decode(tokens["input_ids"][kept[owner.cpu()]], skip_special_tokens=True)
+        said = preprocessor.tokenizer.batch_decode(tokens["input_ids"][kept[owner.cpu()]], skip_special_tokens=True)
         texts += said
         if encoder is not None and said:
             shown.append(encoder.images(encoded["pixels"].cpu()[kept]))

@@ -13,7 +13,7 @@ from torch import Tensor
 from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.encoded import EncodedSplit, EncodedSplits
 from hf_unlearn.data.fingerprint import row_hashes
-from hf_unlearn.data.preprocessing import ContrastiveInputs
+from hf_unlearn.data.preprocessing import ContrastivePreprocessor
 from hf_unlearn.data.streaming import SHUFFLE_BUFFER, StreamedBatches, StreamedSplit, known_rows
 from hf_unlearn.distributed import rank, world_size
 from hf_unlearn.errors import UserError
@@ -39,7 +39,7 @@ class TrainingRows:
     Args:
         splits: rows by the name of their split, encoded or not; `retain` may be a stream.
         uses: names of the splits that the method learns from.
-        inputs: how rows are encoded.
+        preprocessor: how rows are encoded.
         args: the method's config.
         data: the settings of the data.
 
@@ -52,7 +52,7 @@ class TrainingRows:
         self,
         splits: Mapping[str, Split],
         uses: tuple[str, ...],
-        inputs: ContrastiveInputs,
+        preprocessor: ContrastivePreprocessor,
         args: UnlearningConfig,
         data: DataConfig,
     ) -> None:
@@ -61,7 +61,7 @@ class TrainingRows:
                 f"train_dataset is a {type(splits).__name__}; pass its splits by name, as "
                 "DatasetDict(retain=..., unlearn=...), which make_splits gives"
             )
-        self._splits, self._uses, self._inputs, self._args, self._data = splits, uses, inputs, args, data
+        self._splits, self._uses, self._preprocessor, self._args, self._data = splits, uses, preprocessor, args, data
         if isinstance(splits.get("unlearn"), Stream):
             raise UserError("The unlearn split is a stream; pass its rows as a datasets.Dataset, which is kept encoded")
         sizes = {name: self._size(splits.get(name)) for name in ("retain", "unlearn")}
@@ -97,7 +97,7 @@ class TrainingRows:
                 f"a split to be kept encoded is a {type(split).__name__}; pass its rows as a datasets.Dataset (retain "
                 "alone may be a stream)"
             )
-        return EncodedSplit(split, self._inputs, self._data.resident_bytes)
+        return EncodedSplit(split, self._preprocessor, self._data.resident_bytes)
 
     def batches(self) -> EncodedSplits | StreamedBatches:
         """The splits the method learns from, as whole batches."""
@@ -157,7 +157,9 @@ class TrainingRows:
     def _streamed(self, split: Stream) -> StreamedSplit:
         if isinstance(split, StreamedSplit):
             return split
-        return StreamedSplit(split, self._inputs, self._data.retain_rows, self._data.shuffle_buffer or SHUFFLE_BUFFER)
+        return StreamedSplit(
+            split, self._preprocessor, self._data.retain_rows, self._data.shuffle_buffer or SHUFFLE_BUFFER
+        )
 
     def _size(self, split: Split | None) -> float:
         """Rows of a split; infinity for a stream with an unknown number of them."""

@@ -119,7 +119,7 @@ class SavingTrainer(Trainer):
             shutil.rmtree(partial, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         try:
-            with files.told_if_disk_is_full(run_folder, name):
+            with files.disk_full_as_user_error(run_folder, name):
                 self._partial_folder = str(partial)
                 super()._save_checkpoint(model, trial)
                 self.accelerator.wait_for_everyone()

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_unlearn.data.encoded import EncodedSplit
-from hf_unlearn.data.preprocessing import ImageTextInputs, ImageViewInputs
+from hf_unlearn.data.preprocessing import ImageTextPreprocessor, ImageViewPreprocessor
 from hf_unlearn.models.contrastive import contrastive_terms, evaluation_mode
 from hf_unlearn.training.features import FeatureEncoder
 from hf_unlearn.training.pair_scores import BATCH, Array, Rows, embed_pairs, pair_scores
@@ -102,7 +102,7 @@ class TargetNoise:
 @torch.no_grad()
 def pair_targets(
     model: PreTrainedModel,
-    inputs: ImageTextInputs,
+    preprocessor: ImageTextPreprocessor,
     retain: EncodedSplit,
     unlearn: EncodedSplit,
     held_out: EncodedSplit,
@@ -123,7 +123,7 @@ def pair_targets(
 
     Args:
         model: the base model; each split passes through it once.
-        inputs: how the splits were encoded.
+        preprocessor: how the splits were encoded.
         retain: rows that stay, or a sample of them.
         unlearn: rows to be unlearned.
         held_out: rows that the base model never saw.
@@ -136,8 +136,8 @@ def pair_targets(
     ratio = len(unlearn) / len(retain) if unlearn_to_retain is None else unlearn_to_retain
     regressed = _spread(len(retain), max(2, int(REGRESSION_PAIRS / captions / (1 + ratio))))
     with evaluation_mode(model):
-        kept = embed_pairs(model, inputs, retain, regressed, keep_embeddings, encoder)
-        asked, unseen = (embed_pairs(model, inputs, split, encoder=encoder) for split in (unlearn, held_out))
+        kept = embed_pairs(model, preprocessor, retain, regressed, keep_embeddings, encoder)
+        asked, unseen = (embed_pairs(model, preprocessor, split, encoder=encoder) for split in (unlearn, held_out))
     kept_scores, scores, unseen_scores = pair_scores(kept.features, asked.features, unseen.features)
     request = asked.features.take(_spread(len(unlearn), round(ratio * len(regressed))))
     lost = pair_scores(kept.features.joined(request), unseen.features)[1].mean() - unseen_scores.mean()
@@ -155,7 +155,7 @@ def pair_targets(
 @torch.no_grad()
 def view_targets(
     model: PreTrainedModel,
-    inputs: ImageViewInputs,
+    preprocessor: ImageViewPreprocessor,
     retain: int,
     unlearn: EncodedSplit,
     held_out: EncodedSplit,
@@ -167,7 +167,7 @@ def view_targets(
     The `retain` samples get -1, which no alignment falls short of.
     """
     with evaluation_mode(model):
-        own, unseen = (_view_alignment(model, inputs, split) for split in (unlearn, held_out))
+        own, unseen = (_view_alignment(model, preprocessor, split) for split in (unlearn, held_out))
     positive = np.concatenate([np.full(retain, -1.0), match_quantiles(noise.added(own), unseen)])
     return AlignmentTargets(torch.tensor(positive[:, None], dtype=torch.float32), torch.tensor(0.0))
 
@@ -177,13 +177,13 @@ def _spread(count: int, most: int) -> Rows:
     return np.linspace(0, count - 1, min(count, most)).astype(np.int64)
 
 
-def _view_alignment(model: PreTrainedModel, inputs: ImageViewInputs, split: EncodedSplit) -> Array:
+def _view_alignment(model: PreTrainedModel, preprocessor: ImageViewPreprocessor, split: EncodedSplit) -> Array:
     """`[n]` mean cosine of each picture's pairs of seeded random views, as the loss sees them."""
     means: list[Tensor] = []
     for number, encoded in enumerate(split.batches(BATCH)):
         encoded = {name: value.to(model.device) for name, value in encoded.items()}
         seeds = range(number * VIEW_PAIRS, (number + 1) * VIEW_PAIRS)
-        cosines = [contrastive_terms(model, inputs.batch(encoded, seed)).cosine for seed in seeds]
+        cosines = [contrastive_terms(model, preprocessor.batch(encoded, seed)).cosine for seed in seeds]
         means.append(torch.stack(cosines).mean(0).cpu())
     return torch.cat(means).double().numpy()
 

@@ -38,7 +38,7 @@ from hf_unlearn.training.config import UnlearningConfig, refuse_without_effect
 from hf_unlearn.training.earlier_requests import keep_out_earlier_rows
 from hf_unlearn.training.gradients import Objective, mean_gradient
 from hf_unlearn.training.guards import DivergenceGuard
-from hf_unlearn.training.inputs import make_inputs
+from hf_unlearn.training.preprocessor import make_preprocessor
 from hf_unlearn.training.rows import Split, TrainingRows
 from hf_unlearn.training.saliency import SaliencyMask
 from hf_unlearn.training.saving import SavingTrainer
@@ -114,11 +114,11 @@ class UnlearningTrainer(LeanTrainer, BatchTrainer, SavingTrainer):
         self.source_splits = train_dataset if isinstance(train_dataset, DatasetDict) else None
         train_dataset = keep_out_earlier_rows(train_dataset, model, args.seed)
         self.data_config = data_config or DataConfig()
-        self.model_inputs = make_inputs(model, processing_class, self.data_config)
+        self.preprocessor = make_preprocessor(model, processing_class, self.data_config)
         if isinstance(train_dataset, Mapping):
             encoded = [split for split in train_dataset.values() if isinstance(split, EncodedSplit | StreamedSplit)]
-            self.model_inputs = encoded[0].inputs if encoded else self.model_inputs  # as they were made
-        self.rows = TrainingRows(train_dataset, self.uses, self.model_inputs, args, self.data_config)
+            self.preprocessor = encoded[0].preprocessor if encoded else self.preprocessor  # as they were made
+        self.rows = TrainingRows(train_dataset, self.uses, self.preprocessor, args, self.data_config)
         self.unlearn_to_retain = self.rows.unlearn_to_retain
         if peft_config is not None:
             set_seed(args.seed)  # the adapter's new weights
@@ -231,7 +231,7 @@ class UnlearningTrainer(LeanTrainer, BatchTrainer, SavingTrainer):
         """
         if self._probe is None:
             return None
-        batch = self.model_inputs.batch(self._prepare_inputs(self._probe), self.args.seed)
+        batch = self.preprocessor.batch(self._prepare_inputs(self._probe), self.args.seed)
         with evaluation_mode(self.model):
             terms = contrastive_terms(self.model, batch, self.args.forward_chunk_size)
         everything = torch.ones(len(terms.x), device=terms.x.device)

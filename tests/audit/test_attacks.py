@@ -16,7 +16,7 @@ from audit_simulation import C, R, U, View, World, findings, table, verdict_rate
 from PIL import Image
 
 from hf_unlearn.audit.plan import read_plan, view_commitment
-from hf_unlearn.audit.recording import plan_request
+from hf_unlearn.audit.recording import plan_audit
 from hf_unlearn.audit.verdict import Circumstances, run_tests, run_tests_by_owner
 from hf_unlearn.records.audit_result import ImageRow, Verdict
 
@@ -151,7 +151,7 @@ def test_near_duplicates_stay_together_in_a_plan(tmp_path) -> None:
         for quality in (90, 60):
             with Image.open(path) as image:
                 image.convert("RGB").save(path.with_name(f"{path.stem}-{quality}.jpg"), quality=quality)
-    plan = plan_request(mine, tmp_path / "plan")
+    plan = plan_audit(mine, tmp_path / "plan")
     families = [{name[:10] for name in half} for half in (plan.requested, plan.still_trained)]
     assert not families[0] & families[1] and [len(family) for family in families] == [5, 5]
     assert plan.clusters == (5, 5)
@@ -159,7 +159,7 @@ def test_near_duplicates_stay_together_in_a_plan(tmp_path) -> None:
 
 def test_the_views_of_an_audit_are_committed_and_secret(tmp_path) -> None:
     mine = folder_of(tmp_path / "mine", 6)
-    plans = [plan_request(mine, tmp_path / name, seed=1, audits=3) for name in "ab"]
+    plans = [plan_audit(mine, tmp_path / name, seed=1, audits=3) for name in "ab"]
     assert plans[0].requested == plans[1].requested
     assert not set(plans[0].view_commitments) & set(plans[1].view_commitments)  # the secret is drawn anew
     secret = tmp_path / "a" / "view_secret.json"

@@ -4,9 +4,9 @@ import pytest
 from audit.conftest import folder_of
 
 from hf_unlearn.audit.audited_pictures import collect_pictures
-from hf_unlearn.audit.images import list_pictures
+from hf_unlearn.audit.pictures import list_pictures
 from hf_unlearn.audit.plan import draw_plan, write_plan
-from hf_unlearn.audit.recording import plan_request
+from hf_unlearn.audit.recording import plan_audit
 from hf_unlearn.errors import UserError
 from hf_unlearn.records.audit_result import Arm
 
@@ -67,7 +67,7 @@ def test_a_picture_in_two_arms_is_named(tmp_path, arms):
 
 def test_a_plan_parts_one_folder_by_hash(tmp_path):
     mine = folder_of(tmp_path / "mine", 7)
-    plan = plan_request(mine, tmp_path / "plan", seed=3)
+    plan = plan_audit(mine, tmp_path / "plan", seed=3)
     for i, file in enumerate(sorted(mine.iterdir())):  # names may change, bytes may not
         file.rename(mine / f"renamed-{i}.png")
     subjects = collect_pictures(mine, plan=tmp_path / "plan" / "plan.json")

@@ -13,7 +13,7 @@ from safetensors.torch import save_file as save_torch
 
 from hf_unlearn.audit.embedding_files import is_precomputed, read_embeddings, save_embeddings
 from hf_unlearn.audit.embeddings import Embeddings
-from hf_unlearn.audit.images import list_pictures
+from hf_unlearn.audit.pictures import list_pictures
 from hf_unlearn.errors import UserError
 from hf_unlearn.metrics.alignment_matrices import unit_rows
 

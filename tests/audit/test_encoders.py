@@ -8,7 +8,7 @@ from audit.conftest import folder_of
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from hf_unlearn.audit.encoders import LocalEncoder, embed_pictures, resolve_folder, weights_sha256
-from hf_unlearn.audit.images import list_pictures
+from hf_unlearn.audit.pictures import list_pictures
 from hf_unlearn.audit.transforms import HeldBackViews, TrainingViews
 from hf_unlearn.errors import UserError
 

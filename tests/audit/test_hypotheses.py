@@ -8,14 +8,14 @@ from audit_simulation import C, R, U, World, table
 from scipy import stats
 
 from hf_unlearn.audit.arms import Arms, collect
-from hf_unlearn.audit.hypotheses import Measurements, choose_reference, run_hypothesis_tests
+from hf_unlearn.audit.hypotheses import HypothesisTests, choose_reference, run_hypothesis_tests
 from hf_unlearn.audit.standing_out import tail_scores
 from hf_unlearn.records.audit_result import Arm, ImageRow
 
 SIZES = {U: 6, R: 6, C: 6}
 
 
-def measured(rows: list[ImageRow], **settings: int) -> Measurements:
+def measured(rows: list[ImageRow], **settings: int) -> HypothesisTests:
     return run_hypothesis_tests(collect(rows), level=0.05, **{"permutations": 499, "seed": 0, **settings})
 
 
@@ -111,7 +111,7 @@ def test_still_trained_images_are_the_reference_unless_they_cannot_serve(rows: l
     assert reference(REQUESTED=6) is None
 
 
-def with_change(rows: list[ImageRow], change: np.ndarray, noise: np.ndarray | None) -> Measurements:
+def with_change(rows: list[ImageRow], change: np.ndarray, noise: np.ndarray | None) -> HypothesisTests:
     noises = [None] * len(rows) if noise is None else noise.tolist()
     changed = [replace(row, change=c, noise=n) for row, c, n in zip(rows, change.tolist(), noises, strict=True)]
     return measured(changed)

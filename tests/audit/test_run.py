@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from audit.conftest import FAST, folder_of
 
+from hf_unlearn.audit.both_encoders import CACHE_FILE
 from hf_unlearn.audit.embedding_files import save_embeddings
-from hf_unlearn.audit.measuring import CACHE_FILE
-from hf_unlearn.audit.recording import plan_request, record_embeddings
+from hf_unlearn.audit.recording import plan_audit, record_embeddings
 from hf_unlearn.audit.run import run_audit
 from hf_unlearn.audit.settings import AuditSettings
 from hf_unlearn.errors import UserError
@@ -304,7 +304,7 @@ def test_settings_out_of_range_are_refused(wrong):
 
 def test_faults_of_places_are_found_before_any_work(tmp_path, arms, checkpoints, monkeypatch):
     monkeypatch.setattr(
-        "hf_unlearn.audit.measuring.embed_pictures", lambda *_, **__: pytest.fail("something was embedded")
+        "hf_unlearn.audit.both_encoders.embed_pictures", lambda *_, **__: pytest.fail("something was embedded")
     )
     model, mine, file = checkpoints["simclr_a"], arms["images"], tmp_path / "file"
     file.write_text("x")
@@ -369,7 +369,7 @@ def test_several_owners_are_adjusted_together(tmp_path, arms, checkpoints):
 
 def test_a_plan_is_followed_and_reported(tmp_path, checkpoints):
     mine = folder_of(tmp_path / "mine", 8)
-    plan = plan_request(mine, tmp_path / "plan", seed=1)
+    plan = plan_audit(mine, tmp_path / "plan", seed=1)
     audit = run_audit(
         checkpoints["simclr_a"],
         checkpoints["simclr_b"],

@@ -3,7 +3,7 @@ import pytest
 import torch
 from audit.conftest import draw, folder_of
 
-from hf_unlearn.audit.images import list_pictures
+from hf_unlearn.audit.pictures import list_pictures
 from hf_unlearn.audit.transforms import HeldBackViews, TrainingViews, draw_views, fit, picture_seed, training_views
 from hf_unlearn.errors import UserError
 

@@ -12,7 +12,7 @@ from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
 from hf_unlearn.models.loading import load_encoder
-from hf_unlearn.training.inputs import make_inputs
+from hf_unlearn.training.preprocessor import make_preprocessor
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def parts(tiny_clip, shapes, tmp_path_factory):
         learning_rate=1e-3,
         report_to="none",
     )
-    encoded = EncodedSplit(shapes.select(range(20)), make_inputs(model, processor, DataConfig()))
+    encoded = EncodedSplit(shapes.select(range(20)), make_preprocessor(model, processor, DataConfig()))
     return model, processor, config, encoded
 
 

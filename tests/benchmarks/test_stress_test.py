@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from hf_unlearn.benchmarks.attacks import NATS, POINTS, AttackRow, compare
+from hf_unlearn.benchmarks.attack_signals import AttackSignals
+from hf_unlearn.benchmarks.attacks import NATS, POINTS, AttackRow, attack_models
 from hf_unlearn.benchmarks.benchmark import Benchmark
-from hf_unlearn.benchmarks.observation import Observation
 from hf_unlearn.benchmarks.stress_table import TOLERANCE, has_power, markdown
 from hf_unlearn.benchmarks.stress_test import StressTest
 from hf_unlearn.data.transformed_copies import TRANSFORMS
@@ -26,7 +26,7 @@ class World:
 
     def model(
         self, remembered: float = 0.0, moved: float = 0.0, recovery: float = 0.1, latent: float | None = None
-    ) -> Observation:
+    ) -> AttackSignals:
         """A model that still remembers unlearn samples by so much, has moved them, or has them in its weights."""
         alignment = {n: c + self.rng.normal(0, 0.02, len(c)) for n, c in self.centres.items()}
         alignment["unlearn"] = (1 - remembered) * alignment["unlearn"] + remembered * 0.85
@@ -48,16 +48,16 @@ class World:
             "line": np.array([0.85, 0.85 if remembered or latent else 0.1, 0.85]),
             "distance": np.array([0.0 if remembered == 1 else 1.0]),
         }
-        return Observation(alignment, images, np.linspace(0.2, 0.2 + recovery, 11), {}, gradients, weights)
+        return AttackSignals(alignment, images, np.linspace(0.2, 0.2 + recovery, 11), {}, gradients, weights)
 
-    def ensemble(self, count: int = 4, **properties: float) -> list[Observation]:
+    def ensemble(self, count: int = 4, **properties: float) -> list[AttackSignals]:
         return [self.model(**properties) for _ in range(count)]
 
 
 def rows_of(world: World, near_copies: int = 0, **entrants: dict[str, float]) -> dict[str, AttackRow]:
     retrains = world.ensemble()
     models = {name: world.ensemble(**properties) for name, properties in entrants.items()}
-    rows = compare(retrains, models, world.model(remembered=1.0), near_copies)
+    rows = attack_models(retrains, models, world.model(remembered=1.0), near_copies)
     return {row.attack: row for row in rows}
 
 
@@ -118,7 +118,7 @@ def test_values_are_means_over_leave_one_out():
 
     world = World(3)
     retrains, models = world.ensemble(3), world.ensemble(3)
-    rows = {row.attack: row for row in compare(retrains, {"m": models}, world.model(remembered=1.0))}
+    rows = {row.attack: row for row in attack_models(retrains, {"m": models}, world.model(remembered=1.0))}
     row = rows["alignment per sample: Pearson"]
 
     def mean(tested) -> float:
@@ -129,14 +129,14 @@ def test_values_are_means_over_leave_one_out():
     assert "KLoM, unlearn: mean" not in rows and rows["likelihood ratio: AUC"].retrain == 50
 
 
-def test_observations_survive_their_file(tmp_path):
-    observation = World(4).model()
-    observation.save(tmp_path / "o.safetensors")
-    loaded = Observation.load(tmp_path / "o.safetensors")
+def test_signals_survive_their_file(tmp_path):
+    signals = World(4).model()
+    signals.save(tmp_path / "o.safetensors")
+    loaded = AttackSignals.load(tmp_path / "o.safetensors")
     for part in ("alignment", "images", "texts", "gradients", "weights"):
-        ours, theirs = getattr(observation, part), getattr(loaded, part)
+        ours, theirs = getattr(signals, part), getattr(loaded, part)
         assert ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
-    assert np.array_equal(observation.recovery, loaded.recovery)
+    assert np.array_equal(signals.recovery, loaded.recovery)
     assert [path.name for path in tmp_path.iterdir()] == ["o.safetensors"]
 
 

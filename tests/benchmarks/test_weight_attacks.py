@@ -16,7 +16,7 @@ from hf_unlearn.benchmarks.weight_attacks import (
 from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.models.contrastive import contrastive_terms
-from hf_unlearn.training.inputs import make_inputs
+from hf_unlearn.training.preprocessor import make_preprocessor
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2])
@@ -72,14 +72,14 @@ def test_distance_is_relative_to_the_base_model(encoder):
 
 def test_the_gradient_of_a_sample_is_that_of_its_own_info_nce_among_anchors(encoder, shapes):
     model, processor = encoder("clip")
-    inputs = make_inputs(model, processor, DataConfig())
-    split, anchors = EncodedSplit(shapes, inputs), EncodedSplit(shapes.select(range(8)), inputs)
-    norms = gradient_norms(model, inputs, split, [20, 41], anchors)
+    preprocessor = make_preprocessor(model, processor, DataConfig())
+    split, anchors = EncodedSplit(shapes, preprocessor), EncodedSplit(shapes.select(range(8)), preprocessor)
+    norms = gradient_norms(model, preprocessor, split, [20, 41], anchors)
     model.eval()
     for row, norm in zip([20, 41], norms, strict=True):
-        own = contrastive_terms(model, inputs.batch(split.rows([row]), SEED))
+        own = contrastive_terms(model, preprocessor.batch(split.rows([row]), SEED))
         with torch.no_grad():
-            fixed = contrastive_terms(model, inputs.batch(anchors.rows(range(8)), SEED))
+            fixed = contrastive_terms(model, preprocessor.batch(anchors.rows(range(8)), SEED))
         x, y = own.x[0], own.y[0]
         to_texts = [(own.scale * x @ other).exp() for other in (y, *fixed.y)]
         to_images = [(own.scale * y @ other).exp() for other in (x, *fixed.x)]
@@ -93,9 +93,11 @@ def test_the_gradient_of_a_sample_is_that_of_its_own_info_nce_among_anchors(enco
 @pytest.mark.parametrize("family", ["simclr", "moco"])
 def test_gradients_change_no_state(encoder, shapes, family):
     model, processor = encoder(family)
-    inputs = make_inputs(model, processor, DataConfig(views="light"))
-    split = EncodedSplit(shapes, inputs)
+    preprocessor = make_preprocessor(model, processor, DataConfig(views="light"))
+    split = EncodedSplit(shapes, preprocessor)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    norms = gradient_norms(model, inputs, split, [20, 41, 20], EncodedSplit(shapes.select(range(8)), inputs))
+    norms = gradient_norms(
+        model, preprocessor, split, [20, 41, 20], EncodedSplit(shapes.select(range(8)), preprocessor)
+    )
     assert (norms > 0).all() and norms[0] == norms[2] != norms[1]
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())

@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_unlearn.data.device import per_channel, to_device
-from hf_unlearn.data.preprocessing import ImageViewInputs
+from hf_unlearn.data.preprocessing import ImageViewPreprocessor
 from hf_unlearn.data.views import VIEW_PRESETS, BatchedViews
 from hf_unlearn.models.image_processor import image_processor_of
 
@@ -63,12 +63,12 @@ def test_a_mask_that_the_host_must_wait_for_is_seen():
 
 
 def test_a_step_brings_no_constant_to_the_device():
-    inputs = ImageViewInputs(image_processor_of(VIEW_PRESETS["light"]), VIEW_PRESETS["light"])
+    preprocessor = ImageViewPreprocessor(image_processor_of(VIEW_PRESETS["light"]), VIEW_PRESETS["light"])
     pixels = torch.zeros(2, 3, 32, 32, dtype=torch.uint8, device=META)
-    inputs.normalise(pixels)  # the first time, the constants
+    preprocessor.normalise(pixels)  # the first time, the constants
     with Copies() as copies:
-        inputs.normalise(pixels)
-        inputs.views._normalise(pixels / 255)
+        preprocessor.normalise(pixels)
+        preprocessor.views._normalise(pixels / 255)
     assert copies.count == 0
 
 

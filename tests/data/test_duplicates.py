@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image as PILImage
 
 from hf_unlearn.data import duplicates as module
-from hf_unlearn.data.duplicates import difference_hash, hash_image, near_copies, resolve_duplicates
+from hf_unlearn.data.duplicates import difference_hash, hash_image, near_duplicates, resolve_duplicates
 from hf_unlearn.data.splits import make_splits
 from hf_unlearn.errors import UserError
 
@@ -117,20 +117,20 @@ def test_the_difference_hash_bears_small_changes(encode: Encode, openmoji: Datas
 
 @given(arrays.arrays(np.uint64, st.integers(0, 20)), arrays.arrays(np.uint64, st.integers(0, 10)), st.integers(0, 64))
 @settings(deadline=None)
-def test_near_copies_equal_brute_force(hashes: np.ndarray, unlearn: np.ndarray, bits: int) -> None:
+def test_near_duplicates_equal_brute_force(hashes: np.ndarray, unlearn: np.ndarray, bits: int) -> None:
     expected = [any((int(a) ^ int(b)).bit_count() <= bits for b in unlearn) for a in hashes]
-    assert near_copies(hashes, unlearn, bits).tolist() == expected
+    assert near_duplicates(hashes, unlearn, bits).tolist() == expected
 
 
-def test_near_copies_go_by_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_near_duplicates_go_by_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     hashes = np.random.default_rng(0).integers(0, 2**63, 50, dtype=np.uint64)
-    whole = near_copies(hashes, hashes[:7], 20)
+    whole = near_duplicates(hashes, hashes[:7], 20)
     monkeypatch.setattr(module, "_PAIRS_AT_ONCE", 16)
-    np.testing.assert_array_equal(near_copies(hashes, hashes[:7], 20), whole)
+    np.testing.assert_array_equal(near_duplicates(hashes, hashes[:7], 20), whole)
     assert whole.sum() >= 7
 
 
-def test_near_copies_are_counted_in_a_warning(
+def test_near_duplicates_are_counted_in_a_warning(
     encode: Encode, noise: Noise, rows: Rows, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     picture = noise(0, 64)
@@ -149,7 +149,7 @@ def test_near_copies_are_counted_in_a_warning(
     assert "Near-duplicates are not searched" in caplog.text
 
 
-def test_openmoji_has_no_exact_copies_and_its_lookalikes_are_said(
+def test_openmoji_has_no_exact_duplicates_and_its_lookalikes_are_said(
     openmoji: Dataset, caplog: pytest.LogCaptureFixture
 ) -> None:
     splits, _ = make_splits(openmoji, unlearn_request=["1F550"])  # a clock face, one of 24

@@ -113,7 +113,7 @@ def test_parquet_files_by_name_or_folder(data: Path, names: tuple, splits: dict)
 
 def test_files_left_aside_are_counted(data: Path) -> None:
     root = files(data, "a.png", "b.JPG", "ids.txt", "notes.txt", "video.mp4", "LICENSE", ".hidden.png", "README.md")
-    assert list_folder(root).told == (
+    assert list_folder(root).summary == (
         "Pictures found: train 2 (one split, train); files left aside: 1 without suffix, 1 .mp4, 2 .txt."
     )
 
@@ -180,7 +180,7 @@ def test_a_clone_is_read_as_its_readme_says(clone: Path) -> None:
     assert isinstance(small, DatasetDict)
     assert {name: split["id"][:] for name, split in small.items()} == {"train": ["a", "b"], "test": ["c"]}
     assert load_source(clone, dataset_config="large")["id"][:] == ["d", "e", "f"]
-    assert "configuration small of its README.md" in list_folder(clone).told
+    assert "configuration small of its README.md" in list_folder(clone).summary
 
 
 @pytest.mark.parametrize(

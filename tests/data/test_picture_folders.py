@@ -12,7 +12,7 @@ import pytest
 from datasets import Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as PILImage
 
-from hf_unlearn.data.sources import load_source, normalise
+from hf_unlearn.data.sources import load_source, to_schema
 from hf_unlearn.data.splits import make_splits
 from hf_unlearn.errors import UserError
 from hf_unlearn.runs.evaluation import class_labels
@@ -158,8 +158,8 @@ def test_folders_that_say_nothing_are_no_classes(pictures: Callable[..., Path]) 
 
 def test_captions_that_are_numbers_are_texts(tmp_path: Path, rows: Callable[..., Dataset]) -> None:
     data = rows(3).remove_columns("captions")
-    single = normalise(data.add_column("n", [7, 8, 9]), {"image": None, "captions": "n"})
-    several = normalise(data.add_column("n", [[7, 8], [9], [1]]), {"image": None, "captions": "n"})
+    single = to_schema(data.add_column("n", [7, 8, 9]), {"image": None, "captions": "n"})
+    several = to_schema(data.add_column("n", [[7, 8], [9], [1]]), {"image": None, "captions": "n"})
     assert single["captions"][:] == [["7"], ["8"], ["9"]] and several["captions"][:] == [["7", "8"], ["9"], ["1"]]
     assert single.features["captions"] == List(Value("string"))
 

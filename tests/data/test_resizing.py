@@ -12,7 +12,7 @@ from transformers import (
     SiglipImageProcessor,
 )
 
-from hf_unlearn.data.preprocessing import ImageViewInputs
+from hf_unlearn.data.preprocessing import ImageViewPreprocessor
 from hf_unlearn.data.resizing import Preparation
 from hf_unlearn.data.views import VIEW_PRESETS
 from hf_unlearn.errors import UserError
@@ -62,15 +62,15 @@ def prepared(tiny_clip):
     """A function from an image processor and pictures to the pixel values of a batch."""
     from transformers import AutoProcessor
 
-    from hf_unlearn.data.preprocessing import ImageTextInputs
+    from hf_unlearn.data.preprocessing import ImageTextPreprocessor
 
     def build(image_processor, pictures):
         processor = AutoProcessor.from_pretrained(tiny_clip)
         processor.image_processor = image_processor
-        inputs = ImageTextInputs(processor, max_length=8)
-        encoded = inputs.encode({"image": pictures, "captions": ["a red circle"] * len(pictures)})
+        preprocessor = ImageTextPreprocessor(processor, max_length=8)
+        encoded = preprocessor.encode({"image": pictures, "captions": ["a red circle"] * len(pictures)})
         assert encoded["pixels"].dtype == torch.uint8
-        return inputs.batch(encoded, None)["pixel_values"]
+        return preprocessor.batch(encoded, None)["pixel_values"]
 
     return build
 
@@ -84,7 +84,7 @@ def test_a_processors_own_statistics_are_kept_to_the_last_bit(processor):
     assert (found.mean, found.std) == (tuple(processor.image_mean), tuple(processor.image_std))
     pixels = torch.arange(256, dtype=torch.uint8).repeat(3, 1).view(1, 3, 16, 16)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (processor.image_mean, processor.image_std))
-    views = ImageViewInputs(processor, VIEW_PRESETS["light"])
+    views = ImageViewPreprocessor(processor, VIEW_PRESETS["light"])
     assert torch.equal(views.normalise(pixels), (pixels.float() * processor.rescale_factor - mean) / std)
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from hf_unlearn.data import shards as module
 from hf_unlearn.data.images import read_image
-from hf_unlearn.data.shards import plan_request_in_shards, split_shards, stream_shards
-from hf_unlearn.data.splits import plan_request
+from hf_unlearn.data.shards import request_rows_in_shards, split_shards, stream_shards
+from hf_unlearn.data.splits import request_rows
 from hf_unlearn.errors import UserError
 
 SIZES = (10, 1, 19)
@@ -51,29 +51,29 @@ def test_rows_are_found_as_in_one_table(request, shapes, monkeypatch, kind, chun
     monkeypatch.setattr(module, "_CHUNK", chunk)
     files, ids = request.getfixturevalue(kind), shapes["id"][:30]
     wanted = [ids[row] for row in (29, 0, 12, 11, 5)]
-    plan = plan_request_in_shards(files, wanted)
+    plan = request_rows_in_shards(files, wanted)
     starts = dict(zip(map(str, files), np.cumsum([0, *SIZES]), strict=False))
     rows = np.concatenate([starts[shard] + places for shard, places in plan.places.items()])
-    assert rows.tolist() == plan_request(ids, wanted).tolist()
+    assert rows.tolist() == request_rows(ids, wanted).tolist()
     assert (plan.rows, plan.count) == (30, 5) and len(plan.places) == 2
 
 
 def test_everything_wrong_is_listed_at_once(tmp_path):
     pq.write_table(pa.table({"id": ["a", "b", "b"]}), tmp_path / "x.parquet")
     with pytest.raises(UserError) as caught:
-        plan_request_in_shards([tmp_path / "x.parquet"], ["a", "a", "b", "z", 1.5])
+        request_rows_in_shards([tmp_path / "x.parquet"], ["a", "a", "b", "z", 1.5])
     for part in ("no id (1): 1.5", "repeated ids (1): a", "that no row has (1): z", "that several rows have (1): b"):
         assert part in str(caught.value)
     with pytest.raises(UserError, match=r"x\.parquet has no column 'key'"):
-        plan_request_in_shards([tmp_path / "x.parquet"], ["a"], "key")
+        request_rows_in_shards([tmp_path / "x.parquet"], ["a"], "key")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match=r"broken.parquet cannot be read"):
-        plan_request_in_shards([tmp_path / "broken.parquet"], ["a"])
+        request_rows_in_shards([tmp_path / "broken.parquet"], ["a"])
 
 
 def test_numbers_are_ids_by_their_digits(tmp_path):
     pq.write_table(pa.table({"id": list(range(100))}), tmp_path / "x.parquet", row_group_size=7)
-    plan = plan_request_in_shards([tmp_path / "x.parquet"], [17, "99"])
+    plan = request_rows_in_shards([tmp_path / "x.parquet"], [17, "99"])
     assert next(iter(plan.places.values())).tolist() == [17, 99]
 
 

@@ -14,7 +14,7 @@ from PIL import Image as PILImage
 
 from hf_unlearn.data.columns import arrow_column
 from hf_unlearn.data.labels import align_classes
-from hf_unlearn.data.sources import load_source, normalise, with_ids
+from hf_unlearn.data.sources import load_source, to_schema, with_ids
 from hf_unlearn.errors import UserError
 
 Rows = Callable[..., Dataset]
@@ -135,17 +135,17 @@ def test_a_missing_column_names_it_the_flag_and_those_there_are(flag: str, tmp_p
 
 def test_no_image_column(rows: Rows) -> None:
     with pytest.raises(UserError, match=r"no column 'image' \(--image_column\); its columns: id"):
-        normalise(rows(1).select_columns("id"), {"image": None})
+        to_schema(rows(1).select_columns("id"), {"image": None})
 
 
 def test_one_column_cannot_be_two_things(rows: Rows) -> None:
     with pytest.raises(UserError, match=r"'id' .* two things at once \(--caption_column, --id_column\)"):
-        normalise(rows(1), {"image": "image", "captions": "id", "id": "id"})
+        to_schema(rows(1), {"image": "image", "captions": "id", "id": "id"})
 
 
 def test_columns_in_the_way_are_renamed(rows: Rows) -> None:
     dataset = rows(2).add_column("text", ["a", "b"]).add_column("key", ["k", "l"])
-    dataset = normalise(dataset, {"image": None, "captions": "text", "label": None, "id": "key"})
+    dataset = to_schema(dataset, {"image": None, "captions": "text", "label": None, "id": "key"})
     assert dataset["captions"][:] == [["a"], ["b"]] and dataset["id"][:] == ["k", "l"]
     assert dataset["source_captions"][:] == [["picture 0"], ["picture 1"]] and dataset["source_id"][:] == ["0", "1"]
 
@@ -157,14 +157,14 @@ def test_images_as_bytes_or_paths(
     encoded = encode(noise(0))
     (tmp_path / "a.png").write_bytes(encoded)
     value = {"bytes": encoded, "path": str(tmp_path / "a.png"), "struct": {"bytes": encoded, "path": None}}[kind]
-    dataset = normalise(Dataset.from_dict({"photo": [value]}), {"image": "photo"})
+    dataset = to_schema(Dataset.from_dict({"photo": [value]}), {"image": "photo"})
     assert dataset.features["image"] == Image()
     np.testing.assert_array_equal(np.asarray(dataset[0]["image"]), np.asarray(noise(0)))
 
 
 def test_images_as_numbers_are_refused() -> None:
     with pytest.raises(UserError, match="holds int64, neither images nor encoded bytes nor paths"):
-        normalise(Dataset.from_dict({"image": [1]}), {"image": "image"})
+        to_schema(Dataset.from_dict({"image": [1]}), {"image": "image"})
 
 
 TEXT_TYPES = [pa.string(), pa.large_string()]
@@ -179,14 +179,14 @@ def test_captions_of_every_type(text: pa.DataType, container: Callable | None, r
     )
     dataset = rows(2).remove_columns("captions")
     dataset = Dataset(pa.table({"image": arrow_column(dataset, "image"), "text": column}))
-    dataset = normalise(dataset, {"image": "image", "captions": "text"})
+    dataset = to_schema(dataset, {"image": "image", "captions": "text"})
     assert dataset.features["captions"] == List(Value("string"))
     assert dataset["captions"][:] == ([["one"], ["two"]] if container is None else values)
 
 
 def test_selected_rows_keep_their_captions(rows: Rows) -> None:
     dataset = rows(4).remove_columns("captions").add_column("text", list("abcd")).select([3, 1])
-    dataset = normalise(dataset, {"image": "image", "captions": "text"})
+    dataset = to_schema(dataset, {"image": "image", "captions": "text"})
     assert dataset["captions"][:] == [["d"], ["b"]] and dataset["id"][:] == ["3", "1"]
 
 
@@ -194,30 +194,30 @@ def test_empty_captions_are_all_listed(rows: Rows) -> None:
     dataset = rows(6, list("abcdef")).remove_columns("captions")
     texts = dataset.add_column("text", ["fine", "", " \t\n", None, "fine", "fine"])
     with pytest.raises(UserError, match=r"'text' .* empty in 3 rows \(--caption_column\), whose ids are b, c, d\.$"):
-        normalise(texts, {"image": "image", "captions": "text"})
+        to_schema(texts, {"image": "image", "captions": "text"})
     lists = dataset.add_column("text", [["fine"], [], ["fine", " "], None, ["fine", None], ["fine", "fine"]])
     with pytest.raises(UserError, match=r"empty in 4 rows .* are b, c, d, e\.$"):
-        normalise(lists, {"image": "image", "captions": "text"})
+        to_schema(lists, {"image": "image", "captions": "text"})
     many = rows(30).remove_columns("captions").add_column("text", [""] * 30)
     with pytest.raises(UserError, match=r"18, 19 and 10 more\.$"):
-        normalise(many, {"image": "image", "captions": "text"})
+        to_schema(many, {"image": "image", "captions": "text"})
 
 
 def test_captions_of_another_type(rows: Rows) -> None:
     dataset = rows(1).add_column("score", [1.5])
     with pytest.raises(UserError, match=r"'score' .* holds double"):
-        normalise(dataset, {"image": "image", "captions": "score"})
+        to_schema(dataset, {"image": "image", "captions": "score"})
 
 
 def test_ids_of_other_types_missing_or_repeated(rows: Rows) -> None:
     dataset = rows(4).remove_columns("id")
-    assert normalise(dataset.add_column("n", [3, 1, 2, 0]), {"image": None, "id": "n"})["id"][:] == ["3", "1", "2", "0"]
+    assert to_schema(dataset.add_column("n", [3, 1, 2, 0]), {"image": None, "id": "n"})["id"][:] == ["3", "1", "2", "0"]
     with pytest.raises(UserError, match=r"'n' .* holds double, neither strings nor integers"):
-        normalise(dataset.add_column("n", [3.0, 1.0, 2.0, 0.0]), {"image": None, "id": "n"})
+        to_schema(dataset.add_column("n", [3.0, 1.0, 2.0, 0.0]), {"image": None, "id": "n"})
     with pytest.raises(UserError, match=r"'n' .* empty or holds a line break in 3 rows \(--id_column\): 1, 2, 3\.$"):
-        normalise(dataset.add_column("n", ["a", None, " ", "b\nc"]), {"image": None, "id": "n"})
+        to_schema(dataset.add_column("n", ["a", None, " ", "b\nc"]), {"image": None, "id": "n"})
     with pytest.raises(UserError, match=r"^2 ids of .* are repeated in the column 'n' \(--id_column\): [ab], [ab]\.$"):
-        normalise(dataset.add_column("n", ["a", "b", "a", "b"]), {"image": None, "id": "n"})
+        to_schema(dataset.add_column("n", ["a", "b", "a", "b"]), {"image": None, "id": "n"})
 
 
 def test_labels_are_encoded_alike_in_all_splits(tmp_path: Path, rows: Rows) -> None:

@@ -17,7 +17,7 @@ from PIL import Image as PILImage
 
 from hf_unlearn.data import images, splits
 from hf_unlearn.data.earlier_rows import PastRows
-from hf_unlearn.data.splits import make_splits, paper_split, plan_request
+from hf_unlearn.data.splits import make_splits, request_rows
 from hf_unlearn.errors import UserError
 
 Rows = Callable[..., Dataset]
@@ -101,20 +101,12 @@ def test_a_request_for_rows_that_would_be_held_out_is_honoured() -> None:
     assert ids["test"] and not set(ids["test"]) & set(held_out)
 
 
-def test_the_published_split() -> None:
-    validation, unlearn, retain = paper_split(50_000, 0.1, seed=1)
-    permutation = np.random.RandomState(1).permutation(50_000)
-    np.testing.assert_array_equal(validation, permutation[:5_000])
-    np.testing.assert_array_equal(unlearn, permutation[5_000:9_500])
-    np.testing.assert_array_equal(retain, permutation[9_500:])
-    assert len(paper_split(50_000, 0.5)[1]) == 22_500
-
-
-@pytest.mark.parametrize("fraction", [0.1, 0.5])
-def test_a_dataset_with_a_test_split_gets_the_published_split(fraction: float) -> None:
-    data = DatasetDict(train=ids_only(500), test=ids_only(40, "t"))
+@pytest.mark.parametrize(("fraction", "unlearn"), [(0.1, 4_500), (0.5, 22_500)])
+def test_a_dataset_with_a_test_split_gets_the_published_split(fraction: float, unlearn: int) -> None:
+    data = DatasetDict(train=ids_only(50_000), test=ids_only(40, "t"))
     ids, _ = plan(data, unlearn_fraction=fraction, split_seed=7)
-    parts = dict(zip(["validation", "unlearn", "retain"], paper_split(500, fraction, 7), strict=True))
+    rows = np.split(np.random.RandomState(7).permutation(50_000), [5_000, 5_000 + unlearn])
+    parts = dict(zip(["validation", "unlearn", "retain"], rows, strict=True))
     assert ids == {**{name: [str(i) for i in part] for name, part in parts.items()}, "test": list(data["test"]["id"])}
 
 
@@ -304,7 +296,7 @@ def test_the_embedded_data_splits_as_it_is(seed: int, openmoji: Dataset) -> None
 
 @given(st.lists(st.text(min_size=1), min_size=1, unique=True), st.data())
 @settings(deadline=None, max_examples=40)
-def test_plan_request_finds_what_a_dictionary_finds(ids: list[str], data: st.DataObject) -> None:
+def test_request_rows_finds_what_a_dictionary_finds(ids: list[str], data: st.DataObject) -> None:
     ids = [row for row in ids if row.strip()] or ["a"]
     wanted = data.draw(st.lists(st.sampled_from(ids), min_size=1, unique=True))
     place = {row: i for i, row in enumerate(ids)}
@@ -314,14 +306,14 @@ def test_plan_request_finds_what_a_dictionary_finds(ids: list[str], data: st.Dat
         pa.array(ids),
         pa.chunked_array([ids[:1], ids[1:]], pa.large_string()),
     ):
-        assert plan_request(form, wanted).tolist() == sorted(place[row] for row in wanted)
+        assert request_rows(form, wanted).tolist() == sorted(place[row] for row in wanted)
 
 
-def test_plan_request_takes_integers_and_cuts_long_lists() -> None:
-    assert plan_request(["10", "11"], [11]).tolist() == [1]
+def test_request_rows_takes_integers_and_cuts_long_lists() -> None:
+    assert request_rows(["10", "11"], [11]).tolist() == [1]
     told = r"no training row has \(30\): 0, 1, .*, 19 and 10 more \(there are ids such as a\)\.$"
     with pytest.raises(UserError, match=told):
-        plan_request(["a"], list(range(30)))
+        request_rows(["a"], list(range(30)))
 
 
 def planning_peak(n: int) -> int:
@@ -330,7 +322,7 @@ def planning_peak(n: int) -> int:
     wanted = [f"sample-{i:09d}" for i in range(0, n, 10)]
     before = pa.total_allocated_bytes()
     tracemalloc.start()
-    rows = plan_request(ids, wanted)
+    rows = request_rows(ids, wanted)
     python = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     np.testing.assert_array_equal(rows, np.arange(0, n, 10))
@@ -348,7 +340,7 @@ def test_planning_touches_each_id_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     index_in = splits.pc.index_in
     monkeypatch.setattr(splits.pc, "index_in", lambda *a, **k: calls.append(len(a[0])) or index_in(*a, **k))
-    plan_request([str(i) for i in range(1000)], [str(i) for i in range(0, 1000, 7)])
+    request_rows([str(i) for i in range(1000)], [str(i) for i in range(0, 1000, 7)])
     assert calls == [1000]
 
 

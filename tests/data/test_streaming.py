@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from hf_unlearn.data.encoded import EncodedSplit
-from hf_unlearn.data.preprocessing import ContrastiveInputs, ImageTextInputs, ImageViewInputs
+from hf_unlearn.data.preprocessing import ContrastivePreprocessor, ImageTextPreprocessor, ImageViewPreprocessor
 from hf_unlearn.data.sampler import SplitSampler
 from hf_unlearn.data.streaming import StreamedBatches, StreamedSplit, known_rows
 from hf_unlearn.data.views import VIEW_PRESETS
@@ -26,8 +26,8 @@ ROWS, SHARDS = 54, 4
 
 
 @pytest.fixture(scope="module")
-def inputs():
-    return ImageViewInputs(image_processor_of(VIEW_PRESETS["light"]), VIEW_PRESETS["light"])
+def preprocessor():
+    return ImageViewPreprocessor(image_processor_of(VIEW_PRESETS["light"]), VIEW_PRESETS["light"])
 
 
 @pytest.fixture(scope="module")
@@ -42,19 +42,19 @@ def parquet(tmp_path_factory, shapes):
 
 
 @pytest.fixture
-def stream(parquet, inputs):
-    return StreamedSplit(parquet, inputs, rows=ROWS, shuffle_buffer=16)
+def stream(parquet, preprocessor):
+    return StreamedSplit(parquet, preprocessor, rows=ROWS, shuffle_buffer=16)
 
 
 @pytest.fixture
-def unlearn(shapes, inputs):
-    return EncodedSplit(shapes.select(range(ROWS, 65)), inputs)
+def unlearn(shapes, preprocessor):
+    return EncodedSplit(shapes.select(range(ROWS, 65)), preprocessor)
 
 
 @pytest.fixture(scope="module")
-def names(shapes, inputs):
+def names(shapes, preprocessor):
     """A function from a batch to the rows of `shapes` that its pictures are."""
-    pixels = EncodedSplit(shapes, inputs).resident["pixels"]
+    pixels = EncodedSplit(shapes, preprocessor).resident["pixels"]
     rows = {picture.numpy().tobytes(): row for row, picture in enumerate(pixels)}
     assert len(rows) == len(shapes)
     return lambda batch: [rows[picture.numpy().tobytes()] for picture in batch["pixels"]]
@@ -86,7 +86,7 @@ def test_the_order_follows_from_seed_and_epoch(stream, unlearn, names):
     assert len({tuple(batch[13:]) for batch in order(0, 0) + order(0, 1)}) == 10  # unlearn rows, too
 
 
-class Numbers(ContrastiveInputs):
+class Numbers(ContrastivePreprocessor):
     """Rows whose stored picture is a number, which need no decoding."""
 
     def __init__(self) -> None: ...
@@ -172,9 +172,9 @@ def test_workers_share_an_epoch(stream, unlearn, names):
     assert [names(b) for b in DataLoader(batches, batch_size=None, num_workers=2)] == [names(b) for b in loaded]
 
 
-def test_without_a_number_of_rows_it_has_no_end(parquet, inputs, names):
+def test_without_a_number_of_rows_it_has_no_end(parquet, preprocessor, names):
     assert known_rows(parquet) is None
-    batches = StreamedBatches(StreamedSplit(parquet, inputs), None, 16)
+    batches = StreamedBatches(StreamedSplit(parquet, preprocessor), None, 16)
     with pytest.raises(TypeError, match="no length"):
         len(batches)
     seen = [row for batch in islice(batches, 7) for row in names(batch)]
@@ -193,19 +193,19 @@ def test_the_number_of_rows_comes_from_the_info(tmp_path, shapes):
 
 def test_captions_come_along(parquet, shapes, tiny_clip, names):
     _, processor = load_encoder(str(tiny_clip))
-    inputs = ImageTextInputs(processor, max_length=12)
-    ours = StreamedSplit(parquet, inputs, shuffle_buffer=4)
-    rows = EncodedSplit(shapes.select(range(ROWS)), inputs).resident
+    preprocessor = ImageTextPreprocessor(processor, max_length=12)
+    ours = StreamedSplit(parquet, preprocessor, shuffle_buffer=4)
+    rows = EncodedSplit(shapes.select(range(ROWS)), preprocessor).resident
     first = ours.first(ROWS + 1)
     assert first.keys() == rows.keys()
     assert all(first[name].equal(rows[name]) for name in rows)
     ours.rows = ROWS
-    batch = next(iter(StreamedBatches(ours, EncodedSplit(shapes.select([70, 71]), inputs), 8)))
+    batch = next(iter(StreamedBatches(ours, EncodedSplit(shapes.select([70, 71]), preprocessor), 8)))
     assert batch["is_unlearn"].tolist() == [False] * 6 + [True] * 2
     assert batch["input_ids"].shape == (8, 2, 12) and batch["caption_counts"].max() == 2
 
 
-def test_tar_shards(tmp_path, shapes, inputs, names):
+def test_tar_shards(tmp_path, shapes, preprocessor, names):
     for shard in range(2):
         with tarfile.open(tmp_path / f"{shard}.tar", "w") as tar:
             for row in shapes.select(range(shard * 10, shard * 10 + 10)):
@@ -218,18 +218,18 @@ def test_tar_shards(tmp_path, shapes, inputs, names):
                     tar.addfile(member, io.BytesIO(content))
     rows = load_dataset("webdataset", data_files=str(tmp_path / "*.tar"), split="train", streaming=True)
     rows = rows.rename_columns({"png": "image", "__key__": "id"})
-    batches = StreamedBatches(StreamedSplit(rows, inputs, rows=20), None, 5)
+    batches = StreamedBatches(StreamedSplit(rows, preprocessor, rows=20), None, 5)
     assert sorted(row for batch in batches for row in names(batch)) == list(range(20))
     assert batches.shards == 2
 
 
-def test_a_bad_picture_is_named(inputs, shapes):
+def test_a_bad_picture_is_named(preprocessor, shapes):
     good = shapes.cast_column("image", shapes.features["image"]).select(range(3))
     rows = [{"image": {"bytes": b"no picture", "path": None}, "id": "the-bad-one"}]
     rows += [{"image": {"bytes": _png(row["image"]), "path": None}, "id": row["id"]} for row in good]
     stream = Dataset.from_list(rows).to_iterable_dataset()
     with pytest.raises(UserError, match="row the-bad-one of the retain stream: it cannot be read"):
-        list(StreamedBatches(StreamedSplit(stream, inputs, rows=4), None, 4))
+        list(StreamedBatches(StreamedSplit(stream, preprocessor, rows=4), None, 4))
 
 
 def test_a_caption_without_a_list_is_one_caption(shapes, pairs):
@@ -242,7 +242,7 @@ def test_a_caption_without_a_list_is_one_caption(shapes, pairs):
 
 @pytest.fixture(scope="module")
 def pairs(tiny_clip):
-    return ImageTextInputs(load_encoder(str(tiny_clip))[1], max_length=12)
+    return ImageTextPreprocessor(load_encoder(str(tiny_clip))[1], max_length=12)
 
 
 @pytest.mark.parametrize(
@@ -270,10 +270,10 @@ def test_a_missing_column_is_named_with_those_there_are(pairs, shapes):
         next(iter(StreamedBatches(stream, None, 4)))
 
 
-def test_a_stream_without_rows_is_refused(inputs, parquet):
+def test_a_stream_without_rows_is_refused(preprocessor, parquet):
     nothing = parquet.filter(lambda row: False)
     with pytest.raises(UserError, match="The retain stream has no row for process 0 of 1"):
-        next(iter(StreamedBatches(StreamedSplit(nothing, inputs), None, 4)))
+        next(iter(StreamedBatches(StreamedSplit(nothing, preprocessor), None, 4)))
 
 
 def _png(image):
@@ -290,8 +290,10 @@ def spoilt(parquet):
     return Dataset.from_list(rows, features=parquet.features).to_iterable_dataset(num_shards=4)
 
 
-def test_bad_pictures_of_a_stream_are_left_out_on_request(spoilt, inputs, unlearn, names, caplog):
-    batches = StreamedBatches(StreamedSplit(spoilt, inputs, rows=ROWS, shuffle_buffer=16, skip_bad=True), unlearn, 16)
+def test_bad_pictures_of_a_stream_are_left_out_on_request(spoilt, preprocessor, unlearn, names, caplog):
+    batches = StreamedBatches(
+        StreamedSplit(spoilt, preprocessor, rows=ROWS, shuffle_buffer=16, skip_bad=True), unlearn, 16
+    )
     found = [batch for batch in batches]
     assert all(batch["pixels"].shape == (16, 3, 32, 32) for batch in found)
     retain = [row for batch in found for row in names({"pixels": batch["pixels"][~batch["is_unlearn"]]})]
@@ -299,22 +301,22 @@ def test_bad_pictures_of_a_stream_are_left_out_on_request(spoilt, inputs, unlear
     assert caplog.text.count("Left out: Column 'image' of row") >= 3
     again = [batch["pixels"] for batch in batches]
     assert all(torch.equal(one["pixels"], other) for one, other in zip(found, again, strict=True))
-    assert len(StreamedSplit(spoilt, inputs, rows=ROWS, skip_bad=True).sample(ROWS)) == ROWS - 3
+    assert len(StreamedSplit(spoilt, preprocessor, rows=ROWS, skip_bad=True).sample(ROWS)) == ROWS - 3
 
 
-def test_bad_pictures_of_a_stream_are_refused_otherwise_and_where_none_is_good(spoilt, inputs):
+def test_bad_pictures_of_a_stream_are_refused_otherwise_and_where_none_is_good(spoilt, preprocessor):
     with pytest.raises(UserError, match="of the retain stream: it cannot be read"):
-        list(StreamedBatches(StreamedSplit(spoilt, inputs, rows=ROWS), None, 16))
+        list(StreamedBatches(StreamedSplit(spoilt, preprocessor, rows=ROWS), None, 16))
     nothing = Dataset.from_list([{"image": {"bytes": b"x", "path": None}}] * 5, features=Features(image=Image()))
-    nothing = StreamedSplit(nothing.to_iterable_dataset(), inputs, rows=5, skip_bad=True)
+    nothing = StreamedSplit(nothing.to_iterable_dataset(), preprocessor, rows=5, skip_bad=True)
     with pytest.raises(UserError, match="no row left that can be used"):
         next(iter(StreamedBatches(nothing, None, 4)))
 
 
 def test_a_row_without_captions_is_no_bad_picture(shapes, tiny_clip):
-    inputs = ImageTextInputs(load_encoder(str(tiny_clip))[1], 8)
+    preprocessor = ImageTextPreprocessor(load_encoder(str(tiny_clip))[1], 8)
     rows = shapes.select(range(4)).map(
         lambda row, n: {"captions": [] if n == 2 else row["captions"]}, with_indices=True
     )
     with pytest.raises(UserError, match="Column 'captions' of row"):
-        StreamedSplit(rows.to_iterable_dataset(), inputs, rows=4, skip_bad=True).first(4)
+        StreamedSplit(rows.to_iterable_dataset(), preprocessor, rows=4, skip_bad=True).first(4)

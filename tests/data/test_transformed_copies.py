@@ -4,10 +4,10 @@ import torch
 from datasets import DatasetDict
 from PIL import Image
 
-from hf_unlearn.data.duplicates import difference_hash, near_copies
+from hf_unlearn.data.duplicates import difference_hash, near_duplicates
 from hf_unlearn.data.encoded import EncodedSplit, EncodedSplits
 from hf_unlearn.data.images import to_rgb
-from hf_unlearn.data.preprocessing import ImageViewInputs
+from hf_unlearn.data.preprocessing import ImageViewPreprocessor
 from hf_unlearn.data.transformed_copies import TRANSFORMS, DerivedSplit, near_copy, plant_near_copies
 from hf_unlearn.data.views import VIEW_PRESETS
 from hf_unlearn.errors import UserError
@@ -49,14 +49,14 @@ def test_near_copies_are_near_by_the_library_s_own_measure(shapes, pixels):
         hashes = [difference_hash(Image.fromarray(c.permute(1, 2, 0).numpy())) for c in copy]
         distances = np.bitwise_count(np.array(hashes, np.uint64) ^ original)
         assert np.median(distances) <= 2
-    assert near_copies(original, original).all()
+    assert near_duplicates(original, original).all()
 
 
 def test_derived_rows_equal_encoding_them(shapes):
-    inputs = ImageViewInputs(image_processor_of(VIEW_PRESETS["light"]), VIEW_PRESETS["light"])
-    whole = EncodedSplit(shapes, inputs)
+    preprocessor = ImageViewPreprocessor(image_processor_of(VIEW_PRESETS["light"]), VIEW_PRESETS["light"])
+    whole = EncodedSplit(shapes, preprocessor)
     some = DerivedSplit(whole, [5, 1, 7])
-    fresh = EncodedSplit(shapes.select([5, 1, 7]), inputs)
+    fresh = EncodedSplit(shapes.select([5, 1, 7]), preprocessor)
     assert len(some) == 3
     assert torch.equal(some.rows([2, 0])["pixels"], fresh.rows([2, 0])["pixels"])
     flipped = DerivedSplit(some, change=TRANSFORMS["flip"])

@@ -19,7 +19,7 @@ from hf_unlearn.models.image_processor import image_processor_of
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.moco import MoCoConfig, MoCoModel
 from hf_unlearn.models.simclr import SimCLRConfig, SimCLRModel
-from hf_unlearn.training.inputs import make_inputs
+from hf_unlearn.training.preprocessor import make_preprocessor
 from hf_unlearn.training.trainer import UnlearningTrainer
 
 FAMILIES = ("clip", "simclr", "moco")
@@ -64,7 +64,7 @@ def splits(shapes: Dataset) -> DatasetDict:
 def encoded(bases: dict[str, Path], splits: DatasetDict) -> dict[str, dict[str, EncodedSplit]]:
     """The splits as each family takes them."""
     light = DataConfig(views="light")
-    inputs = {family: make_inputs(*load_encoder(str(folder)), light) for family, folder in bases.items()}
+    inputs = {family: make_preprocessor(*load_encoder(str(folder)), light) for family, folder in bases.items()}
     gc.freeze()  # a Trainer collects garbage first, and most of what was imported will never be any
     return {f: {name: EncodedSplit(rows, inputs[f]) for name, rows in splits.items()} for f in bases}
 

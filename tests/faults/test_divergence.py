@@ -159,7 +159,7 @@ def test_the_probe_is_info_nce_of_retain_rows_by_hand(trainer):
     loss, chance, spread = ours.probe_retain().tolist()
     rows = {name: value.clone() for name, value in ours._probe.items()}
     with torch.no_grad():
-        outputs = ours.model.eval()(**ours.model_inputs.batch(rows, ours.args.seed))
+        outputs = ours.model.eval()(**ours.preprocessor.batch(rows, ours.args.seed))
     x, y = (value.double().numpy() for value in (outputs.image_embeds, outputs.text_embeds))
     similarities = min(100, math.exp(ours.model.logit_scale.item())) * x @ y.T
     expected = np.mean(

@@ -147,7 +147,7 @@ REFUSED = {
     "24 remote code": ("--model_name_or_path {}/{family}-code", r"--trust_remote_code if you trust it"),
     "24 no name": (
         "--model_name_or_path ../../etc/x",
-        r"'\.\./\.\./etc/x' is neither a folder nor a repository name; name a folder that is there, or owner/name",
+        r"'\.\./\.\./etc/x' is neither a folder nor a Hub id; name a folder that is there, or owner/name",
     ),
     "a config that is no YAML": ("--config {}/bad.yaml", r"bad.yaml is not valid YAML \(line 1\)"),
     "a setting nobody has": ("--config {}/unknown.yaml", r"--learning_rat; did you mean --learning_rate"),
@@ -188,7 +188,7 @@ REFUSED = {
         "--max_length 9999",
         r"max_length=9999 is more than the \d+ tokens that CLIPModel has positions for; use fewer",
     ),
-    "a missing Retrain": ("--retrain_model {}/no-retrain", r"no-retrain cannot be loaded"),
+    "a missing Retrain": ("--retrain_model {}/no-retrain", r"no-retrain' is neither a folder nor a Hub id"),
 }
 
 
@@ -212,7 +212,7 @@ def test_a_recipe_refuses_bad_input(family, case, told, inputs, bases, tmp_path,
 COMMANDS = {
     "no such method": ("methods amnesia", r"unknown method amnesia; choose from"),
     "nothing to unlearn": ("evaluate {base} --base {base} --dataset {}/good", r"Nothing says what is to be unlearned"),
-    "a model that is not there": ("evaluate {}/none --base {base} {good}", r"none cannot be loaded"),
+    "a model that is not there": ("evaluate {}/none --base {base} {good}", r"none' is neither a folder nor a Hub id"),
     "a base that is not there": (
         "evaluate {base} --base {}/none {good}",
         r"none' is neither a folder nor .*name a folder",

@@ -359,7 +359,7 @@ def test_tampering_in_the_repository_is_named(run: Path, hub: LocalHub, name: st
 @pytest.mark.parametrize(
     ("target", "revision", "named"),
     [
-        ("../runs/clip", None, "neither a folder nor a repository name"),
+        ("../runs/clip", None, "neither a folder nor a Hub id"),
         ("org/none", None, "nor a repository that you may read"),
         ("org/clip", "v9", "org/clip has no revision 'v9'"),
     ],

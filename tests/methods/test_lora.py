@@ -210,7 +210,7 @@ def test_a_second_adapter_and_a_frozen_one_are_refused(with_lora, make_trainer):
 def test_terms_see_through_the_wrapper(with_lora):
     trainer = with_lora()
     batch = trainer.train_dataset.__getitems__([0, 1, 2])
-    inputs = trainer.model_inputs.batch({k: v for k, v in batch.items() if k not in ("index", "is_unlearn")}, None)
+    inputs = trainer.preprocessor.batch({k: v for k, v in batch.items() if k not in ("index", "is_unlearn")}, None)
     with torch.no_grad():
         adapted, plain = (contrastive_terms(m, inputs) for m in (trainer.model, trainer.model.get_base_model()))
     assert type(adapted) is type(plain) and torch.equal(adapted.x, plain.x)

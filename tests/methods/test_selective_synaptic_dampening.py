@@ -33,7 +33,7 @@ def importances(trainer, split, importance, batch):
     starts = range(0, len(split), batch)
     for start in starts:
         rows = split.rows([row % len(split) for row in range(start, start + batch)])
-        inputs = trainer.model_inputs.batch(rows, start)
+        inputs = trainer.preprocessor.batch(rows, start)
         if importance == "output_norm":
             value = squared_norms(trainer, inputs).mean()
         else:

@@ -15,7 +15,7 @@ def state(trainer):
 @torch.no_grad()
 def cosine(trainer, split):
     """Mean cosine of the pairs of a split at once, with the first step's views."""
-    terms = contrastive_terms(trainer.model.eval(), trainer.model_inputs.batch(split.rows(range(len(split))), 0))
+    terms = contrastive_terms(trainer.model.eval(), trainer.preprocessor.batch(split.rows(range(len(split))), 0))
     return terms.cosine.mean().item()
 
 
@@ -37,7 +37,7 @@ def test_the_step_is_along_the_layers_gradient_of_the_mean_cosine(make_trainer):
     trainer = make_trainer("slug", target_cosine=-0.9, per_device_train_batch_size=10)
     trainer.args.target_cosine = cosine(trainer, trainer._unlearn) - 0.05
     before = state(trainer)
-    terms = contrastive_terms(trainer.model.eval(), trainer.model_inputs.batch(trainer._unlearn.rows(range(10)), 0))
+    terms = contrastive_terms(trainer.model.eval(), trainer.preprocessor.batch(trainer._unlearn.rows(range(10)), 0))
     terms.cosine.mean().backward()
     gradients = {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
     trainer.train()

@@ -141,7 +141,7 @@ def test_a_streaming_unlearn_split_is_refused(make_trainer, shards, splits):
 
 def test_the_first_rows_are_watched(streamed, shapes):
     trainer = streamed("gradient_ascent", retain_rows=None)
-    expected = trainer.model_inputs.encode(shapes.select(range(16))[:])
+    expected = trainer.preprocessor.encode(shapes.select(range(16))[:])
     assert trainer._probe["pixels"].equal(expected["pixels"])
     assert len(trainer.probe_retain()) == 3
 

@@ -24,7 +24,7 @@ def drawn(trainer, rows):
     batch = trainer.train_dataset.__getitems__(list(rows))
     if "input_ids" not in batch:
         return [0] * len(rows)
-    tokens = trainer.model_inputs.batch(dict(batch), 7)["input_ids"].tolist()
+    tokens = trainer.preprocessor.batch(dict(batch), 7)["input_ids"].tolist()
     return [captions.index(taken) for captions, taken in zip(batch["input_ids"].tolist(), tokens, strict=True)]
 
 
@@ -90,7 +90,7 @@ def test_each_caption_has_a_target_of_its_own(make_trainer, splits, loss_of_batc
     for seed in range(6):
         batch = trainer.train_dataset.__getitems__(MIXED)
         trainer._step_seed = lambda seed=seed: seed
-        tokens = trainer.model_inputs.batch(dict(batch), seed)["input_ids"]
+        tokens = trainer.preprocessor.batch(dict(batch), seed)["input_ids"]
         second = sum(bool((tokens[i] == batch["input_ids"][i, 1]).all()) for i in range(7, 11))
         seen = []
         trainer.report = lambda total, *_, seen=seen, **parts: seen.append(parts) or total

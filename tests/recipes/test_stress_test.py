@@ -99,10 +99,10 @@ def test_models_of_other_data_or_settings_are_not_taken(folder, tiny_clip, tmp_p
     def settings(*extra: str, **changed) -> list[dict]:
         """What each model's file must agree in to be used."""
         made: list[dict] = []
-        monkeypatch.setattr(stress, "_observe", lambda *given: made.append(given[-1]))
+        monkeypatch.setattr(stress, "_signals_of", lambda *given: made.append(given[-1]))
         words = ("--model_name_or_path", str(tiny_clip), "--split_seed", "0", *extra)
         benchmark = stress.Benchmark.load(folder / "clip.yaml")
-        stress._observe_all(stress.StressTest(benchmark, ensemble=2, extra=words, **changed), tmp_path)
+        stress._extract_all(stress.StressTest(benchmark, ensemble=2, extra=words, **changed), tmp_path)
         return made
 
     first = settings()

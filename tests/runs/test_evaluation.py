@@ -8,7 +8,7 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Value
 
 from hf_unlearn.data.encoded import EncodedSplit
-from hf_unlearn.data.preprocessing import ImageTextInputs
+from hf_unlearn.data.preprocessing import ImageTextPreprocessor
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.runs.evaluation import ClassLabels, ImageTextEvaluator, ImageViewEvaluator, class_labels
@@ -100,9 +100,9 @@ def test_captions_that_read_the_same_are_hits_of_each_other(tiny_clip, shapes):
     one_text = shapes.select(range(8)).map(lambda _: {"captions": ["a red circle"]})
 
     def recalls(rows):
-        inputs = ImageTextInputs(processor, 16)
-        split = EncodedSplit(rows, inputs)
-        return ImageTextEvaluator(dict.fromkeys(NAMES, split), inputs).evaluate(model)
+        preprocessor = ImageTextPreprocessor(processor, 16)
+        split = EncodedSplit(rows, preprocessor)
+        return ImageTextEvaluator(dict.fromkeys(NAMES, split), preprocessor).evaluate(model)
 
     found = recalls(one_text)
     assert found.metrics["recall_at_1_image_to_text"] == found.metrics["recall_at_1_text_to_image"] == 100
@@ -123,10 +123,10 @@ def test_trials_within_the_interval_of_the_best_are_said_to_be_tied():
 
 def test_negative_alignment_counts_each_picture_once_however_many_captions_it_has(tiny_clip, shapes):
     model, processor = load_encoder(str(tiny_clip))
-    inputs = ImageTextInputs(processor, 16)
+    preprocessor = ImageTextPreprocessor(processor, 16)
     rows = shapes.select([*range(4), *range(20, 24)])  # with one caption, and with two
     rows = rows.map(lambda row, n: {"captions": row["captions"] * (1 + 2 * (n % 2))}, with_indices=True)
-    evaluator = ImageTextEvaluator(dict.fromkeys(NAMES, EncodedSplit(rows, inputs)), inputs)
+    evaluator = ImageTextEvaluator(dict.fromkeys(NAMES, EncodedSplit(rows, preprocessor)), preprocessor)
     before = evaluator.evaluate(model)
     with torch.no_grad():
         model.visual_projection.weight.mul_(torch.linspace(0.2, 2, model.visual_projection.weight.shape[1]))

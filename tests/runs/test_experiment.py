@@ -73,7 +73,7 @@ def experiment(bases, shapes, tmp_path, monkeypatch):
 def test_every_method_runs_on_every_family(family, experiment):
     ours, methods = experiment(family)
     for config in methods.values():
-        ours.measure(config)
+        ours.train_and_evaluate(config)
     assert all(np.isfinite(list(ours.before.metrics.values())))
 
 
@@ -121,8 +121,8 @@ def test_the_order_of_methods_does_not_matter(experiment):
     for order in (("fine_tune", "retrain"), ("retrain", "fine_tune")):
         ours, methods = experiment("clip", "--methods", *order)
         for method in order:
-            ours.evaluations[method] = ours.measure(methods[method])[1]
-        rows = {row.method: dict(row.metrics) for row in ours.compare().rows}
+            ours.evaluations[method] = ours.train_and_evaluate(methods[method])[1]
+        rows = {row.method: dict(row.metrics) for row in ours.results().rows}
         found.append({(m, k): v for m, row in rows.items() for k, v in row.items() if k != "run_time_minutes"})
     assert found[0] == found[1]
     assert {("fine_tune", "agreement_pearson"), ("fine_tune", "cka_to_retrain")} <= found[0].keys()

@@ -25,7 +25,7 @@ def same(first, second):
 def salient(trainer, share):
     """The mask by hand: one batch of all unlearn rows, a sort of all absolute gradients."""
     rows = trainer.saliency._unlearn.rows(range(10))
-    terms = contrastive_terms(trainer.model.eval(), trainer.model_inputs.batch(rows, 0))
+    terms = contrastive_terms(trainer.model.eval(), trainer.preprocessor.batch(rows, 0))
     info_nce(terms, torch.ones(10)).backward()
     sizes = {
         name: torch.zeros_like(value) if value.grad is None else value.grad.abs()

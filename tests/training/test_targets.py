@@ -125,7 +125,7 @@ def test_targets_hold_retain_and_give_unlearn_what_held_out_pairs_have(make_trai
     def halves(name):
         split = trainer.rows.encoded(splits[name])
         with torch.no_grad():
-            outputs = trainer.model.eval()(**trainer.model_inputs.batch(split.rows(range(len(split))), None))
+            outputs = trainer.model.eval()(**trainer.preprocessor.batch(split.rows(range(len(split))), None))
         return (loss_oracle.unit(half) for half in (outputs.image_embeds, outputs.text_embeds))
 
     x, y = halves("retain")

@@ -14,7 +14,7 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.methods import METHODS
 from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
 from hf_unlearn.models.simclr import SimCLRModel
-from hf_unlearn.training.inputs import make_inputs
+from hf_unlearn.training.preprocessor import make_preprocessor
 
 
 class SameBatch(Sampler[int]):
@@ -124,7 +124,7 @@ def test_the_evaluation_loss_is_info_nce_of_held_out_rows(make_trainer, splits):
     metrics = trainer.evaluate()
     encoded = trainer.eval_dataset.__getitems__(list(range(22)))
     with torch.no_grad():
-        outputs = trainer.model(**trainer.model_inputs.batch(encoded, None))
+        outputs = trainer.model(**trainer.preprocessor.batch(encoded, None))
     halves = (loss_oracle.unit(half.double().numpy()) for half in (outputs.image_embeds, outputs.text_embeds))
     scale = trainer.model.logit_scale.exp().item()
     wanted = loss_oracle.info_nce("cross_modal", *halves, scale, [True] * 22)
@@ -138,7 +138,7 @@ def test_the_evaluation_loss_of_view_encoders_compares_seeded_views(make_trainer
     found = trainer.evaluate()["eval_loss"]
     pixels = trainer.eval_dataset.__getitems__(list(range(22)))["pixels"]
     with torch.no_grad():
-        outputs = trainer.model.eval()(trainer.model_inputs.views(pixels, seed=trainer.place_seed(0)))
+        outputs = trainer.model.eval()(trainer.preprocessor.views(pixels, seed=trainer.place_seed(0)))
     x, y = (loss_oracle.unit(half.double().numpy()) for half in (outputs.x_embeds, outputs.y_embeds))
     assert ((x * y).sum(1) < 0.9999).all()  # no picture is compared with itself
     scale = 1 / trainer.model.config.temperature
@@ -354,12 +354,12 @@ def test_weights_in_half_precision_train(make_trainer, encoder, splits, family, 
 def test_captions_are_as_long_as_the_tokenizer_says(encoder):
     model, processor = encoder("clip")
     config = DataConfig()
-    assert make_inputs(model, processor, config).max_length == 16
+    assert make_preprocessor(model, processor, config).max_length == 16
     processor.tokenizer.model_max_length = 8
-    assert make_inputs(model, processor, config).max_length == 8
-    assert make_inputs(model, processor, replace(config, max_length=12)).max_length == 12
+    assert make_preprocessor(model, processor, config).max_length == 8
+    assert make_preprocessor(model, processor, replace(config, max_length=12)).max_length == 12
     with pytest.raises(UserError, match="max_length=17 is more than the 16 tokens that CLIPModel has positions for"):
-        make_inputs(model, processor, replace(config, max_length=17))
+        make_preprocessor(model, processor, replace(config, max_length=17))
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda", "mps"])

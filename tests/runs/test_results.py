@@ -3,7 +3,7 @@ import json
 import pytest
 
 from hf_unlearn.benchmarks.benchmark import Benchmark, summarise, write_tables
-from hf_unlearn.runs.tables import compare, markdown_table, save_results, text_table
+from hf_unlearn.runs.results import make_results, markdown_table, save_results, text_table
 
 # Table 4 of the paper (CLIP on COCO, 10%): retain and unlearn cosines, and the average gaps it prints.
 TABLE_4 = {
@@ -22,7 +22,7 @@ KEYS = ("cosine_retain", "cosine_unlearn")
 def results():
     metrics = {method: dict(zip(KEYS, values, strict=True)) for method, values in TABLE_4.items()}
     metrics = {"before": {"cosine_retain": 62.09, "cosine_unlearn": 62.08}, **metrics}
-    return compare("image-text", KEYS, metrics, metrics["retrain"])
+    return make_results("image-text", KEYS, metrics, metrics["retrain"])
 
 
 def test_gaps_are_those_the_paper_prints(results):
@@ -51,7 +51,7 @@ def test_the_terminal_has_eighty_columns(family):
     keys = KEYS if family == "image-text" else ("emia", "retain_accuracy", "test_accuracy", "unlearn_accuracy", "cmia")
     further = {"cosine_test": 20.3, "forgetting_score": -84.6, "negative_alignment": -100.0, "run_time_minutes": 12.34}
     metrics = dict.fromkeys(keys, 100.0) | further | {"estimated_gap": 33.6}
-    results = compare(family, keys, {name: metrics for name in ("before", *TABLE_4)}, metrics)
+    results = make_results(family, keys, {name: metrics for name in ("before", *TABLE_4)}, metrics)
     lines = text_table(results).splitlines()
     assert len({len(line) for line in lines}) == 1 and len(lines[0]) <= 80
     text = " ".join(" ".join(lines).split())
@@ -61,7 +61,7 @@ def test_the_terminal_has_eighty_columns(family):
 
 
 def test_without_retrain_there_is_no_gap():
-    results = compare("image-text", KEYS, {"before": dict.fromkeys(KEYS, 1.0)}, None)
+    results = make_results("image-text", KEYS, {"before": dict.fromkeys(KEYS, 1.0)}, None)
     assert results.rows[0].avg_gap is None and markdown_table(results).count("–") >= 1
 
 

@@ -1,4 +1,4 @@
-"""What attacks need to see of one model: alignments, image embeddings, and how fast it relearns."""
+"""The signals that attacks take from one model: alignments, image embeddings, and how fast it relearns."""
 
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -35,8 +35,8 @@ Array = npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True, eq=False)
-class Observation:
-    """One model as an attacker with every access sees it.
+class AttackSignals:
+    """What an attacker with every access takes from one model.
 
     Attributes:
         alignment: Alignments `[n]` of `retain`, `unlearn` and `test`, and of the transformed copies `unlearn/flip`,
@@ -68,7 +68,7 @@ class Observation:
         partial.replace(path)
 
     @classmethod
-    def load(cls, path: Path) -> "Observation":
+    def load(cls, path: Path) -> "AttackSignals":
         """Read what `save` wrote."""
         tensors = load_file(path)
         recovery = tensors.pop("recovery")
@@ -79,8 +79,8 @@ class Observation:
         return cls(recovery=recovery, **parts)
 
 
-class Observer:
-    """Observes any model of an experiment's family on the experiment's splits.
+class SignalExtractor:
+    """Takes the signals of any model of an experiment's family on the experiment's splits.
 
     Args:
         experiment: Its base model and encoded splits are used, not its results.
@@ -92,49 +92,53 @@ class Observer:
         self.splits, self.processor, self.base = experiment.splits, experiment.processor, experiment.base
         self.config, self.steps = config, steps
         evaluator = experiment.evaluator
-        kind = _PairSides if isinstance(evaluator, ImageTextEvaluator) else _ViewSides
-        self.sides = kind(evaluator.splits, evaluator.inputs)
+        kind = _PairSignals if isinstance(evaluator, ImageTextEvaluator) else _ViewSignals
+        self.evaluator = kind(evaluator.splits, evaluator.preprocessor)
 
-    def observe(self, model: PreTrainedModel) -> Observation:
+    def extract(self, model: PreTrainedModel) -> AttackSignals:
         """Embed the splits and their transformed copies, look into the weights, and train copies of the model on."""
         retain = self.splits["retain"]
         alignment: dict[str, Array] = {}
         images: dict[str, Array] = {}
-        alignment["retain"], retain_images = self.sides.of(model, retain)
+        alignment["retain"], retain_images = self.evaluator.alignment_and_images(model, retain)
         anchors = drawn(len(retain), ANCHORS)
         images["anchors"] = retain_images[anchors]
         for name in ("unlearn", "test"):
             split = self.splits[name]
-            alignment[name], images[name] = self.sides.of(model, split)
+            alignment[name], images[name] = self.evaluator.alignment_and_images(model, split)
             some = drawn(len(split), len(split) if name == "unlearn" else COPIED)
             for transform, change in TRANSFORMS.items():
-                alignment[f"{name}/{transform}"], _ = self.sides.of(model, DerivedSplit(split, some, change))
+                alignment[f"{name}/{transform}"], _ = self.evaluator.alignment_and_images(
+                    model, DerivedSplit(split, some, change)
+                )
         for bits in BITS:
             rounded = quantised(model, bits)
             alignment |= {f"{name}/int{bits}": self._alignment(rounded, name) for name in ("unlearn", "test")}
         splits = {"anchors": DerivedSplit(retain, anchors), **{name: self.splits[name] for name in ("unlearn", "test")}}
-        texts = {name: found for name, split in splits.items() if (found := self.sides.texts(model, split)) is not None}
-        return Observation(
+        texts = {
+            name: found for name, split in splits.items() if (found := self.evaluator.texts(model, split)) is not None
+        }
+        return AttackSignals(
             alignment, images, self._recovery(model), texts, self._gradients(model), self._of_weights(model)
         )
 
     def _alignment(self, model: PreTrainedModel, name: str) -> Array:
-        return self.sides.of(model, self.splits[name])[0]
+        return self.evaluator.alignment_and_images(model, self.splits[name])[0]
 
     def _recovery(self, model: PreTrainedModel) -> Array:
         rows = np.random.default_rng(DRAW_SEED).permutation(len(self.splits["unlearn"])).tolist()
-        halves = [DerivedSplit(self.splits["unlearn"], rows[i::2]) for i in (0, 1)]
+        parts = [DerivedSplit(self.splits["unlearn"], rows[i::2]) for i in (0, 1)]
 
         def measure(learner: PreTrainedModel) -> float:
-            return float(self.sides.of(learner, halves[1])[0].mean())
+            return float(self.evaluator.alignment_and_images(learner, parts[1])[0].mean())
 
-        return relearn(model, self.config, halves[0], self.processor, measure, self.steps)
+        return relearn(model, self.config, parts[0], self.processor, measure, self.steps)
 
     def _gradients(self, model: PreTrainedModel) -> dict[str, Array]:
         retain = self.splits["retain"]
         negatives = DerivedSplit(retain, drawn(len(retain), NEGATIVES))
         return {
-            name: gradient_norms(model, self.sides.inputs, split, drawn(len(split), WHITE_BOX), negatives)
+            name: gradient_norms(model, self.evaluator.preprocessor, split, drawn(len(split), WHITE_BOX), negatives)
             for name, split in ((name, self.splits[name]) for name in ("unlearn", "test"))
         }
 
@@ -169,8 +173,8 @@ def drawn(count: int, most: int) -> list[int]:
     return sorted(np.random.default_rng(DRAW_SEED).permutation(count)[:most].tolist())
 
 
-class _PairSides(ImageTextEvaluator):
-    def of(self, model: PreTrainedModel, split: EncodedSplit) -> tuple[Array, Array]:
+class _PairSignals(ImageTextEvaluator):
+    def alignment_and_images(self, model: PreTrainedModel, split: EncodedSplit) -> tuple[Array, Array]:
         """Mean cosine of each picture with its captions, and the pictures' embeddings."""
         x, y, owner, _ = self._embed(model, split)
         return np.bincount(owner, matched_cosine(x, y, owner).per_sample) / np.bincount(owner), x.numpy(force=True)
@@ -181,8 +185,8 @@ class _PairSides(ImageTextEvaluator):
         return y.numpy(force=True)[np.searchsorted(owner, np.arange(len(split)))]
 
 
-class _ViewSides(ImageViewEvaluator):
-    def of(self, model: PreTrainedModel, split: EncodedSplit) -> tuple[Array, Array]:
+class _ViewSignals(ImageViewEvaluator):
+    def alignment_and_images(self, model: PreTrainedModel, split: EncodedSplit) -> tuple[Array, Array]:
         """Mean cosine between views of each picture, and the backbone's features of the first view."""
         views = self._embed_views(model, split)
         return view_alignment(views), views[:, 0].numpy(force=True)

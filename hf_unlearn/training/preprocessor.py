@@ -5,14 +5,14 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from hf_unlearn.data.config import DataConfig
-from hf_unlearn.data.preprocessing import ContrastiveInputs, ImageTextInputs, ImageViewInputs
+from hf_unlearn.data.preprocessing import ContrastivePreprocessor, ImageTextPreprocessor, ImageViewPreprocessor
 from hf_unlearn.data.views import VIEW_PRESETS
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.contrastive import caption_length, is_dual_encoder, unwrap
 from hf_unlearn.models.fit import check_fit
 
 
-def make_inputs(model: PreTrainedModel, processing_class: Any, data: DataConfig) -> ContrastiveInputs:
+def make_preprocessor(model: PreTrainedModel, processing_class: Any, data: DataConfig) -> ContrastivePreprocessor:
     """How rows become batches for a model.
 
     Args:
@@ -36,5 +36,5 @@ def make_inputs(model: PreTrainedModel, processing_class: Any, data: DataConfig)
         # CLIP's text encoder looks back only, from a text's first end: padding after it changes nothing, and a mask
         # would cost a read on the host at every step and the fused attention without one.
         looks_back = model.config.model_type == "clip" and tokenizer.padding_side == "right"  # type: ignore[union-attr]
-        return ImageTextInputs(processing_class, length, data.flip_probability, masked=not looks_back)
-    return ImageViewInputs(processing_class, VIEW_PRESETS[data.views])
+        return ImageTextPreprocessor(processing_class, length, data.flip_probability, masked=not looks_back)
+    return ImageViewPreprocessor(processing_class, VIEW_PRESETS[data.views])

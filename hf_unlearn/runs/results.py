@@ -22,7 +22,7 @@ TERMINAL_WIDTH = 80
 _DISPENSABLE = ("negative_alignment", "forgetting_score", "run_time_minutes")
 
 
-def compare(
+def make_results(
     family: str, gap_keys: Sequence[str], metrics: dict[str, dict[str, float]], retrain: dict[str, float] | None
 ) -> Results:
     """Rows of the comparison, with each method's gap to Retrain where Retrain is known.

@@ -22,7 +22,7 @@ from hf_unlearn.audit.endpoint_address import check_endpoint, is_endpoint
 from hf_unlearn.audit.endpoint_cache import EmbeddingCache
 from hf_unlearn.audit.settings import AuditSettings, keep_seed
 from hf_unlearn.audit.transforms import HeldBackViews, TrainingViews, ViewFamily
-from hf_unlearn.distributed import deal, world_size
+from hf_unlearn.distributed import map_across_processes, world_size
 from hf_unlearn.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ LIBRARIES = ("hf-unlearn", "torch", "torchvision", "transformers", "numpy", "sci
 
 
 @dataclass
-class Measurement:
+class BothEncoders:
     """Both encoders and what they answered so far.
 
     Args:
@@ -116,9 +116,9 @@ class Measurement:
         }
 
 
-def measure_both(
+def embed_both(
     before: str, after: str, pictures: AuditedPictures, settings: AuditSettings, folder: Path, stack: ExitStack
-) -> Measurement:
+) -> BothEncoders:
     """Open both encoders, then ask both the same; a wrong name fails before anything long begins.
 
     Raises:
@@ -130,7 +130,7 @@ def measure_both(
         if is_precomputed(name):
             opened[side] = read_embeddings(name, pictures.pictures, pictures.captions)
             settings = settings.with_recorded(opened[side].source)  # type: ignore[union-attr]
-    settings = deal(1, lambda _: settings.with_defaults())[0]  # one draw of the seed for all processes
+    settings = map_across_processes(1, lambda _: settings.with_defaults())[0]  # one draw of the seed for all processes
     for side, name in (("before", before), ("after", after)):
         if side not in opened:
             opened[side] = open_encoder(name, side, folder / CACHE_FILE, settings, stack)
@@ -138,7 +138,7 @@ def measure_both(
     families = view_families(settings, list(encoders.values()), bool(pictures.captions[0])) if encoders else None
     if len(encoders) < 2 and pictures.decoys:
         pictures = replace(pictures, decoys=())  # a recording has no answers about them
-    measurement = Measurement({}, encoders, families, settings, pictures, started)
+    both = BothEncoders({}, encoders, families, settings, pictures, started)
     _check_same_question(
         {
             side: _recorded_question(found)
@@ -157,11 +157,11 @@ def measure_both(
     for side in ("before", "after"):
         found = opened[side]
         if isinstance(found, Embeddings):
-            measurement.sides[side] = found
+            both.sides[side] = found
         else:
             logger.info("Measuring the model %s.", side)
-            measurement.sides[side] = measurement._ask(found, settings.view_count or 0)
-    return measurement
+            both.sides[side] = both._ask(found, settings.view_count or 0)
+    return both
 
 
 def open_encoder(name: str, side: str, cache: Path, settings: AuditSettings, stack: ExitStack) -> Encoder:

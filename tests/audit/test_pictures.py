@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_unlearn.audit.images import list_pictures
+from hf_unlearn.audit.pictures import list_pictures
 from hf_unlearn.errors import UserError
 
 
