@@ -37,7 +37,7 @@ class Batch:
         return FAMILIES[self.family](x, y, scale, *further)
 
     def oracle(self, function, *arguments):
-        """A function of halves and scale that calls an oracle on normalised halves."""
+        """A function of elements and scale that calls an oracle on normalised elements."""
         return lambda x, y, scale: function(
             self.family, loss_oracle.unit(x), loss_oracle.unit(y), float(scale), *arguments, queue=self.queue
         )
@@ -51,7 +51,7 @@ def batch(family: str, seed: int = 0, n: int = 6, d: int = 4, keys: int = 5, sca
 
 
 def assert_value_and_gradient(loss_of_terms, drawn: Batch, oracle, tolerance: float = 1e-5) -> None:
-    """The loss and its gradient with respect to both halves and the scale equal the oracle's."""
+    """The loss and its gradient with respect to both elements and the scale equal the oracle's."""
     leaves = drawn.leaves()
     loss = loss_of_terms(drawn.terms(*leaves))
     loss.backward()

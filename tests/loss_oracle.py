@@ -129,7 +129,7 @@ def finite_differences(function, *arrays, step=1e-6):
     return gradients
 
 
-def targeted_calibration(family, x, y, scale, unlearn, targets, negative, base_halves, weights, queue=None):
+def targeted_calibration(family, x, y, scale, unlearn, targets, negative, base_elements, weights, queue=None):
     """Pairs are held to their targets from both sides (unlearn) or from below (retain), views from above (unlearn)."""
     to_unlearn, to_retain, to_negative, to_similarities = weights
     members, others = ([i for i in range(len(x)) if unlearn[i] is which] for which in (True, False))
@@ -140,5 +140,5 @@ def targeted_calibration(family, x, y, scale, unlearn, targets, negative, base_h
     drift = negative_alignment(x, y, 1.0, [True] * len(x)) - negative
     loss += to_unlearn * (np.mean([(x[i] @ y[i] - targets[i]) ** 2 for i in members]) if members else 0.0)
     loss += to_retain * (np.mean([min(0.0, x[i] @ y[i] - targets[i]) ** 2 for i in others]) if others else 0.0)
-    changed = similarity_drift(x, y, *base_halves, [not u for u in unlearn])
+    changed = similarity_drift(x, y, *base_elements, [not u for u in unlearn])
     return loss + to_negative * drift**2 + to_similarities * changed

@@ -86,7 +86,7 @@ def make_trainer(encoder, splits, tmp_path):
 
 @dataclass(frozen=True)
 class Quantities:
-    """What an oracle needs, in float64: the family, unit halves, inverse temperature, membership and queue."""
+    """What an oracle needs, in float64: the family, unit elements, inverse temperature, membership and queue."""
 
     family: str
     x: np.ndarray
@@ -109,10 +109,10 @@ def loss_of_batch():
         model = trainer.model.train()
         with torch.no_grad():
             terms, unlearn = trainer.contrast(copy.deepcopy(model), batch)
-        halves = [half.double().numpy() for half in (terms.x, terms.y)]
+        elements = [element.double().numpy() for element in (terms.x, terms.y)]
         queue = terms.queue.double().numpy() if hasattr(terms, "queue") else None
         family = FAMILIES[getattr(model.config, "model_type", "clip")]
-        quantities = Quantities(family, *halves, terms.scale.item(), unlearn.tolist(), queue)
+        quantities = Quantities(family, *elements, terms.scale.item(), unlearn.tolist(), queue)
         return trainer.compute_loss(model, batch), quantities
 
     return run

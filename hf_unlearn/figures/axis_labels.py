@@ -13,7 +13,7 @@ from hf_unlearn.figures.layout import MAX_LABELS, MAX_VALUES, PANEL, STRIP, capt
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SecondHalves = Literal["captions", "views"]
+ColumnKind = Literal["captions", "views"]
 
 
 def thumbnail(image: Image.Image, side: int = 96) -> Image.Image:
@@ -33,12 +33,12 @@ def label_axes(
     axes: "Axes",
     thumbnails: Sequence[Image.Image] | None,
     captions: Sequence[str] | None,
-    second_halves: SecondHalves,
+    column_kind: ColumnKind,
     n: int,
     below: float,
 ) -> None:
     """Put thumbnails, captions or numbers along the axes, and name the axes; many samples get the names alone."""
-    rows, columns = {"captions": ("image", "caption"), "views": ("view 1", "view 2")}[second_halves]
+    rows, columns = {"captions": ("image", "caption"), "views": ("view 1", "view 2")}[column_kind]
     strip = min(PANEL / n, STRIP)
     beside = strip if n <= MAX_LABELS else 0.0
     name: dict[str, Any] = {"transform": axes.transAxes, "fontsize": 9, "color": MUTED}

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.figures.axis_labels import SecondHalves, label_axes, thumbnail
+from hf_unlearn.figures.axis_labels import ColumnKind, label_axes, thumbnail
 from hf_unlearn.figures.drawing import INK, MINUS, MUTED, new_figure, save
 from hf_unlearn.figures.layout import BAR, MAX_LABELS, MAX_VALUES, PANEL, PanelLayout
 from hf_unlearn.metrics.alignment_matrices import Matrix, alignment_gap_matrix, diagonal_statistics, square
@@ -33,7 +33,7 @@ def plot_alignment_matrices(
     *,
     images: Sequence[Image.Image] | None = None,
     captions: Sequence[str] | None = None,
-    second_halves: SecondHalves | None = None,
+    column_kind: ColumnKind | None = None,
     title: str | None = None,
 ) -> Path:
     """Draw AM before, AM after and AGM side by side on one symmetric colour scale.
@@ -44,7 +44,7 @@ def plot_alignment_matrices(
         path: Where to write the PNG.
         images: The samples' `n` pictures, shown on the axes up to 16 samples.
         captions: The samples' `n` captions, written below the columns; without them, numbers.
-        second_halves: What the columns are, by default captions if there are any, else second views.
+        column_kind: What the columns are, by default captions if there are any, else second views.
         title: A heading for the whole picture.
 
     Returns:
@@ -61,7 +61,7 @@ def plot_alignment_matrices(
         f"AGM = before {MINUS} after": alignment_gap_matrix(am_before, am_after),
     }
     return save(
-        _draw_panels(panels, images, captions, second_halves, title), path, shown=_shown(am_before, images, captions)
+        _draw_panels(panels, images, captions, column_kind, title), path, shown=_shown(am_before, images, captions)
     )
 
 
@@ -71,7 +71,7 @@ def plot_agm_grid(
     *,
     images: Sequence[Image.Image] | None = None,
     captions: Sequence[str] | None = None,
-    second_halves: SecondHalves | None = None,
+    column_kind: ColumnKind | None = None,
     title: str | None = None,
 ) -> Path:
     """Draw the alignment gap matrices of several methods on one symmetric colour scale.
@@ -81,7 +81,7 @@ def plot_agm_grid(
         path: Where to write the PNG.
         images: The samples' `n` pictures, shown on the axes up to 16 samples.
         captions: The samples' `n` captions, written below the columns; without them, numbers.
-        second_halves: What the columns are, by default captions if there are any, else second views.
+        column_kind: What the columns are, by default captions if there are any, else second views.
         title: A heading for the whole picture.
 
     Returns:
@@ -96,7 +96,7 @@ def plot_agm_grid(
         raise UserError("A grid of alignment gap matrices needs at least one method; got none.")
     panels = {name: square(gap) for name, gap in gaps.items()}
     shown = _shown(next(iter(panels.values())), images, captions)
-    return save(_draw_panels(panels, images, captions, second_halves, title), path, shown=shown)
+    return save(_draw_panels(panels, images, captions, column_kind, title), path, shown=shown)
 
 
 def symmetric_limit(matrices: Sequence[Matrix]) -> float:
@@ -120,7 +120,7 @@ def _draw_panels(
     panels: Mapping[str, Matrix],
     images: Sequence[Image.Image] | None,
     captions: Sequence[str] | None,
-    second_halves: SecondHalves | None,
+    column_kind: ColumnKind | None,
     title: str | None,
 ) -> "Figure":
     """Lay the heatmaps out in rows of three, each with its labels, and one colour bar for all of them."""
@@ -149,7 +149,7 @@ def _draw_panels(
         x, y = layout.corner(index)
         axes = figure.add_axes((x / width, y / height, PANEL / width, PANEL / height))
         _draw_heatmap(axes, name, matrix, scale)
-        label_axes(axes, thumbnails, captions, second_halves or ("captions" if captions else "views"), n, layout.below)
+        label_axes(axes, thumbnails, captions, column_kind or ("captions" if captions else "views"), n, layout.below)
 
     colour_axes = figure.add_axes(
         (

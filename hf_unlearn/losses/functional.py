@@ -52,12 +52,12 @@ def similarity_drift(terms: ContrastiveTerms, x_0: Tensor, y_0: Tensor, mask: Te
     of entries, so no `[n, n]` matrix is built: time and memory are linear in n. Fewer than two samples have no pair:
     zero with zero gradient.
 
-    Source: similarity-preserving distillation, arXiv 1907.09682, of similarities between two kinds of halves.
+    Source: similarity-preserving distillation, arXiv 1907.09682, of similarities between two kinds of elements.
 
     Args:
         terms: of the model that is trained.
-        x_0: `[n, d]` unit-norm first halves of the same samples, from the model whose similarities are kept.
-        y_0: `[n, d]` its second halves.
+        x_0: `[n, d]` unit-norm first elements of the same samples, from the model whose similarities are kept.
+        y_0: `[n, d]` its second elements.
         mask: `[n]` samples that count.
     """
     weight = mask.to(terms.x.dtype)
@@ -125,7 +125,7 @@ def negative_preference(terms: ContrastiveTerms, reference: ContrastiveTerms, be
 
 
 def teacher_divergence(terms: ContrastiveTerms, reference: ContrastiveTerms) -> Tensor:
-    """`[n]` KL divergence from a reference's to a model's choice among the other halves of a batch.
+    """`[n]` KL divergence from a reference's to a model's choice among the other elements of a batch.
 
     `sum_j q_ij log(q_ij / p_ij)` with `p_ij = softmax_j s(x_i, y_j)`, q that of the reference, averaged over x choosing
     among all y and y choosing among all x. The candidates are the same samples for both and for every family; only

@@ -54,10 +54,10 @@ class ContrastiveTerms(ABC):
     Across processes, candidates are gathered with gradient and each rank computes the rows of its own samples.
 
     Args:
-        x: `[n, d]` first halves (image, first view, query); normalised here, in float32.
-        y: `[n, d]` second halves (text, second view, momentum key).
+        x: `[n, d]` first elements (image, first view, query); normalised here, in float32.
+        y: `[n, d]` second elements (text, second view, momentum key).
         scale: scalar inverse temperature; the only place where a temperature is applied.
-        unit: whether the halves are unit-norm float32 already, as view encoders give them.
+        unit: whether the elements are unit-norm float32 already, as view encoders give them.
     """
 
     x: Tensor
@@ -67,7 +67,7 @@ class ContrastiveTerms(ABC):
 
     def __post_init__(self) -> None:
         if self.x.shape != self.y.shape:
-            raise ValueError(f"both halves must have one shape, got {tuple(self.x.shape)} and {tuple(self.y.shape)}")
+            raise ValueError(f"both elements must have one shape, got {tuple(self.x.shape)} and {tuple(self.y.shape)}")
         if not self.unit:
             object.__setattr__(self, "x", _Unit.apply(self.x.float()))
             object.__setattr__(self, "y", _Unit.apply(self.y.float()))
@@ -90,7 +90,7 @@ class ContrastiveTerms(ABC):
         """`[n]` `log sum_y exp s(x_i, y)` over every candidate, averaged over the directions a model contrasts in."""
 
     def repair(self, permutation: Tensor) -> "ContrastiveTerms":
-        """The same batch with sample i's second half taken from sample `permutation[i]` (`[n]` int64)."""
+        """The same batch with sample i's second element taken from sample `permutation[i]` (`[n]` int64)."""
         return replace(self, y=self.y[permutation])
 
 

@@ -25,7 +25,7 @@ class AlignmentCalibrationConfig(UnlearningConfig):
     description: ClassVar[MethodDescription] = MethodDescription(
         title="Alignment Calibration",
         summary=(
-            "It keeps the contrastive loss low on the retain split while it pushes the two halves of unlearn pairs "
+            "It keeps the contrastive loss low on the retain split while it pushes unlearn pairs "
             "apart and pulls different unlearn samples together, so that the data owner can see the change."
         ),
         equations=(
@@ -58,7 +58,7 @@ class AlignmentCalibrationConfig(UnlearningConfig):
             "the preset level."
         },
     )
-    beta: float = field(default=1.0, metadata={"help": "Push of the two halves of an unlearn pair apart."})
+    beta: float = field(default=1.0, metadata={"help": "Push of the two elements of an unlearn pair apart."})
     gamma: float = field(
         default=1.0, metadata={"help": "Weight of the unlearn log-partition, which keeps performance."}
     )
@@ -97,7 +97,7 @@ class AlignmentCalibrationTrainer(UnlearningTrainer):
     falls as all cosines sink together, and they do. The preset `level` sets alpha = beta + gamma, so that only
     differences between positive and other pairs count; beta then says how far positive pairs are pushed down.
 
-    The preset `reference` is the published CIFAR code: NT-Xent in which each unlearn sample's second half is that of
+    The preset `reference` is the published CIFAR code: NT-Xent in which each unlearn sample's second element is that of
     one random other unlearn sample of the batch, weighted by alpha, plus `beta |U| / (|U| + |R|)` times the raw cosine
     (no temperature), so its beta = 12..16 at temperature .1 is 1.2..1.6 in the units of Eq. 5.
     """

@@ -82,7 +82,7 @@ class TargetedCalibrationConfig(UnlearningConfig):
     similarity_weight: float = field(
         default=500.0,
         metadata={
-            "help": "Weight of the mean squared change of cosines between halves of different retain samples, which "
+            "help": "Weight of the mean squared change of cosines between elements of different retain samples, which "
             "keeps retrieval; 0 saves the memory of the base model's embeddings."
         },
     )
@@ -111,7 +111,7 @@ class TargetedCalibrationConfig(UnlearningConfig):
 class TargetedCalibrationTrainer(UnlearningTrainer):
     """Minimises `InfoNCE_R + w_u mean_U (c_i - t_i)^2 + w_r mean_R max(0, t_i - c_i)^2 + w_n (n - n_0)^2 + w_s s_R`.
 
-    `c_i = cos(x_i, y_i)`; `n` is the mean cosine of halves of different samples, `n_0` the base model's; `s_R` is the
+    `c_i = cos(x_i, y_i)`; `n` is the mean cosine of elements of different samples, `n_0` the base model's; `s_R` is the
     mean squared change of these cosines from the base model's, among retain samples. The targets `t_i` are what exact
     retraining would give, predicted without it (`hf_unlearn.training.targets`): a held-out alignment for unlearn, the
     base model's own for retain, which may rise above it. Nothing is pushed past its target, so the removed samples

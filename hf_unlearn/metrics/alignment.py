@@ -1,4 +1,4 @@
-"""Matched cosine: how close the two halves of each pair lie (Table 4 of arXiv 2406.03603)."""
+"""Matched cosine: how close the two elements of each pair lie (Table 4 of arXiv 2406.03603)."""
 
 from dataclasses import dataclass, field
 

@@ -43,11 +43,11 @@ def unit_rows(x: ArrayLike) -> Matrix:
 
 
 def alignment_matrix(x: ArrayLike, y: ArrayLike) -> Matrix:
-    """Cosines between the two halves of the owner's pairs: `AM[i, j] = cos(x_i, y_j)`.
+    """Cosines between the two elements of the owner's pairs: `AM[i, j] = cos(x_i, y_j)`.
 
     Args:
-        x: Embeddings `[n, d]` of the first halves (first view, or image).
-        y: Embeddings `[n, d]` of the second halves (second view, or caption).
+        x: Embeddings `[n, d]` of the first elements (first view, or image).
+        y: Embeddings `[n, d]` of the second elements (second view, or caption).
 
     Returns:
         Matrix `[n, n]` of cosines in [-1, 1]; a zero or non-finite embedding makes its row or column NaN.

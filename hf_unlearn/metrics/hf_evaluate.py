@@ -93,7 +93,7 @@ class ForgettingScoreMetric(ColumnMetric):
 
 
 class NegativeAlignmentMetric(ColumnMetric):
-    """`negative_alignment` of the unlearn samples' two halves before and after unlearning."""
+    """`negative_alignment` of the unlearn samples' two elements before and after unlearning."""
 
     columns: ClassVar = {"x_before": VECTOR, "y_before": VECTOR, "x_after": VECTOR, "y_after": VECTOR}
 

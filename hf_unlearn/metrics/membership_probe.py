@@ -12,7 +12,7 @@ def membership_probe(members: Array, others: Array, unlearn: Array) -> float:
     """AUC of unlearn samples against others, by a probe that was fitted to tell members from others.
 
     Logistic regression on standardised embeddings of one half, such as the text, fitted on the members and every second
-    one of the others, and tested on the unlearn samples and the rest of the others. It needs no second half, so it sees
+    one of the others, and tested on the unlearn samples and the rest of the others. It needs no second element, so it sees
     what an alignment does not.
 
     Args:

@@ -73,10 +73,10 @@ def terms_from_outputs(model: nn.Module, outputs: Any) -> ContrastiveTerms:
             f"{type(model).__name__} is no contrastive encoder this library knows; it needs get_image_features and "
             "get_text_features, or a function registered in hf_unlearn.models.terms_from_outputs"
         )
-    halves = outputs.image_embeds, outputs.text_embeds
+    elements = outputs.image_embeds, outputs.text_embeds
     if getattr(model, "logit_bias", None) is not None:
-        return SigmoidTerms(*halves, logit_scale(model), _whole(model.logit_bias).squeeze())
-    return CrossModalTerms(*halves, logit_scale(model))
+        return SigmoidTerms(*elements, logit_scale(model), _whole(model.logit_bias).squeeze())
+    return CrossModalTerms(*elements, logit_scale(model))
 
 
 def contrastive_terms(model: nn.Module, inputs: ModelInputs, chunk_size: int | None = None) -> ContrastiveTerms:
@@ -119,7 +119,7 @@ def contrastive_terms(model: nn.Module, inputs: ModelInputs, chunk_size: int | N
 
 
 def _may_go_around_forward(model: nn.Module, family: nn.Module) -> bool:
-    """Whether the halves can be had by themselves, without the logits that a dual encoder's forward adds.
+    """Whether the elements can be had by themselves, without the logits that a dual encoder's forward adds.
 
     Not where something is done around that forward: data-parallel and compile wrappers, mixed precision, and hooks,
     with which FSDP gathers what it sharded. An adapter lies in the layers themselves.

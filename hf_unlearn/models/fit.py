@@ -125,13 +125,13 @@ def check_texts(model: Any, tokenizer: Any, name: str) -> dict[str, torch.Tensor
 
 
 def _terms(model: Any, inputs: dict[str, torch.Tensor], name: str) -> None:
-    """What training needs of a model: both halves from one forward pass."""
+    """What training needs of a model: both elements from one forward pass."""
     try:
         with torch.no_grad(), evaluation_mode(model):
             terms = contrastive_terms(model, inputs)
     except _FAULTS as error:
         raise UserError(
-            f"{name}: a forward pass of {type(model).__name__} does not give the two halves of a pair "
+            f"{name}: a forward pass of {type(model).__name__} does not give the two elements of a pair "
             f"({_first_line(error)}); {OTHER_MODELS}"
         ) from error
     _require_finite(torch.stack([terms.x, terms.y]), name)

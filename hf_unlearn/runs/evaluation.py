@@ -48,8 +48,8 @@ class Evaluation:
     Attributes:
         metrics: flat key to number; cosines and shares in percent.
         alignment: `[u]` alignment of each unlearn sample (mean over its captions or view pairs).
-        x: `[u, d]` first halves of the unlearn samples (images, or first views).
-        y: `[u, d]` second halves (first captions, or second views).
+        x: `[u, d]` first elements of the unlearn samples (images, or first views).
+        y: `[u, d]` second elements (first captions, or second views).
         evidence: what the gap to Retrain is estimated from without Retrain, nothing of it from the test split.
         earlier: `[e]` alignment of each sample of earlier requests; None where there are none.
     """
@@ -134,7 +134,7 @@ class ImageTextEvaluator(Evaluator):
             captions = np.bincount(owner)
             alignment[name] = np.bincount(owner, cosine.per_sample) / captions
             if name == "unlearn":
-                halves = x.numpy(force=True), y[torch.from_numpy(np.cumsum(captions) - captions)].numpy(force=True)
+                elements = x.numpy(force=True), y[torch.from_numpy(np.cumsum(captions) - captions)].numpy(force=True)
             if name in ("validation", "test"):
                 ranks = retrieval(x, y, owner, captions=said)
                 recalls = {
@@ -155,7 +155,7 @@ class ImageTextEvaluator(Evaluator):
             retain=alignment["retain"],
             recalls=recall_of_each,
         )
-        return Evaluation(metrics, alignment["unlearn"], *halves, evidence, alignment.get(EARLIER))
+        return Evaluation(metrics, alignment["unlearn"], *elements, evidence, alignment.get(EARLIER))
 
     def _embed(
         self, model: PreTrainedModel, split: EncodedSplit
@@ -251,8 +251,8 @@ class ImageViewEvaluator(Evaluator):
             metrics |= probed
             evidence = replace(evidence, probe=probe)
         unlearn = viewed["unlearn"]
-        halves = unlearn[:, 0].numpy(force=True), unlearn[:, 1].numpy(force=True)
-        return Evaluation(metrics, alignment["unlearn"], *halves, evidence, alignment.get(EARLIER))
+        elements = unlearn[:, 0].numpy(force=True), unlearn[:, 1].numpy(force=True)
+        return Evaluation(metrics, alignment["unlearn"], *elements, evidence, alignment.get(EARLIER))
 
     def _attacked(self) -> Sequence[int]:
         """Retain rows to take views of: all for the probe, and without it as many as the attack has non-members."""

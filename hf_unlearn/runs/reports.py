@@ -114,7 +114,7 @@ class RunReports:
         """What the heatmaps show on their axes: pictures and captions of the samples, or numbers."""
         captioned = self.evaluator.family == "image-text"
         if not self.arguments.show_samples:
-            return {"second_halves": "captions" if captioned else "views"}
+            return {"column_kind": "captions" if captioned else "views"}
         rows = self.task.splits["unlearn"].select(range(self._shown))
         images: list[Image] = [to_rgb(image) for image in rows["image"]]
         return {"images": images, "captions": self._labels() if captioned else None}

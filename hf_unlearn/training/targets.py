@@ -34,12 +34,12 @@ class AlignmentTargets:
     """Cosines to train towards.
 
     Attributes:
-        positive: `[retain + unlearn, captions]` cosine of each sample with each of its second halves, retain first;
+        positive: `[retain + unlearn, captions]` cosine of each sample with each of its second elements, retain first;
             what stands beyond a sample's last caption is not used. One column for view encoders.
-        negative: scalar, mean cosine of halves of different samples.
-        first: `[retain, d]` where the base model embeds each retain sample's first half, in float16; None if not asked
+        negative: scalar, mean cosine of elements of different samples.
+        first: `[retain, d]` where the base model embeds each retain sample's first element, in float16; None if not asked
             for.
-        second: `[retain, captions, d]` the same of its second halves.
+        second: `[retain, captions, d]` the same of its second elements.
     """
 
     positive: Tensor

@@ -50,7 +50,7 @@ def test_every_picture_says_whether_it_shows_samples(tmp_path):
         return shows_samples(plot_alignment_matrices(*matrices(n), path, **axes))
 
     assert drawn() is False
-    assert drawn(second_halves="captions") is False  # numbers, under their name
+    assert drawn(column_kind="captions") is False  # numbers, under their name
     assert drawn(images=pictures(2)) is True and drawn(captions=CAPTIONS[:2]) is True
     assert drawn(17, images=pictures(17)) is False  # so many get no labels
     assert shows_samples(plot_agm_grid({"a": np.eye(2)}, path, images=pictures(2))) is True

@@ -36,12 +36,12 @@ def test_negative_alignment_is_the_mean_over_ordered_pairs(family, unlearn):
 def test_similarity_drift_is_the_mean_over_ordered_pairs(unlearn):
     drawn, kept = (batch("cross_modal", seed=seed) for seed in (3, 4))
     mask = UNLEARN[unlearn]
-    halves = loss_oracle.unit(kept.x), loss_oracle.unit(kept.y)
+    elements = loss_oracle.unit(kept.x), loss_oracle.unit(kept.y)
 
     def oracle(x, y, scale):
-        return loss_oracle.similarity_drift(loss_oracle.unit(x), loss_oracle.unit(y), *halves, mask)
+        return loss_oracle.similarity_drift(loss_oracle.unit(x), loss_oracle.unit(y), *elements, mask)
 
-    given = [torch.tensor(half, dtype=torch.float32) for half in halves]
+    given = [torch.tensor(element, dtype=torch.float32) for element in elements]
     assert_value_and_gradient(lambda terms: similarity_drift(terms, *given, torch.tensor(mask)), drawn, oracle)
     if sum(mask) > 1:
         assert oracle(drawn.x, drawn.y, 1.0) > 0.01

@@ -125,11 +125,11 @@ def dense_two_view(x, y, scale):
 def test_a_large_batch_equals_the_dense_loss(family, dense_loss):
     n, d = (4096 if family is CrossModalTerms else 2048), 256  # 4,096 x 4,096 similarities
     generator = torch.Generator().manual_seed(0)
-    halves = [torch.randn(n, d, generator=generator) for _ in range(2)]
-    halves[1] += halves[0]  # aligned, as in training
+    elements = [torch.randn(n, d, generator=generator) for _ in range(2)]
+    elements[1] += elements[0]  # aligned, as in training
     results = []
     for loss in (lambda *leaves: info_nce(family(*leaves), torch.ones(n)), dense_loss):
-        leaves = [value.clone().requires_grad_() for value in (*halves, torch.tensor(20.0))]
+        leaves = [value.clone().requires_grad_() for value in (*elements, torch.tensor(20.0))]
         value = loss(*leaves)
         value.backward()
         results.append([value.detach(), *(leaf.grad for leaf in leaves)])

@@ -45,21 +45,21 @@ def test_a_batch_of_one_has_no_other_candidates(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_halves_of_half_precision_are_compared_in_float32(family):
+def test_elements_of_half_precision_are_compared_in_float32(family):
     drawn = batch(family)
     x, y, scale = (leaf.detach().to(torch.bfloat16) for leaf in drawn.leaves())
     terms = drawn.terms(x, y, scale)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         partition = terms.log_partition
     wanted = loss_oracle.log_partition(
-        family, *(loss_oracle.unit(half.float().numpy()) for half in (x, y)), 7.0, drawn.queue
+        family, *(loss_oracle.unit(element.float().numpy()) for element in (x, y)), 7.0, drawn.queue
     )
     assert partition.dtype == torch.float32
     np.testing.assert_allclose(partition, wanted, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_repairing_exchanges_second_halves(family):
+def test_repairing_exchanges_second_elements(family):
     drawn = batch(family)
     order = [2, 0, 1, 3, 5, 4]
     repaired = drawn.terms(*drawn.leaves()).repair(torch.tensor(order))
@@ -69,6 +69,6 @@ def test_repairing_exchanges_second_halves(family):
     np.testing.assert_allclose(repaired.cosine.detach(), (x * y).sum(1), rtol=1e-5, atol=1e-6)
 
 
-def test_halves_of_different_shapes_are_refused():
+def test_elements_of_different_shapes_are_refused():
     with pytest.raises(ValueError, match=r"one shape.*\(3, 4\).*\(2, 4\)"):
         CrossModalTerms(torch.ones(3, 4), torch.ones(2, 4), torch.tensor(1.0))

@@ -32,7 +32,7 @@ class DecouplingConfig(UnlearningConfig):
     method: ClassVar[str] = "decoupling"
     description: ClassVar[MethodDescription] = MethodDescription(
         title="Decoupling",
-        summary="It brings the halves of unlearn pairs to a right angle.",
+        summary="It brings the elements of unlearn pairs to a right angle.",
         equations=(RETAIN + r" + w\\, \\mathbb{E}_\\text{unlearn} \\cos(x, y)^2",),
         citation="@misc{decoupling}",
     )
@@ -97,7 +97,7 @@ def test_one_file_of_forty_lines_adds_a_method(plugin, shapes, tiny_clip, tmp_pa
     assert lines[-2:] == ["decoupling Decoupling", "{'weight': 2.0}"]
     card = (tmp_path / "out" / "decoupling" / "README.md").read_text()
     assert (
-        "unlearned with **Decoupling** by hf_unlearn. It brings the halves of unlearn pairs to a right angle." in card
+        "unlearned with **Decoupling** by hf_unlearn. It brings the elements of unlearn pairs to a right angle." in card
     )
     assert "cos(x, y)^2" in card and "@misc{decoupling}" in card and "| weight | 2.0 |" in card
     assert "| Decoupling |" in (tmp_path / "out" / "results.md").read_text()

@@ -21,8 +21,8 @@ def test_the_loss_obeys_on_retain_and_disobeys_on_unlearn_in_the_first_steps(
     teacher = teacher_terms(trainer, rows)
     disturb(trainer)
     loss, quantities = loss_of_batch(trainer, rows)
-    halves = [half.double().numpy() for half in (teacher.x, teacher.y)]
-    kl = loss_oracle.teacher_divergence(quantities.x, quantities.y, quantities.scale, *halves, teacher.scale.item())
+    elements = [element.double().numpy() for element in (teacher.x, teacher.y)]
+    kl = loss_oracle.teacher_divergence(quantities.x, quantities.y, quantities.scale, *elements, teacher.scale.item())
     unlearn = np.array(quantities.unlearn)
     wanted = 0.6 * quantities(loss_oracle.info_nce, ~unlearn)
     wanted += 0.3 * kl[~unlearn].mean() if (~unlearn).any() else 0.0

@@ -20,7 +20,7 @@ def disturb(trainer):
 
 
 def drawn(trainer, rows):
-    """Which caption of each row the step with seed 7 takes; views have one second half."""
+    """Which caption of each row the step with seed 7 takes; views have one second element."""
     batch = trainer.train_dataset.__getitems__(list(rows))
     if "input_ids" not in batch:
         return [0] * len(rows)

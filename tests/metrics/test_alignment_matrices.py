@@ -19,7 +19,7 @@ def test_alignment_matrix_is_the_double_loop_of_cosines():
     np.testing.assert_allclose(alignment_matrix(torch.tensor(x), torch.tensor(y)), alignment_matrix(x, y))
 
 
-def test_alignment_matrix_rows_are_first_halves():
+def test_alignment_matrix_rows_are_first_elements():
     am = alignment_matrix([[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 1.0]])
     assert am[0, 1] == pytest.approx(2**-0.5) and am[1, 0] == 0
 

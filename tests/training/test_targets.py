@@ -122,17 +122,17 @@ def test_targets_hold_retain_and_give_unlearn_what_held_out_pairs_have(make_trai
     trainer = make_trainer("targeted_calibration", "clip", splits)
     given = trainer.targets.positive[:, 0].numpy()
 
-    def halves(name):
+    def elements(name):
         split = trainer.rows.encoded(splits[name])
         with torch.no_grad():
             outputs = trainer.model.eval()(**trainer.preprocessor.batch(split.rows(range(len(split))), None))
         return (loss_oracle.unit(half) for half in (outputs.image_embeds, outputs.text_embeds))
 
-    x, y = halves("retain")
+    x, y = elements("retain")
     np.testing.assert_allclose(given[:40], [a @ b for a, b in zip(x, y, strict=True)], atol=1e-5)
     negative = loss_oracle.negative_alignment(x, y, 1.0, [True] * 40)
     assert trainer.targets.negative.item() == pytest.approx(negative, abs=1e-5)
-    unseen = [a @ b for a, b in zip(*halves("validation"), strict=True)]
+    unseen = [a @ b for a, b in zip(*elements("validation"), strict=True)]
     quantiles = np.quantile(unseen, (np.arange(10) + 0.5) / 10, method="hazen")
     np.testing.assert_allclose(np.sort(given[40:]), quantiles - lost[0], atol=1e-5)
     np.testing.assert_allclose(trainer.targets.first, x, atol=1e-3)

@@ -125,9 +125,9 @@ def test_the_evaluation_loss_is_info_nce_of_held_out_rows(make_trainer, splits):
     encoded = trainer.eval_dataset.__getitems__(list(range(22)))
     with torch.no_grad():
         outputs = trainer.model(**trainer.preprocessor.batch(encoded, None))
-    halves = (loss_oracle.unit(half.double().numpy()) for half in (outputs.image_embeds, outputs.text_embeds))
+    elements = (loss_oracle.unit(element.double().numpy()) for element in (outputs.image_embeds, outputs.text_embeds))
     scale = trainer.model.logit_scale.exp().item()
-    wanted = loss_oracle.info_nce("cross_modal", *halves, scale, [True] * 22)
+    wanted = loss_oracle.info_nce("cross_modal", *elements, scale, [True] * 22)
     assert metrics["eval_loss"] == pytest.approx(wanted, rel=1e-5)
     assert not set(metrics) & {"eval_loss_retain", "eval_positive"}
 
@@ -139,7 +139,7 @@ def test_the_evaluation_loss_of_view_encoders_compares_seeded_views(make_trainer
     pixels = trainer.eval_dataset.__getitems__(list(range(22)))["pixels"]
     with torch.no_grad():
         outputs = trainer.model.eval()(trainer.preprocessor.views(pixels, seed=trainer.place_seed(0)))
-    x, y = (loss_oracle.unit(half.double().numpy()) for half in (outputs.x_embeds, outputs.y_embeds))
+    x, y = (loss_oracle.unit(element.double().numpy()) for element in (outputs.x_embeds, outputs.y_embeds))
     assert ((x * y).sum(1) < 0.9999).all()  # no picture is compared with itself
     scale = 1 / trainer.model.config.temperature
     kind, queue = ("two_view", None) if family == "simclr" else ("queue", trainer.model.queue.double().numpy())
