@@ -110,7 +110,10 @@ def snippets() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("name", "snippet"), snippets(), ids=[name for name, _ in snippets()])
 def test_snippets_compile_and_import_what_there_is(name, snippet):
     imports = [node for node in ast.parse(snippet).body if isinstance(node, ast.Import | ast.ImportFrom)]
-    exec(compile(ast.Module(imports, []), name, "exec"), {})
+    found: dict[str, object] = {}
+    exec(compile(ast.Module(imports, []), name, "exec"), found)
+    used = {node.id for node in ast.walk(ast.parse(snippet)) if isinstance(node, ast.Name)}
+    assert not {alias.asname or alias.name for node in imports for alias in node.names} - used, "imported for nothing"
 
 
 @pytest.mark.parametrize(("name", "snippet"), snippets(), ids=[name for name, _ in snippets()])

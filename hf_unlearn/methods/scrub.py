@@ -64,8 +64,8 @@ class SCRUBConfig(ClimbingConfig):
 class SCRUBTrainer(TeacherTrainer):
     """Minimises `alpha mean_R KL(q || p) + gamma InfoNCE_R - mean_U KL(q || p)`, the last term in the first steps only.
 
-    `p_ij = softmax_j s(x_i, y_j)` is the model's choice among the other elements of the batch, which takes the place of a
-    classifier's posterior, and q the base model's. A distance of embeddings would also bind what no contrastive loss
+    `p_ij = softmax_j s(x_i, y_j)` is the model's choice among the other elements of the batch, which takes the place of
+    a classifier's posterior, and q the base model's. A distance of embeddings would also bind what no contrastive loss
     sees, such as a common rotation, and has no scale of its own to weigh against InfoNCE.
 
     Source: Kurmanji et al., "Towards Unbounded Machine Unlearning", arXiv 2302.09880, Eq. 2. Deviations: where the

@@ -11,9 +11,9 @@ Array = npt.NDArray[np.floating]
 def membership_probe(members: Array, others: Array, unlearn: Array) -> float:
     """AUC of unlearn samples against others, by a probe that was fitted to tell members from others.
 
-    Logistic regression on standardised embeddings of one half, such as the text, fitted on the members and every second
-    one of the others, and tested on the unlearn samples and the rest of the others. It needs no second element, so it sees
-    what an alignment does not.
+    Logistic regression on standardised embeddings of one element of each pair, such as the text, fitted on the members
+    and every second one of the others, and tested on the unlearn samples and the rest of the others. It needs no second
+    element, so it sees what an alignment does not.
 
     Args:
         members: `[m, d]` embeddings of samples that stay.

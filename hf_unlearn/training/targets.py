@@ -37,8 +37,8 @@ class AlignmentTargets:
         positive: `[retain + unlearn, captions]` cosine of each sample with each of its second elements, retain first;
             what stands beyond a sample's last caption is not used. One column for view encoders.
         negative: scalar, mean cosine of elements of different samples.
-        first: `[retain, d]` where the base model embeds each retain sample's first element, in float16; None if not asked
-            for.
+        first: `[retain, d]` where the base model embeds each retain sample's first element, in float16; None if not
+            asked for.
         second: `[retain, captions, d]` the same of its second elements.
     """
 

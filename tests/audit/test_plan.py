@@ -97,9 +97,11 @@ def plan() -> AuditPlan:
     return draw_plan(hashes(6), seed=5)
 
 
-def test_renamed_images_still_follow_the_plan(plan: AuditPlan) -> None:
-    renamed = {f"new-{name}": value for name, value in plan.requested.items()}
-    check_plan(plan, {Arm.REQUESTED: renamed, Arm.STILL_TRAINED: plan.still_trained, Arm.NEVER_TRAINED: {"c": "c"}})
+def test_pictures_follow_the_plan_by_what_they_are_and_not_by_name(plan: AuditPlan) -> None:
+    others = {Arm.STILL_TRAINED: plan.still_trained, Arm.NEVER_TRAINED: {"c": "c"}}
+    check_plan(plan, {Arm.REQUESTED: {f"new-{name}": value for name, value in plan.requested.items()}, **others})
+    with pytest.raises(UserError, match="'requested'"):
+        check_plan(plan, {Arm.REQUESTED: {name: f"0{value[1:]}x" for name, value in plan.requested.items()}, **others})
 
 
 def test_arms_that_depart_from_the_plan_are_named(plan: AuditPlan) -> None:

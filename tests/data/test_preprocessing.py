@@ -99,7 +99,8 @@ def test_captions_are_drawn_alike_whether_pictures_may_be_mirrored_or_not(pairs,
 def test_nothing_is_mirrored_at_no_probability(pairs, monkeypatch):
     preprocessor, encoded = pairs
     monkeypatch.setattr(torch.Tensor, "flip", None)
-    preprocessor.batch(encoded, 5)
+    pictures = [preprocessor.batch(encoded, seed)["pixel_values"] for seed in (5, None)]
+    assert torch.equal(*pictures)
 
 
 def test_any_picture_mode_and_size_becomes_rgb_at_the_models_size(processor):

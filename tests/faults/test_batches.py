@@ -17,7 +17,10 @@ from hf_unlearn.methods import METHODS
 @pytest.mark.parametrize("method", [name for name, trainer in METHODS.items() if trainer.iterative])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_fewer_samples_than_a_batch_still_make_an_update(family, method, trainer, encoded):
-    few = {name: EncodedSplit(split.dataset.select(range(2)), split.inputs) for name, split in encoded[family].items()}
+    few = {
+        name: EncodedSplit(split.dataset.select(range(2)), split.preprocessor)
+        for name, split in encoded[family].items()
+    }
     ours = trainer(family, method, data=few, num_train_epochs=2, per_device_train_batch_size=64, learning_rate=1e-5)
     before = weights(ours.model)
     ours.train()
@@ -63,7 +66,9 @@ def test_a_batch_without_unlearn_samples_trains_on_retain_alone(family, method, 
 def test_a_single_unlearn_sample_is_said_and_its_pairs_are_masked(family, trainer, encoded, caplog):
     single = {
         **encoded[family],
-        "unlearn": EncodedSplit(encoded[family]["unlearn"].dataset.select([0]), encoded[family]["unlearn"].inputs),
+        "unlearn": EncodedSplit(
+            encoded[family]["unlearn"].dataset.select([0]), encoded[family]["unlearn"].preprocessor
+        ),
     }
     with caplog.at_level(logging.WARNING):
         ours = trainer(family, "alignment_calibration", data=single, num_train_epochs=1)

@@ -15,7 +15,7 @@ from hf_unlearn.errors import UserError, is_out_of_memory
 def many(encoded):
     """768 retain rows: the same 40 over and over."""
     split = encoded["clip"]["retain"]
-    return {"retain": EncodedSplit(split.dataset.select([i % 40 for i in range(768)]), split.inputs)}
+    return {"retain": EncodedSplit(split.dataset.select([i % 40 for i in range(768)]), split.preprocessor)}
 
 
 def test_too_large_a_batch_is_told_with_its_remedies(trainer, many, tmp_path):

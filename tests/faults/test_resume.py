@@ -143,11 +143,11 @@ def test_another_method_request_model_or_split_is_another_training(checkpoints, 
     newest = str(out / "checkpoint-3")
     with pytest.raises(UserError, match="method was 'fine_tune' and is 'l1_sparsity'"):
         trainer("clip", "l1_sparsity").train(resume_from_checkpoint=newest)
-    inputs = encoded["clip"]["retain"].inputs
-    fewer = {**encoded["clip"], "unlearn": EncodedSplit(splits["unlearn"].select(range(7)), inputs)}
+    preprocessor = encoded["clip"]["retain"].preprocessor
+    fewer = {**encoded["clip"], "unlearn": EncodedSplit(splits["unlearn"].select(range(7)), preprocessor)}
     with pytest.raises(UserError, match=r"unlearn rows was '8, [0-9a-f]*' and is '7, "):
         trainer("clip", "fine_tune", fewer).train(resume_from_checkpoint=newest)
-    turned = {**encoded["clip"], "retain": EncodedSplit(splits["retain"].select(range(39, -1, -1)), inputs)}
+    turned = {**encoded["clip"], "retain": EncodedSplit(splits["retain"].select(range(39, -1, -1)), preprocessor)}
     with pytest.raises(UserError, match="retain rows was"):
         trainer("clip", "fine_tune", turned).train(resume_from_checkpoint=newest)
     model = trainer("clip", "fine_tune").model
@@ -158,9 +158,11 @@ def test_another_method_request_model_or_split_is_another_training(checkpoints, 
 
 
 def test_what_changes_no_weight_may_differ(checkpoints, trainer):
-    out, _ = checkpoints("clip")
+    out, ended = checkpoints("clip")
     options = {"logging_strategy": "no", "save_strategy": "no", "per_device_eval_batch_size": 3, "run_name": "again"}
-    trainer("clip", "fine_tune", **options).train(resume_from_checkpoint=str(out / "checkpoint-3"))
+    again = trainer("clip", "fine_tune", **options)
+    again.train(resume_from_checkpoint=str(out / "checkpoint-3"))
+    assert weights(again.model) == ended
 
 
 def test_nothing_to_resume_from_is_said(trainer, tmp_path):

@@ -203,7 +203,11 @@ def test_no_code_runs_and_nobody_is_asked(way, file, folder, tmp_path, monkeypat
 
 
 def test_a_run_that_trusts_a_model_trusts_its_processor(folder):
-    load_encoder(str(folder), trust_remote_code=True)
+    config = json.loads((folder / "processor_config.json").read_text())
+    own = {"processor_class": "Mine", "auto_map": {"AutoProcessor": "mine.Mine"}}
+    (folder / "processor_config.json").write_text(json.dumps(config | own))
+    (folder / "mine.py").write_text("from transformers import CLIPProcessor\nclass Mine(CLIPProcessor): pass\n")
+    assert type(load_encoder(str(folder), trust_remote_code=True)[1]).__name__ == "Mine"
 
 
 def saved_processor(folder: Path, change) -> None:
