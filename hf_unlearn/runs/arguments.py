@@ -320,10 +320,11 @@ def _check_dotted(dotted: list[Option], targets: dict[str, type[UnlearningConfig
         target, _, field_name = name.partition(".")
         if target not in targets:
             raise UserError(f"--{name}: {target!r} is not among the methods of this run ({', '.join(targets)})")
-        if field_name in _names(DataConfig):
+        said = "how the data is read" if field_name in _names(DataConfig) else "where all trainings run"
+        if field_name in (*_names(DataConfig), *_OF_THE_MACHINE):
             raise UserError(
-                f"--{name}: {field_name} says how the data is read, once for all methods; give it as --{field_name}, "
-                "or at the top of the config file"
+                f"--{name}: {field_name} says {said}, once for all methods; give it as --{field_name}, or at the top "
+                "of the config file"
             )
         names = _names(targets[target])
         if field_name not in names:

@@ -222,10 +222,7 @@ class ImageViewEvaluator(Evaluator):
         self.labels, self.seed = labels.of if labels is not None else None, seed
         if self.labels is None:
             self.gap_keys = ("emia",)
-            reason = labels.reason if labels is not None else ""
-            self.notes = (f"The linear probe's metrics (RA, TA, UA, CMIA) are left out. {reason}".strip(),)
-        elif (note := fitted_note(len(splits["retain"]), len(splits["test"]))) is not None:
-            self.notes = (note,)
+        self.notes = view_notes(splits, labels)
 
     def evaluate(self, model: PreTrainedModel) -> Evaluation:
         """Attack the encoder with views, and a linear probe on cached views where there are labels.
@@ -306,6 +303,15 @@ class ImageViewEvaluator(Evaluator):
             return (features.unflatten(0, (-1, AUDIT_VIEWS)),)
 
         return embed_split(model, split, embed, rows, batch_size=BATCH // 4)[0]
+
+
+def view_notes(splits: Mapping[str, EncodedSplit | Dataset], labels: ClassLabels | None) -> tuple[str, ...]:
+    """What is to be said of a view encoder's figures on these splits: a probe that is left out, attacks on a draw."""
+    if labels is None or labels.of is None:
+        reason = labels.reason if labels is not None else ""
+        return (f"The linear probe's metrics (RA, TA, UA, CMIA) are left out. {reason}".strip(),)
+    note = fitted_note(len(splits["retain"]), len(splits["test"]))
+    return (note,) if note is not None else ()
 
 
 def class_labels(splits: Mapping[str, Dataset]) -> ClassLabels:

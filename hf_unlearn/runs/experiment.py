@@ -1,6 +1,7 @@
 """One base model, one request, any number of methods: train, measure, draw, record."""
 
 import logging
+from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -111,6 +112,8 @@ class Experiment(RunReports):
                 task.streamed.stream, preprocessor, task.streamed.rows, buffer, task.streamed.skip_bad
             )
         self.evaluator = make_evaluator(model, task, self.splits, preprocessor)
+        if arguments.model_name_or_path is not None:  # else they were said before the model was trained
+            say_notes(self.evaluator.notes)
         self.device = run.pretrain.device
         before = self.evaluator.evaluate(_on(model, self.device))
         self.evaluations: dict[str, Evaluation] = {BEFORE: before.with_estimated_gap(before)}
@@ -172,7 +175,6 @@ class Experiment(RunReports):
         if PartialState().is_main_process:
             gap = f"{evaluation.metrics['estimated_gap']:.1f}"
             logger.info("%s: %.1f minutes, estimated gap to Retrain %s.", config.title, trained.seconds / 60, gap)
-        if PartialState().is_main_process:
             with finished_folder(folder) as temporary:
                 self._write(temporary, trained, evaluation, config)
             self.state.finish(config.method)
@@ -331,13 +333,16 @@ class Experiment(RunReports):
 def make_evaluator(
     model: PreTrainedModel, task: UnlearningTask, splits: dict[str, EncodedSplit], preprocessor: Any
 ) -> Evaluator:
-    """The evaluator of a model's family; says so when there are no labels for the probe's metrics."""
+    """The evaluator of a model's family."""
     if is_dual_encoder(model):
         return ImageTextEvaluator(splits, preprocessor)
-    evaluator = ImageViewEvaluator(splits, preprocessor, class_labels(task.splits))
-    for note in evaluator.notes:
+    return ImageViewEvaluator(splits, preprocessor, class_labels(task.splits))
+
+
+def say_notes(notes: Iterable[str]) -> None:
+    """Warn of what a reader of the figures must know."""
+    for note in notes:
         logger.warning("%s", note)
-    return evaluator
 
 
 def _on(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:

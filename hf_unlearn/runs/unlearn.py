@@ -4,10 +4,12 @@ from pathlib import Path
 
 from hf_unlearn.distributed import owned_together
 from hf_unlearn.files import refuse_to_write_to
+from hf_unlearn.models.contrastive import is_dual_encoder
 from hf_unlearn.records.schemas import Results
 from hf_unlearn.runs.arguments import Run
 from hf_unlearn.runs.builders import Builder
-from hf_unlearn.runs.experiment import Experiment
+from hf_unlearn.runs.evaluation import class_labels, view_notes
+from hf_unlearn.runs.experiment import Experiment, say_notes
 from hf_unlearn.runs.initial import load_initial_model, prepare_vision_model
 from hf_unlearn.runs.pretrain import pretrain
 from hf_unlearn.runs.resuming import RunState, data_key, training_key
@@ -27,6 +29,8 @@ def base_model(run: Run, task: UnlearningTask, build: Builder) -> str:
     prepare_vision_model(run, task, build)
     initial = load_initial_model(run.arguments)
     model, processor = build(run, task) if initial is None else (initial.model, initial.processor)
+    if not is_dual_encoder(model):  # what is wrong with the labels is known before a long training
+        say_notes(view_notes(task.splits, class_labels(task.splits)))
     return str(pretrain(task, model, processor, run.pretrain, run.data, initial))
 
 

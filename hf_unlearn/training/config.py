@@ -12,6 +12,7 @@ from transformers.integrations import get_available_reporting_integrations
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.towers import TOWERS
 from hf_unlearn.records.method_description import MethodDescription
+from hf_unlearn.training.accelerate_state import AccelerateState, refuse_lone_processes
 from hf_unlearn.training.search_space import Around, Ranges, SearchSpace, everywhere
 
 # What the Trainer would push while it trains is the whole output folder.
@@ -107,6 +108,8 @@ class UnlearningConfig(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        refuse_lone_processes()
+        self.accelerate_state = AccelerateState()
         self.dataloader_pin_memory &= torch.accelerator.is_available()  # on a CPU it would only warn
         if self.dataloader_pin_memory and self.device.type == "cuda":  # elsewhere a copy may read what is freed by then
             self.accelerator_config.non_blocking = True  # type: ignore[union-attr]

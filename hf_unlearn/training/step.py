@@ -3,9 +3,12 @@
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from transformers import Trainer
+
+from hf_unlearn.training.accelerate_state import AccelerateState
 
 
 class LeanTrainer(Trainer):
@@ -19,6 +22,21 @@ class LeanTrainer(Trainer):
     """
 
     gradient_norm: Tensor
+
+    @property  # type: ignore[override]  # an attribute of the Trainer
+    def accelerator(self) -> Accelerator:
+        """The trainer's own, with accelerate's state as it was when it was made, whatever was built since."""
+        self._accelerate_state.restore()
+        return self._accelerator
+
+    @accelerator.setter
+    def accelerator(self, accelerator: Accelerator) -> None:
+        self._accelerator, self._accelerate_state = accelerator, AccelerateState()
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As the Trainer does, on the devices of its own config."""
+        self.args.accelerate_state.restore()  # type: ignore[attr-defined]
+        super().create_accelerator_and_postprocess()
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """0: the Trainer's estimate walks over all weights at every step and means nothing for pairs or views."""

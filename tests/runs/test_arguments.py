@@ -103,6 +103,8 @@ def test_default_config_gives_way_to_a_model_or_a_config(yaml_config, tmp_path):
         (["--alignment_calibration.preset", "reference", "--alpha", ".5"], "ties gamma to alpha"),
         (["--views", "wild"], "views='wild' is unknown; choose one of cifar"),
         (["--neg_grad.max_length", "4"], r"--neg_grad.max_length: max_length says how the data is read, once for all"),
+        (["--pretrain.use_cpu", "true"], r"--pretrain.use_cpu: use_cpu says where all trainings run, .* as --use_cpu"),
+        (["--neftune_noise_alpha", "5"], "neftune_noise_alpha is noise for the embeddings of language models; leave"),
         (["--pretrain.views", "light"], r"--pretrain.views: views says how the data is read, .* give it as --views"),
     ],
 )

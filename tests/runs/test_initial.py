@@ -9,6 +9,7 @@ from transformers import ViTConfig, ViTImageProcessor, ViTModel
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.verification import verify_repo
 from hf_unlearn.models.loading import load_encoder
+from hf_unlearn.models.moco import MoCoModel
 from hf_unlearn.models.simclr import SimCLRModel
 from hf_unlearn.models.small_clip import build_small_clip
 from hf_unlearn.models.weights import weights_sha256
@@ -98,15 +99,16 @@ def test_without_a_base_the_initial_model_is_fine_tuned_on_train(unlearn, initia
     assert 0 < distance(weights(out / "fine_tune"), weights(initial)) < 1e-3
 
 
-def test_a_vision_model_is_the_start_of_view_encoders(unlearn, tmp_path):
+@pytest.mark.parametrize(("family", "kind"), [("simclr", SimCLRModel), ("moco", MoCoModel)])
+def test_a_vision_model_is_the_start_of_view_encoders(unlearn, tmp_path, family, kind):
     small = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     vision = ViTModel(ViTConfig(**small, image_size=16, patch_size=8))
     vision.save_pretrained(tmp_path / "vit")
     ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "vit")
     given = ["--vision_model", tmp_path / "vit", "--methods", "retrain", "--max_steps", "1", "--learning_rate", "1e-9"]
-    out = unlearn(*given, "--warmup_steps", "0", "--model.projection_dim", "4", family="simclr")
+    out = unlearn(*given, "--warmup_steps", "0", "--model.projection_dim", "4", family=family)
     model, _ = load_encoder(str(out / "retrain"))
-    assert type(model) is SimCLRModel and model.config.image_size == 16 and model.config.projection_dim == 4
+    assert type(model) is kind and model.config.image_size == 16 and model.config.projection_dim == 4
     for name, value in vision.state_dict().items():  # Retrain starts from the vision model, too
         torch.testing.assert_close(model.encoder.backbone.state_dict()[name], value, atol=1e-6, rtol=1e-4)
 
