@@ -29,6 +29,8 @@ SPLIT_NAMES = {
     "unlearn": "unlearn",
 }
 _SHARD = re.compile(r"([a-z]+)([-_.]\d[\w.-]*)?")  # "train", "train-00000-of-00002-a1b2c3", "train_7"
+# "train2017" beside "val2017": no splits, and hardly classes.
+_ALMOST = re.compile(rf"({'|'.join(SPLIT_NAMES)})[-_. ]?(\d{{1,4}}|images?|set|split|data)")
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 # What pictures are called, those of formats that are not opened (`images.FORMATS`) among them: a row that is refused
@@ -162,6 +164,13 @@ def _splits(root: Path, kind: str, files: Sequence[Path]) -> tuple[Path, dict[st
         origin = "splits by the names of files and folders" if any(of_name.values()) else "one split, train"
         return base, _grouped(root, of_name), origin
     splits = {split for split in of_folder.values() if split}
+    tops = {file.relative_to(base).parts[0] for file in files}
+    alike = {top: match[1] for top in tops if (match := _ALMOST.fullmatch(top.lower()))}
+    if len(alike) == len(tops) and len({SPLIT_NAMES[name] for name in alike.values()}) > 1:
+        raise UserError(
+            f"The folders {listed(sorted(tops))} of {root} look like splits, but only those called train, validation "
+            "and test are; rename them."
+        )
     outside = [file for file in files if of_folder[file] is None]
     if not splits or not outside:
         return base, _grouped(root, of_folder), "splits by folder" if splits else "one split, train"

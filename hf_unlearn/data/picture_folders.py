@@ -47,6 +47,7 @@ def load_pictures(content: FolderContent, caption_column: str | None, name_files
     """
     from datasets import ClassLabel, Dataset, DatasetDict, Image, Value
 
+    _refuse_names(content)
     columns = _described(content, caption_column, name_files) if content.metadata else _classes(content)
     splits = {}
     for split, files in content.splits.items():
@@ -58,11 +59,27 @@ def load_pictures(content: FolderContent, caption_column: str | None, name_files
         if "label" in rows.column_names and not content.metadata:
             rows = rows.cast_column("label", ClassLabel(names=_class_names(content)))
         if name_files and "id" not in rows.column_names:
-            paths = (file.relative_to(content.root).as_posix() for file in files)
-            ids = [path.removeprefix("train/") if content.by_folder else path for path in paths]
+            paths = (file.relative_to(content.root) for file in files)
+            first = 1 if content.by_folder and split == "train" else 0
+            ids = [Path(*path.parts[first:]).as_posix() for path in paths]
             rows = rows.add_column("id", pa.array(ids, pa.string()), feature=Value("string"))
         splits[split] = rows
     return DatasetDict(splits)
+
+
+def _refuse_names(content: FolderContent) -> None:
+    """Paths of pictures are ids, one a line of a request."""
+    paths = [file.relative_to(content.root).as_posix() for files in content.splits.values() for file in files]
+    strange = [path for path in paths if len(path.splitlines()) > 1 or not _is_utf8(path)]
+    if strange:
+        raise UserError(
+            f"{len(strange):,} pictures of {content.root} have names with line breaks, or that are not UTF-8: "
+            f"{listed(ascii(path) for path in strange)}; rename them."
+        )
+
+
+def _is_utf8(text: str) -> bool:
+    return text.encode(errors="replace").decode() == text
 
 
 def _folders_of(content: FolderContent, split: str) -> list[str] | None:
@@ -164,6 +181,8 @@ def _read(file: Path) -> list[Row]:
         rows = readers[file.suffix](file.read_bytes())
     except (OSError, ValueError, csv.Error, RecursionError, pa.ArrowException) as error:
         reason = (str(error).splitlines() or ["it is damaged"])[0]
+        if isinstance(error, UnicodeDecodeError):
+            reason = "it is not UTF-8; save it so."
         raise UserError(f"The metadata {file} cannot be read: {reason}") from error
     for number, row in enumerate(rows):
         if not isinstance(row.get(FILE_NAME), str):

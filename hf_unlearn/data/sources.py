@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from hf_unlearn.data.caption_rows import join_captions
 from hf_unlearn.data.columns import arrow_column, blank, is_text, replace_column
 from hf_unlearn.data.folders import list_folder
 from hf_unlearn.data.images import check_images, to_rgb
@@ -96,10 +97,16 @@ def read_source(
         splits = DatasetDict({split: splits[split]})
     prefixes = {name: "" if name in ("train", split) else f"{name}/" for name in splits}
     rows = DatasetDict(
-        {name: to_schema(part, columns, name=str(dataset_name), prefix=prefixes[name]) for name, part in splits.items()}
+        {
+            name: to_schema(part, columns, name=str(dataset_name), prefix=prefixes[name], told=told)
+            for name, part in splits.items()
+        }
     )
     if any("label" in part.column_names for part in rows.values()):
         rows = encode_labels(rows, str(dataset_name))
+    if rows.num_rows != splits.num_rows:
+        joined = ", ".join(f"{name} {len(part):,}" for name, part in rows.items())
+        told += f" Rows that repeat a picture are its captions: {joined} pictures."
     return (next(iter(rows.values())) if list(rows) in ([split], ["train"]) else rows), told
 
 
@@ -130,8 +137,12 @@ def _load(
                 loaded = _parquet(content.splits)
             elif content.kind == "nothing":
                 raise ValueError("it holds no pictures and no .parquet files")
-            else:  # archives of pictures, which `datasets` unpacks
-                loaded = load_dataset("imagefolder", data_files=_escaped(content.splits))
+            else:
+                files = [file for files in content.splits.values() for file in files]
+                raise UserError(
+                    f"{path} holds {len(files):,} archives ({listed(file.name for file in files)}); unpack them, and "
+                    "name that folder (--dataset_name), or read shards (.tar) with --streaming."
+                )
         else:
             loaded = load_dataset(name, config, revision=revision)
     splits = DatasetDict({"train": loaded}) if isinstance(loaded, Dataset) else loaded
@@ -153,7 +164,7 @@ def _escaped(splits: Mapping[str, Sequence[Path]]) -> dict[str, list[str]]:
 @contextmanager
 def load_failures(name: str) -> Iterator[None]:
     """Say in one sentence why `datasets` cannot load a dataset."""
-    from datasets.exceptions import DatasetsError
+    from datasets.exceptions import DatasetGenerationError, DatasetsError
 
     if not Path(name).expanduser().exists():
         _check_hub_id(name)
@@ -164,7 +175,9 @@ def load_failures(name: str) -> Iterator[None]:
     # A missing repository or file, an unknown configuration, damaged parquet, no connection; or whatever the parsers of
     # `datasets` meet in a record that is not what it says.
     except (OSError, ValueError, DatasetsError, pa.ArrowException, *_MALFORMED) as error:
-        raise UserError(f"The dataset {name} cannot be loaded (--dataset_name): {_first_line(error)}") from error
+        cause = error.__cause__ if isinstance(error, DatasetGenerationError) else None  # which says nothing itself
+        reason = _first_line(cause if isinstance(cause, Exception) else error)
+        raise UserError(f"The dataset {name} cannot be loaded (--dataset_name): {reason}") from error
     except IndexError as error:  # how `datasets` fails on a saved split without a row
         raise UserError(
             f"The dataset {name} has a split without rows (--dataset_name); save it with rows, or without that split."
@@ -186,7 +199,12 @@ def _first_line(error: Exception) -> str:
 
 
 def to_schema(
-    dataset: Dataset, columns: Mapping[str, str | None], *, name: str = "The dataset", prefix: str = ""
+    dataset: Dataset,
+    columns: Mapping[str, str | None],
+    *,
+    name: str = "The dataset",
+    prefix: str = "",
+    told: str = "",
 ) -> Dataset:
     """Bring one split into the schema `image`, `captions`, `label`, `id`, keeping every other column.
 
@@ -195,6 +213,7 @@ def to_schema(
         columns: The dataset's own column for each name of the schema; None for the column of that very name, if any.
         name: How messages call the data.
         prefix: What precedes row numbers used as ids.
+        told: What was found of the data, for the message about a column that is missing.
 
     Returns:
         The dataset in the schema; labels keep their type.
@@ -205,7 +224,9 @@ def to_schema(
     present = dataset.column_names
     for target, source in columns.items():
         if source is not None and source not in present:
-            raise UserError(f"{name} has no column {source!r} ({_FLAGS[target]}); its columns: {', '.join(present)}.")
+            raise UserError(
+                f"{name} has no column {source!r} ({_FLAGS[target]}); its columns: {', '.join(present)}. {told}".strip()
+            )
     wanted = {target: source or target for target, source in columns.items() if source or target in present}
     repeated = [source for source, times in Counter(wanted.values()).items() if times > 1]
     if repeated:
@@ -214,6 +235,8 @@ def to_schema(
     aside = {target: f"source_{target}" for target in wanted if target in present and target not in wanted.values()}
     dataset = dataset.rename_columns({**aside, **{source: target for target, source in wanted.items()}})
     dataset = _with_images(dataset, name)
+    if {"captions", "id"} <= wanted.keys():
+        dataset = join_captions(dataset)
     dataset = with_ids(dataset, source=wanted.get("id", "id"), name=name, prefix=prefix)
     return _with_caption_lists(dataset, wanted["captions"], name) if "captions" in wanted else dataset
 

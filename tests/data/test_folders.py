@@ -111,6 +111,15 @@ def test_parquet_files_by_name_or_folder(data: Path, names: tuple, splits: dict)
     assert counts(files(data, *names)) == splits
 
 
+@pytest.mark.parametrize(
+    "names", [("train2017", "val2017"), ("Train_images", "test images"), ("training-set", "test0")]
+)
+def test_folders_that_almost_are_splits_are_neither_splits_nor_classes(data: Path, names: tuple) -> None:
+    with pytest.raises(UserError, match=r"look like splits, but only those called train, .*; rename them"):
+        list_folder(files(data, *(f"{name}/{number}.png" for name in names for number in range(2))))
+    assert counts(files(data / "classes", f"{names[0]}/a.png", "cat/b.png")) == {"train": 2}
+
+
 def test_files_left_aside_are_counted(data: Path) -> None:
     root = files(data, "a.png", "b.JPG", "ids.txt", "notes.txt", "video.mp4", "LICENSE", ".hidden.png", "README.md")
     assert list_folder(root).summary == (

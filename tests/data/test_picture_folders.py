@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -32,7 +33,8 @@ def pictures(tmp_path: Path, noise: Callable[..., PILImage.Image]) -> Callable[.
 
 
 def csv(folder: Path, *lines: str) -> Path:
-    (folder / "metadata.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    text = "\n".join(lines) + "\n"
+    (folder / "metadata.csv").write_text(text, encoding="utf-8", errors="surrogateescape")
     return folder
 
 
@@ -97,7 +99,28 @@ def test_metadata_in_folders_of_splits(pictures: Callable[..., Path]) -> None:
     assert splits["train"]["id"][:] == ["a.png", "sub/b.png"] and splits["test"]["id"][:] == ["test/a.png"]
 
 
+def test_ids_do_not_depend_on_how_train_is_spelt(pictures: Callable[..., Path]) -> None:
+    splits = load_source(pictures("Training/cat/a.png", "Training/dog/b.png", "VAL/cat/c.png"))
+    assert splits["train"]["id"][:] == ["cat/a.png", "dog/b.png"] and splits["validation"]["id"][:] == ["VAL/cat/c.png"]
+
+
+@pytest.mark.parametrize(("name", "shown"), [(b"a\nb.png", r"a\\nb"), (b"caf\xe9.png", r"caf\\udce9")])
+def test_names_that_are_no_ids_are_told(pictures: Callable[..., Path], name: bytes, shown: str) -> None:
+    folder = pictures("a.png", "b.png")
+    (folder / "b.png").rename(folder / os.fsdecode(name))
+    with pytest.raises(UserError, match=rf"1 pictures .* line breaks, or that are not UTF-8: '{shown}.png'; rename"):
+        load_source(folder)
+
+
+def test_a_missing_column_of_pictures_comes_with_what_was_found(pictures: Callable[..., Path]) -> None:
+    folder = pictures("a.png", "b.png")
+    (folder / "Metadata.tsv").write_text("file_name\ttext\na.png\tone\nb.png\ttwo\n")
+    with pytest.raises(UserError, match=r"no column 'text' .*: image, id\. .*files left aside: 1 \.tsv\."):
+        load_source(folder, caption_column="text")
+
+
 BAD = {
+    "another encoding": (["file_name,text", "0.png,a", "1.png,\udce9"], "cannot be read: it is not UTF-8; save it so"),
     "a picture without a row": (["file_name,text", "0.png,a"], "1 of 2 pictures .* have no row .*: 1.png"),
     "a row without a picture": (
         ["file_name,text", "0.png,a", "1.png,b", "9.png,c"], "names 1 pictures that are not there: 9.png",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from PIL import Image as PILImage
 
 from hf_unlearn.data.columns import arrow_column
 from hf_unlearn.data.labels import align_classes
-from hf_unlearn.data.sources import load_source, to_schema, with_ids
+from hf_unlearn.data.sources import load_source, read_source, to_schema, with_ids
 from hf_unlearn.errors import UserError
 
 Rows = Callable[..., Dataset]
@@ -218,6 +219,41 @@ def test_ids_of_other_types_missing_or_repeated(rows: Rows) -> None:
         to_schema(dataset.add_column("n", ["a", None, " ", "b\nc"]), {"image": None, "id": "n"})
     with pytest.raises(UserError, match=r"^2 ids of .* are repeated in the column 'n' \(--id_column\): [ab], [ab]\.$"):
         to_schema(dataset.add_column("n", ["a", "b", "a", "b"]), {"image": None, "id": "n"})
+
+
+def test_rows_that_repeat_a_picture_are_its_captions(tmp_path: Path, rows: Rows) -> None:
+    """As data sets of captions are published: a row a caption, with the picture and its id in each."""
+    pictures = rows(3).remove_columns([name for name in rows(3).column_names if name != "image"])
+    repeated = pictures.select([0, 1, 0, 2, 0]).add_column("image_id", [7, 8, 7, 9, 7])
+    repeated = repeated.add_column("text", ["one", "uno", "two", "un", "one"])
+    repeated = repeated.add_column("sentence", [1, 2, 3, 4, 5]).add_column("owner", ["x", "y", "x", "x", "x"])
+    repeated.to_parquet(tmp_path / "data.parquet")
+    loaded, told = read_source(
+        tmp_path / "data.parquet", {"image": "image", "captions": "text", "id": "image_id", "label": None}
+    )
+    assert loaded["id"][:] == ["7", "8", "9"] and loaded["owner"][:] == ["x", "y", "x"]
+    assert loaded["captions"][:] == [["one", "two"], ["uno"], ["un"]]
+    assert loaded["sentence"][:] == [[1, 3, 5], [2], [4]]
+    assert [image.getpixel((0, 0)) for image in loaded["image"]] == [i.getpixel((0, 0)) for i in pictures["image"]]
+    assert told == "Rows read: train 5. Rows that repeat a picture are its captions: train 3 pictures."
+    two = pictures.select([0, 1]).add_column("id", ["a", "a"]).add_column("captions", ["one", "two"])
+    with pytest.raises(UserError, match=r"1 ids of .* are repeated"):
+        to_schema(two, {"image": None, "captions": None, "id": None})
+
+
+def test_archives_are_to_be_unpacked(tmp_path: Path) -> None:
+    """`datasets` would lose their classes, or fail without a reason."""
+    with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
+        archive.writestr("cat/0.png", b"")
+    with pytest.raises(UserError, match=r"holds 1 archives \(pictures.zip\); unpack them"):
+        load_source(tmp_path)
+
+
+def test_what_datasets_could_not_read_is_said(tmp_path: Path, rows: Rows) -> None:
+    rows(2).to_parquet(tmp_path / "train-0.parquet")
+    rows(2).rename_column("captions", "other").to_parquet(tmp_path / "train-1.parquet")
+    with pytest.raises(UserError, match=r"cannot be loaded \(--dataset_name\): (?!An error occurred)"):
+        load_source(tmp_path)
 
 
 def test_labels_are_encoded_alike_in_all_splits(tmp_path: Path, rows: Rows) -> None:
