@@ -3,9 +3,9 @@
     accelerate launch recipes/sweep.py recipes/sweeps/clip_openmoji.yaml
 
 A sweep file names a family, the recipe's options (such as `unlearn_fraction`), a list of settings for each method and,
-if it likes, a `split_seed`. By default it uses a split of its own: the reported trials draw others, so no setting is
-chosen on what it is judged by. Every setting's row is written when it is measured; stopped, the same command goes on
-with the settings that are missing or were changed.
+if it likes, a `split_seed`; under `without_initial`, settings of methods that do not know the initial model. By default
+it uses a split of its own: the reported trials draw others, so no setting is chosen on what it is judged by. Every
+setting's row is written when it is measured; stopped, the same command goes on with what is missing or was changed.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from hf_unlearn.benchmarks.benchmark import Benchmark
+from hf_unlearn.benchmarks.benchmark import WITHOUT_INITIAL, Benchmark, without_initial
 from hf_unlearn.cli.guard import guarded
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import write_atomically
@@ -64,13 +64,15 @@ def load(path: Path) -> tuple[Benchmark, list[tuple[Row, Run]]]:
     if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
         raise UserError(f"the sweep file {path} must hold settings: a list of them for each method")
     settings, seed = content.pop("settings"), int(content.pop("split_seed", SWEEP_SEED))
+    settings |= {method + WITHOUT_INITIAL: tried for method, tried in content.pop("without_initial", {}).items()}
     sweep = Benchmark.load(path, content)
     retrain = parse_run(sweep.argv(seed, methods=["retrain"]))
     runs: list[tuple[Row, Run]] = [({"method": "before"}, retrain), ({"method": "retrain"}, retrain)]
-    for method, choices in settings.items():
+    for name, choices in settings.items():
+        method = name.removesuffix(WITHOUT_INITIAL)
         for setting in choices:
             run = parse_run(sweep.argv(seed, *section_options(method, setting), methods=[method]))
-            runs.append(({"method": method, "setting": setting}, run))
+            runs.append(({"method": name, "setting": setting}, run))
     return sweep, [(row | {"key": f"{row['method']}-{settings_hash(run)}"}, run) for row, run in runs]
 
 
@@ -87,7 +89,8 @@ def setting_metrics(experiment: Experiment, method: str, run: Run) -> Row:
     if method in ("before", "retrain"):
         return (experiment.before if method == "before" else experiment.retrain).metrics
     try:
-        _, evaluation = experiment.train_and_evaluate(run.methods[method])
+        knowing = without_initial(experiment) if method.endswith(WITHOUT_INITIAL) else experiment
+        _, evaluation = knowing.train_and_evaluate(run.methods[method.removesuffix(WITHOUT_INITIAL)])
     except UserError as error:  # it diverged, or the method found nothing to do
         return {"failed": str(error)}
     keys = experiment.evaluator.gap_keys

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from hf_unlearn.metrics.gap import gap_to_retrain
 from hf_unlearn.records.metric_labels import short_name
 from hf_unlearn.runs.arguments import Run, parse_run
 from hf_unlearn.runs.builders import BUILDERS
+from hf_unlearn.runs.experiment import Experiment
 from hf_unlearn.runs.options import grouped_options, section_options
 from hf_unlearn.runs.results import COLUMNS, TAIL, markdown
 from hf_unlearn.runs.resuming import settings_hash
@@ -29,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 RETRAIN_AGAIN = "retrain_again"  # a second Retrain with another seed: the ceiling of agreement with Retrain
 CALIBRATION = "alignment_calibration"
+WITHOUT_INITIAL = ", initial model unknown"
 # Table 5: which calibration terms are on; the weights that are off are set to zero.
 ABLATION: dict[str, dict[str, float]] = {
     "neg. + pos.": {},
@@ -49,6 +52,7 @@ class Benchmark:
         ablation: whether to run Table 5's variants of Alignment Calibration.
         alpha: values of alpha = gamma for Fig. 4.
         beta: values of beta for Fig. 4.
+        without_initial: methods that are also run as if nobody knew the initial model, each with its settings then.
     """
 
     family: str
@@ -57,6 +61,7 @@ class Benchmark:
     ablation: bool = False
     alpha: tuple[float, ...] = ()
     beta: tuple[float, ...] = ()
+    without_initial: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.family not in BUILDERS:
@@ -126,10 +131,18 @@ def _run_trial(benchmark: Benchmark, trial: int, folder: Path) -> dict[str, dict
             metrics = experiment.before.metrics
         else:
             (config,) = runs[name].methods.values()
-            metrics = experiment.train_and_evaluate(config, name)[1].metrics
+            chosen = without_initial(experiment) if name.endswith(WITHOUT_INITIAL) else experiment
+            metrics = chosen.train_and_evaluate(config, name)[1].metrics
         done[name] = metrics
         write_atomically(folder / f"{name}.json", json.dumps({"key": key, **metrics}, indent=1) + "\n")
     return {name: done[name] for name in keys}
+
+
+def without_initial(experiment: Experiment) -> Experiment:
+    """The same experiment, with all that it measured so far, for who does not know the initial model."""
+    blind = copy(experiment)
+    blind.initial = None
+    return blind
 
 
 def _runs(benchmark: Benchmark, trial: int) -> dict[str, Run]:
@@ -141,7 +154,9 @@ def _runs(benchmark: Benchmark, trial: int) -> dict[str, Run]:
     runs = {"retrain": run_of("retrain"), RETRAIN_AGAIN: run_of("retrain", "--retrain.seed", str(trial + 1000))}
     runs |= {method: run_of(method) for method in parse_run(benchmark.argv(trial)).methods if method != "retrain"}
     settings = benchmark.variants().items()
-    return runs | {name: run_of(CALIBRATION, *section_options(CALIBRATION, setting)) for name, setting in settings}
+    runs |= {name: run_of(CALIBRATION, *section_options(CALIBRATION, setting)) for name, setting in settings}
+    blind = benchmark.without_initial.items()
+    return runs | {m + WITHOUT_INITIAL: run_of(m, *section_options(m, setting)) for m, setting in blind}
 
 
 def _keys(runs: Mapping[str, Run]) -> dict[str, str]:
@@ -201,7 +216,8 @@ def summarise(trials: Mapping[int, Mapping[str, Mapping[str, float]]], gap_keys:
 
 def write_tables(summary: Summary, benchmark: Benchmark, output_dir: Path) -> str:
     """Write the tables (Markdown, CSV, JSON) and plots; returns the Markdown."""
-    names = ["before", "retrain", RETRAIN_AGAIN, *(n for n in METHODS if n in summary.mean and n != "retrain")]
+    names = ["before", "retrain", RETRAIN_AGAIN]
+    names += [name for m in METHODS if m != "retrain" for name in (m, m + WITHOUT_INITIAL) if name in summary.mean]
     parts = [_main_table(summary, names)]
     if benchmark.ablation:
         parts.append("Ablation of Alignment Calibration (Table 5), average gap:\n\n" + _ablation_table(summary))
@@ -221,7 +237,7 @@ def _main_table(summary: Summary, names: Sequence[str]) -> str:
     """Tables 1, 2, 4, 6 and 7: mean ± sd, mean gap to the trial's own Retrain in parentheses, best in bold."""
     present = {key for metrics in summary.mean.values() for key in metrics}
     columns = [key for key in (*COLUMNS[summary.family], *TAIL, "agreement_pearson") if key in present]
-    compared = [n for n in names if n in METHODS and n != "retrain"]
+    compared = [n for n in names if n.removesuffix(WITHOUT_INITIAL) in METHODS and n != "retrain"]
     best = min(summary.mean[n]["avg_gap"] for n in compared) if compared else None
     lines = [["Method", *(short_name(key) for key in columns), "Avg. gap"]]
     lines.append(["---", *["---:"] * (len(columns) + 1)])
@@ -254,7 +270,8 @@ def _mean_std(summary: Summary, name: str, key: str) -> tuple[float, float]:
 
 def _title(name: str) -> str:
     titles = {"before": "before unlearning", RETRAIN_AGAIN: "Retrain, other seed"}
-    return titles.get(name) or description_of(name).title
+    method = name.removesuffix(WITHOUT_INITIAL)
+    return titles.get(name) or description_of(method).title + name.removeprefix(method)
 
 
 def _csv(summary: Summary) -> str:

@@ -150,11 +150,12 @@ def _json_entries(text: str, file: Path) -> list[object]:
     return entries
 
 
-def parse_where(condition: str) -> tuple[str, list[str]]:
+def parse_where(condition: str, option: str = "--unlearn_where") -> tuple[str, list[str]]:
     """Parse `column=value` or `column=value,value,...`.
 
     Args:
-        condition: What follows `--unlearn_where`; everything after the first "=" belongs to the values.
+        condition: What follows the option; everything after the first "=" belongs to the values.
+        option: What the message calls it.
 
     Returns:
         The column and its values, which are compared as strings.
@@ -169,5 +170,5 @@ def parse_where(condition: str) -> tuple[str, list[str]]:
     column, equals, rest = condition.partition("=")
     values = [value.strip() for value in rest.split(",")]
     if not equals or not column.strip() or not all(values) or len(set(values)) < len(values):
-        raise UserError(f"--unlearn_where {condition!r} is not of the form column=value or column=value,value.")
+        raise UserError(f"{option} {condition!r} is not of the form column=value or column=value,value.")
     return column.strip(), values

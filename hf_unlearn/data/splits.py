@@ -122,7 +122,7 @@ def make_splits(
     elif unlearn_request is not None:
         kind, asked = "file", _requested(ids, unlearn_request)
     elif unlearn_where is not None:
-        kind, asked = "where", _matching(pool, unlearn_where)
+        kind, asked = "where", rows_where(pool, unlearn_where)
     else:
         assert unlearn_fraction is not None  # it is what was chosen
         kind, asked = "fraction", np.empty(0, np.int64)
@@ -226,28 +226,30 @@ def _requested(ids: Ids, request: str | os.PathLike[str] | Sequence[object]) -> 
     return request_rows(ids, request)
 
 
-def _matching(dataset: Dataset, condition: str) -> Indices:
-    """Find the rows where a column has one of the values of `column=value,value`, compared as strings."""
+def rows_where(dataset: Dataset, condition: str, option: str = "--unlearn_where") -> Indices:
+    """Find the rows where a column has one of the values of `column=value,value`, compared as strings.
+
+    Raises:
+        UserError: The condition of this option has another form, or names a column or a value that there is not.
+    """
     from datasets import ClassLabel
 
-    name, values = parse_where(condition)
+    name, values = parse_where(condition, option)
     if name not in dataset.column_names:
         raise UserError(
-            f"--unlearn_where {condition!r}: there is no column {name!r}; there are {', '.join(dataset.column_names)}."
+            f"{option} {condition!r}: there is no column {name!r}; there are {', '.join(dataset.column_names)}."
         )
     column, feature = arrow_column(dataset, name), dataset.features[name]
     if isinstance(feature, ClassLabel):  # -1 stands for no class
         column = pa.array(feature.names).take(pc.if_else(pc.less(column, 0), pa.scalar(None, column.type), column))
     elif not (is_text(column.type) or pa.types.is_integer(column.type) or pa.types.is_boolean(column.type)):
-        raise UserError(
-            f"--unlearn_where {condition!r}: the column {name!r} holds {column.type}, no texts or integers."
-        )
+        raise UserError(f"{option} {condition!r}: the column {name!r} holds {column.type}, no texts or integers.")
     texts = pc.cast(column, pa.string())
     absent = set(values) - set(pc.unique(texts.filter(pc.is_in(texts, value_set=pa.array(values)))).to_pylist())
     if absent:
         present = pc.unique(texts).drop_null()
         raise UserError(
-            f"--unlearn_where {condition!r}: no training row has {listed(sorted(absent))}; "
+            f"{option} {condition!r}: no training row has {listed(sorted(absent))}; "
             f"there are {listed(present.slice(0, LISTED).to_pylist(), len(present))}."
         )
     return np.flatnonzero(pc.is_in(texts, value_set=pa.array(values)))

@@ -1,10 +1,15 @@
 """Targeted Calibration: Alignment Calibration that knows where to stop."""
 
+import time
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.trainer_utils import TrainOutput
 
 from hf_unlearn.data.encoded import EncodedSplit, EncodedSplits
 from hf_unlearn.data.preprocessing import ImageTextPreprocessor, ImageViewPreprocessor
@@ -12,6 +17,7 @@ from hf_unlearn.data.streaming import StreamedBatches
 from hf_unlearn.distributed import all_reduce_sum, world_size
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import info_nce, masked_mean, negative_alignment, similarity_drift
+from hf_unlearn.methods.fine_tune import FineTuneTrainer
 from hf_unlearn.models.contrastive import contrastive_terms, is_dual_encoder
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, RETAIN, MethodDescription
@@ -101,11 +107,20 @@ class TargetedCalibrationConfig(UnlearningConfig):
             "pairs are predicted; default: the initial model, or else pixels and character n-grams."
         },
     )
+    target_epochs: float = field(
+        default=4.0,
+        metadata={
+            "help": "Epochs over retain that a copy of the initial model is fine-tuned, for its alignments to order "
+            "the targets as Retrain's would; 0: its embeddings are features only. No effect without an initial model."
+        },
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.target_noise is not None and not 0 <= self.target_noise <= 1:
             raise UserError(f"target_noise={self.target_noise} must be from 0 to 1, or unset")
+        if not 0 <= self.target_epochs < inf:
+            raise UserError(f"target_epochs={self.target_epochs} must be a number of at least 0")
 
 
 class TargetedCalibrationTrainer(UnlearningTrainer):
@@ -131,6 +146,10 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
     On a retain stream of pairs a frozen copy of the base model says, batch by batch, how it embedded them: one more
     forward pass a step. The unlearn targets are then predicted from a sample of the stream.
 
+    Where the initial model is known (a base that was fine-tuned from it), Retrain is that model fine-tuned on retain. A
+    copy is therefore fine-tuned for a few epochs, and its alignments order the targets; `shrink_perturb` mixes with the
+    initial model instead of with new weights.
+
     Source: the calibration terms of Eq. 5 (arXiv 2406.03603), given targets; the last term is similarity-preserving
     distillation (arXiv 1907.09682). Matching what a retrained model would give is the idea of Georgiev et al.,
     "Attribute-to-Delete", arXiv 2410.23232, which trains many models for it.
@@ -147,7 +166,10 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
             raise UserError(
                 f"{args.title} takes its targets from samples the model never saw; pass them as split validation"
             )
+        started = time.monotonic()
+        self._retain = train_dataset["retain"]
         self.targets = self._targets(self.rows.encoded(held_out)).to(args.device)
+        self._seconds_of_targets = time.monotonic() - started
         streams_pairs = isinstance(self.train_dataset, StreamedBatches) and is_dual_encoder(self.model)
         self.base_model = frozen_copy(self.model) if streams_pairs else None
 
@@ -194,8 +216,37 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
             return FeatureEncoder(model.to(self.args.device), processor)  # type: ignore[arg-type]
         if self.initial_model is None:
             return None
-        initial = self.initial_model.to(self.args.device)  # type: ignore[arg-type]  # the stub of `to` lacks devices
-        return FeatureEncoder(initial, self.processing_class)
+        if not self.args.target_epochs:
+            initial = self.initial_model.to(self.args.device)  # type: ignore[arg-type]  # the stub of `to` lacks devices
+            return FeatureEncoder(initial, self.processing_class)
+        if self.is_fsdp_enabled:
+            raise UserError(
+                "target_epochs fine-tunes a whole copy of the initial model, which FSDP would shard; set it to 0, or "
+                "launch with recipes/accelerate_configs/multi_gpu.yaml"
+            )
+        return FeatureEncoder(self._fine_tuned(self.initial_model), self.processing_class, knows_retain=True)
+
+    def _fine_tuned(self, initial: PreTrainedModel) -> PreTrainedModel:
+        """A copy of the initial model, fine-tuned for a while on retain alone: a Retrain that is broken off."""
+        config = deepcopy(self.args)
+        config.num_train_epochs, config.shrink_perturb, config.saliency_share = config.target_epochs, None, None
+        config.save_strategy, config.checkpoint_minutes = "no", None  # type: ignore[assignment]
+        config.logging_strategy, config.disable_tqdm, config.report_to = "no", True, []  # type: ignore[assignment]
+        trainer = FineTuneTrainer(
+            deepcopy(initial),
+            config,
+            {"retain": self._retain},
+            processing_class=self.processing_class,
+            data_config=self.data_config,
+        )
+        trainer.train()
+        return trainer.whole_model()
+
+    def train(self, *positional: Any, **kwargs: Any) -> TrainOutput:
+        """As the base class does; the run time includes what the targets took."""
+        output = super().train(*positional, **kwargs)
+        output.metrics["train_runtime"] += self._seconds_of_targets
+        return output
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None

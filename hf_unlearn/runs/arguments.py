@@ -5,6 +5,7 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -15,7 +16,7 @@ from hf_unlearn.errors import UserError, listed
 from hf_unlearn.methods import METHODS, PAPER_METHODS, load_method
 from hf_unlearn.methods.retrain import RetrainConfig
 from hf_unlearn.models.adapters import ALL_LINEAR, require_peft
-from hf_unlearn.runs.options import MODEL, PRETRAIN, Option, grouped_options, read_yaml, yaml_value
+from hf_unlearn.runs.options import INITIAL, MODEL, PRETRAIN, Option, grouped_options, read_yaml, yaml_value
 from hf_unlearn.runs.shipped import config_file
 from hf_unlearn.training.config import UnlearningConfig, refuse_evaluating
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
 T = TypeVar("T")
+EARLIER_TRAININGS = (PRETRAIN, INITIAL)
 OPENMOJI = "openmoji"  # the embedded dataset
 FAMILY = "family"  # what kind of small encoder that architecture is
 FAMILIES = ("clip", "simclr", "moco")
@@ -74,6 +76,12 @@ class RunArguments:
         metadata={"help": "Model that the encoder was fine-tuned from; Retrain starts there, not from new weights."},
     )
     initial_revision: str | None = field(default=None, metadata={"help": "Revision of a Hub's initial model."})
+    initial_where: str | None = field(
+        default=None,
+        metadata={
+            "help": "Rows by column, category=Flags, that a small initial model is pre-trained on; no split has them."
+        },
+    )
     vision_model: str | None = field(
         default=None,
         metadata={"help": "Vision model, such as a ViT or DINOv2, to start a SimCLR or MoCo from; then pre-trained."},
@@ -139,9 +147,10 @@ class RunArguments:
 
     def __post_init__(self) -> None:
         self.methods = [load_method(name) for name in self.methods]
-        for one, other in (("vision_model", "model_name_or_path"), ("vision_model", "initial_model")):
-            if getattr(self, one) is not None and getattr(self, other) is not None:
-                raise UserError(f"--{one} is where a pre-training starts, and --{other} is trained already; give one")
+        starts = ("model_name_or_path", "initial_model", "vision_model", "initial_where")
+        for one, other in combinations(starts, 2):
+            if getattr(self, one) is not None and getattr(self, other) is not None and other not in starts[:2]:
+                raise UserError(f"--{other} makes a model to start from, and --{one} names one; give one of them")
         for name in ("initial", "vision"):
             if getattr(self, f"{name}_revision") is not None and getattr(self, f"{name}_model") is None:
                 raise UserError(f"--{name}_revision is that of --{name}_model; give both, or neither")
@@ -214,11 +223,12 @@ def get_peft_config(arguments: RunArguments) -> "LoraConfig | None":
 
 @dataclass(frozen=True)
 class Run:
-    """Parsed arguments: the run's own, the data's, a config per method, and the base model's training and kind."""
+    """Parsed arguments: the run's own, the data's, a config per method and earlier training, and the model's kind."""
 
     arguments: RunArguments
     methods: dict[str, UnlearningConfig]
     pretrain: RetrainConfig
+    initial: RetrainConfig
     data: DataConfig
     model: dict[str, Any] = field(default_factory=dict)
     family: str | None = None
@@ -264,7 +274,7 @@ def parse_run(argv: Sequence[str] | None = None, default_config: str | Path | No
     shared_yaml = [option for option in general if option[0] not in own]
     shared = [(name, values) for name, values in options if name not in own and "." not in name]
     targets: dict[str, type[UnlearningConfig]] = {m: METHODS[m].config_class for m in arguments.methods}
-    targets[PRETRAIN] = RetrainConfig
+    targets |= dict.fromkeys(EARLIER_TRAININGS, RetrainConfig)
     _check_names(shared_yaml + shared, targets)
     _check_dotted(dotted, targets)
     of_sections = [(f"{section}.{name}", value) for section, given in sections.items() for name, value in given]
@@ -274,15 +284,15 @@ def parse_run(argv: Sequence[str] | None = None, default_config: str | Path | No
         names = _names(config_class)
         alone = [(name.partition(".")[2], values) for name, values in dotted if name.partition(".")[0] == target]
         # The base model's own training is set in its section alone: --num_train_epochs means the unlearning's.
-        reaching = [(n, v) for n, v in shared if target != PRETRAIN or n in _OF_THE_MACHINE]
+        reaching = [(n, v) for n, v in shared if target not in EARLIER_TRAININGS or n in _OF_THE_MACHINE]
         usable = [*shared_yaml, *sections.get(target, []), *reaching, *alone]
         folder = Path(arguments.output_dir) / target
         parsed[target] = _parse(config_class, [*(o for o in usable if o[0] in names), ("output_dir", [str(folder)])])
     for config in parsed.values():
         refuse_evaluating(config)
-    pretrain = parsed.pop(PRETRAIN)
-    assert isinstance(pretrain, RetrainConfig)
-    return Run(arguments, parsed, pretrain, data, model, family)
+    pretrain, initial = (parsed.pop(section) for section in EARLIER_TRAININGS)
+    assert isinstance(pretrain, RetrainConfig) and isinstance(initial, RetrainConfig)
+    return Run(arguments, parsed, pretrain, initial, data, model, family)
 
 
 def _family(named: list[str]) -> str | None:

@@ -11,6 +11,7 @@ from hf_unlearn.methods import METHODS
 
 Option = tuple[str, list[str]]  # ("learning_rate", ["5e-4"])
 PRETRAIN = "pretrain"  # the section of the base model's own training
+INITIAL = "initial"  # the section of the training of what that starts from
 MODEL = "model"  # the section of the architecture to pre-train
 
 
@@ -56,7 +57,7 @@ def read_yaml(path: Path) -> tuple[list[Option], dict[str, list[Option]], dict[s
     if not isinstance(model, dict):
         raise UserError(f"--config {path}: the section model must be a mapping, not {type(model).__name__}")
     sections = {k: _yaml_options(v) for k, v in content.items() if isinstance(v, dict)}
-    unknown = [name for name in sections if name not in (*METHODS, PRETRAIN)]
+    unknown = [name for name in sections if name not in (*METHODS, PRETRAIN, INITIAL)]
     if unknown:
         raise UserError(f"--config {path} has a section {unknown[0]!r} that is no method; known: {', '.join(METHODS)}")
     return _yaml_options({k: v for k, v in content.items() if not isinstance(v, dict)}), sections, model

@@ -6,14 +6,17 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from datasets import DatasetDict
 from transformers import PreTrainedModel
 
 from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.encoded import EncodedSplit
+from hf_unlearn.data.fingerprint import dataset_sha256
 from hf_unlearn.data.openmoji import cache_folder
 from hf_unlearn.data.streaming import StreamedSplit
 from hf_unlearn.distributed import world_size
@@ -22,7 +25,8 @@ from hf_unlearn.files import clear_interrupted, finished_folder, owned, write_at
 from hf_unlearn.methods.retrain import RetrainConfig, RetrainTrainer
 from hf_unlearn.records.schemas import DatasetRecord
 from hf_unlearn.records.settings import weight_settings
-from hf_unlearn.runs.arguments import OPENMOJI
+from hf_unlearn.runs.arguments import OPENMOJI, Run
+from hf_unlearn.runs.builders import Builder
 from hf_unlearn.runs.initial import InitialModel
 from hf_unlearn.runs.run_data import UnlearningTask
 from hf_unlearn.runs.training_log import attach_log
@@ -65,6 +69,19 @@ def pretrain(
         return EncodedSplit(task.train, make_preprocessor(model, processor, data_config), data_config.resident_bytes)
 
     return train_from_scratch(train_split, task.dataset, model, processor, config, data_config, initial=initial)
+
+
+def pretrain_initial(run: Run, task: UnlearningTask, build: Builder) -> Path:
+    """Train a small initial model on the task's initial rows, which no split has; the base model starts there.
+
+    Returns:
+        Its folder, in the cache.
+    """
+    rows = task.initial_rows
+    assert rows is not None
+    splits = DatasetDict(retain=rows, unlearn=rows.select([]))
+    own = replace(task, splits=splits, dataset=replace(task.dataset, sha256=dataset_sha256(rows)))
+    return pretrain(own, *build(run, own), run.initial, run.data)
 
 
 def train_from_scratch(

@@ -25,7 +25,7 @@ from hf_unlearn.models.weights import CONFIG_NAMES, has_weights, weights_sha256
 from hf_unlearn.records.schemas import BaseModel, UnlearningManifest
 from hf_unlearn.records.settings import weight_settings
 from hf_unlearn.runs.arguments import LORA, OPENMOJI, Run, RunArguments
-from hf_unlearn.runs.options import PRETRAIN
+from hf_unlearn.runs.options import INITIAL, PRETRAIN
 from hf_unlearn.runs.run_data import UnlearningTask
 from hf_unlearn.runs.training_log import LOG_NAME, TRACKED
 
@@ -214,7 +214,8 @@ def settings_hash(run: Run) -> str:
     for switch in ("use_peft", "streaming"):
         data[switch] = data[switch] or None
     data |= {"unlearn_request": _request_hash(run.arguments), "local_data": _local_files_hash(run.arguments)}
-    settings = training_key(dataclasses.replace(run, methods={**run.methods, PRETRAIN: run.pretrain}))
+    earlier = {PRETRAIN: run.pretrain} | ({INITIAL: run.initial} if run.arguments.initial_where else {})
+    settings = training_key(dataclasses.replace(run, methods=run.methods | earlier))
     given = {n: v for n, v in (data | settings).items() if v is not None}  # so that it stays when fields are added
     content = json.dumps([given, run.model], sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -7,12 +7,13 @@ from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from hf_unlearn.data.fingerprint import dataset_sha256, row_hashes
 from hf_unlearn.data.openmoji import load_openmoji
 from hf_unlearn.data.sources import read_source
-from hf_unlearn.data.splits import HELD_OUT, make_splits
+from hf_unlearn.data.splits import HELD_OUT, make_splits, rows_where
 from hf_unlearn.data.streamed_source import EVALUATED_ROWS, StreamedRetain, stream_source
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.hub.history import PastRequests, PrivateRows
@@ -28,7 +29,8 @@ class UnlearningTask:
     """The four splits, what was asked to be removed, and the records that describe both.
 
     A model that has been through earlier requests brings them along, and their rows are a fifth split, `earlier`.
-    Where retain is a stream, the split of that name is the sample of it that is measured on. The notes are what a
+    Where retain is a stream, the split of that name is the sample of it that is measured on. The initial rows are in no
+    split: a small initial model is pre-trained on them. The notes are what a
     reader of the figures must know of the rows they are measured on.
     """
 
@@ -36,6 +38,7 @@ class UnlearningTask:
     request: RequestRecord
     dataset: DatasetRecord
     streamed: StreamedRetain | None = None
+    initial_rows: Dataset | None = None
     notes: tuple[str, ...] = ()
     past: PastRequests = field(default_factory=PastRequests)
 
@@ -102,6 +105,7 @@ def prepare_task(arguments: RunArguments) -> UnlearningTask:
     else:
         data, told = read_source(arguments.dataset_name, columns, arguments.dataset_config, revision)
     logger.info("%s", told)
+    data, initial_rows = _set_apart(data, arguments.initial_where)
     if isinstance(data, DatasetDict):
         brought = [name for name, aliases in HELD_OUT.items() if not set(aliases).isdisjoint(data)]
         _refuse_set(arguments, [f"{name}_fraction" for name in brought], "the data brings this split along")
@@ -138,9 +142,21 @@ def prepare_task(arguments: RunArguments) -> UnlearningTask:
         splits,
         describe_request(request, splits["unlearn"], arguments.request_salt),
         DatasetRecord(_public_name(arguments), revision, dataset_sha256(train), told),
+        initial_rows=initial_rows,
         notes=notes,
         past=past,
     )
+
+
+def _set_apart(data: Dataset | DatasetDict, where: str | None) -> tuple[Dataset | DatasetDict, Dataset | None]:
+    """The data without the rows of `--initial_where`, and these."""
+    if where is None:
+        return data, None
+    if isinstance(data, DatasetDict):
+        raise UserError("--initial_where sets rows of one split apart, and the data has several; name --initial_model")
+    chosen = rows_where(data, where, "--initial_where")
+    others = np.setdiff1d(np.arange(len(data)), chosen)
+    return data.select(others), data.select(chosen)
 
 
 def draw_rows(splits: Mapping[str, Dataset], count: int, seed: int) -> DatasetDict:

@@ -11,7 +11,7 @@ from hf_unlearn.runs.builders import Builder
 from hf_unlearn.runs.evaluation import class_labels, view_notes
 from hf_unlearn.runs.experiment import Experiment, say_notes
 from hf_unlearn.runs.initial import load_initial_model, prepare_vision_model
-from hf_unlearn.runs.pretrain import pretrain
+from hf_unlearn.runs.pretrain import pretrain, pretrain_initial
 from hf_unlearn.runs.resuming import RunState, data_key, training_key
 from hf_unlearn.runs.run_data import UnlearningTask, prepare_task
 
@@ -27,6 +27,8 @@ def base_model(run: Run, task: UnlearningTask, build: Builder) -> str:
     if run.arguments.model_name_or_path is not None:
         return run.arguments.model_name_or_path
     prepare_vision_model(run, task, build)
+    if task.initial_rows is not None:
+        run.arguments.initial_model = str(pretrain_initial(run, task, build))
     initial = load_initial_model(run.arguments)
     model, processor = build(run, task) if initial is None else (initial.model, initial.processor)
     if not is_dual_encoder(model):  # what is wrong with the labels is known before a long training

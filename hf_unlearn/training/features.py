@@ -22,10 +22,13 @@ class FeatureEncoder:
     Attributes:
         model: the encoder.
         processor: saved with it.
+        knows_retain: whether it has learned from the retain split, as Retrain does. Its own alignments then say how
+            Retrain orders pairs; of an encoder that has not, only its embeddings are features.
     """
 
     model: PreTrainedModel
     processor: Any
+    knows_retain: bool = False
 
     @torch.no_grad()
     def images(self, pixels: Tensor) -> Array:

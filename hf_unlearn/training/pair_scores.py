@@ -61,6 +61,12 @@ class PairFeatures:
         owner = np.searchsorted(rows, self.owner[taken])
         return PairFeatures(self.images[rows], self.pictures[rows], texts, owner, shown, named)
 
+    @property
+    def encoder_alignment(self) -> Array:
+        """`[texts]` cosine of each caption with its picture in the other encoder."""
+        assert self.shown is not None and self.named is not None
+        return (self.named * self.shown[self.owner]).sum(1)
+
     def joined(self, other: "PairFeatures") -> "PairFeatures":
         """These rows, then another's."""
         return PairFeatures(

@@ -117,6 +117,7 @@ def pair_targets(
     Unlearn pairs are ordered by `pair_scores`, which the base model's memory of them does not enter, and held-out pairs
     weighted by the likeness of theirs. Pairs that were trained on are predicted better than held-out ones all the same,
     because what is like them was trained beside them; by how much, retain pairs show, each predicted from the others.
+    An encoder that learned from retain alone saw neither, and its own alignments are the scores.
 
     The base model knows held-out pairs from retain and unlearn, Retrain from retain alone: what the held-out pairs'
     scores lose on average when the regressions are fitted without the unlearn pairs is taken off.
@@ -141,7 +142,11 @@ def pair_targets(
     kept_scores, scores, unseen_scores = pair_scores(kept.features, asked.features, unseen.features)
     request = asked.features.take(_spread(len(unlearn), round(ratio * len(regressed))))
     lost = pair_scores(kept.features.joined(request), unseen.features)[1].mean() - unseen_scores.mean()
-    weights = likeness_weights(scores - (kept_scores.mean() - unseen_scores.mean()), unseen_scores)
+    excess = kept_scores.mean() - unseen_scores.mean()
+    if encoder is not None and encoder.knows_retain:
+        scores, unseen_scores = (split.features.encoder_alignment for split in (asked, unseen))
+        excess = 0.0
+    weights = likeness_weights(scores - excess, unseen_scores)
     _say_how_alike(weights, lost)
     columns = max(kept.caption.max(), asked.caption.max()) + 1
     positive = np.zeros((len(retain) + len(unlearn), columns), dtype=np.float32)

@@ -235,7 +235,8 @@ def test_every_shipped_benchmark_sets_what_its_runs_take(path):
     run = parse_run(benchmark.argv(3))
     runs = benchmarking._runs(benchmark, 3)
     configs = {name: config for name, single in runs.items() for config in single.methods.values()}
-    assert list(configs) == ["retrain", "retrain_again", *list(run.methods)[1:]]
+    blind = [method + benchmarking.WITHOUT_INITIAL for method in benchmark.without_initial]
+    assert list(configs) == ["retrain", "retrain_again", *list(run.methods)[1:], *blind]
     assert all(configs[method].to_dict() == config.to_dict() for method, config in run.methods.items())
     assert configs["retrain"].seed == 3 and configs["retrain_again"].seed == 1003
     for name, value in benchmark.options.items():

@@ -127,7 +127,7 @@ def test_what_is_no_start_is_refused(unlearn, tiny_clip, initial, tmp_path):
     for option in ("initial", "vision"):
         with pytest.raises(UserError, match=f"--{option}_revision is that of --{option}_model"):
             unlearn(*given, f"--{option}_revision", "main")
-    with pytest.raises(UserError, match="--model_name_or_path is trained already"):
+    with pytest.raises(UserError, match="--vision_model makes a model to start from, and --model_name_or_path names"):
         unlearn(*given, "--vision_model", initial)
     with pytest.raises(UserError, match="the backbone of a SimCLR or MoCo"):
         unlearn("--vision_model", initial, "--methods", "fine_tune")
