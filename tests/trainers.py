@@ -58,6 +58,7 @@ def make_trainer(encoder, splits, tmp_path):
         trainer_class=None,
         given_model=None,
         peft_config=None,
+        initial_model=None,
         **settings,
     ):
         trainer_class = trainer_class or METHODS[method]
@@ -79,6 +80,7 @@ def make_trainer(encoder, splits, tmp_path):
             processing_class=processor,
             peft_config=peft_config,
             data_config=DataConfig(**of_data),
+            initial_model=initial_model,
         )
 
     return make

@@ -18,13 +18,15 @@ from hf_unlearn.distributed import all_reduce_sum, world_size
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import info_nce, masked_mean, negative_alignment, similarity_drift
 from hf_unlearn.methods.fine_tune import FineTuneTrainer
-from hf_unlearn.models.contrastive import contrastive_terms, is_dual_encoder
+from hf_unlearn.models.adapters import is_adapted
+from hf_unlearn.models.contrastive import contrastive_terms, is_dual_encoder, unwrap
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, RETAIN, MethodDescription
 from hf_unlearn.training.batch import TrainingBatch
 from hf_unlearn.training.config import UnlearningConfig
 from hf_unlearn.training.features import FeatureEncoder
 from hf_unlearn.training.search_space import Log, SearchSpace, Uniform
+from hf_unlearn.training.shrink_perturb import move_towards
 from hf_unlearn.training.targets import REGRESSION_PAIRS, AlignmentTargets, TargetNoise, pair_targets, view_targets
 from hf_unlearn.training.teacher import frozen_copy
 from hf_unlearn.training.trainer import UnlearningTrainer
@@ -110,8 +112,8 @@ class TargetedCalibrationConfig(UnlearningConfig):
     target_epochs: float = field(
         default=4.0,
         metadata={
-            "help": "Epochs over retain that a copy of the initial model is fine-tuned, for its alignments to order "
-            "the targets as Retrain's would; 0: its embeddings are features only. No effect without an initial model."
+            "help": "With an initial model: epochs over retain alone, after the way back to it and before the targets, "
+            "which what the model then makes of pairs orders as Retrain's; 0: the initial model's embeddings do."
         },
     )
 
@@ -146,9 +148,9 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
     On a retain stream of pairs a frozen copy of the base model says, batch by batch, how it embedded them: one more
     forward pass a step. The unlearn targets are then predicted from a sample of the stream.
 
-    Where the initial model is known (a base that was fine-tuned from it), Retrain is that model fine-tuned on retain. A
-    copy is therefore fine-tuned for a few epochs, and its alignments order the targets; `shrink_perturb` mixes with the
-    initial model instead of with new weights.
+    Where the initial model is known (a base that was fine-tuned from it), Retrain is that model fine-tuned on retain.
+    `shrink_perturb` then mixes with the initial model instead of with new weights, and `target_epochs` on retain alone
+    follow. What the model makes of unlearn pairs by then orders the targets, and the training goes on from there.
 
     Source: the calibration terms of Eq. 5 (arXiv 2406.03603), given targets; the last term is similarity-preserving
     distillation (arXiv 1907.09682). Matching what a retrained model would give is the idea of Georgiev et al.,
@@ -158,6 +160,7 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
     config_class = TargetedCalibrationConfig
     args: TargetedCalibrationConfig
     targets: AlignmentTargets
+    _retrained: PreTrainedModel | None
 
     def __init__(self, model: Any, args: TargetedCalibrationConfig, train_dataset: Any, *rest: Any, **kwargs: Any):
         super().__init__(model, args, train_dataset, *rest, **kwargs)
@@ -166,7 +169,9 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
             raise UserError(
                 f"{args.title} takes its targets from samples the model never saw; pass them as split validation"
             )
-        started = time.monotonic()
+        started, self._retrained = time.monotonic(), None
+        if args.target_features is not None and isinstance(self.preprocessor, ImageViewPreprocessor):
+            raise UserError("target_features predicts targets of pairs, and this model embeds views; leave it unset")
         self._retain = train_dataset["retain"]
         self.targets = self._targets(self.rows.encoded(held_out)).to(args.device)
         self._seconds_of_targets = time.monotonic() - started
@@ -175,34 +180,26 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
 
     def _targets(self, held_out: EncodedSplit) -> AlignmentTargets:
         """A row for each `index` of a batch: retain, then unlearn; unlearn alone where retain is a stream."""
-        rows, preprocessor = self.train_dataset, self.preprocessor
-        noise = TargetNoise(self.args.target_noise or 0, self.args.seed)
-        if isinstance(rows, EncodedSplits):
-            retain, unlearn = rows.splits
-            if isinstance(preprocessor, ImageViewPreprocessor):
-                return view_targets(self.model, preprocessor, len(retain), unlearn, held_out, noise)
-            keep = self.args.similarity_weight > 0
-            pairs = cast("ImageTextPreprocessor", preprocessor)
-            encoder = self._feature_encoder()
-            return pair_targets(
-                self.model, pairs, retain, unlearn, held_out, noise, keep_embeddings=keep, encoder=encoder
-            )
-        assert rows.unlearn is not None  # `uses` names it
-        if isinstance(preprocessor, ImageViewPreprocessor):
-            return view_targets(self.model, preprocessor, 0, rows.unlearn, held_out, noise)
-        sample, ratio = rows.retain.sample(REGRESSION_PAIRS), self.unlearn_to_retain
-        pairs = cast("ImageTextPreprocessor", preprocessor)
+        rows, noise = self.train_dataset, TargetNoise(self.args.target_noise or 0, self.args.seed)
+        streams = not isinstance(rows, EncodedSplits)
+        retain, unlearn = (rows.retain, rows.unlearn) if streams else rows.splits
+        assert unlearn is not None  # `uses` names it
+        if isinstance(self.preprocessor, ImageViewPreprocessor):
+            orderer, kept = self._retrained_for_a_while(), 0 if streams else len(retain)
+            return view_targets(self.model, self.preprocessor, kept, unlearn, held_out, noise, orderer)
+        known = retain.sample(REGRESSION_PAIRS) if streams else retain
         targets = pair_targets(
             self.model,
-            pairs,
-            sample,
-            rows.unlearn,
+            cast("ImageTextPreprocessor", self.preprocessor),
+            known,
+            unlearn,
             held_out,
             noise,
-            unlearn_to_retain=ratio,
+            unlearn_to_retain=self.unlearn_to_retain if streams else None,
+            keep_embeddings=not streams and self.args.similarity_weight > 0,
             encoder=self._feature_encoder(),
         )
-        return replace(targets, positive=targets.positive[len(sample) :])
+        return replace(targets, positive=targets.positive[len(known) :]) if streams else targets
 
     def _feature_encoder(self) -> FeatureEncoder | None:
         """The encoder from whose embeddings targets are predicted: the one named, or the initial model."""
@@ -216,31 +213,52 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
             return FeatureEncoder(model.to(self.args.device), processor)  # type: ignore[arg-type]
         if self.initial_model is None:
             return None
-        if not self.args.target_epochs:
-            initial = self.initial_model.to(self.args.device)  # type: ignore[arg-type]  # the stub of `to` lacks devices
-            return FeatureEncoder(initial, self.processing_class)
+        retrained = self._retrained_for_a_while()
+        if retrained is not None:
+            return FeatureEncoder(retrained, self.processing_class, knows_retain=True)
+        initial = self.initial_model.to(self.args.device)  # type: ignore[arg-type]  # the stub of `to` lacks devices
+        return FeatureEncoder(initial, self.processing_class)
+
+    def _retrained_for_a_while(self) -> PreTrainedModel | None:
+        """The model led back to the initial one, then fine-tuned on retain alone for `target_epochs`.
+
+        It is a Retrain that is broken off, and the training goes on from its weights.
+        """
+        if self.initial_model is None or not self.args.target_epochs:
+            return None
         if self.is_fsdp_enabled:
             raise UserError(
                 "target_epochs fine-tunes a whole copy of the initial model, which FSDP would shard; set it to 0, or "
                 "launch with recipes/accelerate_configs/multi_gpu.yaml"
             )
-        return FeatureEncoder(self._fine_tuned(self.initial_model), self.processing_class, knows_retain=True)
-
-    def _fine_tuned(self, initial: PreTrainedModel) -> PreTrainedModel:
-        """A copy of the initial model, fine-tuned for a while on retain alone: a Retrain that is broken off."""
+        start = deepcopy(self.initial_model)
+        if self.args.shrink_perturb and not is_adapted(self.model):
+            start = deepcopy(unwrap(self.model))
+            move_towards(start, self.initial_model, self.args.shrink_perturb)
         config = deepcopy(self.args)
         config.num_train_epochs, config.shrink_perturb, config.saliency_share = config.target_epochs, None, None
         config.save_strategy, config.checkpoint_minutes = "no", None  # type: ignore[assignment]
         config.logging_strategy, config.disable_tqdm, config.report_to = "no", True, []  # type: ignore[assignment]
         trainer = FineTuneTrainer(
-            deepcopy(initial),
+            start,
             config,
             {"retain": self._retain},
             processing_class=self.processing_class,
             data_config=self.data_config,
         )
         trainer.train()
-        return trainer.whole_model()
+        self._retrained = trainer.whole_model()
+        return self._retrained
+
+    def shrink_and_perturb(self) -> None:
+        """As the base class does; where a copy went on from there already, its weights are taken."""
+        if self._retrained is None or is_adapted(self.model):
+            super().shrink_and_perturb()
+            return
+        self._is_shrunk = True
+        unwrap(self.model).load_state_dict(self._retrained.state_dict())
+        if self.saliency is not None:
+            self.saliency.restore()
 
     def train(self, *positional: Any, **kwargs: Any) -> TrainOutput:
         """As the base class does; the run time includes what the targets took."""

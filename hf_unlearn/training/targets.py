@@ -117,7 +117,8 @@ def pair_targets(
     Unlearn pairs are ordered by `pair_scores`, which the base model's memory of them does not enter, and held-out pairs
     weighted by the likeness of theirs. Pairs that were trained on are predicted better than held-out ones all the same,
     because what is like them was trained beside them; by how much, retain pairs show, each predicted from the others.
-    An encoder that learned from retain alone saw neither, and its own alignments are the scores.
+    An encoder that learned from retain alone saw neither; there, a pair's score is the sum of its own alignment and of
+    what the regressions on the encoder's embeddings say, both standardised on the held-out pairs.
 
     The base model knows held-out pairs from retain and unlearn, Retrain from retain alone: what the held-out pairs'
     scores lose on average when the regressions are fitted without the unlearn pairs is taken off.
@@ -144,7 +145,9 @@ def pair_targets(
     lost = pair_scores(kept.features.joined(request), unseen.features)[1].mean() - unseen_scores.mean()
     excess = kept_scores.mean() - unseen_scores.mean()
     if encoder is not None and encoder.knows_retain:
-        scores, unseen_scores = (split.features.encoder_alignment for split in (asked, unseen))
+        own, unseen_own = (split.features.encoder_alignment for split in (asked, unseen))
+        scores = _standardised(scores, unseen_scores) + _standardised(own, unseen_own)
+        unseen_scores = _standardised(unseen_scores, unseen_scores) + _standardised(unseen_own, unseen_own)
         excess = 0.0
     weights = likeness_weights(scores - excess, unseen_scores)
     _say_how_alike(weights, lost)
@@ -165,16 +168,25 @@ def view_targets(
     unlearn: EncodedSplit,
     held_out: EncodedSplit,
     noise: TargetNoise = TargetNoise(),
+    orderer: PreTrainedModel | None = None,
 ) -> AlignmentTargets:
     """Targets of pictures under random views: unlearn as held-out pictures, in the order of the base model's own.
 
-    How well two views of a picture agree depends on the picture above all, so retraining changes their order little.
-    The `retain` samples get -1, which no alignment falls short of.
+    How well two views of a picture agree depends on the picture above all, so retraining changes their order little. A
+    model that learned from retain alone, where there is one, orders them instead. The `retain` samples get -1, which no
+    alignment falls short of.
     """
+    orderer = model if orderer is None else orderer
     with evaluation_mode(model):
-        own, unseen = (_view_alignment(model, preprocessor, split) for split in (unlearn, held_out))
-    positive = np.concatenate([np.full(retain, -1.0), match_quantiles(noise.added(own), unseen)])
+        unseen = _view_alignment(model, preprocessor, held_out)
+    with evaluation_mode(orderer):
+        scores = _view_alignment(orderer, preprocessor, unlearn)
+    positive = np.concatenate([np.full(retain, -1.0), match_quantiles(noise.added(scores), unseen)])
     return AlignmentTargets(torch.tensor(positive[:, None], dtype=torch.float32), torch.tensor(0.0))
+
+
+def _standardised(values: Array, by: Array) -> Array:
+    return (values - by.mean()) / (by.std() or 1.0)
 
 
 def _spread(count: int, most: int) -> Rows:

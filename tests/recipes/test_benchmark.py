@@ -83,6 +83,30 @@ def test_benchmark_writes_the_tables_and_goes_on_where_it_stopped(options, tmp_p
     assert repeated["emia"] == second["emia"] and table_of(again) == table_of(printed)
 
 
+def test_methods_are_also_run_as_if_nobody_knew_the_initial_model(tmp_path, monkeypatch):
+    class Known:
+        initial, retrain, before = "public", None, SimpleNamespace(metrics={"cosine_unlearn": 9.0})
+
+        def train_and_evaluate(self, config, name):
+            if name == "retrain":
+                self.retrain = "measured"
+            assert self.retrain == "measured"
+            return None, SimpleNamespace(metrics={"cosine_unlearn": float(self.initial is None)})
+
+    monkeypatch.setattr(benchmarking, "start", lambda run, build: Known())
+    options = {"methods": ["retrain", "fine_tune"], "unlearn_fraction": 0.1}
+    benchmark = benchmarking.Benchmark("clip", options, (3,), without_initial={"fine_tune": {"learning_rate": 0.25}})
+    done = benchmarking.run_benchmark(benchmark, tmp_path)
+    blind = f"fine_tune{benchmarking.WITHOUT_INITIAL}"
+    assert done[3][blind] == {"cosine_unlearn": 1.0} and done[3]["fine_tune"] == {"cosine_unlearn": 0.0}
+    runs = benchmarking._runs(benchmark, 3)
+    assert (
+        runs[blind].methods["fine_tune"].learning_rate == 0.25 != runs["fine_tune"].methods["fine_tune"].learning_rate
+    )
+    summary = benchmarking.summarise(done, ["cosine_unlearn"], "image-text")
+    assert "| Fine-Tune, initial model unknown |" in benchmarking.write_tables(summary, benchmark, tmp_path)
+
+
 def test_what_had_other_settings_is_measured_again(tmp_path, monkeypatch, caplog):
     measured: list[str] = []
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from datasets import DatasetDict
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
 from hf_unlearn.errors import UserError
@@ -16,7 +17,9 @@ from hf_unlearn.models.weights import weights_sha256
 from hf_unlearn.records.schemas import UnlearningManifest
 from hf_unlearn.runs.arguments import parse_run
 from hf_unlearn.runs.builders import BUILDERS
-from hf_unlearn.runs.unlearn import unlearn_and_compare
+from hf_unlearn.runs.resuming import settings_hash
+from hf_unlearn.runs.run_data import prepare_task
+from hf_unlearn.runs.unlearn import base_model, unlearn_and_compare
 
 
 @pytest.fixture(scope="module")
@@ -86,11 +89,41 @@ def test_targets_are_predicted_from_the_initial_model_or_from_another(unlearn, t
     given += ["--shrink_perturb", "0"]  # which would lead to the initial model where there is one
     runs = {
         "none": unlearn(*given, out="none"),
-        "initial": unlearn(*given, "--initial_model", initial, out="initial"),
+        "initial": unlearn(*given, "--initial_model", initial, "--target_epochs", "0", out="initial"),
         "features": unlearn(*given, "--target_features", initial, out="features"),
+        "fine-tuned": unlearn(*given, "--initial_model", initial, out="fine-tuned"),
     }
     hashes = {name: weights_sha256(out / "targeted_calibration") for name, out in runs.items()}
-    assert hashes["initial"] == hashes["features"] != hashes["none"]
+    assert hashes["initial"] == hashes["features"] and len(set(hashes.values())) == 3
+
+
+def test_rows_set_apart_train_the_initial_model_and_are_in_no_split(shapes, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path / "cache"))
+    shapes.save_to_disk(tmp_path / "data")
+    given = ["--dataset_name", str(tmp_path / "data"), "--unlearn_fraction", "0.1", "--use_cpu", "true"]
+    given += ["--methods", "fine_tune", "--initial_where", "label=circle", "--model.image_size", "16"]
+    steps = ["--initial.max_steps", "2", "--pretrain.max_steps", "1", "--pretrain.learning_rate", "1e-9"]
+    steps += ["--pretrain.warmup_steps", "0"]
+    run = parse_run([*given, *steps, "--per_device_train_batch_size", "16"])
+    task = prepare_task(run.arguments)
+    circle = shapes.features["label"].str2int("circle")
+    assert set(task.initial_rows["label"]) == {circle} and len(task.initial_rows) == 24
+    assert sum(map(len, task.splits.values())) == 48 and all(
+        circle not in part["label"] for part in task.splits.values()
+    )
+    base = base_model(run, task, BUILDERS["clip"])
+    begun = run.arguments.initial_model
+    assert 0 < distance(weights(base), weights(begun)) < 1e-3  # it was fine-tuned from there, barely
+    same = parse_run([*given, *steps, "--per_device_train_batch_size", "16"])
+    other = parse_run([*given, *steps, "--per_device_train_batch_size", "16", "--initial.max_steps", "3"])
+    assert settings_hash(same) != settings_hash(other)
+    with pytest.raises(UserError, match="--initial_where 'label=oval': no training row has oval"):
+        prepare_task(parse_run([*given, "--initial_where", "label=oval"]).arguments)
+    with pytest.raises(UserError, match="--initial_where makes a model to start from, and --initial_model names one"):
+        parse_run([*given, "--initial_model", base])
+    DatasetDict(train=shapes, test=shapes).save_to_disk(tmp_path / "several")
+    with pytest.raises(UserError, match="sets rows of one split apart"):
+        prepare_task(parse_run([*given, "--dataset_name", str(tmp_path / "several")]).arguments)
 
 
 def test_without_a_base_the_initial_model_is_fine_tuned_on_train(unlearn, initial):

@@ -8,8 +8,11 @@ import torch
 from datasets import DatasetDict
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import CLIPModel
 
+from hf_unlearn.errors import UserError
 from hf_unlearn.training import targets
+from hf_unlearn.training.features import FeatureEncoder
 from hf_unlearn.training.pair_scores import PairFeatures, _median_squared_distance, _ridge, pair_scores
 from hf_unlearn.training.targets import TargetNoise, likeness_weights, match_quantiles
 
@@ -203,6 +206,59 @@ def test_another_encoders_features_take_the_place_of_pixels_and_n_grams():
     joined = retain.take(np.array([1, 4])).joined(other)
     np.testing.assert_allclose(joined.shown, [*shown[[1, 4]], *other_shown])
     np.testing.assert_allclose(joined.named, [*named[[1, 2, 5, 6]], *other_named])
+
+
+def test_an_encoder_that_knows_retain_orders_pairs_by_its_own_alignment_and_its_regressions(
+    make_trainer, splits, monkeypatch
+):
+    """Where the regressions say nothing, the order is that of pair cosines computed here."""
+    single = splits.map(lambda row: {"captions": row["captions"][:1]})
+    trainer = make_trainer("targeted_calibration", "clip", single)
+    torch.manual_seed(3)
+    other = CLIPModel(trainer.model.config).eval()
+    rows = [trainer.rows.encoded(single[name]) for name in ("retain", "unlearn", "validation")]
+
+    def order(knows, regressed=pair_scores):
+        monkeypatch.setattr(targets, "pair_scores", regressed)
+        encoder = FeatureEncoder(other, trainer.processing_class, knows)
+        given = targets.pair_targets(trainer.model, trainer.preprocessor, *rows, encoder=encoder)
+        return given.positive[40:, 0].argsort().tolist()
+
+    with torch.no_grad():
+        outputs = other(**trainer.preprocessor.batch(rows[1].rows(range(10)), None))
+    x, y = (loss_oracle.unit(half) for half in (outputs.image_embeds, outputs.text_embeds))
+    own = np.argsort([a @ b for a, b in zip(x, y, strict=True)]).tolist()
+    assert order(True, lambda *features: [np.zeros(len(each.texts)) for each in features]) == own
+    assert order(True) != own and order(True) != order(False)
+
+
+@pytest.mark.parametrize("family", ["clip", "simclr"])
+def test_the_initial_model_is_retrained_for_a_while_and_stays_as_it_is(make_trainer, encoder, family):
+    initial, _ = encoder(family)
+    torch.manual_seed(3)
+    initial = type(initial)(initial.config)
+    begun = {name: value.clone() for name, value in initial.state_dict().items()}
+    settings = {"initial_model": initial, "target_epochs": 1, "max_steps": 1, "per_device_train_batch_size": 8}
+    trainer = make_trainer("targeted_calibration", family, **settings)
+    assert all(value.equal(begun[name]) for name, value in initial.state_dict().items())
+    plain = make_trainer("targeted_calibration", family, **settings | {"initial_model": None}).targets.positive
+    retain = slice(0, 40)
+    torch.testing.assert_close(trainer.targets.positive[retain], plain[retain])
+    assert not trainer.targets.positive[40:].equal(plain[40:])
+    trainer._seconds_of_targets = 1000.0
+    assert trainer.train().metrics["train_runtime"] > 1000  # targets are part of the cost
+    retrained = {name: value.clone() for name, value in trainer._retrained.state_dict().items()}
+    again = make_trainer("targeted_calibration", family, **settings, learning_rate=1e-12)
+    again.train()  # goes on from the copy's weights
+    start = again._retrained.state_dict()
+    for name, value in again.model.named_parameters():
+        torch.testing.assert_close(value, start[name], atol=1e-6, rtol=0)
+    assert any(not value.equal(start[name]) for name, value in retrained.items())
+
+
+def test_features_of_texts_are_refused_for_views(make_trainer, tiny_clip):
+    with pytest.raises(UserError, match="target_features predicts targets of pairs"):
+        make_trainer("targeted_calibration", "simclr", target_features=str(tiny_clip))
 
 
 def test_what_only_the_request_shows_is_lost_without_it(make_contents):
