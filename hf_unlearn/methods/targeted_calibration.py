@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.trainer_utils import TrainOutput
 
-from hf_unlearn.data.encoded import EncodedSplit, EncodedSplits
+from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.preprocessing import ImageTextPreprocessor, ImageViewPreprocessor
 from hf_unlearn.data.streaming import StreamedBatches
 from hf_unlearn.distributed import all_reduce_sum, world_size
@@ -181,13 +181,14 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
     def _targets(self, held_out: EncodedSplit) -> AlignmentTargets:
         """A row for each `index` of a batch: retain, then unlearn; unlearn alone where retain is a stream."""
         rows, noise = self.train_dataset, TargetNoise(self.args.target_noise or 0, self.args.seed)
-        streams = not isinstance(rows, EncodedSplits)
-        retain, unlearn = (rows.retain, rows.unlearn) if streams else rows.splits
+        streams = isinstance(rows, StreamedBatches)
+        unlearn = rows.unlearn if isinstance(rows, StreamedBatches) else rows.splits[1]
         assert unlearn is not None  # `uses` names it
         if isinstance(self.preprocessor, ImageViewPreprocessor):
-            orderer, kept = self._retrained_for_a_while(), 0 if streams else len(retain)
+            kept = 0 if isinstance(rows, StreamedBatches) else len(rows.splits[0])
+            orderer = self._retrained_for_a_while()
             return view_targets(self.model, self.preprocessor, kept, unlearn, held_out, noise, orderer)
-        known = retain.sample(REGRESSION_PAIRS) if streams else retain
+        known = rows.retain.sample(REGRESSION_PAIRS) if isinstance(rows, StreamedBatches) else rows.splits[0]
         targets = pair_targets(
             self.model,
             cast("ImageTextPreprocessor", self.preprocessor),
@@ -233,7 +234,7 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
             )
         start = deepcopy(self.initial_model)
         if self.args.shrink_perturb and not is_adapted(self.model):
-            start = deepcopy(unwrap(self.model))
+            start = cast("PreTrainedModel", deepcopy(unwrap(self.model)))
             move_towards(start, self.initial_model, self.args.shrink_perturb)
         config = deepcopy(self.args)
         config.num_train_epochs, config.shrink_perturb, config.saliency_share = config.target_epochs, None, None
