@@ -1,11 +1,12 @@
 """Unlearn the rows of a benchmark in several requests, one after another, beside a Retrain after each.
 
     accelerate launch recipes/sequence.py recipes/benchmarks/clip_openmoji.yaml \\
-        --methods fine_tune alignment_calibration targeted_calibration --requests 5
+        --methods retrain fine_tune alignment_calibration targeted_calibration --requests 5
 
 Prints a row for each run: gap and agreement, how far earlier requests drifted, utility, and cost so far as a share of
-one Retrain. Stopped half-way, the same command goes on with the runs that are missing. Options it does not know go to
-the runs: --alignment_calibration.beta .5.
+one Retrain. Stopped half-way, the same command goes on with the runs that are missing. Several may be at work in one
+output folder, on methods or trials of their own, once the data is parted (--methods without a name). Options it does
+not know go to the runs: --alignment_calibration.beta .5.
 """
 
 import argparse
@@ -24,7 +25,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("benchmark", type=Path, help="a file of recipes/benchmarks")
     parser.add_argument("--trials", type=int, nargs="+", help="seeds; default: the benchmark's")
-    parser.add_argument("--methods", nargs="+", default=["fine_tune", "alignment_calibration", "targeted_calibration"])
+    parser.add_argument(
+        "--methods",
+        nargs="*",
+        default=["retrain", "fine_tune", "alignment_calibration", "targeted_calibration"],
+        help="sequences to run; none: only part the data into requests, and print the table of what is finished",
+    )
+    parser.add_argument("--after", type=int, nargs="+", help="requests to retrain after; default: each")
     parser.add_argument("--requests", type=int, default=5, help="how many requests the rows are parted into")
     parser.add_argument("--output_dir", type=Path, help="default: runs/sequence/<benchmark>")
     given, extra = parser.parse_known_args(underscored(sys.argv[1:]))
@@ -33,7 +40,7 @@ def main() -> None:
         benchmark = replace(benchmark, trials=tuple(given.trials))
     sequence = RequestSequence(benchmark, tuple(given.methods), given.requests, tuple(extra))
     output_dir = given.output_dir or Path("runs/sequence") / given.benchmark.stem
-    print(write_sequence(run_sequence(sequence, output_dir), output_dir))
+    print(write_sequence(run_sequence(sequence, output_dir, given.after), output_dir))
 
 
 if __name__ == "__main__":

@@ -1,19 +1,22 @@
 """Requests one after another, by every method, beside a Retrain after each: does what was unlearned stay unlearned?"""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from datasets import DatasetDict
+from datasets import DatasetDict, load_from_disk
 
 from hf_unlearn.benchmarks.benchmark import Benchmark
+from hf_unlearn.benchmarks.row_alignments import ROW_ALIGNMENTS_NAME, RowAlignments, row_alignments
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import write_atomically
 from hf_unlearn.methods import description_of
+from hf_unlearn.metrics.agreement import agreement
 from hf_unlearn.records.file_names import EVALUATION_NAME
 from hf_unlearn.records.schemas import EvaluationRecord
 from hf_unlearn.runs.arguments import UNLEARN, parse_run
@@ -25,6 +28,7 @@ from hf_unlearn.runs.unlearn import base_model, unlearn_and_compare
 RETRAIN = "retrain"
 AT_ONCE = "at once"  # all requests in one run, from the original model
 AGAIN = "again"  # all requests in one more run, from the last model of the sequence
+HELD_OUT = ("validation", "test")
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,8 @@ class RequestSequence:
     """What is unlearned how often.
 
     Args:
-        benchmark: its options, and the share of train that all requests name together.
-        methods: ids of the methods, each a sequence of its own.
+        benchmark: its options, and the share of train that all requests name together; of image-text pairs.
+        methods: ids of the methods, each a sequence of its own; `retrain` trains anew after each request.
         requests: how many requests the rows are parted into.
         extra: further options of the runs.
     """
@@ -46,136 +50,232 @@ class RequestSequence:
     def __post_init__(self) -> None:
         if self.requests < 2:
             raise UserError(f"a sequence has at least 2 requests, not {self.requests}")
-        if RETRAIN in self.methods:
-            raise UserError("every run of a sequence is compared with a Retrain already; leave retrain out")
+        if self.benchmark.family != "clip":
+            raise UserError(
+                f"a sequence is compared by cosines of pairs, which {self.benchmark.family} has none of; name a "
+                "benchmark of image-text pairs"
+            )
 
 
 @dataclass(frozen=True)
 class SequenceRow:
     """One run of a sequence: `after` is the number of its request, or whether all were asked for at once or again.
 
-    Gaps and alignments are in points; `drift` is the largest rise of an earlier request since its own run, and None for
-    the first; `cost` is what the runs of this sequence took so far, as a share of Retrain's run time.
+    Cosines are in points. What needs a Retrain is None where there is none yet.
+
+    Attributes:
+        average_gap: mean of the differences from Retrain in the cosine of retain and of the request's pairs.
+        average_gap_so_far: the same with the pairs of all requests so far.
+        agreement: correlation with Retrain over the rows of all requests so far.
+        drift: largest rise of an earlier request's mean over rows since its own run; None for the first.
+        came_back: how many earlier requests are called drifted back.
+        utility: retrieval on validation, in percent.
+        minutes: what the runs of this sequence took so far.
+        cost: these as a share of what the last Retrain took.
     """
 
     method: str
     trial: int
     after: str
-    average_gap: float
-    agreement: float
+    average_gap: float | None
+    average_gap_so_far: float | None
+    agreement: float | None
     drift: float | None
     came_back: int
-    utility: float
-    cost: float
+    utility: float | None
+    minutes: float
+    cost: float | None
 
 
-def run_sequence(sequence: RequestSequence, output_dir: Path) -> list[SequenceRow]:
-    """Run what is missing of every trial, and return a row for each run; a stopped sequence goes on where it was."""
-    return [
-        row
-        for trial in sequence.benchmark.trials
-        for row in _Trial(sequence, trial, output_dir / f"trial-{trial}").rows()
-    ]
+def run_sequence(sequence: RequestSequence, output_dir: Path, after: Sequence[int] | None = None) -> list[SequenceRow]:
+    """Run what is missing, and return a row for each finished run, of methods that were run before, too.
+
+    Args:
+        sequence: what is unlearned how often.
+        output_dir: where everything is kept; a stopped sequence goes on where it was.
+        after: requests to train anew after; default: each.
+    """
+    rows = []
+    for number in sequence.benchmark.trials:
+        trial = Trial(sequence, number, output_dir / f"trial-{number}")
+        for method in sequence.methods:
+            for name in trial.names(method):
+                if method != RETRAIN or after is None or int(name.rpartition("-")[2]) in after:
+                    trial.run(method, name)
+        rows += trial.rows()
+    return rows
 
 
-class _Trial:
+class Trial:
     """One split and base model: its data, with held-out rows parted off for good, and one file a request."""
 
-    def __init__(self, sequence: RequestSequence, trial: int, folder: Path) -> None:
-        self.sequence, self.trial, self.folder = sequence, trial, folder
-        benchmark = sequence.benchmark
-        run = parse_run(benchmark.argv(trial, *sequence.extra, methods=[RETRAIN]))
+    def __init__(self, sequence: RequestSequence, number: int, folder: Path) -> None:
+        self.sequence, self.number, self.folder = sequence, number, folder
+        self.last = sequence.requests
+        if not self._requested(self.last).is_file():
+            self._part()
+
+    def _part(self) -> None:
+        """Part off the held-out rows, and the requests, once for all methods."""
+        run = parse_run(self.sequence.benchmark.argv(self.number, *self.sequence.extra, methods=[RETRAIN]))
         task = prepare_task(run.arguments)
-        self.base = base_model(run, task, BUILDERS[benchmark.family])
-        folder.mkdir(parents=True, exist_ok=True)
-        held_out = {name: task.splits[name] for name in ("validation", "test")}
-        DatasetDict(train=task.train, **held_out).save_to_disk(folder / "data")
-        ids = np.random.default_rng(trial).permutation(task.splits["unlearn"]["id"])
-        parts = np.array_split(ids, sequence.requests)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        held_out = {name: task.splits[name] for name in HELD_OUT}
+        DatasetDict(train=task.train, **held_out).save_to_disk(self.folder / "data")
+        ids = np.random.default_rng(self.number).permutation(task.splits["unlearn"]["id"])
+        parts = np.array_split(ids, self.last)
         if not len(parts[-1]):
-            raise UserError(f"{len(ids)} rows cannot be parted into {sequence.requests} requests; ask for fewer")
+            raise UserError(f"{len(ids)} rows cannot be parted into {self.last} requests; ask for fewer")
         for number, part in enumerate(parts, start=1):
             self._write(f"request-{number}", part)
             self._write(f"request-1-to-{number}", np.concatenate(parts[:number]))
 
+    def names(self, method: str) -> list[str]:
+        """Names of a method's runs, in order: a Retrain after each request, or the sequence and then all requests."""
+        each = range(1, self.last + 1)
+        if method == RETRAIN:
+            return [f"request-1-to-{number}" for number in each]
+        return [*(f"request-{number}" for number in each), AT_ONCE, AGAIN]
+
+    def run(self, method: str, name: str) -> Path:
+        """The folder of one run's model, whose start must be finished; a finished one is not run again."""
+        number = 1 if name in (AT_ONCE, AGAIN) or method == RETRAIN else int(name.rpartition("-")[2])
+        before = self.last if name == AGAIN else number - 1
+        model = self.folder_of(method, f"request-{before}") if before else self.base
+        return self.run_from(str(model), method, name)
+
+    def run_from(self, model: str, method: str, name: str) -> Path:
+        """As `run`, from a model of one's own."""
+        request = f"request-1-to-{self.last}" if name in (AT_ONCE, AGAIN) else name
+        folder = self.folder_of(method, name)
+        run = parse_run(self._argv(method, request, model_name_or_path=model, output_dir=folder.parent))
+        if not (folder / EVALUATION_NAME).is_file():
+            run = replace(run, arguments=replace(run.arguments, overwrite=folder.parent.exists()))
+            unlearn_and_compare(run, BUILDERS[self.sequence.benchmark.family])
+        if not (folder / ROW_ALIGNMENTS_NAME).is_file():
+            row_alignments(folder, self._data["train"], run.data, run.pretrain.device).save(folder)
+        return folder
+
+    def folder_of(self, method: str, name: str) -> Path:
+        """Where a run leaves its model."""
+        return self.folder / method / name.replace(" ", "-") / method
+
     def rows(self) -> list[SequenceRow]:
-        """Retrain after each request, then every method's sequence."""
-        last = self.sequence.requests
-        retrains = {n: self._run(RETRAIN, f"request-1-to-{n}", self.base, None) for n in range(1, last + 1)}
-        minutes = _record(retrains[last]).metrics["run_time_minutes"] or 1.0
-        rows = []
-        for method in self.sequence.methods:
-            model, spent = self.base, 0.0
-            for number in range(1, last + 1):
-                model = str(self._run(method, f"request-{number}", model, retrains[number]))
-                spent += _record(Path(model)).metrics["run_time_minutes"] or 0.0
-                rows.append(self._row(method, str(number), Path(model), spent / minutes))
-            for after, start in ((AT_ONCE, self.base), (AGAIN, model)):
-                folder = self._run(method, f"request-1-to-{last}", start, retrains[last], after.replace(" ", "-"))
-                cost = (_record(folder).metrics["run_time_minutes"] or 0.0) + (spent if after == AGAIN else 0.0)
-                rows.append(self._row(method, after, folder, cost / minutes))
-        return rows
+        """A row for each finished run, Retrains first."""
+        return [*self._rows_of(RETRAIN), *(row for method in self._others() for row in self._rows_of(method))]
+
+    def _others(self) -> list[str]:
+        found = {path.name for path in self.folder.iterdir() if path.is_dir()} - {RETRAIN, "data"}
+        return [*(m for m in self.sequence.methods if m in found), *sorted(found - set(self.sequence.methods))]
+
+    def _rows_of(self, method: str) -> Iterator[SequenceRow]:
+        spent, levels = 0.0, {}
+        for number in range(1, self.last + 1):
+            folder = self.folder_of(method, f"request-1-to-{number}" if method == RETRAIN else f"request-{number}")
+            if (folder / ROW_ALIGNMENTS_NAME).is_file():
+                minutes = self._minutes(folder)
+                spent += minutes
+                now = RowAlignments.load(folder)
+                level = {n: 100 * float(now.of(self._ids(f"request-{n}")).mean()) for n in range(1, number + 1)}
+                rises = [level[n] - levels[n] for n in range(1, number) if n in levels]
+                levels[number] = level[number]
+                yield self._row(method, str(number), number, folder, max(rises, default=None), spent)
+        for name in () if method == RETRAIN else (AT_ONCE, AGAIN):
+            folder = self.folder_of(method, name)
+            if (folder / ROW_ALIGNMENTS_NAME).is_file():
+                before = spent if name == AGAIN else 0.0
+                yield self._row(method, name, self.last, folder, None, before + self._minutes(folder))
+
+    def _row(
+        self, method: str, after: str, number: int, folder: Path, drift: float | None, minutes: float
+    ) -> SequenceRow:
+        record, now = EvaluationRecord.load(folder), RowAlignments.load(folder)
+        so_far = self._ids(f"request-1-to-{number}")
+        own = so_far if after in (AT_ONCE, AGAIN) else self._ids(f"request-{number}")
+        retain = sorted(set(self._data["train"]["id"]) - set(so_far))
+        exact = self._retrain(number)
+        gaps: list[float | None] = [None, None]
+        if exact is not None and method != RETRAIN:
+            off = abs(now.mean(retain) - exact.mean(retain))
+            gaps = [(off + abs(now.mean(rows) - exact.mean(rows))) / 2 for rows in (own, so_far)]
+        last = self.folder_of(RETRAIN, f"request-1-to-{self.last}")
+        whole = self._minutes(last) if (last / EVALUATION_NAME).is_file() else 0.0
+        return SequenceRow(
+            method=method,
+            trial=self.number,
+            after=after,
+            average_gap=gaps[0],
+            average_gap_so_far=gaps[1],
+            agreement=None if gaps[0] is None or exact is None else agreement(now.of(so_far), exact.of(so_far)).pearson,
+            drift=None if method == RETRAIN else drift,
+            came_back=sum(status.drifted for status in record.requests[:-1]),
+            utility=record.metrics.get("recall_validation"),
+            minutes=minutes,
+            cost=minutes / whole if whole else None,
+        )
+
+    @cached_property
+    def base(self) -> str:
+        """The model before any request: the one that is named, or a small one that is trained on the data."""
+        run = parse_run(self._argv(RETRAIN, f"request-1-to-{self.last}"))
+        return base_model(run, prepare_task(run.arguments), BUILDERS[self.sequence.benchmark.family])
+
+    @cached_property
+    def _data(self) -> DatasetDict:
+        data = load_from_disk(str(self.folder / "data"))
+        assert isinstance(data, DatasetDict)  # as `_part` saved it
+        return data
+
+    def _requested(self, number: int) -> Path:
+        return self.folder / f"request-1-to-{number}.txt"
+
+    def _ids(self, name: str) -> list[str]:
+        return (self.folder / f"{name}.txt").read_text(encoding="utf-8").splitlines()
 
     def _write(self, name: str, ids: npt.NDArray[np.str_]) -> None:
         write_atomically(self.folder / f"{name}.txt", "".join(f"{row}\n" for row in ids))
 
-    def _run(self, method: str, request: str, model: str, retrain: Path | None, name: str | None = None) -> Path:
-        """The folder of one run's model; a finished one is not run again."""
-        folder = self.folder / method / (name or request)
-        if not (folder / method / EVALUATION_NAME).is_file():
-            benchmark = self.sequence.benchmark
-            options: dict[str, Any] = {n: v for n, v in benchmark.options.items() if n not in UNLEARN}
-            given = {
-                "dataset_name": self.folder / "data",
-                "model_name_or_path": model,
-                "unlearn_request": self.folder / f"{request}.txt",
-                "output_dir": folder,
-                **({} if retrain is None else {"retrain_model": retrain}),
-            }
-            tokens = [word for option, value in given.items() for word in (f"--{option}", str(value))]
-            extra = _without(self.sequence.extra, UNLEARN)
-            argv = replace(benchmark, options=options).argv(self.trial, *extra, methods=[method])
-            again = ["--overwrite"] if folder.exists() else []
-            unlearn_and_compare(parse_run([*argv, *tokens, *again]), BUILDERS[benchmark.family])
-        return folder / method
+    def _minutes(self, folder: Path) -> float:
+        return EvaluationRecord.load(folder).metrics["run_time_minutes"] or 0.0
 
-    def _row(self, method: str, after: str, folder: Path, cost: float) -> SequenceRow:
-        record = _record(folder)
-        earlier = [status for status in record.requests[:-1] if status.now is not None and status.then is not None]
-        rises = [status.now - status.then for status in earlier if status.now is not None and status.then is not None]
-        recall = record.metrics.get("recall_validation", record.metrics.get("validation_accuracy"))
-        return SequenceRow(
-            method=method,
-            trial=self.trial,
-            after=after,
-            average_gap=record.avg_gap if record.avg_gap is not None else float("nan"),
-            agreement=record.metrics.get("agreement_pearson") or float("nan"),
-            drift=max(rises) if rises else None,
-            came_back=sum(status.drifted for status in earlier),
-            utility=recall if recall is not None else float("nan"),
-            cost=cost,
-        )
+    def _retrain(self, number: int) -> RowAlignments | None:
+        folder = self.folder_of(RETRAIN, f"request-1-to-{number}")
+        return RowAlignments.load(folder) if (folder / ROW_ALIGNMENTS_NAME).is_file() else None
+
+    def _argv(self, method: str, request: str, **more: Any) -> list[str]:
+        benchmark = self.sequence.benchmark
+        options: dict[str, Any] = {n: v for n, v in benchmark.options.items() if n not in UNLEARN}
+        given = {
+            "dataset_name": self.folder / "data",
+            "unlearn_request": self.folder / f"{request}.txt",
+            **{name: value for name, value in more.items() if value is not None},
+        }
+        tokens = [word for option, value in given.items() for word in (f"--{option}", str(value))]
+        extra = _without(self.sequence.extra, UNLEARN)
+        return [*replace(benchmark, options=options).argv(self.number, *extra, methods=[method]), *tokens]
 
 
 def write_sequence(rows: Sequence[SequenceRow], output_dir: Path) -> str:
     """Write `results.json` and `results.md` and return the table: means over trials, with the range of several."""
     write_atomically(output_dir / "results.json", json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-    header = ["Method", "After request", "Avg. gap", "Agreement", "Largest drift", "Came back", "Utility", "Cost"]
-    lines = [header, ["---", "---", *["---:"] * 6]]
+    header = ["Method", "After request", "Trials", "Avg. gap", "of all so far", "Agreement", "Largest drift"]
+    header += ["Came back", "Utility", "Cost"]
+    lines = [header, ["---", "---", *["---:"] * (len(header) - 2)]]
     for method in dict.fromkeys(row.method for row in rows):
         for after in dict.fromkeys(row.after for row in rows if row.method == method):
             own = [row for row in rows if row.method == method and row.after == after]
-            drifts = [row.drift for row in own if row.drift is not None]
             lines.append(
                 [
                     description_of(method).title,
                     after,
+                    str(len(own)),
                     _spread([row.average_gap for row in own]),
+                    _spread([row.average_gap_so_far for row in own]),
                     _spread([row.agreement for row in own]),
-                    _spread(drifts) if drifts else "–",
+                    _spread([row.drift for row in own]),
                     str(sum(row.came_back for row in own)),
                     _spread([row.utility for row in own]),
-                    _spread([100 * row.cost for row in own]) + " %",
+                    _spread([None if row.cost is None else 100 * row.cost for row in own], " %"),
                 ]
             )
     table = markdown(lines)
@@ -183,13 +283,12 @@ def write_sequence(rows: Sequence[SequenceRow], output_dir: Path) -> str:
     return table
 
 
-def _record(folder: Path) -> EvaluationRecord:
-    return EvaluationRecord.load(folder)
-
-
-def _spread(values: Sequence[float]) -> str:
-    middle = f"{np.mean(values):.2f}"
-    return middle if len(values) == 1 else f"{middle} ({min(values):.2f} to {max(values):.2f})"
+def _spread(values: Sequence[float | None], unit: str = "") -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    middle = f"{np.mean(known):.2f}"
+    return (middle if len(known) == 1 else f"{middle} ({min(known):.2f} to {max(known):.2f})") + unit
 
 
 def _without(words: Sequence[str], names: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Rows of requests that a model has been through: kept out of its splits, and unlearned along at a bounded cost."""
+"""Rows of requests that a model has been through: kept out of its splits, and held where they are at a bounded cost."""
 
 from __future__ import annotations
 
@@ -32,23 +32,20 @@ class PastRows:
     held_out: Mapping[str, Collection[str]] = field(default_factory=dict)
 
 
-def with_earlier(unlearn: Dataset, earlier: Dataset, retain: int, seed: int = 0) -> Dataset:
-    """The rows that a run unlearns: those asked for now, and rows of earlier requests, so that they stay unlearned.
+def drawn_earlier(earlier: Dataset, asked: int, retain: float, seed: int = 0) -> Dataset:
+    """The rows of earlier requests that a run holds where they are, so that they stay unlearned.
 
-    However many requests there were, a run takes at most as many earlier rows as are asked for now, or a tenth of
+    However many requests there were, a run takes at most as many of their rows as are asked for now, or a tenth of
     retain where that is more; they are drawn anew for every seed.
 
     Args:
-        unlearn: Rows asked for now.
         earlier: Rows of earlier requests, from `make_splits`.
+        asked: Number of rows asked for now.
         retain: Number of retain rows.
         seed: Of the draw.
     """
-    from datasets import concatenate_datasets
-
-    most = max(len(unlearn), retain // 10)
-    rows = np.random.default_rng(seed).permutation(len(earlier))[:most]
-    return concatenate_datasets([unlearn, earlier.select(np.sort(rows)).remove_columns(REQUEST_COLUMN)])
+    most = int(min(max(asked, retain // 10), len(earlier)))
+    return earlier.select(np.sort(np.random.default_rng(seed).permutation(len(earlier))[:most]))
 
 
 def marked(

@@ -115,6 +115,18 @@ class PastRequests:
         )
         return tuple(replace(known.get(row.number, row), created=row.created) for row in unmeasured)
 
+    def risen(self, number: int) -> float:
+        """By how much a request lies above what its own run left, a cosine; 0 where that was not measured."""
+        status = self.statuses()[number - 1]
+        return 0.0 if status.now is None or status.then is None else (status.now - status.then) / 100
+
+    @property
+    def unseen_risen(self) -> float:
+        """By how much held-out rows lie above where the original model had them; 0 where that was not measured."""
+        statuses = self.statuses()
+        first, last = statuses[0].unseen, statuses[-1].non_member
+        return 0.0 if first is None or last is None else (last - first) / 100
+
     def notes(self, splits: "DatasetDict") -> tuple[str, ...]:
         """What a reader must know of earlier requests whose rows are not in the data any more."""
         there = Counter(splits["earlier"][REQUEST_COLUMN]) if self.runs else {}

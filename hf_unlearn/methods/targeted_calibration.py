@@ -173,7 +173,9 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
         if args.target_features is not None and isinstance(self.preprocessor, ImageViewPreprocessor):
             raise UserError("target_features predicts targets of pairs, and this model embeds views; leave it unset")
         self._retain = train_dataset["retain"]
-        self.targets = self._targets(self.rows.encoded(held_out)).to(args.device)
+        unlearn = len(self.rows.unlearn(self.train_dataset))
+        targets = self._targets(self.rows.encoded(held_out)).lowered(self.unseen_risen, unlearn)
+        self.targets = targets.to(args.device)
         self._seconds_of_targets = time.monotonic() - started
         streams_pairs = isinstance(self.train_dataset, StreamedBatches) and is_dual_encoder(self.model)
         self.base_model = frozen_copy(self.model) if streams_pairs else None

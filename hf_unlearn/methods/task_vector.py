@@ -87,6 +87,7 @@ class TaskVectorTrainer(UnlearningTrainer):
 
     uses = ("unlearn",)
     adaptable = False
+    holds_earlier = False  # what its steps learn is taken away from the model
     config_class = TaskVectorConfig
     args: TaskVectorConfig
 

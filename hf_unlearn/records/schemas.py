@@ -188,6 +188,7 @@ class RequestStatus:
     count: int  # rows that were asked for
     measured: int  # rows of them that are in the data
     before: float | None = None
+    unseen: float | None = None  # held-out samples under the model that its own run started from
     then: float | None = None
     now: float | None = None
     low: float | None = None

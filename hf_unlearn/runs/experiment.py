@@ -11,7 +11,6 @@ import torch
 from accelerate import PartialState
 from transformers import PreTrainedModel
 
-from hf_unlearn.data.earlier_rows import with_earlier
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.streaming import SHUFFLE_BUFFER, StreamedSplit
 from hf_unlearn.errors import UserError
@@ -46,6 +45,7 @@ from hf_unlearn.runs.sanity import sanity_notes
 from hf_unlearn.runs.training_log import attach_log
 from hf_unlearn.training.checkpoints import newest_checkpoint
 from hf_unlearn.training.config import UnlearningConfig
+from hf_unlearn.training.earlier_requests import EarlierRequests
 from hf_unlearn.training.preprocessor import make_preprocessor
 
 logger = logging.getLogger(__name__)
@@ -100,12 +100,12 @@ class Experiment(RunReports):
         self.splits = {
             n: EncodedSplit(split, preprocessor, run.data.resident_bytes) for n, split in task.splits.items()
         }
-        self.training_splits: dict[str, EncodedSplit | StreamedSplit] = {**self.splits}
-        if self.splits.get(EARLIER):  # what was unlearned before is held where it is
-            asked = with_earlier(
-                task.splits["unlearn"], task.splits[EARLIER], len(task.splits["retain"]), arguments.split_seed
-            )
-            self.training_splits["unlearn"] = EncodedSplit(asked, preprocessor, run.data.resident_bytes)
+        self.training_splits: dict[str, Any] = {**self.splits}
+        if EARLIER in task.splits:
+            sizes = (len(task.splits[name]) for name in ("unlearn", "retain"))
+            earlier = EarlierRequests.of(task.past, task.splits[EARLIER], *sizes, arguments.split_seed)
+            rows = EncodedSplit(earlier.rows, preprocessor, run.data.resident_bytes)
+            self.training_splits[EARLIER] = replace(earlier, rows=rows)
         if task.streamed is not None:
             buffer = run.data.shuffle_buffer or SHUFFLE_BUFFER
             self.training_splits["retain"] = StreamedSplit(

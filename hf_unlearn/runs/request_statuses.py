@@ -43,7 +43,7 @@ def request_statuses(
                 drifted=level.drifted,
             )
         )
-    own = request_level(after.alignment, held_out)
+    began, own = request_level(before.alignment, before.evidence.validation), request_level(after.alignment, held_out)
     return (
         *statuses,
         RequestStatus(
@@ -52,7 +52,8 @@ def request_statuses(
             created=None,
             count=task.request.count,
             measured=len(after.alignment),
-            before=100 * float(before.alignment.mean()),
+            before=began.now,
+            unseen=began.non_member,
             then=own.now,
             now=own.now,
             low=own.low,

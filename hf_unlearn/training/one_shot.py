@@ -25,6 +25,7 @@ class OneShotTrainer(UnlearningTrainer, ABC):
 
     iterative: ClassVar[bool] = False
     adaptable: ClassVar[bool] = False
+    holds_earlier: ClassVar[bool] = False
 
     def __init__(self, *positional: Any, **kwargs: Any) -> None:
         super().__init__(*positional, **kwargs)

@@ -122,7 +122,7 @@ class TrainingRows:
         """What identifies each split: its rows, in their order; of a stream, how many it has."""
         known = {name: split for name, split in self._splits.items() if name in (*SPLITS, *self._uses)}
         return {
-            f"{name} rows": f"{self._size(split):g}, a stream" if isinstance(split, Stream) else _rows_hash(split)
+            f"{name} rows": f"{self._size(split):g}, a stream" if isinstance(split, Stream) else rows_hash(split)
             for name, split in known.items()
             if split is not None
         }
@@ -181,7 +181,7 @@ class TrainingRows:
             raise UserError("The retain stream does not say how many rows it has; set max_steps, or retain_rows")
 
 
-def _rows_hash(split: Dataset | EncodedSplit) -> str:
+def rows_hash(split: Dataset | EncodedSplit) -> str:
     """The number of rows, and a hash of their ids in order; without ids, of their pictures and captions."""
     rows = split.dataset if isinstance(split, EncodedSplit) else split
     named = "id" in rows.column_names

@@ -7,7 +7,8 @@ gets which of these alignments follows from a score of each.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_unlearn.data.encoded import EncodedSplit
-from hf_unlearn.data.preprocessing import ImageTextPreprocessor, ImageViewPreprocessor
+from hf_unlearn.data.preprocessing import ContrastivePreprocessor, ImageTextPreprocessor, ImageViewPreprocessor
 from hf_unlearn.models.contrastive import contrastive_terms, evaluation_mode
 from hf_unlearn.training.features import FeatureEncoder
 from hf_unlearn.training.pair_scores import BATCH, Array, Rows, embed_pairs, pair_scores
@@ -46,6 +47,13 @@ class AlignmentTargets:
     negative: Tensor
     first: Tensor | None = None
     second: Tensor | None = None
+
+    def lowered(self, by: float, unlearn: int) -> "AlignmentTargets":
+        """The same with the targets of the last rows, so many, lowered: what held-out rows have risen by since the model
+        before any request is taken off, or targets would rise from request to request."""
+        positive = self.positive.clone()
+        positive[len(positive) - unlearn :] -= by
+        return replace(self, positive=positive)
 
     def to(self, device: torch.device) -> "AlignmentTargets":
         """The same targets on a device."""
@@ -183,6 +191,21 @@ def view_targets(
         scores = _view_alignment(orderer, preprocessor, unlearn)
     positive = np.concatenate([np.full(retain, -1.0), match_quantiles(noise.added(scores), unseen)])
     return AlignmentTargets(torch.tensor(positive[:, None], dtype=torch.float32), torch.tensor(0.0))
+
+
+@torch.no_grad()
+def own_alignments(model: PreTrainedModel, preprocessor: ContrastivePreprocessor, split: EncodedSplit) -> Tensor:
+    """`[n, captions]` cosine of each row with each of its second elements as the model has them; one column for views.
+
+    What stands beyond a row's last caption is not used.
+    """
+    with evaluation_mode(model):
+        if isinstance(preprocessor, ImageViewPreprocessor):
+            return torch.tensor(_view_alignment(model, preprocessor, split)[:, None], dtype=torch.float32)
+        pairs = embed_pairs(model, cast("ImageTextPreprocessor", preprocessor), split)
+    own = torch.zeros(len(split), int(pairs.caption.max()) + 1)
+    own[pairs.row, pairs.caption] = torch.tensor(pairs.alignment, dtype=torch.float32)
+    return own
 
 
 def _standardised(values: Array, by: Array) -> Array:

@@ -33,11 +33,11 @@ from hf_unlearn.models.sharding import make_shardable
 from hf_unlearn.models.towers import freeze_tower
 from hf_unlearn.records.settings import weight_settings
 from hf_unlearn.training import checkpoints
-from hf_unlearn.training.batch import BatchTrainer
 from hf_unlearn.training.config import UnlearningConfig, refuse_without_effect
-from hf_unlearn.training.earlier_requests import keep_out_earlier_rows
+from hf_unlearn.training.earlier_requests import find_earlier_requests
 from hf_unlearn.training.gradients import Objective, mean_gradient
 from hf_unlearn.training.guards import DivergenceGuard
+from hf_unlearn.training.held_rows import HoldingTrainer
 from hf_unlearn.training.preprocessor import make_preprocessor
 from hf_unlearn.training.rows import Split, TrainingRows
 from hf_unlearn.training.saliency import SaliencyMask
@@ -56,7 +56,7 @@ METHODS: dict[str, type["UnlearningTrainer"]] = {}
 """Method id -> Trainer; `hf_unlearn.methods` fills it."""
 
 
-class UnlearningTrainer(LeanTrainer, BatchTrainer, SavingTrainer):
+class UnlearningTrainer(LeanTrainer, HoldingTrainer, SavingTrainer):
     """A `Trainer` over `DatasetDict(retain=..., unlearn=...)`; a method overrides `compute_loss`.
 
     A subclass with a `config_class` of its own is a method, known by the id of its config from then on.
@@ -112,7 +112,7 @@ class UnlearningTrainer(LeanTrainer, BatchTrainer, SavingTrainer):
         refuse_without_effect(kwargs)
         self.initial_model = initial_model
         self.source_splits = train_dataset if isinstance(train_dataset, DatasetDict) else None
-        train_dataset = keep_out_earlier_rows(train_dataset, model, args.seed)
+        train_dataset, self.earlier = find_earlier_requests(train_dataset, model, args.seed)
         self.data_config = data_config or DataConfig()
         self.preprocessor = make_preprocessor(model, processing_class, self.data_config)
         if isinstance(train_dataset, Mapping):
@@ -154,6 +154,7 @@ class UnlearningTrainer(LeanTrainer, BatchTrainer, SavingTrainer):
         self.add_callback(LogitScaleBound(lambda: self.model))
         self.saliency = self._saliency_mask(train_dataset) if args.saliency_share is not None else None
         self._is_shrunk = False
+        self.begin_holding()
 
     def _saliency_mask(self, splits: Mapping[str, Any]) -> SaliencyMask:
         if not splits.get("unlearn"):
@@ -192,6 +193,7 @@ class UnlearningTrainer(LeanTrainer, BatchTrainer, SavingTrainer):
             "processes": world_size(),
             **({"dataloader_num_workers": self.args.dataloader_num_workers} if streams else {}),
             **self.rows.identity,
+            **self.held_identity,
             "model": self._started_from,
         }
 
@@ -215,9 +217,13 @@ class UnlearningTrainer(LeanTrainer, BatchTrainer, SavingTrainer):
     def report(self, loss: Tensor, terms: ContrastiveTerms, return_outputs: bool, **parts: Tensor) -> Any:
         """What `compute_loss` returns: the loss, and the terms it is of if outputs are asked for.
 
-        The named parts of the loss go to the logs; that costs no synchronisation.
+        Where there are rows of earlier requests to hold, the loss is given their term. The named parts of the loss go
+        to the logs; that costs no synchronisation.
         """
         mode = "train" if self.model.training else "eval"
+        if self.held is not None and mode == "train":
+            parts["held_distance"] = self.held_distance()
+            loss = loss + parts["held_distance"]
         for name, value in parts.items():
             self._terms[mode][name].append(value.detach())
         return (loss, terms) if return_outputs else loss
@@ -309,7 +315,7 @@ class UnlearningTrainer(LeanTrainer, BatchTrainer, SavingTrainer):
     def notes(self) -> list[str]:
         """What a reader of the model's card must know of the training."""
         shrinking = [NOT_SHRUNK] if self.args.shrink_perturb and is_adapted(self.model) else []
-        return shrinking + ([self.guard.note(self.state)] if self.guard.stopped else [])
+        return self.holding_notes + shrinking + ([self.guard.note(self.state)] if self.guard.stopped else [])
 
     def _memory_advice(self) -> str:
         size = self.args.per_device_train_batch_size
