@@ -169,7 +169,7 @@ class Trial:
         return [*(m for m in self.sequence.methods if m in found), *sorted(found - set(self.sequence.methods))]
 
     def _rows_of(self, method: str) -> Iterator[SequenceRow]:
-        spent, levels = 0.0, {}
+        spent, levels = 0.0, dict[int, float]()
         for number in range(1, self.last + 1):
             folder = self.folder_of(method, f"request-1-to-{number}" if method == RETRAIN else f"request-{number}")
             if (folder / ROW_ALIGNMENTS_NAME).is_file():

@@ -94,7 +94,7 @@ class SLUGTrainer(OneShotTrainer):
     @property
     def notes(self) -> list[str]:
         """What a reader of the model's card must know."""
-        return [self._stopped_early] if self._stopped_early else []
+        return [*super().notes, *([self._stopped_early] if self._stopped_early else [])]
 
     @torch.no_grad()
     def edit(self) -> dict[str, float]:
@@ -104,7 +104,7 @@ class SLUGTrainer(OneShotTrainer):
         target = self.args.target_cosine
         if target is None:
             assert self._held_out is not None
-            target = self._cosine(self._held_out)
+            target = self._cosine(self._held_out) - self.unseen_risen
         found = {"cosine_target": target, "cosine_unlearn_before": start}
         if start <= target:
             self._stopped_early = (

@@ -138,9 +138,10 @@ class TaskVectorTrainer(UnlearningTrainer):
         if not self.guard.stopped:
             return super().notes
         return [
+            *self.holding_notes,
             f"Training was stopped at step {self.state.global_step} of {self.state.max_steps}: {self.guard.stopped}. "
             f"Of {self.args.vectors} task vectors only the {self._finished} finished by then count, divided by their "
-            "number."
+            "number.",
         ]
 
     def shrink_and_perturb(self) -> None:

@@ -97,15 +97,13 @@ class Experiment(RunReports):
         preprocessor = make_preprocessor(model, self.processor, run.data)
         if is_dual_encoder(model) and "captions" not in task.splits["unlearn"].column_names:
             raise UserError("an image-text model needs captions; name their column with --caption_column")
-        self.splits = {
-            n: EncodedSplit(split, preprocessor, run.data.resident_bytes) for n, split in task.splits.items()
-        }
+        kept = run.data.resident_bytes
+        self.splits = {name: EncodedSplit(split, preprocessor, kept) for name, split in task.splits.items()}
         self.training_splits: dict[str, Any] = {**self.splits}
         if EARLIER in task.splits:
-            sizes = (len(task.splits[name]) for name in ("unlearn", "retain"))
-            earlier = EarlierRequests.of(task.past, task.splits[EARLIER], *sizes, arguments.split_seed)
-            rows = EncodedSplit(earlier.rows, preprocessor, run.data.resident_bytes)
-            self.training_splits[EARLIER] = replace(earlier, rows=rows)
+            asked, retain = len(task.splits["unlearn"]), len(task.splits["retain"])
+            earlier = EarlierRequests.of(task.past, task.splits[EARLIER], asked, retain, arguments.split_seed)
+            self.training_splits[EARLIER] = replace(earlier, rows=EncodedSplit(earlier.rows, preprocessor, kept))
         if task.streamed is not None:
             buffer = run.data.shuffle_buffer or SHUFFLE_BUFFER
             self.training_splits["retain"] = StreamedSplit(

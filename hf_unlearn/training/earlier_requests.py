@@ -44,9 +44,9 @@ class EarlierRequests:
             retain: Number of retain rows.
             seed: Of the draw.
         """
-        rows = drawn_earlier(earlier, asked, retain, seed)
-        risen = np.array([past.risen(number) for number in rows[REQUEST_COLUMN]], dtype=np.float64)
-        return cls(rows.remove_columns(REQUEST_COLUMN), risen, past.unseen_risen)
+        drawn = drawn_earlier(earlier, asked, retain, seed)
+        risen = np.array([past.risen(number) for number in drawn[REQUEST_COLUMN]], dtype=np.float64)
+        return cls(drawn.remove_columns(REQUEST_COLUMN), risen, past.unseen_risen)
 
 
 def find_earlier_requests(

@@ -1,6 +1,6 @@
 """Rows of earlier requests, held where their own runs left them, whatever a method does about the request at hand."""
 
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -107,6 +107,11 @@ class HoldingTrainer(BatchTrainer):
     earlier: EarlierRequests | None
     held: HeldRows | None = None
 
+    @property
+    def unseen_risen(self) -> float:
+        """By how much held-out rows lie above where the model before any request had them, a cosine."""
+        return 0.0 if self.earlier is None else self.earlier.unseen_risen
+
     def begin_holding(self) -> None:
         """Measure where the rows are, under the model that training starts from."""
         if not self.holds_earlier or self.earlier is None or not self.earlier.rows:
@@ -114,8 +119,8 @@ class HoldingTrainer(BatchTrainer):
         rows, batches = self.rows.encoded(self.earlier.rows), self.train_dataset
         if isinstance(batches, EncodedSplits):
             rows = rows.on(batches.splits[0].device)
-        size = self.args.per_device_train_batch_size
-        self.held = HeldRows(self.earlier, rows, self.model, self.preprocessor, size, self.args.seed)
+        size, model = self.args.per_device_train_batch_size, cast("PreTrainedModel", self.model)
+        self.held = HeldRows(self.earlier, rows, model, self.preprocessor, size, self.args.seed)
 
     def held_distance(self) -> Tensor:
         """`HeldRows.distance` at this step."""

@@ -23,12 +23,7 @@ from hf_unlearn.distributed import world_size
 from hf_unlearn.errors import DivergenceError, UserError, is_out_of_memory
 from hf_unlearn.losses import ContrastiveTerms, info_nce
 from hf_unlearn.models.adapters import add_adapter, is_adapted
-from hf_unlearn.models.contrastive import (
-    contrastive_terms,
-    evaluation_mode,
-    is_dual_encoder,
-    unwrap,
-)
+from hf_unlearn.models.contrastive import contrastive_terms, evaluation_mode, is_dual_encoder, unwrap
 from hf_unlearn.models.sharding import make_shardable
 from hf_unlearn.models.towers import freeze_tower
 from hf_unlearn.records.settings import weight_settings
@@ -215,10 +210,9 @@ class UnlearningTrainer(LeanTrainer, HoldingTrainer, SavingTrainer):
         return mean_gradient(self.model, self.split_batches(split), objective, self.args.forward_chunk_size, size)
 
     def report(self, loss: Tensor, terms: ContrastiveTerms, return_outputs: bool, **parts: Tensor) -> Any:
-        """What `compute_loss` returns: the loss, and the terms it is of if outputs are asked for.
+        """What `compute_loss` returns: the loss, with the term of held rows, and the terms if outputs are asked for.
 
-        Where there are rows of earlier requests to hold, the loss is given their term. The named parts of the loss go
-        to the logs; that costs no synchronisation.
+        The named parts of the loss go to the logs; that costs no synchronisation.
         """
         mode = "train" if self.model.training else "eval"
         if self.held is not None and mode == "train":
