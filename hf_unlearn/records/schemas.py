@@ -188,13 +188,13 @@ class RequestStatus:
     count: int  # rows that were asked for
     measured: int  # rows of them that are in the data
     before: float | None = None
-    unseen: float | None = None  # held-out samples under the model that its own run started from
     then: float | None = None
     now: float | None = None
     low: float | None = None
     high: float | None = None
     non_member: float | None = None  # held-out samples under the same model
     drifted: bool = False  # back above both `then` and `non_member`, beyond the interval
+    unseen: float | None = None  # held-out samples under the model that its own run started from
 
 
 @dataclass(frozen=True)
