@@ -49,8 +49,10 @@ class AlignmentTargets:
     second: Tensor | None = None
 
     def lowered(self, by: float, unlearn: int) -> "AlignmentTargets":
-        """The same with the targets of the last rows, so many, lowered: what held-out rows have risen by since the model
-        before any request is taken off, or targets would rise from request to request."""
+        """The same with lower targets for the unlearn rows, which come last.
+
+        Held-out rows may have risen since the model before any request; by so much their alignments are no targets.
+        """
         positive = self.positive.clone()
         positive[len(positive) - unlearn :] -= by
         return replace(self, positive=positive)
