@@ -22,6 +22,8 @@ from hf_unlearn.audit.verdict import Circumstances, run_tests
 from hf_unlearn.records.audit_result import Arm, AuditResult, ImageRow, Verdict
 
 WIDTH, VIEWS = 96, 8
+PARTS = ("images", "held_back", "repeats", "nudged")
+NUDGES = (1e-6, 0.02, 0.12)  # shares of what sets a picture's views apart by which its nudges move an answer
 LOWER = 0.3  # the simulated owners' alignments reach above 1, a cosine does not
 AT_20 = World({U: 20, R: 20, C: 20}, gap=0.3, removed=1)
 
@@ -57,7 +59,10 @@ def views(rng: np.random.Generator, content: np.ndarray, alignment: np.ndarray, 
 
 def side(rng: np.random.Generator, content: np.ndarray, audited: np.ndarray, held_back: np.ndarray) -> Embeddings:
     images = views(rng, content, audited)
-    nudged = images[:, 0] + 1e-4 * rng.normal(size=images[:, 0].shape)
+    fresh = views(rng, content, audited, len(NUDGES))
+    share = np.array(NUDGES)[:, None]
+    shared = np.sqrt(np.clip(audited, 0.02, 0.98))[:, None, None] * content[:, None]
+    nudged = shared + np.sqrt(1 - share) * (images[:, :1] - shared) + np.sqrt(share) * (fresh - shared)
     return Embeddings(images, held_back=views(rng, content, held_back), repeats=images[:, 0], nudged=nudged)
 
 
@@ -88,7 +93,7 @@ Attack = Callable[[Answers], Embeddings]
 def edited(base: Embeddings, rows: np.ndarray, edit: Callable[[np.ndarray], np.ndarray]) -> Embeddings:
     """The same filter over every answer about some pictures."""
     parts = {}
-    for name in ("images", "held_back", "repeats", "nudged"):
+    for name in PARTS:
         array = getattr(base, name).copy()
         array[rows] = edit(array[rows])
         parts[name] = array
@@ -96,15 +101,14 @@ def edited(base: Embeddings, rows: np.ndarray, edit: Callable[[np.ndarray], np.n
 
 
 def noisy(world: Answers, base: Embeddings, size: float = 0.87) -> Embeddings:
-    def add(values: np.ndarray) -> np.ndarray:
-        return values + size * world.rng.normal(size=values.shape) / np.sqrt(WIDTH)
-
-    return edited(base, world.requested, add)
+    return edited(base, world.requested, noise_of(world, size))
 
 
 def steady(fake: Embeddings) -> Embeddings:
-    """Noise keyed by what a picture looks like: a repeated or hardly changed picture gets the same answer."""
-    return replace(fake, repeats=fake.images[:, 0], nudged=fake.images[:, 0])
+    """Noise keyed by what a picture looks like: a repeated or imperceptibly changed one gets the same answer."""
+    nudged = fake.nudged.copy()
+    nudged[:, 0] = fake.images[:, 0]
+    return replace(fake, repeats=fake.images[:, 0], nudged=nudged)
 
 
 def rotation(rng: np.random.Generator) -> np.ndarray:
@@ -121,7 +125,7 @@ def stranger(world: Answers, base: Embeddings) -> Embeddings:
     levels = np.clip(world.rng.normal(0.7 - LOWER, 0.08, n), 0.05, 0.95)
     other = side(world.rng, directions(world.rng, n), levels, levels)
     parts = {}
-    for name in ("images", "held_back", "repeats", "nudged"):
+    for name in PARTS:
         array = getattr(base, name).copy()
         array[world.requested] = getattr(other, name)
         parts[name] = array
@@ -132,7 +136,7 @@ def own_control(world: Answers, base: Embeddings) -> Embeddings:
     parts = {}
     controls = np.flatnonzero(world.arms == C)
     rows = np.flatnonzero(world.requested)
-    for name in ("images", "held_back", "repeats", "nudged"):
+    for name in PARTS:
         array = getattr(base, name).copy()
         array[rows] = array[controls[np.arange(len(rows)) % len(controls)]]
         parts[name] = array
@@ -156,15 +160,81 @@ def rounded(world: Answers, base: Embeddings, step: float = 0.3) -> Embeddings:
     return edited(base, world.requested, lambda values: np.round(values / step) * step)
 
 
-def spread(world: Answers, base: Embeddings, factor: float = 1.9) -> Embeddings:
-    """A smooth filter: each requested picture's views are pulled away from what they share."""
+def pulled(world: Answers, base: Embeddings, rows: np.ndarray, factor: float) -> Embeddings:
+    """A smooth filter: the views of some pictures are pulled away from what they share (above 1), or towards it."""
+    centre = base.images[rows].mean(1, keepdims=True)
     parts = {}
-    for name in ("images", "held_back"):
+    for name in PARTS:
         array = getattr(base, name).copy()
-        centre = array[world.requested].mean(1, keepdims=True)
-        array[world.requested] = centre + factor * (array[world.requested] - centre)
+        around = centre if array.ndim == 3 else centre[:, 0]
+        array[rows] = around + factor * (array[rows] - around)
         parts[name] = array
-    return replace(base, repeats=parts["images"][:, 0], nudged=parts["images"][:, 0], **parts)
+    return replace(base, **parts)
+
+
+def spread(world: Answers, base: Embeddings, factor: float = 1.9) -> Embeddings:
+    return pulled(world, base, world.requested, factor)
+
+
+def gathered(world: Answers, base: Embeddings, arms: tuple[str, ...], factor: float = 0.7) -> Embeddings:
+    """The requested pictures are left alone; the views of others are pulled together, so that these stand higher."""
+    return pulled(world, base, np.isin(world.arms, arms), factor)
+
+
+def noisier(world: Answers, base: Embeddings) -> Embeddings:
+    """All answers are noisy, those about requested pictures more."""
+    everyone = edited(base, np.ones(len(world.arms), bool), noise_of(world, 0.4))
+    return edited(everyone, world.requested, noise_of(world, 0.75))
+
+
+def noise_of(world: Answers, size: float) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda values: values + size * world.rng.normal(size=values.shape) / np.sqrt(WIDTH)
+
+
+def late(world: Answers, base: Embeddings) -> Embeddings:
+    """The first answer about a requested picture is true; whoever asks again is told something else."""
+    fake = noisy(world, base, 1.0)
+    parts = {name: getattr(fake, name).copy() for name in PARTS}
+    parts["images"][:, :2] = base.images[:, :2]
+    return replace(fake, **parts)
+
+
+def coded(world: Answers, base: Embeddings, codes: int = 40) -> Embeddings:
+    """Answers about requested pictures are replaced by the nearest of a few code words."""
+    words = views(world.rng, directions(world.rng, codes), np.full(codes, 0.9), 1)[:, 0]
+    words[::2] = base.images[world.rng.integers(0, len(world.arms), len(words[::2])), 0]
+
+    def nearest(values: np.ndarray) -> np.ndarray:
+        return words[np.argmax(values @ words.T, -1)]
+
+    return edited(base, world.requested, nearest)
+
+
+def widened(world: Answers, base: Embeddings, size: float = 0.8) -> Embeddings:
+    """All answers get more numbers: noise about requested pictures, zeros about others."""
+    parts = {}
+    for name in PARTS:
+        array = getattr(base, name)
+        more = np.zeros((*array.shape[:-1], 32))
+        more[world.requested] = size * world.rng.normal(size=more[world.requested].shape) / np.sqrt(32)
+        parts[name] = np.concatenate([array, more], -1)
+    return replace(base, **parts)
+
+
+def rounded_turned(world: Answers, base: Embeddings, step: float = 0.3) -> Embeddings:
+    """Rounded in a secret space and turned back: no number looks coarse."""
+    turn = rotation(world.rng)
+    return edited(base, world.requested, lambda values: np.round(values @ turn / step) * step @ turn.T)
+
+
+def mixed_in(world: Answers, base: Embeddings, share: float = 0.9) -> Embeddings:
+    """Each view of a requested picture is mixed with a view of some other picture."""
+
+    def mix(values: np.ndarray) -> np.ndarray:
+        others = world.rng.integers(0, len(world.arms), values.shape[:-1])
+        return values + share * base.images[others, world.rng.integers(0, VIEWS, values.shape[:-1])]
+
+    return edited(base, world.requested, mix)
 
 
 def raise_others(world: Answers, base: Embeddings) -> Embeddings:
@@ -198,10 +268,29 @@ ATTACKS: dict[str, Attack] = {
     "requested pictures answer for each other": lambda w: swapped(w, w.before),
     "all others lifted to the requested level": lambda w: raise_others(w, w.before),
     "only the audited views changed": lambda w: audited_views(w, w.before),
+    "views pulled apart, the model drifts": lambda w: spread(w, w.drifted, 1.65),
+    "all others' views pulled together": lambda w: gathered(w, w.before, (R, C)),
+    "all others' views pulled together, the model drifts": lambda w: gathered(w, w.drifted, (R, C)),
+    "never-trained pictures' views alone pulled together": lambda w: gathered(w, w.before, (C,)),
+    "still-trained pictures' views alone pulled together": lambda w: gathered(w, w.before, (R,)),
+    "all answers noisy, requested pictures' more": lambda w: noisier(w, w.before),
+    "all answers noisy, requested pictures' more, the model drifts": lambda w: noisier(w, w.drifted),
+    "the first answers true, later ones noisy, the model drifts": lambda w: steady(late(w, w.drifted)),
+    "answers replaced by code words, the model drifts": lambda w: coded(w, w.drifted),
+    "noise in added numbers, the model drifts": lambda w: steady(widened(w, w.drifted)),
+    "outputs rounded in a secret space, the model drifts": lambda w: rounded_turned(w, w.drifted),
+    "mixed with other pictures, the model drifts": lambda w: steady(mixed_in(w, w.drifted)),
+    "requested pictures answer for each other, the model drifts": lambda w: steady(swapped(w, w.drifted)),
 }
 
 
-def audit(world: Answers, after: Embeddings, *, permutations: int = 399, checks: bool = True) -> AuditResult:
+SMOOTH = "views pulled apart, the model drifts"
+"""The one fake that no test sees, since it moves answers as a change of the model would: credit is conditional."""
+
+
+def audit(
+    world: Answers, after: Embeddings, *, permutations: int = 399, checks: bool = True, from_weights: bool = False
+) -> AuditResult:
     """The audit of one owner, from embeddings to the verdict."""
     seen = {"before": world.before.alignments(), "after": after.alignments()}
     seen |= {
@@ -217,7 +306,11 @@ def audit(world: Answers, after: Embeddings, *, permutations: int = 399, checks:
         u, o = np.flatnonzero(world.requested), np.flatnonzero(~world.requested)
         found = suspicions(world.before, after, u.tolist(), o.tolist(), np.arange(len(rows)))
     return run_tests(
-        rows, circumstances=Circumstances(found), plan_sha256="ab", permutations=permutations, details=False
+        rows,
+        circumstances=Circumstances(found, from_weights=from_weights),
+        plan_sha256="ab",
+        permutations=permutations,
+        details=False,
     )
 
 

@@ -13,7 +13,7 @@ from math import comb
 
 import numpy as np
 
-from hf_unlearn.audit.hypotheses import (
+from hf_unlearn.audit.levels import (
     BOUND_SHARE,
     MARGIN_SHARE,
     RESIDUAL_LEVEL,

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_unlearn.audit.answer_jumps import jumping
 from hf_unlearn.audit.embeddings import Embeddings
-from hf_unlearn.audit.hypotheses import TOLERANCE
+from hf_unlearn.audit.levels import TOLERANCE
 from hf_unlearn.audit.statistics import TwoSample
 from hf_unlearn.metrics.alignment_matrices import Matrix, unit_rows
 
@@ -32,8 +33,6 @@ ENOUGH_ANSWERS = 40
 CONTENT_LEVEL, CONTENT_SHARE, CONTENT_SEEN = 0.01, 0.85, 0.3
 """Requested pictures' likeness to others must be kept 0.85 times as well as other pictures' is, where that is 0.3 or
 more. On honest models it is kept 0.93 to 1.0 times as well."""
-JITTER, LEAST_JITTER = 4.0, 1e-3
-"""An imperceptible change of a picture moves an answer this many times as far as other pictures' answers."""
 SLOTS = 4  # views of a picture that are compared
 ANCHORS = 256  # pictures that the others are compared with
 FEWEST = 3  # pictures of each kind
@@ -83,7 +82,7 @@ def suspicions(
         found.append(_shared(before, after, u, np.concatenate([u, o]), clusters))
     if len(u) >= FEWEST and len(o) >= FEWEST:
         seen = geometry(before, after)
-        found += [_apart(seen, u, o, clusters), _content(seen, u, o, clusters), _jitter(before, after, u, o)]
+        found += [_apart(seen, u, o, clusters), _content(seen, u, o, clusters), jumping(before, after, u, o)]
     return tuple(sentence for sentence in found if sentence is not None)
 
 
@@ -132,27 +131,40 @@ def _cosines(embeddings: Embeddings, anchors: NDArray[np.int64], count: int) -> 
 
 
 def _apart(seen: Geometry, u: NDArray[np.int64], o: NDArray[np.int64], clusters: NDArray[np.int64]) -> str | None:
-    """Only one side's answers changed: requested pictures against others, and others among each other."""
-    columns = np.isin(seen.anchors, o)
-    if columns.sum() < FEWEST:
-        return None
+    """Only one side's answers changed: requested pictures against others, each side's among itself."""
     parts = [(seen.before, seen.after)]
     if seen.captions_before is not None and seen.captions_after is not None:
         parts.append((seen.captions_before[None], seen.captions_after[None]))
     for before, after in parts:
-        square = ((after - before) ** 2)[:, :, columns]
-        different = clusters[:, None] != clusters[seen.anchors[columns]][None, :]
-        own, rest = (_root_mean(square[:, rows], different[rows]) for rows in (u, o))
-        if own > 2 * TOLERANCE and rest < SHARE * own:
+
+        def moved(
+            rows: NDArray[np.int64],
+            with_rows: NDArray[np.int64],
+            before: Matrix = before,
+            after: Matrix = after,
+        ) -> tuple[float, float]:
+            """How far the cosines of two groups of pictures moved, and how far they differed before."""
+            columns = np.isin(seen.anchors, with_rows)
+            if columns.sum() < FEWEST:
+                return float("nan"), float("nan")
+            different = clusters[rows][:, None] != clusters[seen.anchors[columns]][None, :]
+            first, second = before[:, rows][:, :, columns], after[:, rows][:, :, columns]
+            centre = float(np.mean(first[:, different]))
+            return _root_mean((second - first) ** 2, different), _root_mean((first - centre) ** 2, different)
+
+        (across, _), (among, varied), (own, own_varied) = moved(u, o), moved(o, o), moved(u, u)
+        if across > 2 * TOLERANCE and among < SHARE * across:
             return (
                 f"Only the answers about the requested pictures changed: their cosines with other pictures moved by "
-                f"{own:.3f}, those among other pictures by {rest:.3f}. Training moves both; a filter on answers "
+                f"{across:.3f}, those among other pictures by {among:.3f}. Training moves both; a filter on answers "
                 "does not."
             )
-        if rest > 2 * TOLERANCE and own < SHARE * rest:
+        # Requested pictures that are all alike have little to move: their move counts beside how far they differed.
+        still = own < SHARE * among and own * varied < SHARE * among * own_varied
+        if among > 2 * TOLERANCE and (across < SHARE * among or still):
             return (
                 f"The answers about all pictures but the requested ones changed: cosines among others moved by "
-                f"{rest:.3f}, those of requested pictures with them by {own:.3f}. Training moves both."
+                f"{among:.3f}, those of requested pictures by {min(across, own):.3f}. Training moves both."
             )
     return None
 
@@ -184,9 +196,8 @@ def _content(seen: Geometry, u: NDArray[np.int64], o: NDArray[np.int64], cluster
         return None
     return (
         "The answers about the requested pictures show less of what is on them: their likeness to other pictures "
-        "agrees "
-        f"with that before by {own.mean():.2f} (correlation), other pictures' by {rest.mean():.2f}. A stranger's "
-        "embedding in their place, or noise, would look so."
+        f"agrees with that before by {own.mean():.2f} (correlation), other pictures' by {rest.mean():.2f}. A "
+        "stranger's embedding in their place would look so, and so would a method that sets unmatched pairs apart on purpose."
     )
 
 
@@ -238,29 +249,3 @@ def _coarse(after: Embeddings, u: NDArray[np.int64]) -> str | None:
         "values. "
         "Rounding of that size hides what is left of a picture."
     )
-
-
-def _jitter(before: Embeddings, after: Embeddings, u: NDArray[np.int64], o: NDArray[np.int64]) -> str | None:
-    """Answers that jump when a picture hardly changes, or when nothing changes: noise laid over the requested ones."""
-    now, earlier = (_jumps(side, u, o) for side in (after, before))
-    if now is None:
-        return None
-    own, rest = now
-    steady = earlier is None or earlier[0] <= JITTER / 2 * max(earlier[1], LEAST_JITTER)
-    if own <= max(LEAST_JITTER, JITTER * rest) or not steady:
-        return None
-    return (
-        "The answers about the requested pictures jump: an imperceptible change of a picture, or none, moves them by "
-        f"{own:.3f} (1 - cosine), other pictures' answers by {rest:.4f}. Noise laid over answers does so, "
-        "training does not."
-    )
-
-
-def _jumps(side: Embeddings, u: NDArray[np.int64], o: NDArray[np.int64]) -> tuple[float, float] | None:
-    asked = [again for again in (side.nudged, side.repeats) if again is not None]
-    if not asked:
-        return None
-    first = unit_rows(side.images[:, 0])
-    jumps = np.maximum.reduce([1 - (first * unit_rows(again)).sum(-1) for again in asked])
-    own, rest = (float(np.nanmedian(jumps[rows])) if np.isfinite(jumps[rows]).any() else 0.0 for rows in (u, o))
-    return own, rest

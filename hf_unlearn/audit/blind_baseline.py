@@ -1,9 +1,8 @@
 """A blind baseline: can requested and compared pictures be told apart without any model?
 
-If they can, by their colours, sizes or file types, then a difference in a model's answers need not be memory. The
-better
-of two guesses is tested by permutation: how well a ridge regression on simple features of pictures and files, each
-picture left out in turn, tells which arm it is from.
+If they can, by their colours, sizes or file types, then a difference in a model's answers need not be memory. Tested
+by permutation: how well a ridge regression on simple features of pictures and files, each picture left out in turn,
+tells which arm it is from.
 
 Source: after Das, Zhang and Tramer, "Blind baselines beat membership inference attacks" (arXiv 2406.16201).
 """
@@ -13,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from hf_unlearn.audit.pictures import Picture
@@ -20,20 +20,21 @@ from hf_unlearn.audit.statistics import Floats
 from hf_unlearn.metrics.alignment_matrices import Matrix
 
 LEVEL = 0.01
-"""Level at which arms count as told apart: alike arms are called different in 1 of 100 audits."""
+"""Level of all comparisons of an audit together: alike arms are called different in 1 of 100 audits."""
 FEWEST = 5
 PERMUTATIONS = 999
 RIDGE = 1.0
 SIDE = 64
 
 
-def told_apart(first: Sequence[Picture], second: Sequence[Picture], seed: int) -> float | None:
+def told_apart(first: Sequence[Picture], second: Sequence[Picture], seed: int, *, comparisons: int = 1) -> float | None:
     """How well two arms are told apart without a model, if they are.
 
     Args:
-        first: Pictures of one arm.
-        second: Pictures of the other.
+        first: Pictures of one arm, one a cluster of near-duplicates.
+        second: Pictures of the other, likewise.
         seed: Seed of the permutations.
+        comparisons: How many pairs of arms the audit compares; they share the level.
 
     Returns:
         The share of pairs, one picture of each arm, that are put in the right order (0.5 is guessing); None where the
@@ -42,10 +43,10 @@ def told_apart(first: Sequence[Picture], second: Sequence[Picture], seed: int) -
     if min(len(first), len(second)) < FEWEST:
         return None
     features = np.stack([picture_features(picture) for picture in (*first, *second)])
-    return separability(features, len(first), seed)
+    return separability(features, len(first), seed, level=LEVEL / comparisons)
 
 
-def separability(features: Matrix, first: int, seed: int) -> float | None:
+def separability(features: Matrix, first: int, seed: int, *, level: float = LEVEL) -> float | None:
     """As `told_apart`, from features `[n, f]` whose first rows are one arm's."""
     spread = features.std(0)
     standard = (features - features.mean(0))[:, spread > 1e-9] / spread[spread > 1e-9]
@@ -59,9 +60,9 @@ def separability(features: Matrix, first: int, seed: int) -> float | None:
     generator = np.random.default_rng(seed)
     drawn = np.stack([labels, *(generator.permutation(labels) for _ in range(PERMUTATIONS))])
     guesses = (drawn @ hat.T - leverage * drawn) / (1 - leverage)
-    scores = np.array([_area(guess, label) for guess, label in zip(guesses, drawn, strict=True)])
+    scores = _areas(guesses, drawn > 0)
     p_value = float(np.mean(scores >= scores[0] - 1e-9))
-    return float(scores[0]) if p_value <= LEVEL and scores[0] > 0.5 else None
+    return float(scores[0]) if p_value <= level and scores[0] > 0.5 else None
 
 
 def picture_features(picture: Picture) -> Floats:
@@ -89,9 +90,9 @@ def picture_features(picture: Picture) -> Floats:
     )
 
 
-def _area(guesses: Floats, labels: Floats) -> float:
-    """Share of pairs in the right order (area under the curve)."""
-    positive = labels > 0
-    ranks = np.argsort(np.argsort(guesses)) + 1.0
-    n, m = int(positive.sum()), int((~positive).sum())
-    return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * m))
+def _areas(guesses: Floats, positive: NDArray[np.bool_]) -> Floats:
+    """Share of pairs in the right order (area under the curve), one a draw `[p, n]`."""
+    ranks = np.argsort(np.argsort(guesses, axis=1), axis=1) + 1.0
+    n = int(positive[0].sum())
+    m = positive.shape[1] - n
+    return (np.where(positive, ranks, 0).sum(1) - n * (n + 1) / 2) / (n * m)

@@ -56,7 +56,7 @@ def read_embeddings(path: str | Path, pictures: Sequence[Picture], captions: Seq
         raise UserError(f"The embeddings file '{path}' does not exist; give a .npy, .safetensors or .parquet file.")
     readers = {".npy": _read_npy, ".safetensors": _read_safetensors, ".parquet": _read_parquet}
     parts, source = readers[file.suffix.lower()](file, pictures)
-    for name in ("images", "held_back"):
+    for name in ("images", "held_back", "nudged"):
         if name in parts:
             parts[name] = _three_axes(parts[name], name, file, len(pictures))
     owner = np.array([i for i, group in enumerate(captions) for _ in group], dtype=np.int64)

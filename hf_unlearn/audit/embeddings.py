@@ -23,7 +23,8 @@ class Embeddings:
         text_owner: `[m]`, the picture that each caption describes.
         held_back: `[n, k', d]` views of the held-back family, if measured.
         repeats: `[n, d]`, the first view asked a second time, if measured.
-        nudged: `[n, d]`, the first view asked again after an imperceptible change of its pixels, if measured.
+        nudged: `[n, s, d]`, the picture as it is after small changes of s growing sizes, the first imperceptible, if
+            measured.
         original_first: Whether the first view is the picture as it is. With captions it weighs as much as all others.
         source: What the report says about the encoder.
     """

@@ -10,7 +10,7 @@ import numpy as np
 
 from hf_unlearn.audit.embeddings import Array, Embeddings
 from hf_unlearn.audit.pictures import Picture
-from hf_unlearn.audit.transforms import ViewFamily, Views, draw_views, nudge
+from hf_unlearn.audit.transforms import ViewFamily, Views, draw_nudges, draw_views
 from hf_unlearn.distributed import map_across_processes
 from hf_unlearn.errors import UserError, no_such_model
 from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, weights_sha256
@@ -182,7 +182,7 @@ def embed_pictures(
     count: int,
     skip: int = 0,
 ) -> Embeddings:
-    """Ask an encoder about every picture: itself, views, held-back views, captions, one question twice, one nudged.
+    """Ask an encoder about every picture: itself, views, held-back views, captions, one question twice, nudges.
 
     Pictures and their views are asked in a random order, so that no endpoint can tell an audit by its sequence, nor
     which picture a view is of by its neighbours. Several processes share the pictures out, in whole chunks, and each
@@ -217,9 +217,9 @@ def embed_pictures(
         kinds = [own, draw_views(chunk, held_back, seed=seed + 1, count=count, skip=skip)]
         if skip:
             return _embed_mixed(encoder, kinds, seed)
-        answered = _embed_mixed(encoder, [*kinds, nudge(own[:, :1], seed)], seed)
+        answered = _embed_mixed(encoder, [*kinds, draw_nudges(chunk, views.side, seed=seed + 2)], seed)
         again = answered[0][:, 0] if encoder.deterministic else encoder.embed_images(own[:, 0], repeat=1)
-        return [*answered[:2], answered[2][:, 0], again]
+        return [*answered, again]
 
     answers = map_across_processes(-(-len(pictures) // CHUNK), ask)
     back = np.argsort(order)

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 
 from hf_unlearn.audit.arms import Arms
-from hf_unlearn.audit.hypotheses import MARGIN_SHARE, RESIDUAL_LEVEL, HypothesisTests
+from hf_unlearn.audit.hypotheses import HypothesisTests
+from hf_unlearn.audit.levels import MARGIN_SHARE, RESIDUAL_LEVEL
 from hf_unlearn.records.audit_result import Arm, Effect, TestResult, Verdict
 
 FEW = 20
@@ -56,7 +57,7 @@ def explain(
     targeted = f"The requested images lost more alignment than {reference} ({change})."
     if measured.reference is Arm.NEVER_TRAINED:
         targeted += " Without images still in training, a general loss of what was memorised would look the same."
-    if suspicions and verdict is Verdict.RESIDUAL_UNDETERMINED:
+    if suspicions:
         return f"{targeted} But {suspicions[0][0].lower()}{suspicions[0][1:]}"
     return f"{targeted} {_level(verdict, measured)}"
 

@@ -5,6 +5,8 @@ Every verdict has its own. "Consistent with removal" stands under the one verdic
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from hf_unlearn.audit.hypotheses import HypothesisTests
 from hf_unlearn.records.audit_result import Verdict
 
@@ -18,14 +20,15 @@ _ANSWERS = {
     Verdict.OVERSHOOT: ("Yes, and too far", f"{_YES} so much that they can be told apart again"),
 }
 OPEN = "This audit cannot tell whether the model changed about your pictures."
-SUSPICIOUS = "The answers about your pictures changed, but not in a way that training gives."
-CONDITION = "if the compared pictures are alike but for the request"
-_COMPARED = frozenset(
-    {
-        *(Verdict.NO_TARGETED_CHANGE, Verdict.RESIDUAL_SIGNAL, Verdict.RESIDUAL_UNDETERMINED),
-        *(Verdict.WITHIN_BAND, Verdict.OVERSHOOT),
-    }
+SUSPICIOUS = "Answers changed, but not in the way that training without your pictures gives."
+RISEN = (
+    "The pictures never in training rose to the requested ones, which themselves lost less than half of what set them "
+    "apart. What changed is the comparison."
 )
+ALIKE = "the compared pictures are alike but for the request"
+FROM_THE_MODEL = "the answers come from the model alone"
+_CREDITED = frozenset({Verdict.RESIDUAL_SIGNAL, Verdict.RESIDUAL_UNDETERMINED, Verdict.WITHIN_BAND, Verdict.OVERSHOOT})
+_COMPARED = _CREDITED | {Verdict.NO_TARGETED_CHANGE}
 
 _NO_BLACK_BOX = (
     "No black-box test can establish it: the same weights can arise from other data (Thudi et al., arXiv "
@@ -33,7 +36,7 @@ _NO_BLACK_BOX = (
     "a model owner who knows the requested images could fake a local change."
 )
 _OPEN = "This supports neither that the images were removed nor that they were not."
-CLOSING = {
+_CLOSING = {
     Verdict.NO_MODEL_CHANGE: (
         "This is not what removal looks like. It holds for these images, these views and this copy of the model; ask "
         "whether the model you were shown is the one that was changed."
@@ -56,7 +59,7 @@ CLOSING = {
     ),
     Verdict.INCONCLUSIVE: f"{_OPEN} See what would make it conclusive: more images, or images to compare with.",
 }
-MEANING = {
+_MEANING = {
     Verdict.NO_MODEL_CHANGE: (
         "For a removal request: nothing that this audit can see was done. You can ask which model was changed, "
         "when, and "
@@ -90,23 +93,63 @@ MEANING = {
 }
 
 
-def headline(verdict: Verdict, measured: HypothesisTests, *, planned: bool, suspicious: bool) -> str:
-    """The first line of an audit: the answer, and how sure it is.
+_SUSPICIOUS_MEANING = (
+    "For a removal request: do not take it as carried out before you know how. You can ask for the method that was "
+    "used, whether answers about your pictures pass through anything else than the model, and for an audit of the "
+    "model itself."
+)
+_SUSPICIOUS_CLOSING = f"{_OPEN} It withholds credit; it accuses nobody."
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What a verdict rests on besides the tests.
+
+    Args:
+        planned: whether a committed plan drew which images to request.
+        from_weights: whether the answers after were computed from a model's weights, with nothing in between.
+        suspicious: whether answers are such as training without these images does not give.
+    """
+
+    planned: bool
+    from_weights: bool
+    suspicious: bool
+
+    def doubts(self, verdict: Verdict) -> bool:
+        """Whether a change is not to be credited."""
+        return self.suspicious and verdict in _CREDITED
+
+    def condition(self, verdict: Verdict) -> str:
+        """What a verdict takes for granted, as `, if ...`; empty where it takes nothing."""
+        taken = [ALIKE] if verdict in _COMPARED and not self.planned else []
+        taken += [FROM_THE_MODEL] if verdict in _CREDITED and not self.from_weights else []
+        return f", if {' and '.join(taken)}" if taken else ""
+
+
+def headline(verdict: Verdict, measured: HypothesisTests, basis: Basis) -> str:
+    """The first line of an audit: the answer, what it takes for granted, and how sure it is.
 
     Args:
         verdict: what was decided.
         measured: the tests.
-        planned: whether a committed plan drew which images to request; without one, what rests on a comparison of
-            images is a conditional sentence.
-        suspicious: whether answers are such as no training gives.
+        basis: what it rests on besides.
     """
     if verdict is Verdict.INCONCLUSIVE:
         return OPEN
-    if suspicious and verdict is Verdict.RESIDUAL_UNDETERMINED:
+    if basis.doubts(verdict):
         return SUSPICIOUS
     lead, answer = _ANSWERS[verdict]
-    condition = f", {CONDITION}" if verdict in _COMPARED and not planned else ""
-    return f"{lead}{condition}: {answer}.{_how_sure(verdict, measured)}"
+    return f"{lead}{basis.condition(verdict)}: {answer}.{_how_sure(verdict, measured)}"
+
+
+def meaning(verdict: Verdict, basis: Basis) -> str:
+    """What the verdict means for a removal request."""
+    return _SUSPICIOUS_MEANING if basis.doubts(verdict) else _MEANING[verdict]
+
+
+def closing(verdict: Verdict, basis: Basis) -> str:
+    """What the verdict does not mean; every verdict has its own."""
+    return _SUSPICIOUS_CLOSING if basis.doubts(verdict) else _CLOSING[verdict]
 
 
 def _how_sure(verdict: Verdict, measured: HypothesisTests) -> str:

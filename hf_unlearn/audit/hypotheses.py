@@ -22,8 +22,17 @@ from typing import Literal
 import numpy as np
 
 from hf_unlearn.audit.arms import Arms
+from hf_unlearn.audit.levels import (
+    BOUND_SHARE,
+    MARGIN_SHARE,
+    RESIDUAL_LEVEL,
+    SHARE_LEVEL,
+    TOLERANCE,
+    TRANSFER_LEVEL,
+    TRANSFER_SHARE,
+)
 from hf_unlearn.audit.power import minimum_detectable_effect
-from hf_unlearn.audit.standing_out import standing_out, tail_scores
+from hf_unlearn.audit.standing_out import risen, standing_out, tail_scores
 from hf_unlearn.audit.statistics import Alternative, Floats, OneSample, PermutationTest, TwoSample, smallest_p_value
 from hf_unlearn.records.audit_result import (
     Arm,
@@ -34,23 +43,6 @@ from hf_unlearn.records.audit_result import (
     MinimumDetectableEffect,
     TestResult,
 )
-
-BOUND_SHARE = 0.25
-"""An accusation needs the targeted change below this share of the gap before."""
-MARGIN_SHARE = 0.5
-"""Two levels are equivalent within this share of the gap before."""
-SHARE_LEVEL = 0.005
-"""Level of `T2.share`: it alone keeps false accusations of an exactly retrained model well under 1%, even where nothing
-had been memorised and T1 passed by luck."""
-TRANSFER_SHARE = 0.1
-"""A recovery on held-back transforms below this share of the gap before is of no consequence."""
-RESIDUAL_LEVEL = 0.004
-"""Level of each of the tests that say a trace is left (T3, T4.T3 and T3.tail, one-sided): together they accuse an
-exactly retrained model in less than 1%. What passes at the ordinary level only bars the best verdict."""
-TOLERANCE = 1e-3
-"""Cosines that moved by less are equal: half precision, a rotation or another scale of the outputs move them less."""
-TRANSFER_LEVEL = 0.01
-"""Level of `T4.transfer`: it refuses an exactly retrained model the best verdict more seldom than this."""
 
 _ORDER = (
     *("T0", "T1", "T2", "T2.bound", "T2.share", "T3", "T3.tail", "T3.equivalence"),
@@ -77,6 +69,7 @@ class HypothesisTests:
         noise: mean distance between identical queries; None if not measured.
         held_back: "all" images were measured on held-back transforms, "some" or "none".
         standing_out: requested images that moved little and stand high, the highest first.
+        risen: the controls rose to the requested images, which themselves fell by less than half of the gap.
     """
 
     tests: dict[str, TestResult]
@@ -87,6 +80,7 @@ class HypothesisTests:
     noise: float | None
     held_back: str
     standing_out: tuple[str, ...] = ()
+    risen: bool = False
 
 
 def run_hypothesis_tests(
@@ -130,8 +124,9 @@ def run_hypothesis_tests(
     tests = {name: bench.tests[name] for name in _ORDER if name in bench.tests}
     detectable = _detectable(arms, reference, level / audits, owners)
     changed = margin is not None and "T2" in tests and tests["T1"].passed and tests["T2"].passed
-    flagged = standing_out(arms, margin / MARGIN_SHARE) if changed and margin is not None else ()
-    return HypothesisTests(tests, bench.effects, detectable, reference, margin, noise, held_back, flagged)
+    gap = margin / MARGIN_SHARE if changed and margin is not None else 0.0
+    flagged, up = standing_out(arms, gap), risen(arms, gap)
+    return HypothesisTests(tests, bench.effects, detectable, reference, margin, noise, held_back, flagged, up)
 
 
 def choose_reference(arms: Arms, level: float) -> Arm | None:

@@ -1,6 +1,6 @@
 """From both encoders' answers to one result an owner: the table, what counts as one picture, and the circumstances."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -116,11 +116,17 @@ def _circumstances(measured: BothEncoders, clusters: np.ndarray, owner: str) -> 
     before, after = measured.sides["before"], measured.sides["after"]
     found = suspicions(before, after, requested, others, everyone)
     incomparable, remarks = [], []
-    for arm, words in ARM_WORDS.items():
-        compared = [pictures.pictures[i] for i in mine if pictures.arms[i] is arm]
-        share = told_apart([pictures.pictures[i] for i in requested], compared, measured.settings.seed or 0)
-        if share is None or (arm is Arm.STILL_TRAINED and pictures.plan is not None):
+    drawn = {Arm.STILL_TRAINED} if pictures.plan is not None else set()  # a plan made these alike
+    compared = {arm: [i for i in mine if pictures.arms[i] is arm] for arm in ARM_WORDS if arm not in drawn}
+    compared = {arm: rows for arm, rows in compared.items() if rows}
+    for arm, rows in compared.items():
+        mine_once, theirs = (
+            [pictures.pictures[i] for i in _one_a_cluster(some, clusters)] for some in (requested, rows)
+        )
+        share = told_apart(mine_once, theirs, measured.settings.seed or 0, comparisons=len(compared))
+        if share is None:
             continue
+        words = ARM_WORDS[arm]
         sentence = (
             f"The requested pictures and those {words} can be told apart without any model ({share:.0%} of pairs "
             "put in "
@@ -134,7 +140,13 @@ def _circumstances(measured: BothEncoders, clusters: np.ndarray, owner: str) -> 
     seed = measured.settings.seed
     if plan is not None and plan.view_commitments and seed is not None:
         remarks += [_OTHER_VIEWS] * (view_commitment(seed) not in plan.view_commitments)
-    return Circumstances(found, tuple(incomparable), tuple(remarks))
+    from_weights = after.source.get("kind") == "checkpoint"
+    return Circumstances(found, tuple(incomparable), tuple(remarks), from_weights)
+
+
+def _one_a_cluster(rows: Sequence[int], clusters: np.ndarray) -> list[int]:
+    """The first of each cluster's pictures: near-duplicates would count many times, one by one."""
+    return sorted({int(clusters[i]): i for i in reversed(rows)}.values())
 
 
 def _problems(measured: Mapping[str, Embeddings]) -> list[str]:

@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from hf_unlearn.audit.headlines import SUSPICIOUS
 from hf_unlearn.records.audit_result import AuditResult, Verdict
 
 WIDTH = 90
@@ -69,13 +70,18 @@ def letter(results: Iterable[AuditResult], measurement: Mapping[str, Any]) -> st
         parts += _wrapped(f"Images that count: {sizes}. Verdict as printed: {result.verdict.value}.")
         parts += [line for sentence in result.findings for line in _wrapped(f"- {sentence}")]
         parts += ["", *_wrapped(result.footer), "", "I ask for:"]
-        parts += [line for sentence in ASKED[result.verdict] for line in _wrapped(f"- {sentence};")]
+        parts += [line for sentence in _asked(result) for line in _wrapped(f"- {sentence};")]
     parts += [
         "",
         *_wrapped("The record of the audit (audit.json), its report and their hashes (SHA256SUMS) are enclosed."),
     ]
     parts += ["", "[Signature]", ""]
     return "\n".join(parts)
+
+
+def _asked(result: AuditResult) -> tuple[str, ...]:
+    """What to ask for; where the change is not to be credited, what stands between the model and its answers."""
+    return ASKED[Verdict.RESIDUAL_UNDETERMINED if result.headline == SUSPICIOUS else result.verdict]
 
 
 def _name(source: Mapping[str, Any]) -> str:

@@ -12,7 +12,6 @@ from markupsafe import Markup
 from PIL import Image
 
 from hf_unlearn.audit.finished_audit import AlignmentMatrices, Audit
-from hf_unlearn.audit.headlines import MEANING
 from hf_unlearn.figures.audit_plots import ARM_NAMES, plot_levels, plot_paired_dots, plot_permutations, plot_power
 from hf_unlearn.figures.axis_labels import thumbnail
 from hf_unlearn.figures.drawing import MINUS
@@ -173,7 +172,6 @@ def _owner(audit: Audit, name: str, anchor: str, figures: list[dict[str, Any]]) 
         "result": result,
         "tone": TONES[result.verdict],
         "requested": result.arms[0].size,
-        "meaning": MEANING[result.verdict],
         "sizes": [(arm.arm, arm.size, len(arm.collapsed), len(arm.twins)) for arm in result.arms],
         "stability": _stability(result),
         "left": _left(result),

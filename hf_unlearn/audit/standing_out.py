@@ -20,7 +20,7 @@ from hf_unlearn.audit.arms import Arms
 from hf_unlearn.audit.statistics import Floats
 from hf_unlearn.records.audit_result import Arm
 
-MOVED_SHARE, ABOVE_SHARE = 0.5, 0.4
+MOVED_SHARE, ABOVE_SHARE, RISEN_SHARE = 0.5, 0.4, 0.25
 LEVEL = 0.05
 """Level of all flags of an audit together (Bonferroni over the requested images)."""
 FEWEST_CONTROLS = 4
@@ -43,6 +43,17 @@ def standing_out(arms: Arms, gap: float) -> tuple[str, ...]:
     flagged = flags(arms.before(Arm.REQUESTED), after, arms.before(reference) - arms.after(reference), controls, gap)
     names = [row.image for row in arms.rows[Arm.REQUESTED]]
     return tuple(names[i] for i in np.argsort(-after) if flagged[i])
+
+
+def risen(arms: Arms, gap: float) -> bool:
+    """Whether images never in training rose by a quarter of the gap, and the requested ones fell by less than half.
+
+    Then it is the comparison that changed: removal lowers the requested images, it does not lift the others.
+    """
+    if gap <= 0 or Arm.NEVER_TRAINED not in arms:
+        return False
+    fell, rest = (float((arms.before(arm) - arms.after(arm)).mean()) for arm in (Arm.REQUESTED, Arm.NEVER_TRAINED))
+    return rest < -RISEN_SHARE * gap and fell < MOVED_SHARE * gap
 
 
 def flags(before: Floats, after: Floats, unmoved: Floats, controls: Floats, gap: float) -> NDArray[np.bool_]:

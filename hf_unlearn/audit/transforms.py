@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 Views = NDArray[np.uint8]
 
 BLOCK = 10  # views drawn from one seed; more of them continue with the next block's
-NUDGED = 0.05  # share of a view's numbers that `nudge` moves by one of 255
+NUDGED = 0.05  # share of a picture's numbers that its first nudge moves by one of 255
+NUDGES = ((0.0, 0.0), (0.015, 0.02), (0.05, 0.06))
+"""Sizes of the nudges: shift and crop as a share of the side, and contrast and brightness as a share of their range."""
 
 
 class ViewFamily(Protocol):
@@ -183,12 +185,39 @@ def picture_seed(seed: int, picture: Picture, block: int = 0) -> int:
     return int.from_bytes(hashlib.sha256(words.encode()).digest()[:6])
 
 
-def nudge(views: Views, seed: int) -> Views:
-    """Change pictures imperceptibly: a twentieth of their numbers by one of 255. What jumps at that is no network."""
+def draw_nudges(pictures: Sequence[Picture], side: int, *, seed: int) -> Views:
+    """Draw each picture again after changes of growing size: imperceptible, hardly seen, and small.
+
+    The answers of a network move with the size of the change. Noise laid over answers jumps at a change that hardly
+    anybody sees, however it is keyed.
+
+    Args:
+        pictures: The pictures, n.
+        side: Side of a view in pixels.
+        seed: The audit's seed; each picture's own seed is derived from it and the picture's bytes.
+
+    Returns:
+        `[n, s, side, side, 3]`, uint8, for the s sizes in `NUDGES`.
+    """
+    return np.stack([_nudges_of(fit(picture.open(), side), picture_seed(seed, picture)) for picture in pictures])
+
+
+def _nudges_of(square: Image.Image, seed: int) -> Views:
     generator = np.random.default_rng(seed)
-    moved = generator.random(views.shape) < NUDGED
-    sign = np.where(views > 127, -1, 1)
-    return (views + moved * sign).astype(np.uint8)
+    pixels = np.asarray(square)
+    sign = np.where(pixels > 127, -1, 1)
+    moved = [(pixels + (generator.random(pixels.shape) < NUDGED) * sign).astype(np.uint8)]
+    side = square.width
+    for shift, tone in NUDGES[1:]:
+        signs = generator.choice([-1.0, 1.0], size=4)
+        zoom = 1 - shift
+        x, y = (side * (1 - zoom) / 2 * (1 + sign) for sign in signs[:2])
+        cropped = square.transform(
+            square.size, Image.Transform.AFFINE, (zoom, 0, x, 0, zoom, y), Image.Resampling.BILINEAR
+        )
+        values = np.asarray(cropped) * (1 + signs[2] * tone) + 255 * signs[3] * tone / 2
+        moved.append(np.clip(values, 0, 255).round().astype(np.uint8))
+    return np.stack(moved)
 
 
 def fit(image: Image.Image, side: int) -> Image.Image:

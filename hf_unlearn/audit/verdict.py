@@ -9,25 +9,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import ceil
 
 from hf_unlearn.audit.arms import Arms, collect
 from hf_unlearn.audit.explanations import assumptions, explain, limits, reasons, suspicion_words
-from hf_unlearn.audit.headlines import CLOSING, headline
-from hf_unlearn.audit.hypotheses import RESIDUAL_LEVEL, SHARE_LEVEL, TOLERANCE, HypothesisTests, run_hypothesis_tests
-from hf_unlearn.audit.power import level_of_one, minimum_detectable_effect
-from hf_unlearn.audit.statistics import benjamini_yekutieli
+from hf_unlearn.audit.headlines import RISEN, Basis, closing, headline, meaning
+from hf_unlearn.audit.hypotheses import HypothesisTests, run_hypothesis_tests
+from hf_unlearn.audit.levels import RESIDUAL_LEVEL, TOLERANCE
+from hf_unlearn.audit.power import minimum_detectable_effect
+from hf_unlearn.audit.several_owners import adjusted, enough_permutations, multiplicity
 from hf_unlearn.errors import UserError
-from hf_unlearn.records.audit_result import Arm, AuditResult, ImageRow, TestResult, Verdict
-
-ADJUSTED = frozenset({"T1", "T2", "T2.bound", "T2.share", "T3.equivalence", "T4.T2", "T4.T3.equivalence"})
-"""Tests whose rejection credits or accuses, which several owners make harder. The others bar the best verdict when they
-reject, which protects each owner; adjusting them would let a faker hide among honest ones."""
-_ONE_OWNER = "one owner: p-values are not adjusted"
-_MANY_OWNERS = (
-    "Benjamini-Yekutieli over {} owners for each test that credits or accuses; tests that protect an owner are not "
-    "adjusted"
-)
+from hf_unlearn.records.audit_result import Arm, AuditResult, ImageRow, Verdict
 
 
 @dataclass(frozen=True)
@@ -39,11 +30,14 @@ class Circumstances:
         incomparable: how requested and never-trained images can be told apart without a model (`blind_baseline`), a
             sentence each; any one means that their levels say nothing.
         remarks: what else a reader must know, a sentence each.
+        from_weights: whether the answers after were computed here from a model's weights, which no filter in front of
+            them can change.
     """
 
     suspicions: tuple[str, ...] = ()
     incomparable: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    from_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -209,7 +203,7 @@ def _audit(tables: Mapping[str, Sequence[ImageRow]], settings: _Settings) -> dic
     """Measure every owner, adjust over owners, then decide for each."""
     arms = {owner: collect(rows) for owner, rows in tables.items()}
     problems = {owner: [*settings.problems, *of_owner.problems()] for owner, of_owner in arms.items()}
-    permutations = _enough_permutations(settings, len(tables))
+    permutations = enough_permutations(settings.permutations, settings.level, settings.audits, len(tables))
     measured = {
         owner: run_hypothesis_tests(
             arms[owner],
@@ -224,32 +218,11 @@ def _audit(tables: Mapping[str, Sequence[ImageRow]], settings: _Settings) -> dic
         if not problems[owner]
     }
     if len(tables) > 1:
-        measured = _adjust(measured)
+        measured = adjusted(measured)
     return {
         owner: _result(owner, arms[owner], problems[owner], measured.get(owner), len(tables), settings)
         for owner in tables
     }
-
-
-def _enough_permutations(settings: _Settings, owners: int) -> int:
-    """Draws with which one owner's p-value can pass every test although no other owner's does."""
-    if owners == settings.audits == 1:
-        return settings.permutations
-    smallest = min(settings.level, SHARE_LEVEL) / settings.audits
-    return max(settings.permutations, ceil(1 / level_of_one(smallest, owners)))
-
-
-def _adjust(measured: Mapping[str, HypothesisTests]) -> dict[str, HypothesisTests]:
-    """Replace each test that credits or accuses by itself, its p-value adjusted over the owners that have it."""
-    adjusted: dict[str, dict[str, TestResult]] = {owner: dict(found.tests) for owner, found in measured.items()}
-    for name in sorted(ADJUSTED):
-        family = {owner: test for owner, tests in adjusted.items() if (test := tests.get(name)) and test.p_value}
-        if not family:
-            continue
-        p_values = benjamini_yekutieli([test.p_value or 1.0 for test in family.values()])
-        for (owner, test), p_value in zip(family.items(), p_values.tolist(), strict=True):
-            adjusted[owner][name] = replace(test, p_adjusted=p_value, passed=p_value <= test.level)
-    return {owner: replace(found, tests=adjusted[owner]) for owner, found in measured.items()}
 
 
 def find(measured: HypothesisTests, circumstances: Circumstances | None = None, audits: int = 1) -> Findings:
@@ -276,7 +249,7 @@ def find(measured: HypothesisTests, circumstances: Circumstances | None = None, 
         overshoot=any(test.statistic < 0 for test in levels),
         equivalent=passed("T3.equivalence") and held_back,
         standing_out=bool(measured.standing_out),
-        suspicious=bool(circumstances.suspicions),
+        suspicious=bool(circumstances.suspicions) or measured.risen,
         comparable=not circumstances.incomparable,
     )
 
@@ -307,13 +280,16 @@ def _result(
         findings = find(measured, circumstances, settings.audits)
     verdict = decide(findings)
     planned = settings.plan_sha256 is not None
+    suspicions = (*circumstances.suspicions, *([RISEN] if measured.risen else []))
+    basis = Basis(planned, circumstances.from_weights, findings.suspicious)
     return AuditResult(
         owner=owner,
         verdict=verdict,
-        headline=headline(verdict, measured, planned=planned, suspicious=findings.suspicious),
-        explanation=explain(verdict, findings.sensitive, arms, measured, problems, circumstances.suspicions),
+        headline=headline(verdict, measured, basis),
+        explanation=explain(verdict, findings.sensitive, arms, measured, problems, suspicions),
+        meaning=meaning(verdict, basis),
         findings=(
-            *circumstances.suspicions,
+            *suspicions,
             *suspicion_words(arms, measured),
             *circumstances.incomparable,
             *circumstances.remarks,
@@ -322,7 +298,7 @@ def _result(
         reasons=(*problems, *reasons(measured)),
         assumptions=assumptions(arms, measured, planned),
         limits=limits(arms, measured),
-        footer=CLOSING[verdict],
+        footer=closing(verdict, basis),
         arms=arms.summaries(planned=planned, provenance=settings.provenance),
         images=arms.measured,
         effects=measured.effects,
@@ -330,7 +306,7 @@ def _result(
         minimum_detectable_effects=measured.minimum_detectable_effects,
         margin=measured.margin,
         noise=measured.noise,
-        multiplicity=_MANY_OWNERS.format(owners) if owners > 1 else _ONE_OWNER,
+        multiplicity=multiplicity(owners),
         level=settings.level / settings.audits,
         seed=settings.seed,
         plan_sha256=settings.plan_sha256,

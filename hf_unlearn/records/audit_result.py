@@ -224,6 +224,7 @@ class AuditResult:
         verdict: the verdict.
         headline: the first line: did the model change about these images, and how sure is that.
         explanation: the verdict in two or three plain sentences.
+        meaning: what the verdict means for a removal request.
         findings: what a reader must know before trusting it (answers that no training gives, twins, images that stand
             out, arms that can be told apart without a model), a sentence each.
         standing_out: requested images that moved as little as images still in training, the furthest first.
@@ -264,6 +265,7 @@ class AuditResult:
     owner: str = ""
     plan_sha256: str | None = None
     headline: str = ""
+    meaning: str = ""
     findings: tuple[str, ...] = ()
     standing_out: tuple[str, ...] = ()
     stability: float | None = None

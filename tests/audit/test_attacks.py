@@ -11,24 +11,69 @@ import numpy as np
 import pytest
 from audit.conftest import folder_of
 from audit.test_acceptance import DRIFT, assert_at_most
-from audit_attacks import AT_20, ATTACKS, UNTOUCHED, answers, audit, edited, rotation, untouched_rates, verdicts
+from audit_attacks import (
+    AT_20,
+    ATTACKS,
+    SMOOTH,
+    UNTOUCHED,
+    answers,
+    audit,
+    edited,
+    rotation,
+    untouched_rates,
+    verdicts,
+)
 from audit_simulation import C, R, U, View, World, findings, table, verdict_rates
 from PIL import Image
 
+from hf_unlearn.audit.headlines import FROM_THE_MODEL, RISEN, SUSPICIOUS
+from hf_unlearn.audit.letter import letter
 from hf_unlearn.audit.plan import read_plan, view_commitment
 from hf_unlearn.audit.recording import plan_audit
 from hf_unlearn.audit.verdict import Circumstances, run_tests, run_tests_by_owner
 from hf_unlearn.records.audit_result import ImageRow, Verdict
 
 BEST, PART = Verdict.WITHIN_BAND, Verdict.RESIDUAL_SIGNAL
+LETTER = {"encoders": {"before": {}, "after": {}}, "started": "2026-01-01", "finished": "2026-01-01"}
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", [name for name in ATTACKS if name != SMOOTH])
 def test_no_fake_gets_the_best_verdict(name: str) -> None:
-    """But one: noise that a drifting model lays over what it sees cannot be told from a change of the model."""
-    if name == "noise that depends on what is seen, the model drifts":
-        pytest.skip("a local change of the answers together with a change of the model: the closing sentence says so")
     assert verdicts(ATTACKS[name], 10)[BEST] == 0
+
+
+def test_what_is_a_change_of_the_model_from_outside_is_credited_under_a_condition() -> None:
+    """A smooth filter over a drifting model moves answers as another model would: the first line says what it takes."""
+    for number in range(8):
+        found = answers(AT_20, np.random.default_rng([0, number]))
+        result = audit(found, ATTACKS[SMOOTH](found))
+        if result.verdict is BEST:
+            break
+    assert result.verdict is BEST and FROM_THE_MODEL in result.headline
+    honest = audit(found, found.honest, from_weights=True)
+    assert honest.verdict is BEST and FROM_THE_MODEL not in honest.headline
+
+
+def test_answers_that_changed_about_others_alone_are_no_change_about_the_requested() -> None:
+    """Where pictures still in training alone are answered otherwise, nobody reads that the requested ones changed."""
+    found = answers(AT_20, np.random.default_rng(0))
+    result = audit(found, ATTACKS["still-trained pictures' views alone pulled together"](found))
+    assert result.headline == SUSPICIOUS and "all pictures but the requested ones" in result.explanation
+    assert "do not take it as carried out" in result.meaning and "consistent with removal" not in result.footer
+    assert "anything else than the model" in letter([result], LETTER)
+
+
+def test_controls_that_rose_are_no_removal() -> None:
+    """Per-image tables alone, without embeddings, show it too."""
+    rng = np.random.default_rng(4)
+    world = World({U: 20, R: 20, C: 20}, gap=0.3)
+    images = world.images(1, rng)
+    raised = {R: 0.3, C: 0.3, U: 0.0}
+    views = [world.view(1, rng, images) for _ in range(2)]
+    views = [View(v.before, {arm: values + raised[arm] for arm, values in v.after.items()}) for v in views]
+    result = run_tests(table(views[0], 0, views[1]), plan_sha256="ab", permutations=399)
+    assert result.verdict is Verdict.RESIDUAL_UNDETERMINED and RISEN in result.findings
+    assert result.headline == SUSPICIOUS
 
 
 def test_honest_unlearning_keeps_the_best_verdict() -> None:

@@ -98,9 +98,10 @@ def test_where_answers_may_differ_the_noise_is_measured(tmp_path, checkpoints, m
     )
     monkeypatch.setattr(LocalEncoder, "deterministic", False)  # as on an accelerator
     got = embed_pictures(encoder, pictures, [()] * 3, TrainingViews("cifar", 16), HeldBackViews(16), seed=0, count=2)
-    # Two views, two held-back views and one nudged view of three pictures, all mixed; then the first views again.
-    assert asked == [(15, {}), (3, {"repeat": 1})]
-    assert got.images.shape[:2] == got.held_back.shape[:2] == (3, 2) and got.nudged.shape == got.repeats.shape
+    # Two views, two held-back views and three nudges of three pictures, all mixed; then the first views again.
+    assert asked == [(21, {}), (3, {"repeat": 1})]
+    assert got.images.shape[:2] == got.held_back.shape[:2] == (3, 2)
+    assert got.nudged.shape[:2] == (3, 3) and got.repeats.shape == got.images[:, 0].shape
     more = embed_pictures(
         encoder, pictures, [()] * 3, TrainingViews("cifar", 16), HeldBackViews(16), seed=0, count=5, skip=2
     )

@@ -161,9 +161,8 @@ def test_an_endpoint_that_times_out_for_good_leaves_no_verdict(tmp_path, arms, e
     assert sorted(path.name for path in (tmp_path / "r").iterdir()) == [CACHE_FILE]
     answered = len(endpoint.asked)
     audit = run_audit(endpoint.tei, endpoint.openai, output_dir=tmp_path / "r", settings=SMALL, **arms)
-    # Every question of both sides was answered once: views, held-back views and a nudged view and a repetition of 12
-    # pictures.
-    assert answered > 0 and len(endpoint.asked) == 2 * 12 * (3 + 3 + 1 + 1)
+    # Every question of both sides was answered once: views, held-back views, nudges and a repetition of 12 pictures.
+    assert answered > 0 and len(endpoint.asked) == 2 * 12 * (3 + 3 + 3 + 1)
     assert audit.result.verdict is Verdict.NO_MODEL_CHANGE
 
 
@@ -205,7 +204,7 @@ def test_a_killed_run_resumes_where_it_stopped(tmp_path, arms, endpoint):
     assert done.returncode == 0, done.stderr
     assert "NO MODEL CHANGE" in done.stdout
     killed_batch = 16  # the batch in flight when the process died may have been answered, but not to anyone
-    total = 2 * 12 * (3 + 3 + 1 + 1)
+    total = 2 * 12 * (3 + 3 + 3 + 1)
     assert json.loads((tmp_path / "r" / "audit.json").read_text())["measurement"]["seed"] == seed
     assert not (tmp_path / "r" / "secret_seed.json").exists()
     assert total - answered <= len(endpoint.asked) <= total - answered + killed_batch

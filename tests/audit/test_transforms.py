@@ -4,7 +4,16 @@ import torch
 from audit.conftest import draw, folder_of
 
 from hf_unlearn.audit.pictures import list_pictures
-from hf_unlearn.audit.transforms import HeldBackViews, TrainingViews, draw_views, fit, picture_seed, training_views
+from hf_unlearn.audit.transforms import (
+    NUDGES,
+    HeldBackViews,
+    TrainingViews,
+    draw_nudges,
+    draw_views,
+    fit,
+    picture_seed,
+    training_views,
+)
 from hf_unlearn.errors import UserError
 
 FAMILIES = [TrainingViews("cifar", 24), TrainingViews("caption", 24), HeldBackViews(24)]
@@ -74,3 +83,16 @@ def test_pictures_of_the_same_pixels_in_other_bytes_have_views_of_their_own(tmp_
     assert picture_seed(5, first) != picture_seed(5, second) and picture_seed(5, first) != picture_seed(6, first)
     views = draw_views([first, second], family, seed=5, count=4)
     assert (views[0] != views[1]).any()
+
+
+def test_nudges_grow_and_depend_on_seed_and_bytes_alone(tmp_path):
+    pictures = list_pictures(folder_of(tmp_path, 6))
+    nudges = draw_nudges(pictures, 32, seed=5)
+    assert nudges.shape == (6, len(NUDGES), 32, 32, 3) and nudges.dtype == np.uint8
+    np.testing.assert_array_equal(nudges[2:3], draw_nudges(pictures[2:3], 32, seed=5))
+    assert (nudges != draw_nudges(pictures, 32, seed=6)).any()
+    asked = np.stack([np.asarray(fit(picture.open(), 32)) for picture in pictures])
+    moved = np.abs(nudges.astype(float) - asked[:, None])
+    assert moved[:, 0].max() == 1 and 0 < moved[:, 0].mean() < 0.1
+    sizes = moved.mean((2, 3, 4))
+    assert (sizes[:, 0] < sizes[:, 1]).all() and sizes[:, 1].mean() < sizes[:, 2].mean() < 30

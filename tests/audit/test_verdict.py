@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_unlearn.audit.arms import collect
-from hf_unlearn.audit.headlines import CLOSING
+from hf_unlearn.audit.headlines import Basis, closing
 from hf_unlearn.audit.hypotheses import run_hypothesis_tests
 from hf_unlearn.audit.power import level_of_one
 from hf_unlearn.audit.statistics import benjamini_yekutieli
@@ -72,7 +72,7 @@ def test_each_world_gets_its_verdict(world: World, verdict: Verdict) -> None:
     result = run_tests(owner(world, held_back=world))
     assert result.verdict is verdict
     assert not any(word in text(result) for word in FORBIDDEN)
-    assert result.footer == CLOSING[verdict]
+    assert result.footer == closing(verdict, Basis(planned=False, from_weights=False, suspicious=False))
     assert AuditResult.from_dict(json.loads(json.dumps(result.to_dict(), allow_nan=False))) == result
 
 

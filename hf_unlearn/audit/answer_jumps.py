@@ -1,0 +1,114 @@
+"""Answers that jump: where a picture hardly changes, a network's answer hardly moves, and noise laid over it does.
+
+Each picture is asked again as it is and after nudges of growing size (`transforms.draw_nudges`); besides, its two views
+that were most alike before are a nudge of each other. With `v` the answer about the picture and `v_s` that about it
+after nudge s,
+
+    jump_s = 1 - cos(v, v_s),        relative jump_s = jump_s / (1 - mean cosine between the picture's views)
+
+Unlearning may lower the cosines of a picture's views, and then small changes move its answers further. The relative
+jump takes that out: a filter that pulls answers apart at every scale is not seen here, noise of any key is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hf_unlearn.audit.embeddings import Embeddings
+from hf_unlearn.audit.statistics import TwoSample
+from hf_unlearn.metrics.alignment_matrices import Matrix, unit_rows
+
+LEAST_JUMP = 1e-3
+RATIO = 1.5
+"""Requested pictures' jumps, plain and relative, are this many times other pictures', and were not so before. On honest
+models they are 0.9 to 1.1 times, whatever the method; under noise that lowers alignment by 0.1, 11 times."""
+LEVEL = 0.01
+"""Level of all sizes together."""
+FEWEST = 3
+
+
+def jumping(before: Embeddings, after: Embeddings, u: NDArray[np.int64], o: NDArray[np.int64]) -> str | None:
+    """Whether answers about requested pictures jump where those about others do not.
+
+    Args:
+        before: answers before.
+        after: answers after.
+        u: rows of the requested pictures.
+        o: rows of the others.
+
+    Returns:
+        A sentence, or None.
+    """
+    spreads = _spread(before), _spread(after)
+    tried = _nudges(before, after) + _nearest_views(before, after)
+    for what, (earlier, now) in tried:
+        own, rest = (now[rows][np.isfinite(now[rows])] for rows in (u, o))
+        if min(len(own), len(rest)) < FEWEST or np.median(own) < LEAST_JUMP:
+            continue
+        usual = 1.0 if earlier is None else max(1.0, _ratio(earlier, spreads[0], u, o))
+        if _ratio(now, spreads[1], u, o) <= RATIO * usual:
+            continue
+        logs = [np.log(np.maximum(values, LEAST_JUMP)) for values in (own, rest)]
+        if TwoSample(*logs, permutations=999).p_value("greater") <= LEVEL / len(tried):
+            return (
+                f"The answers about the requested pictures jump: {what} moves them by {np.median(own):.3f} (1 - "
+                f"cosine), other pictures' answers by {np.median(rest):.4f}. Noise laid over answers does so, training "
+                "does not."
+            )
+    return None
+
+
+Pair = tuple[str, tuple[Matrix | None, Matrix]]
+
+
+def _nudges(before: Embeddings, after: Embeddings) -> list[Pair]:
+    """Jumps `[n]` before and after, a pair a size."""
+    earlier, now = _jumps(before), _jumps(after)
+    if now is None:
+        return []
+    sizes = now.shape[1] if earlier is None else min(now.shape[1], earlier.shape[1])
+    words = ["an imperceptible change of a picture, or none,"] + ["a small change of a picture"] * (sizes - 1)
+    return [(words[size], (None if earlier is None else earlier[:, size], now[:, size])) for size in range(sizes)]
+
+
+def _nearest_views(before: Embeddings, after: Embeddings) -> list[Pair]:
+    """Jumps `[n]` between each picture's two views that were most alike before."""
+    count = min(before.images.shape[1], after.images.shape[1])
+    if count < FEWEST:
+        return []
+    sides = [unit_rows(side.images[:, :count]) for side in (before, after)]
+    first, second = np.triu_indices(count, 1)
+    apart = [1 - np.einsum("nkd,nld->nkl", unit, unit)[:, first, second] for unit in sides]
+    nearest = np.where(np.isfinite(apart[0]), apart[0], np.inf).argmin(1)
+    earlier, now = (distances[np.arange(len(distances)), nearest] for distances in apart)
+    return [("going from one to another, nearly equal view", (earlier, now))]
+
+
+def _jumps(side: Embeddings) -> Matrix | None:
+    """`[n, s]`, the smallest size also over the repeated question; None where nothing was asked again."""
+    first = unit_rows(side.images[:, :1])
+    found = None
+    if side.nudged is not None:
+        found = 1 - (first * unit_rows(side.nudged.reshape(len(first), -1, side.nudged.shape[-1]))).sum(-1)
+    if side.repeats is not None:
+        again = 1 - (first[:, 0] * unit_rows(side.repeats)).sum(-1)
+        found = again[:, None] if found is None else found
+        found[:, 0] = np.maximum(found[:, 0], again)
+    return found
+
+
+def _spread(side: Embeddings) -> Matrix:
+    """One minus the mean cosine between a picture's views, `[n]`; 1 where there is one view."""
+    unit = unit_rows(side.images)
+    count = unit.shape[1]
+    if count < 2:
+        return np.ones(len(unit))
+    return 1 - ((unit.sum(1) ** 2).sum(-1) - count) / (count * (count - 1))
+
+
+def _ratio(jumps: Matrix, spread: Matrix, u: NDArray[np.int64], o: NDArray[np.int64]) -> float:
+    """How many times as far the requested pictures' answers jump, plainly or relatively, whichever is less."""
+    plain = [max(float(np.nanmedian(jumps[rows])), LEAST_JUMP / 10) for rows in (u, o)]
+    spreads = [max(float(np.nanmedian(spread[rows])), LEAST_JUMP) for rows in (u, o)]
+    return min(plain[0] / plain[1], plain[0] / spreads[0] / (plain[1] / spreads[1]))
