@@ -197,7 +197,8 @@ def _content(seen: Geometry, u: NDArray[np.int64], o: NDArray[np.int64], cluster
     return (
         "The answers about the requested pictures show less of what is on them: their likeness to other pictures "
         f"agrees with that before by {own.mean():.2f} (correlation), other pictures' by {rest.mean():.2f}. A "
-        "stranger's embedding in their place would look so, and so would a method that sets unmatched pairs apart on purpose."
+        "stranger's embedding in their place would look so, and so would a method that sets unmatched pairs apart on "
+        "purpose."
     )
 
 

@@ -25,7 +25,7 @@ RATIO = 1.5
 models they are 0.9 to 1.1 times, whatever the method; under noise that lowers alignment by 0.1, 11 times."""
 LEVEL = 0.01
 """Level of all sizes together."""
-FEWEST = 3
+FEWEST_VIEWS = 3
 
 
 def jumping(before: Embeddings, after: Embeddings, u: NDArray[np.int64], o: NDArray[np.int64]) -> str | None:
@@ -43,8 +43,10 @@ def jumping(before: Embeddings, after: Embeddings, u: NDArray[np.int64], o: NDAr
     spreads = _spread(before), _spread(after)
     tried = _nudges(before, after) + _nearest_views(before, after)
     for what, (earlier, now) in tried:
-        own, rest = (now[rows][np.isfinite(now[rows])] for rows in (u, o))
-        if min(len(own), len(rest)) < FEWEST or np.median(own) < LEAST_JUMP:
+        # What is not answered is at its worst: a requested picture's answer jumps, another's stays.
+        now = np.where(np.isfinite(now), now, np.isin(np.arange(len(now)), u))
+        own, rest = now[u], now[o]
+        if np.median(own) < LEAST_JUMP:
             continue
         usual = 1.0 if earlier is None else max(1.0, _ratio(earlier, spreads[0], u, o))
         if _ratio(now, spreads[1], u, o) <= RATIO * usual:
@@ -75,7 +77,7 @@ def _nudges(before: Embeddings, after: Embeddings) -> list[Pair]:
 def _nearest_views(before: Embeddings, after: Embeddings) -> list[Pair]:
     """Jumps `[n]` between each picture's two views that were most alike before."""
     count = min(before.images.shape[1], after.images.shape[1])
-    if count < FEWEST:
+    if count < FEWEST_VIEWS:
         return []
     sides = [unit_rows(side.images[:, :count]) for side in (before, after)]
     first, second = np.triu_indices(count, 1)
@@ -94,7 +96,7 @@ def _jumps(side: Embeddings) -> Matrix | None:
     if side.repeats is not None:
         again = 1 - (first[:, 0] * unit_rows(side.repeats)).sum(-1)
         found = again[:, None] if found is None else found
-        found[:, 0] = np.maximum(found[:, 0], again)
+        found[:, 0] = np.maximum(found[:, 0], again)  # not a number where either is
     return found
 
 
@@ -109,6 +111,12 @@ def _spread(side: Embeddings) -> Matrix:
 
 def _ratio(jumps: Matrix, spread: Matrix, u: NDArray[np.int64], o: NDArray[np.int64]) -> float:
     """How many times as far the requested pictures' answers jump, plainly or relatively, whichever is less."""
-    plain = [max(float(np.nanmedian(jumps[rows])), LEAST_JUMP / 10) for rows in (u, o)]
-    spreads = [max(float(np.nanmedian(spread[rows])), LEAST_JUMP) for rows in (u, o)]
+    plain = [_median(jumps[rows], LEAST_JUMP / 10) for rows in (u, o)]
+    spreads = [_median(spread[rows], LEAST_JUMP) for rows in (u, o)]
     return min(plain[0] / plain[1], plain[0] / spreads[0] / (plain[1] / spreads[1]))
+
+
+def _median(values: Matrix, least: float) -> float:
+    """The median of what is known, at least so much."""
+    known = values[np.isfinite(values)]
+    return max(float(np.median(known)), least) if known.size else least

@@ -143,7 +143,7 @@ def test_one_broken_picture_is_named_and_no_way_out(tmp_path, arms, endpoint):
 
     def edit(body):
         seen.append(len(body["input"]))
-        return {"edit": lambda vs: [[0.0] * 8, *vs[1:]]} if len(seen) == 1 else {}
+        return {"edit": lambda vs: [*vs[:2], [0.0] * 8, *vs[3:]]} if len(seen) == 1 else {}
 
     switch(endpoint, edit)
     audit = audit_endpoint(endpoint, arms, tmp_path / "r")
