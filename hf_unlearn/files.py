@@ -1,14 +1,13 @@
 """Files and folders that are whole or absent: written beside, synced to disk, then renamed; one owner at a time."""
 
 import errno
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO
 
 from safetensors import SafetensorError
 
@@ -21,61 +20,6 @@ except ImportError:  # Windows
     import msvcrt
 
 LOCK_NAME = ".lock"
-MOST_LEVELS = 100  # of lists and objects inside each other that a JSON file may have
-
-
-def read_text(path: str | Path) -> str:
-    """Read a text file, without touching its line ends.
-
-    Raises:
-        UserError: It is not UTF-8.
-    """
-    path = Path(path)
-    try:
-        return path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path.name} is no UTF-8 text ({error}); restore it from the run that wrote it.") from error
-
-
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file, whoever wrote it.
-
-    Raises:
-        UserError: It is not UTF-8, or `parse_json` refuses it.
-    """
-    return parse_json(read_text(path), Path(path).name)
-
-
-def parse_json(text: str, source: str) -> Any:
-    """Parse JSON as the standard has it: no NaN or Infinity, and at most 100 levels.
-
-    Args:
-        text: Any text at all.
-        source: What the text is, for messages: a file name.
-
-    Raises:
-        UserError: It is no such JSON.
-    """
-    try:
-        data = json.loads(text, parse_constant=_refuse_constant)
-    except RecursionError as error:
-        raise UserError(f"{source} is nested more than {MOST_LEVELS} levels deep; no file of ours is.") from error
-    except ValueError as error:  # a JSONDecodeError, or a number of more digits than Python reads
-        raise UserError(f"{source} is not valid JSON ({error}); restore it from the run that wrote it.") from error
-    level = [data]
-    for _ in range(MOST_LEVELS):
-        level = [inner for item in level for inner in _items(item)]
-    if level:
-        raise UserError(f"{source} is nested more than {MOST_LEVELS} levels deep; no file of ours is.")
-    return data
-
-
-def _items(value: Any) -> list[Any]:
-    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
 
 
 def write_atomically(path: str | Path, text: str) -> Path:

@@ -7,8 +7,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "hf_unlearn"
 LAYERS = [
-    *("errors", "text", "files", "distributed", "losses", "data", "models", "embedding", "metrics", "records"),
-    *("figures", "audit", "hub", "training", "methods", "runs", "benchmarks", "cli"),
+    *("errors", "text", "parsing", "files", "distributed", "losses", "data", "models", "embedding"),
+    *("metrics", "records", "figures", "audit", "hub", "training", "methods", "runs", "benchmarks", "cli"),
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))
 

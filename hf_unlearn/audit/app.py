@@ -3,20 +3,22 @@
 Needs the extra `app` (`pip install -e ".[app]"` in a clone). Locally: `hf-unlearn audit app`. As a Space, this is the
 whole `app.py`, next to a `requirements.txt` that names this library from where it is kept, with the extra `app`:
 
-    from hf_unlearn.audit.app import build_app
+    from hf_unlearn.audit.app import serve
 
-    build_app(hub_only=True).queue(max_size=8).launch()
+    serve(hub_only=True)
 """
 
 import html
 import logging
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from hf_unlearn.audit.app_limits import Limits, copy_uploads, usable_model
+from hf_unlearn.audit.app_limits import Limits, copy_uploads, one_file, usable_model, whole_number
+from hf_unlearn.audit.plan import PLAN_FILE, SECRET_FILE
 from hf_unlearn.audit.power import plan_words
 from hf_unlearn.audit.recording import plan_audit, record_embeddings
 from hf_unlearn.audit.report import LETTER_FILE, PAGE_FILE, REPORT_FILE, Audit
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 AUTOMATIC = "automatic"
+MOST_AUDITS = 12
 EDGES = {"open": "#6e7781", "against": "#b2182b", "mixed": "#9a6700", "good": "#2f6b3f"}
 INTRODUCTION = """# Unlearning audit
 Did a model really change where your pictures are concerned? Three steps: **plan** which half of them to request,
@@ -60,6 +63,17 @@ def build_app(*, hub_only: bool = False, limits: Limits | None = None) -> "gr.Bl
         raise missing_extra("The app", "gradio", "app") from error
     limits = limits or (Limits.public() if hub_only else Limits())
 
+    def settings(folder: Path, **chosen: Any) -> AuditSettings:
+        # Models that anybody may name would fill the disk; those of a list stay for the next visitor.
+        fetched_for_once = hub_only and limits.models is None
+        return AuditSettings(
+            most_views=limits.views,
+            anonymous=hub_only,
+            model_cache=folder / "models" if fetched_for_once else None,
+            deadline=limits.deadline(),
+            **chosen,
+        )
+
     def in_a_folder(work: Callable[[Path], tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
         # A generator: what it yields is served from the page's own cache, then the folder with the pictures is gone.
         with TemporaryDirectory(prefix="hf-unlearn-audit-") as folder:
@@ -83,19 +97,18 @@ def build_app(*, hub_only: bool = False, limits: Limits | None = None) -> "gr.Bl
     ) -> Iterator[tuple[Any, ...]]:
         def work(folder: Path) -> tuple[Any, ...]:
             found = run_audit(
-                recording or usable_model(before, "before", hub_only, limits),
+                one_file(recording, limits) or usable_model(before, "before", hub_only, limits),
                 usable_model(after, "after", hub_only, limits),
                 copy_uploads(requested, folder / "requested", limits, REQUESTED),
                 folder / "report",
                 still_trained=_arm(still_trained, folder / "still_trained", limits),
                 never_trained=_arm(never_trained, folder / "never_trained", limits),
-                captions=captions or None,
-                plan=_plan_of(plan_files, folder / "plan"),
-                settings=AuditSettings(
+                captions=one_file(captions, limits),
+                plan=_plan_of(plan_files, folder / "plan", limits),
+                settings=settings(
+                    folder,
                     views=None if views == AUTOMATIC else views,
-                    view_count=None if recording else int(view_count),
-                    most_views=limits.views,
-                    anonymous=hub_only,
+                    view_count=None if recording else whole_number(view_count, 2, limits.views, "Views a picture"),
                 ),
             )
             written = found.folder / PAGE_FILE
@@ -114,7 +127,8 @@ def build_app(*, hub_only: bool = False, limits: Limits | None = None) -> "gr.Bl
     def plan(images: list[str] | None, groups: str | None, audits: float) -> Iterator[tuple[Any, ...]]:
         def work(folder: Path) -> tuple[Any, ...]:
             pictures = copy_uploads(images, folder / "pictures", limits, "the pictures that are in training")
-            drawn = plan_audit(pictures, folder / "plan", captions=groups or None, audits=int(audits))
+            planned = whole_number(audits, 1, MOST_AUDITS, "The number of audits")
+            drawn = plan_audit(pictures, folder / "plan", captions=one_file(groups, limits), audits=planned)
             sentences = [
                 f"{len(drawn.requested)} pictures to request, {len(drawn.still_trained)} to leave in training.",
                 *plan_words(*drawn.clusters, audits=drawn.audits),
@@ -140,8 +154,8 @@ def build_app(*, hub_only: bool = False, limits: Limits | None = None) -> "gr.Bl
                 folder / "before.safetensors",
                 still_trained=_arm(still_trained, folder / "still_trained", limits),
                 never_trained=_arm(never_trained, folder / "never_trained", limits),
-                captions=captions or None,
-                settings=AuditSettings(anonymous=hub_only),
+                captions=one_file(captions, limits),
+                settings=settings(folder),
             )
             return "<p>Recorded. Keep the file to yourself: it holds the secret seed of the views.</p>", str(written)
 
@@ -210,7 +224,9 @@ def build_app(*, hub_only: bool = False, limits: Limits | None = None) -> "gr.Bl
             with gr.Tab("Plan a request", id="plan-request"):
                 mine = gr.File(label="Your pictures, all of them in training", elem_id="plan-pictures", **pictures)
                 groups = gr.File(label="Optional CSV: image and group (what belongs together)", **table)
-                audits = gr.Slider(1, 12, value=1, step=1, label="How many audits over time (they share the error)")
+                audits = gr.Slider(
+                    1, MOST_AUDITS, value=1, step=1, label="How many audits over time (they share the error)"
+                )
                 draw = gr.Button("Draw which half to request", variant="primary", elem_id="draw")
                 planned = gr.HTML(elem_id="planned")
                 plan_out = gr.File(label="Plan, request and secret", file_count="multiple", elem_id="plan-files")
@@ -226,20 +242,34 @@ def build_app(*, hub_only: bool = False, limits: Limits | None = None) -> "gr.Bl
     return page
 
 
+def serve(*, hub_only: bool = False, limits: Limits | None = None, port: int | None = None) -> None:
+    """Open the page, as `build_app` makes it, with its limits on uploads and on how many wait.
+
+    Args:
+        hub_only: As for `build_app`.
+        limits: As for `build_app`.
+        port: Of the page; the first free one by default.
+    """
+    limits = limits or (Limits.public() if hub_only else Limits())
+    page = build_app(hub_only=hub_only, limits=limits)
+    page.queue(max_size=limits.waiting).launch(server_port=port, max_file_size=limits.file_bytes)
+
+
 def _arm(files: Sequence[str] | None, folder: Path, limits: Limits) -> Path | None:
     return copy_uploads(files, folder, limits, "pictures") if files else None
 
 
-def _plan_of(files: Sequence[str] | None, folder: Path) -> Path | None:
-    """The uploaded plan, its secret beside it."""
+def _plan_of(files: Sequence[str] | None, folder: Path, limits: Limits) -> Path | None:
+    """The uploaded plan, its secret beside it; other files are left where they are."""
     if not files:
         return None
     folder.mkdir()
     for file in files:
-        (folder / Path(file).name).write_bytes(Path(file).read_bytes())
-    if not (folder / "plan.json").is_file():
+        if Path(file).name in (PLAN_FILE, SECRET_FILE):
+            shutil.copyfile(one_file(file, limits) or file, folder / Path(file).name)
+    if not (folder / PLAN_FILE).is_file():
         raise UserError("The plan is the file plan.json; upload it, with view_secret.json.")
-    return folder / "plan.json"
+    return folder / PLAN_FILE
 
 
 def _zipped(folder: Path) -> str:

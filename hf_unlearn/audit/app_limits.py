@@ -1,14 +1,18 @@
 """What one visitor of the app may upload and ask for."""
 
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, count
+from math import inf
 from pathlib import Path
 
 from hf_unlearn.audit.embedding_files import is_precomputed
 from hf_unlearn.audit.encoders import WANTED_FILES
 from hf_unlearn.audit.endpoint_address import is_endpoint
-from hf_unlearn.errors import UserError
+from hf_unlearn.audit.images import NOT_PICTURES
+from hf_unlearn.errors import UserError, listed
 
 MEGABYTE = 2**20
 
@@ -24,7 +28,10 @@ class Limits:
         model_bytes: Bytes that a model of the Hub may have, asked before anything is fetched; None for any size.
         models: Hub ids that may be audited; None for all.
         views: Views a picture.
+        file_bytes: Bytes of one uploaded file, refused while it comes in.
+        seconds: Time in which the models must have answered; None for any.
         at_once: Jobs that run at the same time, for all visitors.
+        waiting: Jobs that wait for their turn; further ones are sent away.
     """
 
     pictures: int = 5_000
@@ -33,7 +40,10 @@ class Limits:
     model_bytes: int | None = None
     models: frozenset[str] | None = None
     views: int = 40
+    file_bytes: int = 4_096 * MEGABYTE
+    seconds: float | None = None
     at_once: int = 1
+    waiting: int | None = None
 
     @classmethod
     def public(cls, models: frozenset[str] | None = None) -> "Limits":
@@ -45,7 +55,14 @@ class Limits:
             model_bytes=2_048 * MEGABYTE,
             models=models,
             views=20,
+            file_bytes=64 * MEGABYTE,
+            seconds=1_200,
+            waiting=8,
         )
+
+    def deadline(self) -> float | None:
+        """When a job that begins now must have its answers, as `time.monotonic` counts."""
+        return None if self.seconds is None else time.monotonic() + self.seconds
 
 
 def copy_uploads(files: Sequence[str] | None, folder: Path, limits: Limits, what: str) -> Path:
@@ -67,6 +84,9 @@ def copy_uploads(files: Sequence[str] | None, folder: Path, limits: Limits, what
         raise UserError(f"Nothing to audit yet; upload {what}.")
     if len(files) > limits.pictures:
         raise UserError(f"{len(files)} pictures were uploaded, and {limits.pictures} are allowed; upload fewer.")
+    names = [Path(file).name for file in files]
+    if strange := [name for name in names if name.startswith(".") or Path(name).suffix.lower() in NOT_PICTURES]:
+        raise UserError(f"{listed(strange)} is no picture by its name; rename or leave it out.")
     size = sum(Path(file).stat().st_size for file in files)
     if size > limits.upload_bytes:
         raise UserError(
@@ -74,11 +94,36 @@ def copy_uploads(files: Sequence[str] | None, folder: Path, limits: Limits, what
             "upload fewer or smaller ones."
         )
     folder.mkdir()
-    for number, file in enumerate(files, start=1):
-        name = Path(file).name
+    for file, name in zip(files, names, strict=True):
         _check_pixels(Path(file), limits)
-        shutil.copyfile(file, folder / (name if not (folder / name).exists() else f"{number}-{name}"))
+        candidates = (folder / called for called in chain([name], (f"{number}-{name}" for number in count(2))))
+        shutil.copyfile(file, next(path for path in candidates if not path.exists()))
     return folder
+
+
+def one_file(file: str | None, limits: Limits) -> str | None:
+    """An uploaded file beside the pictures, such as a table or a recording; None where there is none.
+
+    Raises:
+        UserError: It is too large.
+    """
+    if file and (size := Path(file).stat().st_size) > limits.file_bytes:
+        raise UserError(
+            f"'{Path(file).name}' has {size / MEGABYTE:.0f} MB, and {limits.file_bytes / MEGABYTE:.0f} MB are allowed; "
+            "run the audit locally."
+        )
+    return file or None
+
+
+def whole_number(value: float, low: int, high: int, what: str) -> int:
+    """A number that was asked for on the page, or past it.
+
+    Raises:
+        UserError: It is no whole number from `low` to `high`.
+    """
+    if not low <= value <= high or value != int(value):
+        raise UserError(f"{what} must be a whole number from {low} to {high}, not {value}.")
+    return int(value)
 
 
 def usable_model(name: str, side: str, hub_only: bool, limits: Limits) -> str:
@@ -102,17 +147,19 @@ def usable_model(name: str, side: str, hub_only: bool, limits: Limits) -> str:
         raise UserError(f"The model {side} must be a Hub id such as org/clip; run the audit locally for anything else.")
     if limits.models is not None and name.partition("@")[0] not in limits.models:
         raise UserError(f"The model {side} is not among those audited here: {', '.join(sorted(limits.models))}.")
-    if limits.model_bytes is not None and (size := _hub_size(name)) > limits.model_bytes:
+    if limits.model_bytes is None:
+        return name
+    size, commit = _hub_size(name)
+    if size > limits.model_bytes:
         raise UserError(
-            f"The model {side} has {size / MEGABYTE:.0f} MB, and {limits.model_bytes / MEGABYTE:.0f} MB are "
-            "allowed here; "
-            "run the audit locally."
+            f"The model {side} has {size / MEGABYTE:.0f} MB, and {limits.model_bytes / MEGABYTE:.0f} MB are allowed "
+            "here; run the audit locally."
         )
-    return name
+    return f"{name.partition('@')[0]}@{commit}" if commit else name
 
 
-def _hub_size(name: str) -> int:
-    """Bytes of the files that an audit would fetch of a public model."""
+def _hub_size(name: str) -> tuple[float, str | None]:
+    """Bytes of the files that an audit would fetch of a public model, and the commit that has them."""
     from fnmatch import fnmatch
 
     from huggingface_hub import model_info
@@ -120,13 +167,14 @@ def _hub_size(name: str) -> int:
 
     repository, _, revision = name.partition("@")
     try:
-        files = model_info(repository, revision=revision or None, token=False, files_metadata=True).siblings or []
+        info = model_info(repository, revision=revision or None, token=False, files_metadata=True)
     except HFValidationError as error:
         raise UserError(f"'{name}' is no Hub id; check the spelling.") from error
     except (HTTPError, OSError) as error:
         raise UserError(f"The model '{name}' cannot be looked up on the Hub; check its name.") from error
+    files = info.siblings or []
     wanted = [file for file in files if any(fnmatch(file.rfilename, pattern) for pattern in WANTED_FILES)]
-    return sum(file.size or 0 for file in wanted)
+    return sum(inf if file.size is None else file.size for file in wanted), info.sha
 
 
 def _check_pixels(path: Path, limits: Limits) -> None:

@@ -177,6 +177,8 @@ def open_encoder(name: str, side: str, cache: Path, settings: AuditSettings, sta
         backend=settings.backend or "torchvision",
         device=settings.device,
         anonymous=settings.anonymous,
+        cache=settings.model_cache,
+        deadline=settings.deadline,
     )
 
 

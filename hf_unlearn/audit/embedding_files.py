@@ -11,6 +11,7 @@ import numpy as np
 from hf_unlearn.audit.embeddings import Array, Embeddings
 from hf_unlearn.audit.pictures import Picture
 from hf_unlearn.errors import UserError
+from hf_unlearn.parsing import parse_json, read_tensors
 
 SUFFIXES = (".npy", ".safetensors", ".parquet")
 RECORD = "hf_unlearn"  # key of a recorded file's metadata
@@ -146,14 +147,13 @@ def _read_npy(file: Path, pictures: Sequence[Picture]) -> Parts:
 
 
 def _read_safetensors(file: Path, pictures: Sequence[Picture]) -> Parts:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
-        with safe_open(file, "pt") as opened:  # through torch, which knows bfloat16
-            recorded = json.loads((opened.metadata() or {}).get(RECORD, "{}"))
-            parts = {name: opened.get_tensor(name).double().numpy() for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise UserError(f"'{file.name}' is no safetensors file ({error}); write it again.") from error
+    tensors = read_tensors(file, "write it again")  # through torch, which knows bfloat16
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata() or {}
+    recorded = parse_json(metadata.get(RECORD, "{}"), f"the record in '{file.name}'", "write it again")
+    parts = {name: tensor.double().numpy() for name, tensor in tensors.items()}
     allowed = {"images", "texts", "held_back"} | ({"text_owner", "repeats", "nudged"} if recorded else set())
     if "images" not in parts or set(parts) - allowed:
         raise UserError(

@@ -1,6 +1,7 @@
 """Encoders as black boxes: pictures and texts in, embeddings out, whatever stands behind."""
 
 import logging
+import time
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -58,6 +59,8 @@ class LocalEncoder:
         batch_size: Pictures or texts a forward pass.
         anonymous: Whether the Hub is asked as anybody could, without the token logged in with; adapters, whose base
             model would be looked up too, are then refused.
+        cache: Folder that a Hub model is fetched into; the Hub's own cache by default.
+        deadline: When embedding ends, as `time.monotonic` counts; never by default.
 
     Raises:
         UserError: When nothing usable is found under the name, or the device cannot be used.
@@ -72,13 +75,15 @@ class LocalEncoder:
         device: str | None = None,
         batch_size: int = 64,
         anonymous: bool = False,
+        cache: Path | None = None,
+        deadline: float | None = None,
     ) -> None:
         from hf_unlearn.models.fit import check_pictures
         from hf_unlearn.models.loading import load_image_processor, load_model
 
         self.name, self.features, self.backend, self.batch_size = name, features, backend, batch_size
-        self.device = usable_device(device)
-        self.folder, self.revision = resolve_folder(name, anonymous=anonymous)
+        self.device, self.deadline = usable_device(device), deadline
+        self.folder, self.revision = resolve_folder(name, anonymous=anonymous, cache=cache)
         if anonymous and (self.folder / ADAPTER_CONFIG_NAME).is_file():
             raise UserError(
                 f"The model '{name}' is an adapter, whose base model is not looked up here; merge it first."
@@ -132,9 +137,13 @@ class LocalEncoder:
     def _batched(self, items: Any, embed: Any) -> Array:
         import torch
 
+        parts: list[Tensor] = []
         with torch.inference_mode():
-            parts = [embed(items[i : i + self.batch_size]) for i in range(0, len(items), self.batch_size)]
-        return torch.cat([part.float().cpu() for part in parts]).numpy()
+            for i in range(0, len(items), self.batch_size):
+                if self.deadline is not None and time.monotonic() > self.deadline:
+                    raise UserError("This takes longer than is allowed here; give fewer pictures or a smaller model.")
+                parts.append(embed(items[i : i + self.batch_size]).float().cpu())
+        return torch.cat(parts).numpy()
 
     def _image_batch(self, views: Views) -> "Tensor":
         from hf_unlearn.models.contrastive import embed_images
@@ -272,12 +281,13 @@ def usable_device(device: str | None) -> str:
     return device
 
 
-def resolve_folder(name: str, *, anonymous: bool = False) -> tuple[Path, str | None]:
+def resolve_folder(name: str, *, anonymous: bool = False, cache: Path | None = None) -> tuple[Path, str | None]:
     """Find a checkpoint's folder; a Hub id is fetched without pickles and code.
 
     Args:
         name: A folder, or a Hub id, optionally `id@revision`.
         anonymous: Whether the Hub is asked without the token logged in with.
+        cache: Folder that is fetched into; the Hub's own cache by default.
 
     Returns:
         The folder, and the commit for a Hub id (None for a folder of the user's).
@@ -296,7 +306,10 @@ def resolve_folder(name: str, *, anonymous: bool = False) -> tuple[Path, str | N
         token = False if anonymous else None
         if anonymous:  # the cache may hold what was fetched with a token
             revision = model_info(repository, revision=revision, token=token).sha
-        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=WANTED_FILES, token=token))
+        fetched = snapshot_download(
+            repository, revision=revision, allow_patterns=WANTED_FILES, token=token, cache_dir=cache
+        )
+        folder = Path(fetched)
     except HFValidationError as error:
         raise no_such_model(name) from error
     except (HTTPError, OSError) as error:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hf_unlearn.errors import UserError
+from hf_unlearn.parsing import read_json
 from hf_unlearn.records.audit_result import Arm
 
 SCHEMA = 2
@@ -143,8 +144,8 @@ def read_view_seed(plan: AuditPlan, folder: Path, number: int) -> int:
         raise UserError(f"The plan is for {plan.audits} audits, so there is no audit number {number}; draw a new plan.")
     path = folder / SECRET_FILE
     try:
-        seed = view_seed(str(json.loads(path.read_text(encoding="utf-8"))["secret"]), number)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        seed = view_seed(str(read_json(path)["secret"]), number)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"The plan commits to views whose secret is in '{SECRET_FILE}', which cannot be read beside it; put "
             "it there, "
@@ -181,7 +182,7 @@ def read_plan(path: Path) -> AuditPlan:
         UserError: the file is no plan, or its content was edited after it was committed.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
         plan = AuditPlan(
             _hashes(data["requested"]),
             _hashes(data["still_trained"]),
@@ -189,7 +190,7 @@ def read_plan(path: Path) -> AuditPlan:
             tuple(map(str, data.get("view_commitments", ()))),
         )
         committed = data["sha256"]
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(
             f"'{path}' is no readable audit plan ({error}); give the plan.json that was written."
         ) from error

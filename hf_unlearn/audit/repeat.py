@@ -1,6 +1,5 @@
 """Repeat an audit from its report: the same pictures, models and views, and whether the same comes out."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from hf_unlearn.audit.report import REPORT_FILE
 from hf_unlearn.audit.run import run_audit
 from hf_unlearn.audit.settings import AuditSettings
 from hf_unlearn.errors import UserError
+from hf_unlearn.parsing import read_json
 from hf_unlearn.records.audit_result import Arm, AuditResult
 
 CLOSE = 1e-3
@@ -133,7 +133,7 @@ def read_report(folder: Path) -> dict[str, Any]:
     """
     path = folder / REPORT_FILE
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         complete = {"command", "measurement", "results"} <= set(record) and "audits" in record["measurement"]
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(

@@ -11,6 +11,7 @@ from hf_unlearn.audit.encoders import Backend, Features
 from hf_unlearn.audit.endpoint import EndpointOptions
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import write_atomically
+from hf_unlearn.parsing import read_json
 
 SEED_BITS = 128
 SEED_FILE = "secret_seed.json"
@@ -36,6 +37,8 @@ class AuditSettings:
             repeat a report.
         audits: How many audits of the same request are planned, this one included; they share the error.
         anonymous: Whether Hub models are fetched as anybody could, without the token logged in with.
+        model_cache: Folder that Hub models are fetched into; the Hub's own cache by default.
+        deadline: When embedding ends, as `time.monotonic` counts; never by default.
 
     Raises:
         UserError: When there are fewer than two views a picture, or a number is out of its range.
@@ -52,6 +55,8 @@ class AuditSettings:
     seed: int | None = None
     audits: int = 1
     anonymous: bool = False
+    model_cache: Path | None = None
+    deadline: float | None = None
 
     def __post_init__(self) -> None:
         if self.seed is not None and self.seed < 0:
@@ -98,8 +103,8 @@ def unfinished_seed(folder: Path) -> int | None:
     if not path.is_file():
         return None
     try:
-        return int(json.loads(path.read_text(encoding="utf-8"))["seed"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        return int(read_json(path)["seed"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"'{path}' is damaged; delete it, and the audit starts anew with other views.") from error
 
 

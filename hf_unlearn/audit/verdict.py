@@ -20,6 +20,8 @@ from hf_unlearn.audit.several_owners import adjusted, enough_permutations, multi
 from hf_unlearn.errors import UserError
 from hf_unlearn.records.audit_result import Arm, AuditResult, ImageRow, Verdict
 
+NO_TEST = "there are no controls, and no query was repeated: nothing can be compared"
+
 
 @dataclass(frozen=True)
 class Circumstances:
@@ -295,7 +297,7 @@ def _result(
             *circumstances.remarks,
         ),
         standing_out=measured.standing_out,
-        reasons=(*problems, *reasons(measured)),
+        reasons=(*problems, *reasons(measured)) or (NO_TEST,),
         assumptions=assumptions(arms, measured, planned),
         limits=limits(arms, measured),
         footer=closing(verdict, basis),

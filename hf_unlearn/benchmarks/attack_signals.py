@@ -6,18 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from transformers import PreTrainedModel
 
 from hf_unlearn.benchmarks.relearn import relearn
 from hf_unlearn.benchmarks.weight_attacks import gradient_norms, on_the_line, quantised, weight_distance
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.transformed_copies import TRANSFORMS, DerivedSplit
+from hf_unlearn.errors import UserError
 from hf_unlearn.methods.fine_tune import FineTuneConfig
 from hf_unlearn.metrics.alignment import matched_cosine
 from hf_unlearn.metrics.attacks import roc_auc
 from hf_unlearn.metrics.emia import view_alignment
 from hf_unlearn.models.loading import load_encoder
+from hf_unlearn.parsing import read_tensors
 from hf_unlearn.runs.evaluation import ImageTextEvaluator, ImageViewEvaluator
 from hf_unlearn.runs.experiment import Experiment
 
@@ -69,13 +71,24 @@ class AttackSignals:
 
     @classmethod
     def load(cls, path: Path) -> "AttackSignals":
-        """Read what `save` wrote."""
-        tensors = load_file(path)
-        recovery = tensors.pop("recovery")
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: It is something else.
+        """
+        tensors = {
+            name: tensor.numpy() for name, tensor in read_tensors(path, "delete it, and it is made again").items()
+        }
         parts: dict[str, dict[str, Array]] = {part: {} for part in PARTS}
-        for key, values in tensors.items():
-            part, _, name = key.partition(":")
-            parts[part][name] = values
+        try:
+            recovery = tensors.pop("recovery")
+            for key, values in tensors.items():
+                part, _, name = key.partition(":")
+                parts[part][name] = values
+        except KeyError as error:
+            raise UserError(
+                f"{path} holds what is no observation ({error}); delete it, and it is made again"
+            ) from error
         return cls(recovery=recovery, **parts)
 
 

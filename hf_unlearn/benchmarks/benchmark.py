@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from hf_unlearn.distributed import owned_together
 from hf_unlearn.errors import UserError
 from hf_unlearn.figures.bars import plot_bars
 from hf_unlearn.files import write_atomically
 from hf_unlearn.methods import METHODS, description_of
 from hf_unlearn.metrics.gap import gap_to_retrain
+from hf_unlearn.parsing import read_json, read_yaml
+from hf_unlearn.records.codec import decode
 from hf_unlearn.records.metric_labels import short_name
 from hf_unlearn.runs.arguments import Run, parse_run
 from hf_unlearn.runs.builders import BUILDERS
@@ -72,12 +74,13 @@ class Benchmark:
         """Read a benchmark file (or what was read from it already); a `config` is a file beside it, or one shipped."""
         if not path.is_file():
             raise UserError(f"the benchmark file {path} does not exist")
-        content = content or yaml.safe_load(path.read_text(encoding="utf-8"))
-        fields_: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+        content = content or read_yaml(path)
         try:
-            benchmark = cls(**fields_)
-        except TypeError as error:
-            raise UserError(f"the benchmark file {path} is not valid: {error}") from error
+            benchmark: Benchmark = decode(cls, content, "the file")
+        except UserError as error:
+            raise UserError(
+                f"the benchmark file {path} is not valid: {str(error).partition(';')[0]}; mend it"
+            ) from error
         beside = path.parent / str(benchmark.options.get("config"))
         if beside.is_file():
             benchmark.options["config"] = str(beside)
@@ -111,8 +114,12 @@ def run_benchmark(benchmark: Benchmark, output_dir: Path) -> dict[int, dict[str,
 
     Each finished run is one JSON file in `output_dir/trial-<seed>/`, so a stopped benchmark goes on where it was. The
     file's `key` tells its settings, and those of the Retrain it was compared with; what had others is run again.
+
+    Raises:
+        UserError: another benchmark is at work in the folder.
     """
-    return {trial: _run_trial(benchmark, trial, output_dir / f"trial-{trial}") for trial in benchmark.trials}
+    with owned_together(output_dir, "Another benchmark"):
+        return {trial: _run_trial(benchmark, trial, output_dir / f"trial-{trial}") for trial in benchmark.trials}
 
 
 def _run_trial(benchmark: Benchmark, trial: int, folder: Path) -> dict[str, dict[str, float]]:
@@ -170,7 +177,9 @@ def _measured(path: Path, key: str) -> dict[str, float] | None:
     """The metrics in a file, unless it is missing or has another key."""
     if not path.is_file():
         return None
-    metrics = json.loads(path.read_text(encoding="utf-8"))
+    metrics = read_json(path, "delete it, and it is run again")
+    if not isinstance(metrics, dict):
+        metrics = {}
     found = metrics.pop("key", None)
     if found == key:
         return metrics

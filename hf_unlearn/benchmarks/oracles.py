@@ -16,15 +16,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from transformers import PreTrainedModel
 
 from hf_unlearn.data.encoded import EncodedSplit
+from hf_unlearn.distributed import owned_together
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import write_atomically
 from hf_unlearn.metrics.agreement import agreement
 from hf_unlearn.metrics.gap import gap_to_retrain
 from hf_unlearn.models.loading import load_encoder
+from hf_unlearn.parsing import read_json, read_tensors
 from hf_unlearn.runs.arguments import Run, parse_run
 from hf_unlearn.runs.builders import BUILDERS
 from hf_unlearn.runs.evaluation import Evaluation, Evaluator
@@ -189,10 +191,17 @@ def load_oracle(name: str | Path) -> Oracle:
     folder = Path(name) if (Path(name) / RECORD_NAME).is_file() else FOLDER / str(name)
     if not (folder / RECORD_NAME).is_file():
         raise UserError(f"there is no oracle {name}; choose from {', '.join(oracles())}")
-    record = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
-    alignment = load_file(folder / ALIGNMENT_NAME)["unlearn"]
-    made = {key: record[key] for key in ("data", "request", "versions", "command")}
-    return Oracle(record["config"], folder, tuple(record["seeds"]), tuple(record["metrics"]), alignment, made)
+    try:
+        record = read_json(folder / RECORD_NAME)
+        alignment = read_tensors(folder / ALIGNMENT_NAME)["unlearn"].numpy()
+        made = {key: record[key] for key in ("data", "request", "versions", "command")}
+        seeds = tuple(int(seed) for seed in record["seeds"])
+        metrics = tuple({key: float(value) for key, value in row.items()} for row in record["metrics"])
+        if alignment.ndim != 2 or {len(alignment), len(metrics)} != {len(seeds)}:
+            raise ValueError("not as many alignments and metrics as seeds")
+        return Oracle(str(record["config"]), folder, seeds, metrics, alignment, made)
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+        raise UserError(f"the oracle in {folder} is damaged ({error}); make it again") from error
 
 
 def make_oracle(name: str, seeds: Sequence[int], folder: Path, say: Any = lambda line: None) -> Oracle:
@@ -203,7 +212,15 @@ def make_oracle(name: str, seeds: Sequence[int], folder: Path, say: Any = lambda
         seeds: of the Retrains.
         folder: of the oracle.
         say: told a line for each Retrain.
+
+    Raises:
+        UserError: somebody else is making this oracle, or what is there is damaged.
     """
+    with owned_together(folder, "Another making of this oracle"):
+        return _make(name, seeds, folder, say)
+
+
+def _make(name: str, seeds: Sequence[int], folder: Path, say: Any) -> Oracle:
     known = load_oracle(folder) if (folder / RECORD_NAME).is_file() else None
     found = {seed: (known.metrics[i], known.alignment[i]) for i, seed in enumerate(known.seeds)} if known else {}
     run = oracle_run(name)

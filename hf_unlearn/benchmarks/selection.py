@@ -1,6 +1,5 @@
 """How well choosing without Retrain works: the estimated gap's ranking of finished runs against the true gap's."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 from hf_unlearn.benchmarks.benchmark import RETRAIN_AGAIN
 from hf_unlearn.errors import UserError
 from hf_unlearn.metrics.gap import gap_to_retrain
+from hf_unlearn.parsing import read_json
 from hf_unlearn.runs.evaluation import ImageTextEvaluator, ImageViewEvaluator
 from hf_unlearn.runs.experiment import BEFORE, RETRAIN
 from hf_unlearn.runs.results import markdown
@@ -97,12 +97,21 @@ def read_candidates(path: Path) -> list[Candidate]:
     Raises:
         UserError: When it is none of these.
     """
-    rows = _trial_rows(path) if path.is_dir() else _file_rows(path)
-    return [
-        Candidate(_name(row), row["avg_gap"], {k: v for k, v in row.items() if k.startswith(ESTIMATE)})
-        for row in rows
-        if row.get("avg_gap") is not None and ESTIMATE in row and row["method"] not in REFERENCES
-    ]
+    try:
+        rows = _trial_rows(path) if path.is_dir() else _file_rows(path)
+        return [
+            Candidate(
+                _name(row), float(row["avg_gap"]), {k: float(v) for k, v in row.items() if k.startswith(ESTIMATE)}
+            )
+            for row in rows
+            if row.get("avg_gap") is not None and ESTIMATE in row and row["method"] not in REFERENCES
+        ]
+    except UserError:
+        raise
+    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+        raise UserError(
+            f"{path} holds no finished runs; name a sweep's JSON, a results.json or a trial folder"
+        ) from error
 
 
 def averaged(tasks: Iterable[Sequence[Candidate]]) -> list[Candidate]:
@@ -138,19 +147,14 @@ def selection_table(tasks: Mapping[str, Sequence[Candidate]], by_part: bool = Fa
 
 def _file_rows(path: Path) -> Iterable[dict[str, Any]]:
     """Rows of a sweep, whose metrics lie beside the gap, or of a comparison, whose metrics are a mapping in it."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        rows = content if isinstance(content, list) else content["rows"]
-        return [{**row.get("metrics", {}), **row, "method": row["method"]} for row in rows]
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} holds no finished runs; name a sweep's JSON, a results.json or a trial folder"
-        ) from error
+    content = read_json(path)
+    rows = content if isinstance(content, list) else content["rows"]
+    return [{**row.get("metrics", {}), **row, "method": row["method"]} for row in rows]
 
 
 def _trial_rows(folder: Path) -> Iterable[dict[str, Any]]:
     """Rows of a benchmark's trial, with the gap to its own Retrain."""
-    runs = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))}
+    runs = {file.stem: read_json(file) for file in sorted(folder.glob("*.json"))}
     if RETRAIN not in runs:
         raise UserError(f"{folder} has no {RETRAIN}.json; name a benchmark's trial folder that is finished")
     evaluator = ImageTextEvaluator if "cosine_retain" in runs[RETRAIN] else ImageViewEvaluator

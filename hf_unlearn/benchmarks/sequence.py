@@ -13,6 +13,7 @@ from datasets import DatasetDict, load_from_disk
 
 from hf_unlearn.benchmarks.benchmark import Benchmark
 from hf_unlearn.benchmarks.row_alignments import ROW_ALIGNMENTS_NAME, RowAlignments, row_alignments
+from hf_unlearn.distributed import owned_together
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import write_atomically
 from hf_unlearn.methods import description_of
@@ -113,7 +114,8 @@ class Trial:
         self.sequence, self.number, self.folder = sequence, number, folder
         self.last = sequence.requests
         if not self._requested(self.last).is_file():
-            self._part()
+            with owned_together(folder, "Another parting of this data"):
+                self._part()
 
     def _part(self) -> None:
         """Part off the held-out rows, and the requests, once for all methods."""

@@ -23,12 +23,14 @@ from hf_unlearn.benchmarks.benchmark import Benchmark
 from hf_unlearn.benchmarks.stress_table import TOLERANCE, has_power, markdown
 from hf_unlearn.data.fingerprint import dataset_sha256
 from hf_unlearn.data.transformed_copies import TRANSFORMS, plant_near_copies
+from hf_unlearn.distributed import owned_together
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import write_atomically
 from hf_unlearn.hub.recording import public_hyper_parameters
 from hf_unlearn.methods import METHODS
 from hf_unlearn.methods.fine_tune import FineTuneConfig
 from hf_unlearn.models.loading import load_encoder
+from hf_unlearn.parsing import read_json
 from hf_unlearn.runs.arguments import Run, parse_run
 from hf_unlearn.runs.builders import BUILDERS
 from hf_unlearn.runs.experiment import BEFORE, RETRAIN, Experiment
@@ -96,9 +98,12 @@ def run_stress_test(test: StressTest, output_dir: Path) -> list[AttackRow]:
 
     Each finished model is `output_dir/<name>-<member>.safetensors` with its settings and metrics in the `.json` beside
     it; a stopped test goes on with the models that are missing, and what had other data or settings is run again.
+
+    Raises:
+        UserError: another test is at work in the folder, or a record in it is damaged.
     """
-    output_dir.mkdir(parents=True, exist_ok=True)
-    signals = _extract_all(test, output_dir)
+    with owned_together(output_dir, "Another stress test"):
+        signals = _extract_all(test, output_dir)
     base, retrains = signals[BEFORE][0], signals[RETRAIN]
     entrants = {name: models for name, models in signals.items() if name != RETRAIN}
     return attack_models(retrains, entrants, base, test.near_copies)
@@ -153,7 +158,8 @@ def _signals_of(
     settings = json.loads(json.dumps({**shared, **made_by}, default=str))
     record, tensors = path.with_suffix(".json"), path.with_suffix(".safetensors")
     if record.is_file() and tensors.is_file():
-        if json.loads(record.read_text(encoding="utf-8"))["settings"] == settings:
+        content = read_json(record, f"delete {path.name}.json, and it is made again")
+        if isinstance(content, dict) and content.get("settings") == settings:
             return AttackSignals.load(tensors)
         logger.warning("%s had other data or settings and is made again.", path.name)
     if config is None:

@@ -262,9 +262,9 @@ def serve(
     port: Annotated[int | None, typer.Option("--port", help="Port of the local web page.")] = None,
 ) -> None:
     """Open the audit as a local web page: upload pictures, name two models, see the heatmaps and the verdict."""
-    from hf_unlearn.audit.app import build_app
+    from hf_unlearn.audit.app import serve as serve_page
 
-    build_app().launch(server_port=port)
+    serve_page(port=port)
 
 
 def _settings(

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hf_unlearn.errors import UserError, listed
+from hf_unlearn.parsing import parse_yaml, read_text
 
 __all__ = ["FolderContent", "list_folder"]
 
@@ -231,10 +230,10 @@ def _configurations(root: Path) -> list[dict[str, Any]]:
     if not card.is_file():
         return []
     try:
-        text = card.read_text(encoding="utf-8-sig")
+        text = read_text(card).removeprefix("\ufeff")
         parts = re.split(r"^---[ \t]*$", text, maxsplit=2, flags=re.MULTILINE)
-        front = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        front = parse_yaml(parts[1], card.name) if len(parts) == 3 and not parts[0].strip() else None
+    except (OSError, UserError) as error:
         raise UserError(f"The front matter of {card} cannot be read; mend it, or move the file away.") from error
     configs = front.get("configs") if isinstance(front, dict) else None
     if not configs:

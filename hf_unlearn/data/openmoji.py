@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image as PILImage
 
 from hf_unlearn.errors import UserError, missing_extra
+from hf_unlearn.parsing import read_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -172,7 +173,7 @@ def _read_cache(folder: Path) -> Dataset | None:
     if not folder.exists():
         return None
     try:
-        expected = json.loads((folder / _CHECKSUMS).read_text(encoding="utf-8"))
+        expected = read_json(folder / _CHECKSUMS)
         # Other files may lie there: `datasets` keeps the results of `map` beside the data.
         intact = bool(expected) and expected == {name: _sha256(folder / name) for name in expected}
     except (OSError, ValueError, TypeError):  # a file is missing, or the list of checksums is none

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ import pyarrow as pa
 
 from hf_unlearn.data.folders import FolderContent
 from hf_unlearn.errors import UserError, listed
+from hf_unlearn.parsing import parse_json, read_bytes
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -178,7 +178,7 @@ def _read(file: Path) -> list[Row]:
         ".parquet": _parquet_rows,
     }
     try:
-        rows = readers[file.suffix](file.read_bytes())
+        rows = readers[file.suffix](read_bytes(file))
     except (OSError, ValueError, csv.Error, RecursionError, pa.ArrowException) as error:
         reason = (str(error).splitlines() or ["it is damaged"])[0]
         if isinstance(error, UnicodeDecodeError):
@@ -213,7 +213,7 @@ def _csv_rows(content: bytes) -> list[Row]:
 def _json_rows(content: bytes) -> list[Row]:
     rows = []
     for number, line in enumerate(content.decode("utf-8-sig").split("\n"), start=1):
-        row = json.loads(line) if line.strip() else {}
+        row = parse_json(line, f"line {number}", "mend it") if line.strip() else {}
         if not isinstance(row, dict):
             raise ValueError(f"line {number} is no JSON object")
         rows += [row] if row else []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import re
 from collections import Counter
@@ -16,6 +15,7 @@ from typing import Literal
 
 from hf_unlearn.data.fingerprint import combine_hashes
 from hf_unlearn.errors import UserError, listed
+from hf_unlearn.parsing import parse_json, read_bytes
 
 __all__ = ["RemovalRequest", "parse_where", "read_request"]
 
@@ -106,7 +106,7 @@ def read_entries(path: str | os.PathLike[str]) -> list[object]:
     if file.suffix.lower() not in readers:
         raise UserError(f"The removal request {file} must be a .txt, .csv or .json file (--unlearn_request).")
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        text = read_bytes(file).decode("utf-8-sig")
     except OSError as error:
         raise UserError(f"The removal request {file} cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:
@@ -140,10 +140,7 @@ def _csv_entries(text: str, file: Path) -> list[object]:
 
 
 def _json_entries(text: str, file: Path) -> list[object]:
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:  # beside bad syntax: numbers too long, lists nested too deep
-        raise UserError(f"The removal request {file} is not valid JSON ({error}).") from error
+    content = parse_json(text, f"The removal request {file}", "mend it")
     entries = content.get("ids") if isinstance(content, dict) else content
     if not isinstance(entries, list):
         raise UserError(f'The removal request {file} must be a JSON list of ids or {{"ids": [...]}}.')

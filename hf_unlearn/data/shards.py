@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from hf_unlearn.data.requests import checked_ids
-from hf_unlearn.data.sources import load_failures
+from hf_unlearn.data.sources import load_failures, readable_rows
 from hf_unlearn.errors import LISTED, UserError, listed
 
 if TYPE_CHECKING:
@@ -140,10 +140,14 @@ def split_shards(
     asked = stream_shards(list(plan.places), columns)
     if _is_tar(shards[0]):
         asked = asked.filter(_Asked(ids), input_columns=["id"])
-        unlearn = Dataset.from_list(list(asked), features=asked.features)
+        unlearn = Dataset.from_list(list(readable_rows(asked, "The shards")), features=asked.features)
     else:
         schema = asked.features.arrow_schema
-        parts = [part for shard, rows in plan.places.items() for part in _parquet_rows(shard, rows, columns, schema)]
+        parts = [
+            part
+            for shard, rows in plan.places.items()
+            for part in readable_rows(_parquet_rows(shard, rows, columns, schema), f"The shard {shard}")
+        ]
         unlearn = Dataset(pa.concat_tables(parts))
     return retain, unlearn, plan.rows - plan.count
 

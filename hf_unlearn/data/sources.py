@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import glob
 import os
+import tarfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_images", "load_source", "to_rgb", "to_schema", "with_ids"]
 
+T = TypeVar("T")
 _MALFORMED = (TypeError, KeyError, AttributeError, RecursionError, OverflowError, NotImplementedError)
 _FLAGS = {
     "image": "--image_column",
@@ -182,6 +184,18 @@ def load_failures(name: str) -> Iterator[None]:
         raise UserError(
             f"The dataset {name} has a split without rows (--dataset_name); save it with rows, or without that split."
         ) from error
+
+
+def readable_rows(rows: Iterable[T], what: str) -> Iterator[T]:
+    """The rows of a stream; where one cannot be read, which may be long after the first, one sentence says so."""
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield from rows
+    except UserError:
+        raise
+    except (OSError, ValueError, EOFError, tarfile.TarError, DatasetsError, pa.ArrowException, *_MALFORMED) as error:
+        raise UserError(f"{what} cannot be read on ({_first_line(error)}); fetch the damaged shard anew") from error
 
 
 def _check_hub_id(name: str) -> None:

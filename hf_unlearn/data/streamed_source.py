@@ -13,7 +13,7 @@ from hf_unlearn.data.images import check_images
 from hf_unlearn.data.labels import encode_labels
 from hf_unlearn.data.requests import RemovalRequest, read_entries
 from hf_unlearn.data.shards import check_samples, shards_digest, split_shards, stream_shards
-from hf_unlearn.data.sources import load_failures, to_schema
+from hf_unlearn.data.sources import load_failures, readable_rows, to_schema
 from hf_unlearn.data.splits import HELD_OUT
 from hf_unlearn.data.streaming import SHUFFLE_BUFFER
 from hf_unlearn.errors import UserError, listed
@@ -151,4 +151,4 @@ def _sample(rows: IterableDataset, most: int) -> Dataset:
     from datasets import Dataset
 
     mixed = rows.shuffle(seed=0, buffer_size=SHUFFLE_BUFFER)
-    return Dataset.from_list(list(mixed.take(most)), features=rows.features)
+    return Dataset.from_list(list(readable_rows(mixed.take(most), "The stream")), features=rows.features)

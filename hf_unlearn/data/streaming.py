@@ -20,11 +20,13 @@ from hf_unlearn.data.encoded import EncodedSplit, concatenate
 from hf_unlearn.data.images import check_images
 from hf_unlearn.data.preprocessing import ContrastivePreprocessor, Encoded, RowError
 from hf_unlearn.data.sampler import SplitSampler
+from hf_unlearn.data.sources import readable_rows
 from hf_unlearn.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 MOST_LEFT_OUT = 10_000  # rows in succession, where it is not known how many there are
+STREAM = "The retain stream"
 SHUFFLE_BUFFER = 1000  # rows, as stored: some 100 MB of photographs for each process or worker
 
 
@@ -56,11 +58,12 @@ class StreamedSplit:
 
     def first(self, size: int) -> Encoded:
         """The first `size` rows, or all of them if there are fewer, encoded."""
-        return self.next(iter(self.dataset), size)
+        return self.next(readable_rows(self.dataset, STREAM), size)
 
     def sample(self, size: int) -> EncodedSplit:
         """At most `size` rows, the same every time, mixed as far as shards and the buffer mix them."""
-        rows = Dataset.from_list(list(self.shuffled((0,)).take(size)), features=self.dataset.features)
+        taken = list(readable_rows(self.shuffled((0,)).take(size), STREAM))
+        rows = Dataset.from_list(taken, features=self.dataset.features)
         return EncodedSplit(
             cast(Dataset, check_images(rows, skip_bad=True)) if self.skip_bad else rows, self.preprocessor
         )
@@ -174,7 +177,8 @@ class StreamedBatches(torch.utils.data.IterableDataset[dict[str, Tensor]]):
     def _endless_rows(self) -> Iterator[dict[str, Any]]:
         for visit in count():
             found = False
-            for row in self.retain.shuffled((self.seed, self.epoch, visit), self.process, self.processes):
+            rows = self.retain.shuffled((self.seed, self.epoch, visit), self.process, self.processes)
+            for row in readable_rows(rows, STREAM):
                 found = True
                 yield row
             if not found:

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.files import read_text, refuse_to_write_to, write_atomically
+from hf_unlearn.files import refuse_to_write_to, write_atomically
 from hf_unlearn.hub.card_tables import (
     NONE,
     circumstances,
@@ -28,6 +28,7 @@ from hf_unlearn.models.weights import (
     file_sha256,
     has_weights,
 )
+from hf_unlearn.parsing import read_text
 from hf_unlearn.records.codec import from_json
 from hf_unlearn.records.file_names import (
     CARD_NAME,

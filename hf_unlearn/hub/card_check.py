@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-import yaml
-
 from hf_unlearn import __version__
 from hf_unlearn.errors import UserError
-from hf_unlearn.files import read_text
 from hf_unlearn.hub.card import render_card
 from hf_unlearn.hub.card_parsing import metadata, prose, table_cells
 from hf_unlearn.hub.verification_report import Outcome, Statement, judged
+from hf_unlearn.parsing import read_text
 from hf_unlearn.records.file_names import CARD_NAME
 from hf_unlearn.records.schemas import EvaluationRecord, UnlearningManifest
 
@@ -95,7 +93,7 @@ def _metadata(text: str, expected_text: str) -> Statement:
     expected = metadata(expected_text)
     try:
         actual = metadata(text)
-    except yaml.YAMLError as error:
+    except UserError as error:
         return Statement("card metadata", Outcome.FAILS, f"cannot be parsed: {' '.join(str(error).split())}")
     if not isinstance(actual, dict):
         return Statement("card metadata", Outcome.FAILS, "is missing")

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
+from hf_unlearn.parsing import parse_yaml
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,12 @@ def metadata(card: str) -> Any:
     """Parse the metadata block of a card; None where there is none.
 
     Raises:
-        yaml.YAMLError: It is no YAML.
+        UserError: It is no YAML.
     """
     lines = _lines(card)
     if not (end := _end(lines)):
         return None
-    return yaml.safe_load("\n".join(lines[1 : end - 1]))
+    return parse_yaml("\n".join(lines[1 : end - 1]), "the metadata of the card")
 
 
 def prose(card: str) -> list[str]:

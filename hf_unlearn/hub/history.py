@@ -12,8 +12,9 @@ from hf_unlearn.data.fingerprint import combine_hashes, row_hashes
 from hf_unlearn.data.requests import checked_ids, read_entries
 from hf_unlearn.data.splits import rows_by_role
 from hf_unlearn.errors import UserError, listed
-from hf_unlearn.files import read_text, write_atomically
+from hf_unlearn.files import write_atomically
 from hf_unlearn.hub.download import fetch
+from hf_unlearn.parsing import read_text
 from hf_unlearn.records.codec import from_json, to_json
 from hf_unlearn.records.file_names import EVALUATION_NAME, MANIFEST_NAME
 from hf_unlearn.records.schemas import EvaluationRecord, HistoryEntry, RequestRecord, RequestStatus, UnlearningManifest

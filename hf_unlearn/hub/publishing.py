@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.figures.drawing import shows_samples
-from hf_unlearn.files import read_json
 from hf_unlearn.hub.card import hub_identifier, is_adapter, render_card
 from hf_unlearn.hub.evidence import digests, evidence
 from hf_unlearn.hub.screening import Content, screen
 from hf_unlearn.hub.signing import signature_of
 from hf_unlearn.hub.verification import verify_folder
 from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, CONFIG_NAMES, file_sha256
+from hf_unlearn.parsing import read_json
 from hf_unlearn.records.file_names import (
     CARD_NAME,
     DIGESTS_NAME,

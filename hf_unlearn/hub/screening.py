@@ -1,6 +1,5 @@
 """What must never be published: pickles, tokens, absolute paths and user names, looked for in every file to be sent."""
 
-import json
 import os
 import re
 import struct
@@ -8,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from hf_unlearn.errors import UserError
+from hf_unlearn.parsing import parse_json
 
 Content = Path | bytes
 
@@ -26,6 +26,7 @@ _ABSOLUTE_PATH = re.compile(
     r"|\bfile://[\w./-]+"
     r"|\b[A-Za-z]:\\{1,2}[\w.-]+"  # C:\Users
 )
+MOST_HEADER = 100_000_000  # bytes of a safetensors header, as that format has it
 _EVERYBODY = {"root", "user", "admin", "ubuntu", "debian", "runner", "jovyan", "nobody", "home", "default"}
 
 
@@ -136,19 +137,21 @@ def _safetensors_texts(content: Content) -> dict[str, str] | None:
     with content.open("rb") as file:
         prefix = file.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
-        if 8 + length > size:
+        if length > MOST_HEADER or 8 + length > size:
             return None
         try:
-            header = json.loads(file.read(length))
-        except ValueError:
+            header = parse_json(file.read(length).decode("utf-8"), "header")
+        except ValueError:  # a UserError is one
             return None
     if not isinstance(header, dict):
         return None
     metadata = header.pop("__metadata__", {})
-    ends = [tensor["data_offsets"][1] for tensor in header.values()]
-    if 8 + length + max(ends, default=0) != size:
+    try:
+        end = max((int(tensor["data_offsets"][1]) for tensor in header.values()), default=0)
+        texts = {f"the metadata field {key}": str(value) for key, value in metadata.items()}
+    except (TypeError, ValueError, LookupError, AttributeError, OverflowError):
         return None
-    return {f"the metadata field {key}": str(value) for key, value in metadata.items()}
+    return texts if 8 + length + end == size else None
 
 
 def _png_texts(content: Content) -> dict[str, str] | None:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.files import read_text
 from hf_unlearn.hub.card import render_card
 from hf_unlearn.hub.card_check import verify_card
 from hf_unlearn.hub.download import fetch
@@ -20,6 +19,7 @@ from hf_unlearn.hub.signing import verify_signature, verify_token
 from hf_unlearn.hub.verification_report import Outcome, Statement, VerificationReport
 from hf_unlearn.hub.weights_check import recorded_files, verify_base, verify_files, verify_local, verify_repository
 from hf_unlearn.models.weights import has_weights
+from hf_unlearn.parsing import read_text
 from hf_unlearn.records.file_names import AUDIT_NAME, CARD_NAME, EVALUATION_NAME, PUBLISHED
 from hf_unlearn.records.schemas import EvaluationRecord, UnlearningManifest, refuse_earlier_name
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from hf_unlearn import __version__, models
 from hf_unlearn.errors import UserError, listed
-from hf_unlearn.files import read_json
 from hf_unlearn.hub.card import hash_files, hub_identifier, is_adapter
 from hf_unlearn.hub.verification_report import Outcome, Statement, judged
 from hf_unlearn.models.weights import (
@@ -19,6 +18,7 @@ from hf_unlearn.models.weights import (
     weight_files,
     weights_sha256,
 )
+from hf_unlearn.parsing import read_json
 from hf_unlearn.records.file_names import MANIFEST_NAME, foreign_files, is_foreign, published_names
 from hf_unlearn.records.schemas import BaseModel, UnlearningManifest
 

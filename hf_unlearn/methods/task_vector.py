@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import TrainOutput
@@ -13,6 +13,7 @@ from transformers.trainer_utils import TrainOutput
 from hf_unlearn.errors import DivergenceError, UserError
 from hf_unlearn.losses import info_nce
 from hf_unlearn.models.adapters import is_adapted
+from hf_unlearn.parsing import read_tensors
 from hf_unlearn.records.method_description import INFO_NCE, UNLEARN, MethodDescription, bibtex
 from hf_unlearn.training.config import UnlearningConfig
 from hf_unlearn.training.search_space import Around, Choice, Log, SearchSpace, everywhere
@@ -174,7 +175,7 @@ class TaskVectorTrainer(UnlearningTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         path = Path(checkpoint or "") / VECTORS_NAME
         if checkpoint is not None and path.is_file():
-            tensors = load_file(path, device=str(self.args.device))
+            tensors = {name: tensor.to(self.args.device) for name, tensor in read_tensors(path).items()}
             self._finished = int(tensors["finished"])
             self._sums = {name: tensors[f"sum.{name}"] for name in self._weights}
             self._signs = {name: tensors[f"sign.{name}"] for name in self._weights}

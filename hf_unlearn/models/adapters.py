@@ -1,6 +1,5 @@
 """LoRA through peft: a small trained part beside a base model that stays as it is, bit for bit."""
 
-import json
 import warnings
 from copy import deepcopy
 from pathlib import Path
@@ -15,6 +14,7 @@ from hf_unlearn.errors import UserError, missing_extra
 from hf_unlearn.models.contrastive import is_dual_encoder, unwrap
 from hf_unlearn.models.moco import MoCoModel
 from hf_unlearn.models.weights import ADAPTER_NAME, LOCAL_PREFIX, weights_sha256
+from hf_unlearn.parsing import read_json
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -163,7 +163,9 @@ def _check_base(base: str, folder: Path) -> None:
     records = folder / RECORDS_NAME
     if not records.is_file() or not Path(base).is_dir():  # a Hub's base is pinned by its commit
         return
-    recorded = json.loads(records.read_text(encoding="utf-8")).get("base_model", {}).get("sha256")
+    content = read_json(records)
+    named = content.get("base_model") if isinstance(content, dict) else None
+    recorded = named.get("sha256") if isinstance(named, dict) else None
     if recorded is not None and recorded != weights_sha256(base):
         raise UserError(
             f"{Path(base).name} is not the base model of this adapter: its weights are not those that {RECORDS_NAME} "

@@ -16,12 +16,12 @@ from hf_unlearn.models.contrastive import (
     is_dual_encoder,
     unwrap,
 )
+from hf_unlearn.models.faults import told
 
 TEXTS = ("a photograph of the sea", "two dogs")
 # transformers' CLIP takes the greatest token for the end of a text where its config says 2, as old configs wrongly do.
 GREATEST_IS_END = 2
 OTHER_MODELS = "name a CLIP, SigLIP, ALIGN or another dual encoder, or a SimCLR or MoCo"
-_FAULTS = (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError)
 
 
 def check_fit(model: PreTrainedModel, processor: Any, name: str) -> None:
@@ -60,23 +60,20 @@ def check_pictures(model: Any, image_processor: Any, name: str) -> torch.Tensor:
         UserError: when it does not.
     """
     remedy = "save the image processor that the model was trained with beside it"
-    try:
+    with told(lambda reason: f"{name}: its image processor fails ({reason}); {remedy}", name):
         square = [Image.new("RGB", (64, 64), "grey")] * 2
         pixels = torch.as_tensor(image_processor(images=square, return_tensors="pt")["pixel_values"])
-    except _FAULTS as error:
-        raise UserError(f"{name}: its image processor fails ({_first_line(error)}); {remedy}") from error
     if pixels.ndim != 4 or pixels.shape[1] != 3:
         made = f"{type(image_processor).__name__} makes arrays of shape {list(pixels.shape[1:])} of a picture"
         raise UserError(f"{name}: {made}, and [3, height, width] is needed; {remedy}")
     pixels = pixels.to(model.device)
-    try:
-        with torch.no_grad(), evaluation_mode(model):
-            embeds = embed_images(model, pixels)
-    except _FAULTS as error:
-        raise UserError(
-            f"{name}: {type(model).__name__} does not take pictures of {pixels.shape[2]} x {pixels.shape[3]} pixels, "
-            f"which its image processor makes ({_first_line(error)}); {remedy}"
-        ) from error
+    taken = f"pictures of {pixels.shape[2]} x {pixels.shape[3]} pixels, which its image processor makes"
+    with (
+        told(lambda reason: f"{name}: {type(model).__name__} does not take {taken} ({reason}); {remedy}", name),
+        torch.no_grad(),
+        evaluation_mode(model),
+    ):
+        embeds = embed_images(model, pixels)
     if not (torch.is_tensor(embeds) and embeds.ndim == 2):
         raise UserError(f"{name}: {type(model).__name__} does not embed a picture as one vector; {OTHER_MODELS}")
     _require_finite(embeds, name)
@@ -98,20 +95,19 @@ def check_texts(model: Any, tokenizer: Any, name: str) -> dict[str, torch.Tensor
             f"{name}: its tokenizer has no pad token, so captions cannot be made equally long; set tokenizer.pad_token "
             "to what the model was trained with, and save it beside the model"
         )
-    size = getattr(model.config.get_text_config(), "vocab_size", None)
-    if size is not None and len(tokenizer) > size:
-        raise UserError(f"{name}: its tokenizer knows {len(tokenizer)} tokens and the model {size}; {remedy}")
-    length = caption_length(model, tokenizer)
-    _check_end(model, tokenizer(TEXTS[0], truncation=True, max_length=length)["input_ids"], tokenizer, name)
-    tokens = tokenizer(list(TEXTS), padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-    texts = {key: tokens[key].to(model.device) for key in tokenizer.model_input_names if key in tokens}
-    try:
+    with told(
+        lambda reason: f"{name}: {type(model).__name__} does not take what its tokenizer makes ({reason}); {remedy}",
+        name,
+    ):
+        size = getattr(model.config.get_text_config(), "vocab_size", None)
+        if size is not None and len(tokenizer) > size:
+            raise UserError(f"{name}: its tokenizer knows {len(tokenizer)} tokens and the model {size}; {remedy}")
+        length = caption_length(model, tokenizer)
+        _check_end(model, tokenizer(TEXTS[0], truncation=True, max_length=length)["input_ids"], tokenizer, name)
+        tokens = tokenizer(list(TEXTS), padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+        texts = {key: tokens[key].to(model.device) for key in tokenizer.model_input_names if key in tokens}
         with torch.no_grad(), evaluation_mode(model):
             embeds = embed_texts(model, **texts)
-    except _FAULTS as error:
-        raise UserError(
-            f"{name}: {type(model).__name__} does not take what its tokenizer makes ({_first_line(error)}); {remedy}"
-        ) from error
     if not (torch.is_tensor(embeds) and embeds.ndim == 2):
         raise UserError(f"{name}: {type(model).__name__} does not embed a text as one vector; {OTHER_MODELS}")
     _require_finite(embeds, name)
@@ -126,14 +122,13 @@ def check_texts(model: Any, tokenizer: Any, name: str) -> dict[str, torch.Tensor
 
 def _terms(model: Any, inputs: dict[str, torch.Tensor], name: str) -> None:
     """What training needs of a model: both elements from one forward pass."""
-    try:
-        with torch.no_grad(), evaluation_mode(model):
-            terms = contrastive_terms(model, inputs)
-    except _FAULTS as error:
-        raise UserError(
-            f"{name}: a forward pass of {type(model).__name__} does not give the two elements of a pair "
-            f"({_first_line(error)}); {OTHER_MODELS}"
-        ) from error
+    pass_ = f"{name}: a forward pass of {type(model).__name__} does not give the two elements of a pair"
+    with (
+        told(lambda reason: f"{pass_} ({reason}); {OTHER_MODELS}", name),
+        torch.no_grad(),
+        evaluation_mode(model),
+    ):
+        terms = contrastive_terms(model, inputs)
     _require_finite(torch.stack([terms.x, terms.y]), name)
 
 
@@ -153,7 +148,3 @@ def _check_end(model: Any, tokens: list[int], tokenizer: Any, name: str) -> None
                 f"but its tokenizer ends texts with {tokens[-1]} ({tokenizer.convert_ids_to_tokens(tokens[-1])}); set "
                 "eos_token_id of the text_config to that, or save the tokenizer that the model was trained with"
             )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,6 +1,5 @@
 """In which form a checkpoint lies: transformers' own, OpenCLIP's, or sentence-transformers'."""
 
-import json
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -9,6 +8,7 @@ from transformers.utils import cached_file
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.weights import OPEN_CLIP_CONFIG_NAME, SENTENCE_CONFIG_NAME
+from hf_unlearn.parsing import read_json
 
 TRANSFORMERS, OPEN_CLIP, SENTENCE_TRANSFORMERS = FORMS = ("transformers", "open_clip", "sentence_transformers")
 FETCHED = ["*.json", "*.txt", "*.model", "*.safetensors"]  # never pickles, never code
@@ -49,10 +49,10 @@ def clip_module(folder: Path) -> Path:
         UserError: when its modules are others, or lead out of the folder.
     """
     try:
-        modules = json.loads((folder / SENTENCE_CONFIG_NAME).read_text(encoding="utf-8"))
+        modules = read_json(folder / SENTENCE_CONFIG_NAME)
         kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
         path = str(modules[0]["path"])
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(f"{folder.name}: {SENTENCE_CONFIG_NAME} is damaged ({error}); fetch it again") from error
     if kinds[0] != "CLIPModel" or any(kind != "Normalize" for kind in kinds[1:]):
         raise UserError(

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from transformers import (
     AutoImageProcessor,
     AutoModel,
@@ -16,9 +15,10 @@ from transformers import (
     PreTrainedModel,
 )
 
-from hf_unlearn.errors import UserError, no_such_model
+from hf_unlearn.errors import UserError
 from hf_unlearn.models.adapters import apply_adapter, base_of, find_adapter
 from hf_unlearn.models.contrastive import is_contrastive, is_dual_encoder
+from hf_unlearn.models.faults import refuse_larger, told
 from hf_unlearn.models.fit import check_fit, check_texts
 from hf_unlearn.models.forms import OPEN_CLIP, located
 from hf_unlearn.models.open_clip import load_open_clip
@@ -27,12 +27,6 @@ from hf_unlearn.models.weights import has_weights, weight_files
 
 logger = logging.getLogger(__name__)
 
-# What transformers raises on models that are missing, damaged or of no kind it knows.
-_FAULTS = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError)
-CONVERT = (
-    "its weights are pickled, which can run code when they are loaded, and are refused: where you trust them, load "
-    "them with transformers and use_safetensors=False, and call save_pretrained"
-)
 # A name of any other implementation is a Hub repository whose compiled code would be fetched and run.
 ATTENTION = (None, "eager", "sdpa", "flex_attention")
 SHOWN_TENSORS = 4
@@ -82,7 +76,7 @@ def load_model(
             weight_files(name_or_path)  # an index must not lead out of the folder
     except UserError as error:
         raise UserError(f"the model {name_or_path} cannot be loaded: {error}") from error
-    try:
+    with told(lambda reason: f"the model {name_or_path} cannot be loaded: {reason}", name_or_path):
         adapter = find_adapter(name_or_path, revision)
         if adapter is None:
             place, form = located(name_or_path, revision)
@@ -93,12 +87,6 @@ def load_model(
         # Only code of a model that the user named may run, not that of one which an adapter names.
         plain = load_model(named, pinned, trust_remote_code and base is not None)
         return apply_adapter(plain, adapter)
-    except UserError:
-        raise
-    except _FAULTS as error:
-        if "Repo id must" in str(error):  # the client's words for what could not be a name
-            raise no_such_model(name_or_path) from error
-        raise UserError(f"the model {name_or_path} cannot be loaded: {_reason(name_or_path, error)}") from error
 
 
 def load_image_processor(name_or_path: str, backend: str | None = None, revision: str | None = None) -> Any:
@@ -161,7 +149,11 @@ def _beside(
 
     Without a word on `trust_remote_code`, transformers would ask on the terminal.
     """
-    try:
+
+    def sentence(reason: str) -> str:
+        return f"the {what} of {name_or_path} cannot be loaded: {reason}; save it beside the model"
+
+    with told(sentence, name_or_path):
         place, form = located(name_or_path, revision)
         if form == OPEN_CLIP:
             processor = load_open_clip_processor(Path(place), options.get("backend"))
@@ -169,12 +161,6 @@ def _beside(
                 kind, processor
             )
         return kind.from_pretrained(place, revision=revision, trust_remote_code=trust_remote_code, **options)
-    except UserError:
-        raise
-    except _FAULTS as error:
-        raise UserError(
-            f"the {what} of {name_or_path} cannot be loaded: {_reason(name_or_path, error)}; save it beside the model"
-        ) from error
 
 
 def _load_complete(name_or_path: str, revision: str | None, trust_remote_code: bool) -> PreTrainedModel:
@@ -184,6 +170,7 @@ def _load_complete(name_or_path: str, revision: str | None, trust_remote_code: b
     """
     config, _ = PreTrainedConfig.get_config_dict(name_or_path, revision=revision)
     _check_config(name_or_path, config)
+    refuse_larger(name_or_path, trust_remote_code)
     with _without_report():
         model, info = AutoModel.from_pretrained(
             name_or_path,
@@ -284,24 +271,3 @@ def _without_report() -> Iterator[None]:
         yield
     finally:
         reporting.removeFilter(no_report)
-
-
-def _reason(name_or_path: str, error: Exception) -> str:
-    if _is_pickled(name_or_path, error):
-        return CONVERT
-    if "trust_remote_code" in str(error):
-        return "it needs code that comes with it; read that code, and pass --trust_remote_code if you trust it"
-    return _first_line(error)
-
-
-def _is_pickled(name_or_path: str, error: Exception) -> bool:
-    """Whether a model failed to load because its weights are pickled."""
-    folder = Path(name_or_path)
-    if folder.exists():
-        pickled = any(any(folder.glob(f"*.{kind}")) for kind in ("bin", "pt", "pth", "ckpt"))
-        return pickled and folder.is_dir() and not has_weights(folder)
-    return "safetensors" in str(error) or "pytorch_model.bin" in str(error)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

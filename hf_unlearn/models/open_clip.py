@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.open_clip_processor import CLIP_END, CLIP_TOKENS, preprocess_config, read_config
 from hf_unlearn.models.weights import OPEN_CLIP_CONFIG_NAME, OPEN_CLIP_WEIGHTS_NAME
+from hf_unlearn.parsing import read_tensors
 
 INSTEAD = "convert it with the package that made it, or name a checkpoint of transformers"
 GREATEST_IS_END = 2  # CLIP's config for "a text ends at its greatest token", OpenCLIP's pooling `argmax`
@@ -70,7 +71,7 @@ def load_open_clip(folder: Path) -> CLIPModel:
         )
     settings = read_config(folder)
     model = CLIPModel(clip_config(settings["model_cfg"]))
-    state = from_open_clip(load_file(weights))
+    state = from_open_clip(read_tensors(weights))
     expected = model.state_dict()
     for what, names in (
         ("lacks", expected.keys() - state.keys()),

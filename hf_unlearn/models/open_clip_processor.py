@@ -2,7 +2,6 @@
 
 import gzip
 import importlib.util
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from transformers import AutoTokenizer, CLIPImageProcessor, CLIPImageProcessorPi
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.weights import OPEN_CLIP_CONFIG_NAME
+from hf_unlearn.parsing import read_json
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # OpenAI's, OpenCLIP's defaults
 RESAMPLING = {"bicubic": 3, "bilinear": 2}  # PIL's numbers
@@ -36,10 +36,10 @@ def load_open_clip_processor(folder: Path, backend: str | None = None) -> Any:
 def read_config(folder: Path) -> dict[str, Any]:
     """`open_clip_config.json`: `model_cfg` with `vision_cfg` and `text_cfg`, and `preprocess_cfg`."""
     try:
-        settings = json.loads((folder / OPEN_CLIP_CONFIG_NAME).read_text(encoding="utf-8"))
+        settings = read_json(folder / OPEN_CLIP_CONFIG_NAME)
         model = settings["model_cfg"]
         model["embed_dim"], model["vision_cfg"]["width"], model["text_cfg"]["width"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder.name}: {OPEN_CLIP_CONFIG_NAME} is damaged ({error}); fetch it again") from error
     return settings
 

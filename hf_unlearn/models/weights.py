@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_unlearn.errors import UserError, listed
-from hf_unlearn.files import read_json
+from hf_unlearn.parsing import read_json, read_tensors
 
 WEIGHTS_NAME = "model.safetensors"
 WEIGHTS_INDEX_NAME = "model.safetensors.index.json"
@@ -153,15 +153,11 @@ def changes_nothing(folder: str | Path) -> bool:
 
 
 def _tensors(folder: str | Path) -> dict[str, Any]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return {name: tensor for file in weight_files(folder) for name, tensor in load_file(file).items()}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(
-            f"the weights of {Path(folder).name} cannot be read ({error}); save the model again."
-        ) from error
+    return {
+        name: tensor
+        for file in weight_files(folder)
+        for name, tensor in read_tensors(file, f"save {Path(folder).name} again").items()
+    }
 
 
 def _same(ours: Any, theirs: Any) -> bool:

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.files import parse_json
+from hf_unlearn.parsing import parse_json
 
 Record = TypeVar("Record")
 
@@ -82,7 +82,7 @@ def decode(kind: Any, data: Any, where: str, *, words: bool = False) -> Any:
         if len(kinds) == len(data):
             items = enumerate(zip(kinds, data, strict=True))
             return tuple(decode(one, item, f"{where}[{index}]", words=words) for index, (one, item) in items)
-    if origin is dict and isinstance(data, dict):
+    if origin is dict and isinstance(data, dict) and all(isinstance(key, str) for key in data):
         return {key: decode(arguments[1], item, f"{where}.{key}", words=words) for key, item in data.items()}
     if kind is float and (number := _number(data, words)) is not None:
         return number
@@ -117,7 +117,7 @@ def _decode_dataclass(kind: Any, data: Any, where: str, words: bool) -> Any:
         raise UserError(f"{where} should be a JSON object, but is a {type(data).__name__}.")
     hints, names = get_type_hints(kind), [item.name for item in fields(kind)]
     derived = getattr(kind, "DERIVED", ())
-    if unknown := sorted(set(data) - {*names, *derived}):
+    if unknown := sorted(map(str, set(data) - {*names, *derived})):
         raise UserError(f"{where} has unknown fields {unknown}; a newer hf_unlearn may have written it: upgrade.")
     required = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
     if missing := sorted(required - set(data)):

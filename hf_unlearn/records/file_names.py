@@ -1,12 +1,12 @@
 """Which files of a run's folder are published: those on this list, and nothing else."""
 
 import ast
-import json
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from hf_unlearn.models.weights import CLIP_MODULE
+from hf_unlearn.parsing import read_json
 
 CARD_NAME = "README.md"
 MANIFEST_NAME = "unlearning.json"  # how a checkpoint was unlearned
@@ -110,8 +110,10 @@ def missing_code(folder: str | Path, names: Sequence[str]) -> list[str]:
     folder = Path(folder)
     if "config.json" not in names:
         return []  # an adapter's code is that of the base model; other forms bring none
-    auto_map = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("auto_map", {})
-    needed = {f"{reference.split('.')[0]}.py" for reference in auto_map.values() if "--" not in reference}
+    config = read_json(folder / "config.json")
+    auto_map = config.get("auto_map") if isinstance(config, dict) else None
+    references = auto_map.values() if isinstance(auto_map, dict) else ()
+    needed = {f"{name.split('.')[0]}.py" for name in references if isinstance(name, str) and "--" not in name}
     for name in names:
         if name.endswith(".py"):
             tree = ast.parse((folder / name).read_text(encoding="utf-8"))

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.files import read_text, write_atomically
+from hf_unlearn.files import write_atomically
+from hf_unlearn.parsing import read_text
 from hf_unlearn.records.codec import from_json, to_json
 from hf_unlearn.records.file_names import AUDIT_NAME, EVALUATION_NAME, MANIFEST_NAME
 from hf_unlearn.records.method_description import MethodDescription

@@ -4,10 +4,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods import METHODS
+from hf_unlearn.parsing import parse_yaml, read_text
 
 Option = tuple[str, list[str]]  # ("learning_rate", ["5e-4"])
 PRETRAIN = "pretrain"  # the section of the base model's own training
@@ -45,12 +44,7 @@ def underscored(tokens: Iterable[str]) -> list[str]:
 
 def read_yaml(path: Path) -> tuple[list[Option], dict[str, list[Option]], dict[str, Any]]:
     """A YAML config as general options, one list of options per method, and the model section."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or an impossible date
-        mark = getattr(error, "problem_mark", None)
-        place = f" (line {mark.line + 1})" if mark is not None else ""
-        raise UserError(f"--config {path} is not valid YAML{place}: {str(error).splitlines()[0]}; mend it") from error
+    content = parse_yaml(read_text(path, "mend it"), f"--config {path}")
     if not isinstance(content, dict):
         raise UserError(f"--config {path} must hold a mapping of fields, not {type(content).__name__}")
     model = content.pop(MODEL, None) or {}
@@ -65,10 +59,7 @@ def read_yaml(path: Path) -> tuple[list[Option], dict[str, list[Option]], dict[s
 
 def yaml_value(name: str, words: list[str]) -> Any:
     """What YAML makes of the words of an option."""
-    try:
-        return yaml.safe_load(" ".join(words))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"--{name} {' '.join(words)!r} is not a value that YAML could hold; mend it") from error
+    return parse_yaml(" ".join(words), f"--{name} {' '.join(words)!r}")
 
 
 def _yaml_options(content: dict[str, Any]) -> list[Option]:

@@ -23,6 +23,7 @@ from hf_unlearn.distributed import world_size
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import clear_interrupted, finished_folder, owned, write_atomically
 from hf_unlearn.methods.retrain import RetrainConfig, RetrainTrainer
+from hf_unlearn.parsing import read_json
 from hf_unlearn.records.schemas import DatasetRecord
 from hf_unlearn.records.settings import weight_settings
 from hf_unlearn.runs.arguments import OPENMOJI, Run
@@ -192,8 +193,15 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def run_time_seconds(folder: Path) -> float:
-    """How long a cached training took when it was made."""
-    return float(json.loads((folder / TIME_NAME).read_text(encoding="utf-8"))["run_time_seconds"])
+    """How long a cached training took when it was made.
+
+    Raises:
+        UserError: the file that says so is damaged.
+    """
+    try:
+        return float(read_json(folder / TIME_NAME)["run_time_seconds"])
+    except (ValueError, LookupError, TypeError, OverflowError) as error:
+        raise UserError(f"{folder / TIME_NAME} is damaged; remove {folder}, which is trained again") from error
 
 
 def _license(data: DatasetRecord) -> str:

@@ -22,6 +22,7 @@ from hf_unlearn.errors import UserError, listed
 from hf_unlearn.files import clear_interrupted, write_atomically
 from hf_unlearn.methods import METHODS
 from hf_unlearn.models.weights import CONFIG_NAMES, has_weights, weights_sha256
+from hf_unlearn.parsing import read_json
 from hf_unlearn.records.schemas import BaseModel, UnlearningManifest
 from hf_unlearn.records.settings import weight_settings
 from hf_unlearn.runs.arguments import LORA, OPENMOJI, Run, RunArguments
@@ -165,8 +166,8 @@ def _is_readable(folder: Path, sha256: str) -> bool:
         if weights_sha256(folder) != sha256:
             return False
         UnlearningManifest.load(folder)
-        found = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")}
-    except (ValueError, RecursionError):  # a UserError is a ValueError
+        found = {path.name: read_json(path) for path in folder.glob("*.json")}
+    except UserError:
         return False
     return any(isinstance(found.get(name), dict | list) for name in CONFIG_NAMES)
 
@@ -174,8 +175,8 @@ def _is_readable(folder: Path, sha256: str) -> bool:
 def _read_record(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """A run's key and its finished methods."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
+        content = read_json(path)
+    except UserError:
         content = None
     key, finished = (content.get("key"), content.get("finished")) if isinstance(content, dict) else (None, None)
     if not isinstance(key, dict) or not isinstance(finished, dict):

@@ -21,6 +21,7 @@ from hf_unlearn.distributed import owned_together, world_size
 from hf_unlearn.errors import DivergenceError, UserError, missing_extra
 from hf_unlearn.files import refuse_to_write_to, write_atomically
 from hf_unlearn.methods import METHODS
+from hf_unlearn.parsing import read_json, read_yaml
 from hf_unlearn.records.metric_labels import shown
 from hf_unlearn.runs.arguments import Run, displaced, parse_run
 from hf_unlearn.runs.builders import BUILDERS, Builder
@@ -251,7 +252,7 @@ def tuned_config(argv: Sequence[str], method: str, setting: Setting) -> dict[str
     """What `--config` takes to run a method with a setting: the YAML and the options of `argv`, and the setting."""
     options = grouped_options(argv)
     config = next((values[0] for name, values in reversed(options) if name == "config"), None)
-    content = yaml.safe_load(config_file(config).read_text(encoding="utf-8")) if config else {}
+    content = read_yaml(config_file(config)) if config else {}
     others = displaced({name for name, _ in options})
     content = {name: value for name, value in content.items() if name not in others}
     for name, values in options:
@@ -290,9 +291,11 @@ def _stored(path: Path, resume: bool, keys: dict[str, str]) -> list[Row]:
     if not resume:
         raise UserError(f"{path} holds trials already; give --resume to go on with them, or another --output_dir")
     try:
-        rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        rows: list[Row] = read_json(path)["rows"]
         changed = [row["method"] for row in rows if keys.get(row["method"], row["key"]) != row["key"]]
-    except (ValueError, KeyError, TypeError) as error:
+        if not all(isinstance(row["setting"], dict) and _outcome(row) for row in rows):
+            raise ValueError("a trial without its setting or outcome")
+    except (ValueError, LookupError, TypeError) as error:
         raise UserError(f"{path} cannot be read; choose another --output_dir") from error
     if changed:
         raise UserError(
@@ -304,7 +307,16 @@ def _stored(path: Path, resume: bool, keys: dict[str, str]) -> list[Row]:
 
 def _untouched(path: Path) -> float:
     """The estimated gap of the model before unlearning, if a file of trials has it."""
-    return float(json.loads(path.read_text(encoding="utf-8")).get("before", np.nan)) if path.is_file() else np.nan
+    try:
+        return float(read_json(path).get("before", np.nan)) if path.is_file() else np.nan
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise UserError(f"{path} cannot be read; choose another --output_dir") from error
+
+
+def _outcome(row: Row) -> bool:
+    """Whether a trial says why it was stopped, or has numbers alone beside its setting."""
+    measured = (value for name, value in row.items() if name not in ("method", "setting", "key"))
+    return isinstance(row.get("stopped"), str) or all(isinstance(value, int | float) for value in measured)
 
 
 def _words(setting: Setting) -> str:

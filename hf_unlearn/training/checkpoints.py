@@ -13,6 +13,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.files import sync_tree
 from hf_unlearn.models.weights import file_sha256
+from hf_unlearn.parsing import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -130,4 +131,4 @@ def _numbered(output_dir: Path) -> dict[int, Path]:
 
 
 def _read_checksums(folder: Path) -> Any:
-    return json.loads((folder / CHECKSUMS_NAME).read_text(encoding="utf-8"))
+    return read_json(folder / CHECKSUMS_NAME)

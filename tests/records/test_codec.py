@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.files import MOST_LEVELS, parse_json, read_json, write_atomically
+from hf_unlearn.files import write_atomically
+from hf_unlearn.parsing import MOST_LEVELS, parse_json, read_json
 from hf_unlearn.records.codec import decode, encode, from_json, to_json
 from hf_unlearn.records.schemas import BaseModel, EvaluationRecord, UnlearningManifest
 

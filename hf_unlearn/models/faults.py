@@ -1,0 +1,127 @@
+"""What the loaders of others raise on files that are not what they say, and sizes beyond those of the weights."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from hf_unlearn.errors import UserError, is_out_of_memory, no_such_model
+from hf_unlearn.models.weights import has_weights, weight_files
+
+SMALL = 10_000_000  # parameters, which are 40 MB and in nobody's way
+CONVERT = (
+    "its weights are pickled, which can run code when they are loaded, and are refused: where you trust them, load "
+    "them with transformers and use_safetensors=False, and call save_pretrained"
+)
+
+
+@contextmanager
+def told(sentence: Callable[[str], str], name_or_path: str) -> Iterator[None]:
+    """Turn whatever a loader of another library raises into one sentence.
+
+    transformers, tokenizers, peft and pillow check what they read here and there: what a file with a wrong value raises
+    has no kind in common, and tokenizers raises `Exception` itself.
+
+    Args:
+        sentence: Makes the sentence of the reason.
+        name_or_path: What is loaded.
+
+    Raises:
+        UserError: Anything was raised, but for want of memory.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error) or isinstance(error, NameError):  # the last is a fault of the code itself
+            raise
+        if "Repo id must" in str(error):  # the client's words for what could not be a name
+            raise no_such_model(name_or_path) from error
+        raise UserError(sentence(reason(name_or_path, error))) from error
+
+
+def reason(name_or_path: str, error: Exception) -> str:
+    """Why a model cannot be loaded, in few words."""
+    if _is_pickled(name_or_path, error):
+        return CONVERT
+    if "trust_remote_code" in str(error):
+        return "it needs code that comes with it; read that code, and pass --trust_remote_code if you trust it"
+    return " ".join(line.strip() for line in str(error).strip().splitlines()[:2]) or type(error).__name__
+
+
+def _is_pickled(name_or_path: str, error: Exception) -> bool:
+    """Whether a model failed to load because its weights are pickled."""
+    folder = Path(name_or_path)
+    if folder.exists():
+        pickled = any(any(folder.glob(f"*.{kind}")) for kind in ("bin", "pt", "pth", "ckpt"))
+        return pickled and folder.is_dir() and not has_weights(folder)
+    return "safetensors" in str(error) or "pytorch_model.bin" in str(error)
+
+
+def refuse_larger(name_or_path: str, trust_remote_code: bool = False) -> None:
+    """Refuse a configuration of a far larger model than its weights are, before memory is taken for it.
+
+    The model is built without memory for its numbers. Building takes its time in the number of layers, of which each
+    has a tensor at least.
+
+    Args:
+        name_or_path: A checkpoint's folder; a Hub id, whose files are not here yet, passes.
+        trust_remote_code: Whether code that comes with the model may run, which may do as it likes: it passes.
+
+    Raises:
+        UserError: The model would have over twice as many numbers as its weights, or more layers than these tensors.
+    """
+    if trust_remote_code or not has_weights(name_or_path):
+        return
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    shapes = stored_shapes(Path(name_or_path))
+    config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+    layers = max(_layers(config.to_dict()), default=0)
+    remedy = "save weights and config together with save_pretrained"
+    if layers > len(shapes):
+        raise UserError(
+            f"the model {name_or_path} has {layers:,} layers by its config.json, and its weights are {len(shapes):,} "
+            f"tensors; {remedy}"
+        )
+    with torch.device("meta"):
+        model = AutoModel.from_config(config, trust_remote_code=False)
+    asked = sum(parameter.numel() for parameter in model.parameters())
+    stored = sum(math.prod(shape) for shape in shapes)
+    if asked > 2 * stored + SMALL:
+        raise UserError(
+            f"the model {name_or_path} has {asked:,} parameters by its config.json, and its weights are {stored:,} "
+            f"numbers; {remedy}"
+        )
+
+
+def stored_shapes(folder: Path) -> list[tuple[int, ...]]:
+    """The shape of every tensor of a checkpoint, from the headers of its files.
+
+    Raises:
+        UserError: A file is damaged.
+    """
+    shapes = []
+    for file in weight_files(folder):
+        try:
+            with safe_open(file, "pt") as opened:
+                shapes += [tuple(opened.get_slice(name).get_shape()) for name in opened.keys()]  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError) as error:
+            raise UserError(f"{file.name} of {folder.name} is no whole safetensors file ({error})") from error
+    return shapes
+
+
+def _layers(config: Any) -> Iterator[int]:
+    """Every number of layers or blocks that a configuration or a part of it names."""
+    if isinstance(config, Mapping):
+        for name, value in config.items():
+            counts = value if isinstance(value, list | tuple) else [value]
+            if "layers" in str(name) or "depth" in str(name):
+                yield from (count for count in counts if isinstance(count, int))
+            for part in counts:
+                yield from _layers(part)

@@ -1,0 +1,116 @@
+"""`make fuzz FUZZ_MINUTES=30`: every parser in turn on files that are almost right; what fails is kept in the corpus.
+
+The parsers work in a process of their own, so that a hang, a crash or a blow-up of memory is told as well.
+"""
+
+import argparse
+import hashlib
+import logging
+import multiprocessing
+import resource
+import sys
+import time
+import warnings
+from multiprocessing.connection import Connection
+from pathlib import Path
+from random import Random
+
+from fuzz.material import made
+from fuzz.mutate import mutant
+from fuzz.parsers import PARSERS, SECONDS, fault
+
+from hf_unlearn.cli.terminal import quiet_loading
+
+CORPUS = Path(__file__).parent / "corpus"
+GROWTH = 2 * 2**20  # kilobytes by which one file may make the process grow
+
+
+def work(names: list[str], seconds: float, seed: int, pipe: Connection) -> None:
+    """Try each parser for a while; tell each file before it is read, and what became of it."""
+    quiet_loading()
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    for name in names:
+        parser, random = PARSERS[name], Random(f"{name} {seed}")
+        content = (made(parser.material) / parser.file).read_bytes()
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            tried = mutant(content, parser.file, random)
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            pipe.send((name, tried))
+            found = fault(parser, tried)
+            if found is None and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before > GROWTH:
+                found = "the memory of the process grew by more than 2 GB"
+            pipe.send((None, found))
+    pipe.send(("", None))
+
+
+def fuzz(names: list[str], seconds: float, seed: int) -> bool:
+    """Try the parsers one after the other, and print what came of each; whether all is well."""
+    counts, faults = dict.fromkeys(names, 0), {name: dict[str, bytes]() for name in names}
+    left = list(names)
+    while left:
+        ours, theirs = multiprocessing.get_context("spawn").Pipe(duplex=False)
+        process = multiprocessing.get_context("spawn").Process(target=work, args=(left, seconds, seed, theirs))
+        process.start()
+        theirs.close()
+        name, tried, ended = left[0], b"", None
+        while ended is None:
+            try:
+                what, value = ours.recv() if ours.poll(3 * SECONDS) else (name, None)
+            except EOFError:
+                process.join()
+                what, value = name, None
+            if what is None:
+                counts[name] += 1
+                if value is not None and place(value) not in map(place, faults[name]):
+                    faults[name][value] = tried
+            elif value is not None:
+                for done in left[: left.index(what)]:
+                    tell(done, counts[done], faults[done])
+                left = left[left.index(what) :]
+                name, tried = what, value
+            else:
+                ended = what
+        if ended:
+            code = process.exitcode
+            faults[name]["hung, and could not be interrupted" if code is None else f"ended with {code}"] = tried
+            process.kill()
+        for done in left[: 1 if ended else None]:
+            tell(done, counts[done], faults[done])
+        left = left[1:] if ended else []
+    failed = sum(map(len, faults.values()))
+    print(f"{sum(counts.values()):,} files, {failed} faults, {len(names)} parsers")
+    return not failed
+
+
+def place(told: str) -> str:
+    """What tells one fault from another: its kind and where it arose, not its words."""
+    return told.partition(":")[0] + told.rpartition("(")[2]
+
+
+def tell(name: str, count: int, faults: dict[str, bytes]) -> None:
+    """Print what came of a parser, and keep what failed."""
+    print(f"{name}: {count:,} files, {len(faults)} faults", flush=True)
+    for told, content in faults.items():
+        print(f"    {told}", flush=True)
+        path = CORPUS / name / hashlib.sha256(content).hexdigest()[:12]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def main() -> None:
+    """Fuzz the parsers that were named, or all."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--minutes", type=float, default=1, help="of all parsers together")
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("parsers", nargs="*", help="names; all by default")
+    given = options.parse_args()
+    names = given.parsers or list(PARSERS)
+    if unknown := [name for name in names if name not in PARSERS]:
+        sys.exit(f"there is no parser {unknown[0]}; choose from {', '.join(PARSERS)}")
+    sys.exit(not fuzz(names, 60 * given.minutes / len(names), given.seed))
+
+
+if __name__ == "__main__":
+    main()
