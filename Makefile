@@ -2,12 +2,13 @@
 # PIP_OPTIONS='--extra-index-url URL', with the URL of the CPU build that pytorch.org names, takes the smaller wheels.
 PYTHON ?= python3
 PIP_OPTIONS ?=
+FUZZ_MINUTES ?= 5
 VENV := .venv
 BIN := $(VENV)/bin
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install install-test demo docs test lint clean
+.PHONY: install install-test demo docs test fuzz lint clean
 
 install: $(VENV)/.installed
 
@@ -39,6 +40,10 @@ lint: install-test
 
 test: lint
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=15
+
+# Every parser on files that are almost right, for so many minutes in all; what fails is kept in tests/fuzz/corpus.
+fuzz: install-test
+	HF_HUB_OFFLINE=1 PYTHONPATH=tests $(BIN)/python -m fuzz.run --minutes $(FUZZ_MINUTES)
 
 clean:
 	rm -rf $(VENV) runs report build *.egg-info

@@ -11,7 +11,7 @@ from pathlib import Path
 from hf_unlearn.audit.embedding_files import is_precomputed
 from hf_unlearn.audit.encoders import WANTED_FILES
 from hf_unlearn.audit.endpoint_address import is_endpoint
-from hf_unlearn.audit.images import NOT_PICTURES
+from hf_unlearn.audit.pictures import NOT_PICTURES
 from hf_unlearn.errors import UserError, listed
 
 MEGABYTE = 2**20

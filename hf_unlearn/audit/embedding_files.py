@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tokenize import TokenError  # how numpy reads a header
 from typing import Any
 
 import numpy as np
@@ -140,9 +141,9 @@ Parts = tuple[dict[str, Array], dict[str, Any]]
 
 
 def _read_npy(file: Path, pictures: Sequence[Picture]) -> Parts:
-    try:
-        return {"images": np.load(file, allow_pickle=False)}, {}
-    except (ValueError, OSError, EOFError) as error:
+    try:  # mapped, so that no header makes numpy take more memory than the file has bytes
+        return {"images": np.array(np.load(file, mmap_mode="r", allow_pickle=False))}, {}
+    except (ValueError, OSError, EOFError, TypeError, LookupError, OverflowError, SyntaxError, TokenError) as error:
         raise UserError(f"'{file.name}' is no array that numpy.save wrote ({error}); write it again.") from error
 
 

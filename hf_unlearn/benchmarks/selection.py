@@ -97,6 +97,8 @@ def read_candidates(path: Path) -> list[Candidate]:
     Raises:
         UserError: When it is none of these.
     """
+    if path.is_dir() and not (path / f"{RETRAIN}.json").is_file():
+        raise UserError(f"{path} has no {RETRAIN}.json; name a benchmark's trial folder that is finished")
     try:
         rows = _trial_rows(path) if path.is_dir() else _file_rows(path)
         return [
@@ -106,8 +108,6 @@ def read_candidates(path: Path) -> list[Candidate]:
             for row in rows
             if row.get("avg_gap") is not None and ESTIMATE in row and row["method"] not in REFERENCES
         ]
-    except UserError:
-        raise
     except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(
             f"{path} holds no finished runs; name a sweep's JSON, a results.json or a trial folder"
@@ -155,8 +155,6 @@ def _file_rows(path: Path) -> Iterable[dict[str, Any]]:
 def _trial_rows(folder: Path) -> Iterable[dict[str, Any]]:
     """Rows of a benchmark's trial, with the gap to its own Retrain."""
     runs = {file.stem: read_json(file) for file in sorted(folder.glob("*.json"))}
-    if RETRAIN not in runs:
-        raise UserError(f"{folder} has no {RETRAIN}.json; name a benchmark's trial folder that is finished")
     evaluator = ImageTextEvaluator if "cosine_retain" in runs[RETRAIN] else ImageViewEvaluator
     keys = [key for key in evaluator.gap_keys if key in runs[RETRAIN]]
     return [

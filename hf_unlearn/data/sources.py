@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import tarfile
+import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -98,14 +99,13 @@ def read_source(
             raise UserError(f"{dataset_name} has no split {split!r} (--dataset_split); it has {listed(splits)}.")
         splits = DatasetDict({split: splits[split]})
     prefixes = {name: "" if name in ("train", split) else f"{name}/" for name in splits}
-    rows = DatasetDict(
-        {
-            name: to_schema(part, columns, name=str(dataset_name), prefix=prefixes[name], told=told)
-            for name, part in splits.items()
-        }
-    )
-    if any("label" in part.column_names for part in rows.values()):
-        rows = encode_labels(rows, str(dataset_name))
+    name = str(dataset_name)
+    with load_failures(name):  # what is damaged may show only when a column is read
+        rows = DatasetDict(
+            {n: to_schema(part, columns, name=name, prefix=prefixes[n], told=told) for n, part in splits.items()}
+        )
+        if any("label" in part.column_names for part in rows.values()):
+            rows = encode_labels(rows, name)
     if rows.num_rows != splits.num_rows:
         joined = ", ".join(f"{name} {len(part):,}" for name, part in rows.items())
         told += f" Rows that repeat a picture are its captions: {joined} pictures."
@@ -176,7 +176,7 @@ def load_failures(name: str) -> Iterator[None]:
         raise
     # A missing repository or file, an unknown configuration, damaged parquet, no connection; or whatever the parsers of
     # `datasets` meet in a record that is not what it says.
-    except (OSError, ValueError, DatasetsError, pa.ArrowException, *_MALFORMED) as error:
+    except (OSError, ValueError, DatasetsError, pa.ArrowException, zipfile.BadZipFile, *_MALFORMED) as error:
         cause = error.__cause__ if isinstance(error, DatasetGenerationError) else None  # which says nothing itself
         reason = _first_line(cause if isinstance(cause, Exception) else error)
         raise UserError(f"The dataset {name} cannot be loaded (--dataset_name): {reason}") from error

@@ -125,10 +125,7 @@ def base_of(folder: Path) -> tuple[str, str | None]:
     Raises:
         UserError: when the adapter is no plain LoRA, or names no base that could be looked for.
     """
-    peft = require_peft()
-    config = peft.PeftConfig.from_pretrained(str(folder))
-    if not isinstance(config, peft.LoraConfig) or config.megatron_config is not None:
-        raise UserError(f"{folder.name} is no plain LoRA adapter ({config.peft_type}), and no other kind is loaded")
+    config = _plain_config(folder)
     name = config.base_model_name_or_path
     if not name or name.startswith(LOCAL_PREFIX):
         raise UserError(
@@ -144,6 +141,7 @@ def apply_adapter(model: PreTrainedModel, folder: Path) -> Any:
     Raises:
         UserError: when the adapter lacks weights for this model, or is recorded as that of another base.
     """
+    _plain_config(folder)
     _check_base(str(model.name_or_path), folder)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Found missing adapter keys")
@@ -151,6 +149,19 @@ def apply_adapter(model: PreTrainedModel, folder: Path) -> Any:
             return require_peft().PeftModel.from_pretrained(model, str(folder))
         except UserWarning as error:
             raise UserError(f"the adapter {folder.name} does not fit its base model: weights are missing") from error
+
+
+def _plain_config(folder: Path) -> Any:
+    """The settings of an adapter, which could make peft import any module by its name.
+
+    Raises:
+        UserError: when it is no plain LoRA.
+    """
+    peft = require_peft()
+    config = peft.PeftConfig.from_pretrained(str(folder))
+    if not isinstance(config, peft.LoraConfig) or config.megatron_config is not None:
+        raise UserError(f"{folder.name} is no plain LoRA adapter ({config.peft_type}), and no other kind is loaded")
+    return config
 
 
 def merged(model: Any) -> PreTrainedModel:

@@ -21,6 +21,7 @@ from hf_unlearn.models.faults import told
 TEXTS = ("a photograph of the sea", "two dogs")
 # transformers' CLIP takes the greatest token for the end of a text where its config says 2, as old configs wrongly do.
 GREATEST_IS_END = 2
+MOST_SIDE = 4096  # pixels of what a model takes
 OTHER_MODELS = "name a CLIP, SigLIP, ALIGN or another dual encoder, or a SimCLR or MoCo"
 
 
@@ -60,6 +61,11 @@ def check_pictures(model: Any, image_processor: Any, name: str) -> torch.Tensor:
         UserError: when it does not.
     """
     remedy = "save the image processor that the model was trained with beside it"
+    sizes = [getattr(image_processor, name, None) for name in ("size", "crop_size", "pad_size")]
+    with told(lambda reason: f"{name}: its image processor fails ({reason}); {remedy}", name):
+        sides = [side for size in sizes if size is not None for side in dict(size).values()]
+    if any(isinstance(side, int | float) and side > MOST_SIDE for side in sides):
+        raise UserError(f"{name}: its image processor makes pictures of over {MOST_SIDE} pixels a side; {remedy}")
     with told(lambda reason: f"{name}: its image processor fails ({reason}); {remedy}", name):
         square = [Image.new("RGB", (64, 64), "grey")] * 2
         pixels = torch.as_tensor(image_processor(images=square, return_tensors="pt")["pixel_values"])

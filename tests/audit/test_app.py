@@ -5,11 +5,12 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from audit.conftest import folder_of
 
-from hf_unlearn.audit.app import build_app
-from hf_unlearn.audit.app_limits import Limits, copy_uploads, usable_model
+from hf_unlearn.audit.app import build_app, serve
+from hf_unlearn.audit.app_limits import Limits, copy_uploads, one_file, usable_model
 from hf_unlearn.errors import UserError
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -125,13 +126,17 @@ def test_a_model_is_weighed_before_it_is_fetched(monkeypatch):
 
     def model_info(*_, **how):
         asked.append(how)
-        return SimpleNamespace(siblings=files)
+        return SimpleNamespace(siblings=files, sha="0" * 40)
 
     monkeypatch.setattr("huggingface_hub.model_info", model_info)
-    assert usable_model("org/clip", "before", True, Limits.public()) == "org/clip"  # pickles are never fetched
+    # Pickles are never fetched; what was weighed is what will be fetched.
+    assert usable_model("org/clip@main", "before", True, Limits.public()) == f"org/clip@{'0' * 40}"
     with pytest.raises(UserError, match="has 2048 MB, and 1024 MB are allowed"):
         usable_model("org/clip@main", "before", True, Limits(model_bytes=2**30))
     assert all(how["token"] is False and how["files_metadata"] for how in asked)
+    files.append(SimpleNamespace(rfilename="c.safetensors", size=None))
+    with pytest.raises(UserError, match="has inf MB"):
+        usable_model("org/clip", "before", True, Limits.public())
     with pytest.raises(UserError, match="not among those"):
         usable_model("org/other", "after", True, Limits.public(frozenset({"org/clip"})))
     assert usable_model("/any/folder", "after", False, Limits()) == "/any/folder"
@@ -143,6 +148,15 @@ def test_uploads_are_limited_and_two_of_one_name_are_two(tmp_path):
     files = [str(tmp_path / name / "picture-00.png") for name in "ab"]
     copied = copy_uploads(files, tmp_path / "arm", Limits(), "pictures")
     assert len(list(copied.iterdir())) == 2
+    between = tmp_path / "2-picture-00.png"
+    between.write_bytes(Path(files[0]).read_bytes())
+    copied = copy_uploads([files[0], str(between), *files], tmp_path / "many", Limits(), "pictures")
+    assert len(list(copied.iterdir())) == 4
+    (hidden := tmp_path / ".hidden.png").write_bytes(between.read_bytes())  # it would be passed over, unsaid
+    with pytest.raises(UserError, match=r"\.hidden\.png is no picture by its name"):
+        copy_uploads([str(hidden)], tmp_path / "odd", Limits(), "pictures")
+    with pytest.raises(UserError, match=r"'picture-00\.png' has .* MB, and 0 MB are allowed"):
+        one_file(files[0], Limits(file_bytes=10))
     for limits, words in (
         (Limits(pictures=1), "2 pictures were uploaded, and 1 are allowed"),
         (Limits(upload_bytes=10), "are allowed; upload fewer"),
@@ -198,13 +212,34 @@ def test_the_page_passes_on_that_it_is_public(monkeypatch, arms, hub_only):
         raise stop
 
     monkeypatch.setattr("hf_unlearn.audit.app.run_audit", run_audit)
-    monkeypatch.setattr("hf_unlearn.audit.app_limits._hub_size", lambda name: 0)
+    monkeypatch.setattr("hf_unlearn.audit.app_limits._hub_size", lambda name: (0, None))
     page = build_app(hub_only=hub_only)
     (audit,) = [f.fn for f in page.fns.values() if f.fn and f.fn.__name__ == "audit"]
     files = [str(file) for file in arms["images"].iterdir()]
     with pytest.raises(Exception, match="enough"):
         next(audit(files, None, None, None, "org/a", "org/b", "automatic", 10))
     assert [s.anonymous for s in settings] == [hub_only]
+    assert (settings[0].model_cache is not None) == hub_only  # what anybody may name does not stay on the disk
+    assert (settings[0].deadline is not None) == hub_only
+    with pytest.raises(Exception, match="Views a picture must be a whole number"):
+        next(audit(files, None, None, None, "org/a", "org/b", "automatic", 10**6))
+
+
+def test_an_encoder_stops_at_its_deadline(checkpoints):
+    from hf_unlearn.audit.encoders import LocalEncoder
+
+    encoder = LocalEncoder(str(checkpoints["simclr_a"]), device="cpu", deadline=0.0)
+    with pytest.raises(UserError, match="takes longer than is allowed here"):
+        encoder.embed_images(np.zeros((1, 16, 16, 3), dtype=np.uint8))
+
+
+def test_a_public_page_limits_uploads_as_they_come_in_and_who_waits(monkeypatch):
+    import gradio as gr
+
+    told = {}
+    monkeypatch.setattr(gr.Blocks, "launch", lambda self, **how: told.update(how, queue=self._queue.max_size))
+    serve(hub_only=True)
+    assert told["max_file_size"] == Limits.public().file_bytes and told["queue"] == Limits.public().waiting
 
 
 def test_without_gradio_the_remedy_is_said(monkeypatch):

@@ -176,7 +176,7 @@ def write(path, content):
     [
         (lambda p: p / "gone.npy", "does not exist"),
         (lambda p: write(p / "x.npy", b"junk"), "no array"),
-        (lambda p: write(p / "x.safetensors", b"junk"), "no safetensors file"),
+        (lambda p: write(p / "x.safetensors", b"junk"), "no whole safetensors file"),
         (lambda p: write(p / "x.parquet", b"junk"), "no parquet file"),
         (lambda p: (np.save(p / "x.npy", np.ones((3, 2))), p / "x.npy")[1], "3 pictures but 4 are audited"),
         (lambda p: (np.save(p / "x.npy", np.ones((4, 2), int)), p / "x.npy")[1], "floating-point"),

@@ -10,7 +10,6 @@ import datasets.config
 import numpy as np
 import torch
 from datasets import Dataset, Features, Image, List, Value
-from hf_unlearn.audit.images import list_pictures
 from hub.finished_run import describe, perturb
 from PIL import Image as Picture
 from safetensors.numpy import save_file
@@ -19,6 +18,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 from hf_unlearn.audit.embedding_files import save_embeddings
 from hf_unlearn.audit.embeddings import Embeddings
 from hf_unlearn.audit.endpoint_cache import EmbeddingCache
+from hf_unlearn.audit.pictures import list_pictures
 from hf_unlearn.audit.recording import plan_audit
 from hf_unlearn.audit.run import run_audit
 from hf_unlearn.hub.evidence import write_evidence
@@ -159,11 +159,11 @@ def report(folder: Path) -> None:
 
 
 def data(folder: Path) -> None:
-    """Data sets in every form: folders with metadata, a data set's README, saved to disk, parquet, tar."""
-    import tarfile
+    """Data sets in every form: folders with metadata, a data set's README, saved to disk, parquet, zip."""
+    import zipfile
 
     rows = [{"file_name": f"{number}.png", "caption": word, "owner": "ada"} for number, word in enumerate(WORDS)]
-    for form in ("csv", "jsonl", "parquet", "hub", "tar"):
+    for form in ("csv", "jsonl", "parquet", "hub", "zip"):
         pictures(folder / form)
         (folder / form / "captions.csv").unlink()
     with (folder / "csv" / "pictures" / "metadata.csv").open("w", newline="") as file:
@@ -180,9 +180,9 @@ def data(folder: Path) -> None:
     saved = Dataset.from_dict({"image": files, "captions": [[w] for w in WORDS], "id": WORDS}, features=features)
     saved.save_to_disk(folder / "saved")
     saved.to_parquet(folder / "rows" / "train.parquet")
-    with tarfile.open(folder / "tar" / "train-00000.tar", "w") as archive:
-        for file in sorted((folder / "tar" / "pictures").iterdir()):
-            archive.add(file, file.name)
+    with zipfile.ZipFile(folder / "zip" / "train.zip", "w") as archive:
+        for file in sorted((folder / "zip" / "pictures").iterdir()):
+            archive.write(file, file.name)
             file.unlink()
 
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from fuzz import material
 from fuzz.material import Material
-from hf_unlearn.audit.images import list_pictures
 
 from hf_unlearn.audit.audited_pictures import collect_pictures, read_table
 from hf_unlearn.audit.embedding_files import read_embeddings
 from hf_unlearn.audit.endpoint_answers import parse_answer, retry_after
 from hf_unlearn.audit.endpoint_cache import EmbeddingCache
+from hf_unlearn.audit.pictures import list_pictures
 from hf_unlearn.audit.plan import read_plan, read_view_seed
 from hf_unlearn.audit.repeat import repeat_audit
 from hf_unlearn.audit.settings import unfinished_seed
@@ -65,7 +65,7 @@ class Parser:
     material: Material
     file: str
     read: Folder
-    mutants: int = 30
+    mutants: int = 12
 
 
 class Hang(BaseException):
@@ -164,8 +164,8 @@ RUN_FILES = (
     *("README.md", "unlearning.json", "evaluation.json", "config.json", "tokenizer_config.json", "model.safetensors"),
     *("assets/alignment_matrices.png", "removal.intoto.json", "bom.cdx.json", "digests.sha256"),
 )
-CLIP = (material.clip, lambda folder: load_encoder(str(folder)))
-RUN = (material.run, _verify, 8)
+CLIP = (material.clip, lambda folder: load_encoder(str(folder)), 6)
+RUN = (material.run, _verify, 3)
 
 PARSERS: dict[str, Parser] = {
     parser.name: parser
@@ -175,9 +175,9 @@ PARSERS: dict[str, Parser] = {
         Parser("evaluation", material.run, "run/evaluation.json", _records),
         *(_of(f"run/{file}", f"verify-{Path(file).name}", RUN) for file in RUN_FILES),
         Parser("card-results", material.run, "results.json", lambda folder: write_card(folder / "run")),
-        Parser("card-check", material.run, "run/README.md", lambda folder: check_card(folder / "run"), 8),
-        Parser("screen-weights", material.run, "run/model.safetensors", _publish, 8),
-        Parser("screen-text", material.run, "run/tokenizer_config.json", _publish, 8),
+        Parser("card-check", material.run, "run/README.md", lambda folder: check_card(folder / "run"), 3),
+        Parser("screen-weights", material.run, "run/model.safetensors", _publish, 6),
+        Parser("screen-text", material.run, "run/tokenizer_config.json", _publish, 6),
         Parser(
             "heatmap",
             material.run,
@@ -215,17 +215,15 @@ PARSERS: dict[str, Parser] = {
         Parser("request-csv", material.texts, "ids.csv", lambda folder: read_request(folder / "ids.csv")),
         Parser("request-json", material.texts, "ids.json", lambda folder: read_request(folder / "ids.json")),
         # Data sets.
-        Parser("metadata-csv", material.data, "csv/pictures/metadata.csv", _data("csv"), 15),
-        Parser("metadata-jsonl", material.data, "jsonl/pictures/metadata.jsonl", _data("jsonl"), 15),
-        Parser("metadata-parquet", material.data, "parquet/pictures/metadata.parquet", _data("parquet"), 15),
+        Parser("metadata-csv", material.data, "csv/pictures/metadata.csv", _data("csv"), 8),
+        Parser("metadata-jsonl", material.data, "jsonl/pictures/metadata.jsonl", _data("jsonl"), 8),
+        Parser("metadata-parquet", material.data, "parquet/pictures/metadata.parquet", _data("parquet"), 8),
         Parser("data-readme", material.data, "hub/README.md", lambda folder: load_source(folder / "hub")),
-        Parser("saved-info", material.data, "saved/dataset_info.json", _saved("saved"), 15),
-        Parser("saved-state", material.data, "saved/state.json", _saved("saved"), 15),
-        Parser("saved-rows", material.data, "saved/data-00000-of-00001.arrow", _saved("saved"), 15),
+        Parser("saved-info", material.data, "saved/dataset_info.json", _saved("saved"), 8),
+        Parser("saved-state", material.data, "saved/state.json", _saved("saved"), 8),
+        Parser("saved-rows", material.data, "saved/data-00000-of-00001.arrow", _saved("saved"), 8),
         Parser("rows", material.data, "rows/train.parquet", _saved("rows"), 8),
-        Parser(
-            "archive", material.data, "tar/train-00000.tar", lambda folder: check_images(load_source(folder / "tar")), 4
-        ),
+        Parser("archive", material.data, "zip/train.zip", lambda folder: check_images(load_source(folder / "zip")), 4),
         Parser(
             "stream-parquet",
             material.streams,
@@ -261,7 +259,7 @@ PARSERS: dict[str, Parser] = {
             "ids.txt",
             lambda folder: retry_after((folder / "ids.txt").read_bytes().decode("latin-1")),
         ),
-        Parser("repeat", material.report, REPORT, lambda folder: repeat_audit(folder / "report", folder / "again"), 6),
+        Parser("repeat", material.report, REPORT, lambda folder: repeat_audit(folder / "report", folder / "again"), 2),
         # Models of every family and form.
         *(_of(file, f"clip-{file}", CLIP) for file in CLIP_FILES),
         Parser("index", material.shards, "model.safetensors.index.json", _weights),
@@ -271,6 +269,7 @@ PARSERS: dict[str, Parser] = {
                 material.views,
                 f"{name}/{file}",
                 lambda folder, name=name: load_encoder(str(folder / name)),
+                5,
             )
             for name in ("simclr", "moco")
             for file in ("config.json", "preprocessor_config.json")
@@ -281,6 +280,7 @@ PARSERS: dict[str, Parser] = {
                 material.adapter,
                 f"adapter/{file}",
                 lambda folder: load_encoder(str(folder / "adapter"), base=str(folder / "base")),
+                5,
             )
             for file in ("adapter_config.json", "adapter_model.safetensors", "unlearning.json")
         ),

@@ -267,3 +267,59 @@ def test_a_view_encoder_whose_backbone_takes_another_size_is_refused(tmp_path):
     CLIPImageProcessor(size={"height": 32, "width": 32}, do_center_crop=False).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="SimCLRModel does not take pictures of 32 x 32 pixels"):
         load_encoder(str(tmp_path))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_backbone_of_a_view_encoder_brings_no_code(way, tmp_path, monkeypatch):
+    """Its configuration lies within that of the encoder, and its class is looked up by transformers once more."""
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question on the terminal"))
+    SimCLRModel(SimCLRConfig(width=4, projection_dim=6, image_size=16)).save_pretrained(tmp_path)
+    CLIPImageProcessor(size={"height": 16, "width": 16}, do_center_crop=False).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["vision_config"] = {"model_type": "resnet", "auto_map": {"AutoModel": "org/evil--evil.It"}}
+    with_config(tmp_path, vision_config=config["vision_config"])
+    with pytest.raises(UserError):
+        WAYS[way](str(tmp_path))
+
+
+HUGE = {
+    "wide": ({"hidden_size": 40_000, "intermediate_size": 80_000}, "parameters by its config.json"),
+    "deep": ({"num_hidden_layers": 10**9}, "1,000,000,000 layers by its config.json"),
+    "of many pixels": ({"image_size": 10**6}, "parameters by its config.json"),
+}
+
+
+@pytest.mark.parametrize("kind", HUGE)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_config_of_a_far_larger_model_takes_neither_time_nor_memory(way, kind, folder):
+    change, words = HUGE[kind]
+    config = json.loads((folder / "config.json").read_text())
+    with_config(folder, vision_config=config["vision_config"] | change)
+    with pytest.raises(UserError, match=words):
+        WAYS[way](str(folder))
+
+
+def test_pictures_of_any_size_are_not_made(folder):
+    processor = json.loads((folder / "processor_config.json").read_text())
+    processor["image_processor"]["size"] = {"height": 16_000, "width": 16_000}
+    (folder / "processor_config.json").write_text(json.dumps(processor))
+    with pytest.raises(UserError, match="makes pictures of over 4096 pixels a side"):
+        load_encoder(str(folder))
+
+
+def test_an_adapter_imports_no_module_by_its_name(folder, tmp_path, monkeypatch):
+    """peft imports what `megatron_core` names, whoever named the base model."""
+    from peft import LoraConfig
+
+    from hf_unlearn.models.adapters import add_adapter
+
+    add_adapter(load_encoder(str(folder))[0], LoraConfig(r=1, target_modules=["q_proj"])).save_pretrained(
+        tmp_path / "a"
+    )
+    settings = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    settings |= {"megatron_config": {}, "megatron_core": "evil"}
+    (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(settings))
+    (tmp_path / "evil.py").write_text("raise SystemExit('it was imported')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError, match="is no plain LoRA adapter"):
+        load_model(str(tmp_path / "a"), base=str(folder))

@@ -84,7 +84,7 @@ class ViewEncoder(nn.Module):
     def __init__(self, config: ViewEncoderConfig, batch_norm_splits: int = 0) -> None:
         super().__init__()
         vision_config = config.vision_config
-        self.backbone = AutoModel.from_config(vision_config)
+        self.backbone = AutoModel.from_config(vision_config, trust_remote_code=False)
         if config.backbone and config.stem == "cifar":
             convolution = nn.Conv2d(3, config.width, kernel_size=3, padding=1, bias=False)
             self.backbone.embedder = nn.Sequential(convolution, nn.BatchNorm2d(config.width), nn.ReLU())
