@@ -10,10 +10,8 @@ from __future__ import annotations
 import io
 import logging
 import os
-import re
 import struct
 import warnings
-import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,8 +36,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_PIXELS = 1024**3 // 4 // 3  # 89 million; Pillow warns there, too, and raises only at twice as many
-MAX_BYTES = 2**29  # of a picture in an archive, whose size there is no sign of in the size of the archive
-_PACKED = re.compile(r"zip:/+(.+)::(/.+)")  # how `datasets` names a file in an archive
 # A processor that makes the shorter side of 1 x 20,000 pixels 224 long makes the longer one 4 million.
 MAX_SIDE_RATIO = 100
 # The formats that data sets of pictures have, as Pillow calls its plugins; they read pixels and nothing else, where EPS
@@ -165,28 +161,13 @@ def encoded_image(stored: Mapping[str, Any]) -> bytes:
         raise UserError("there is no image")
     file = Path(stored["path"])
     try:
-        if packed := _PACKED.fullmatch(stored["path"]):
-            return _unpacked(packed[1], packed[2])
         if file.exists() and not file.is_file():
             raise UserError(f"its file {file} is no regular file")  # a device or a pipe would never end
         return file.read_bytes()
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:  # ValueError: a null character
+    except (OSError, ValueError) as error:  # ValueError: a null character
         raise UserError(f"its file {file} cannot be read ({getattr(error, 'strerror', error)})") from error
-
-
-def _unpacked(name: str, archive: str) -> bytes:
-    """A file of a zip archive on this machine.
-
-    Raises:
-        UserError: It is larger than any picture is.
-        KeyError: The archive has no such file.
-    """
-    with zipfile.ZipFile(archive) as opened:
-        if opened.getinfo(name).file_size > MAX_BYTES:
-            raise UserError(f"it has more than {MAX_BYTES // 2**20} MB in its archive")
-        return opened.read(name)
 
 
 def stored_rows(dataset: Dataset, *columns: str) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import os
 import tarfile
-import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -176,7 +175,7 @@ def load_failures(name: str) -> Iterator[None]:
         raise
     # A missing repository or file, an unknown configuration, damaged parquet, no connection; or whatever the parsers of
     # `datasets` meet in a record that is not what it says.
-    except (OSError, ValueError, DatasetsError, pa.ArrowException, zipfile.BadZipFile, *_MALFORMED) as error:
+    except (OSError, ValueError, DatasetsError, pa.ArrowException, *_MALFORMED) as error:
         cause = error.__cause__ if isinstance(error, DatasetGenerationError) else None  # which says nothing itself
         reason = _first_line(cause if isinstance(cause, Exception) else error)
         raise UserError(f"The dataset {name} cannot be loaded (--dataset_name): {reason}") from error

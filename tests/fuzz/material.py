@@ -159,11 +159,9 @@ def report(folder: Path) -> None:
 
 
 def data(folder: Path) -> None:
-    """Data sets in every form: folders with metadata, a data set's README, saved to disk, parquet, zip."""
-    import zipfile
-
+    """Data sets in every form: folders with metadata, a data set's README, saved to disk, parquet."""
     rows = [{"file_name": f"{number}.png", "caption": word, "owner": "ada"} for number, word in enumerate(WORDS)]
-    for form in ("csv", "jsonl", "parquet", "hub", "zip"):
+    for form in ("csv", "jsonl", "parquet", "hub"):
         pictures(folder / form)
         (folder / form / "captions.csv").unlink()
     with (folder / "csv" / "pictures" / "metadata.csv").open("w", newline="") as file:
@@ -180,10 +178,6 @@ def data(folder: Path) -> None:
     saved = Dataset.from_dict({"image": files, "captions": [[w] for w in WORDS], "id": WORDS}, features=features)
     saved.save_to_disk(folder / "saved")
     saved.to_parquet(folder / "rows" / "train.parquet")
-    with zipfile.ZipFile(folder / "zip" / "train.zip", "w") as archive:
-        for file in sorted((folder / "zip" / "pictures").iterdir()):
-            archive.write(file, file.name)
-            file.unlink()
 
 
 def streams(folder: Path) -> None:

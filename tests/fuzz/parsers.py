@@ -223,7 +223,6 @@ PARSERS: dict[str, Parser] = {
         Parser("saved-state", material.data, "saved/state.json", _saved("saved"), 8),
         Parser("saved-rows", material.data, "saved/data-00000-of-00001.arrow", _saved("saved"), 8),
         Parser("rows", material.data, "rows/train.parquet", _saved("rows"), 8),
-        Parser("archive", material.data, "zip/train.zip", lambda folder: check_images(load_source(folder / "zip")), 4),
         Parser(
             "stream-parquet",
             material.streams,
