@@ -6,8 +6,9 @@ tensors (uint8 pixels) that are kept in memory when they fit. `batch` augments a
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from reprlib import repr as shortened
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from PIL import Image as PILImage
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from hf_unlearn.data.images import check_size, read_image, to_rgb
 from hf_unlearn.data.resizing import Preparation, resize
-from hf_unlearn.data.views import BatchedViews, ViewConfig
+from hf_unlearn.data.views import BatchedViews, Compiler, ViewConfig
 from hf_unlearn.errors import UserError, listed
 
 PIXELS_AT_ONCE = 2**26  # 200 MB of decoded pictures
@@ -80,6 +81,10 @@ class ContrastivePreprocessor(ABC):
     @abstractmethod
     def batch(self, encoded: Encoded, seed: int | None) -> dict[str, Tensor]:
         """Model inputs for one step, on the tensors' device; `seed` draws augmentation, None means none."""
+
+    def compiled(self, compiler: Compiler) -> Self:
+        """The same inputs with the work of each step compiled, where there is any to speak of."""
+        return self
 
     def _resize(self, images: list[Any]) -> Tensor:
         """`[n, 3, H, W]` uint8 pictures at the model's size; not more large ones at a time than `PIXELS_AT_ONCE`."""
@@ -202,6 +207,12 @@ class ImageViewPreprocessor(ContrastivePreprocessor):
     def __init__(self, image_processor: Any, views: ViewConfig) -> None:
         super().__init__(image_processor)
         self.views = BatchedViews(views.matching(image_processor))
+
+    def compiled(self, compiler: Compiler) -> Self:
+        """The same inputs with compiled views."""
+        inputs = copy(self)
+        inputs.views = self.views.compiled(compiler)
+        return inputs
 
     def encode(self, rows: Mapping[str, list[Any]]) -> Encoded:
         """`pixels [n, 3, H, W]` uint8."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,11 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from hf_unlearn.data.colours import colour, colour_table, normalise_grey
-from hf_unlearn.data.crops import box_table, crop
+from hf_unlearn.data.colours import ColourTable, colour, colour_table, normalise_grey
+from hf_unlearn.data.crops import BoxTable, box_table, crop
 from hf_unlearn.data.device import per_channel
 from hf_unlearn.data.resizing import Preparation
 from hf_unlearn.errors import UserError
+
+Compiler = Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,13 @@ class BatchedViews:
 
     def __init__(self, config: ViewConfig) -> None:
         self.config = config
+        self._views_of: Callable[..., Tensor] = _views_of
+
+    def compiled(self, compiler: Compiler) -> BatchedViews:
+        """The same views by a compiled function, for batches that all have one shape."""
+        views = copy(self)
+        views._views_of = compiler(_views_of)
+        return views
 
     def __call__(self, images: Tensor, *, seed: int, count: int = 2) -> Tensor:
         """Draw `count` independent views of every image.
@@ -144,13 +155,9 @@ class BatchedViews:
         table = colour_table(
             config.jitter, config.jitter_probability, config.grayscale, config.mean, config.std, device
         )
+        jitters = bool(config.jitter_probability) and any(config.jitter)
         with torch.autocast(device.type, enabled=False):  # colours need more than half precision's 8 bits
-            repeated = images.repeat_interleave(count, dim=0) * (1 / 255)
-            views = crop(repeated, draws[_BOX], boxes)
-            finish = colour if config.jitter_probability and any(config.jitter) else normalise_grey
-            views = finish(views, draws[_COLOUR], table)
-            if config.blur:
-                views = _blur(views, draws[_BLUR], config.blur, config.size // 10 | 1)
+            views = self._views_of(images, draws, boxes, table, jitters, config.blur)
         return views.unflatten(0, (len(images), count))
 
     def plain(self, images: Tensor) -> Tensor:
@@ -173,6 +180,16 @@ class BatchedViews:
     def _normalise(self, pixels: Tensor) -> Tensor:
         mean, std = (per_channel(tuple(values), pixels.device) for values in (self.config.mean, self.config.std))
         return (pixels - mean) / std
+
+
+def _views_of(
+    images: Tensor, draws: Tensor, boxes: BoxTable, colours: ColourTable, jitters: bool, blur: float
+) -> Tensor:
+    """`[n k, 3, size, size]`, a function of tensors alone."""
+    repeated = images.repeat_interleave(draws.shape[1] // len(images), dim=0) * (1 / 255)
+    views = crop(repeated, draws[_BOX], boxes)
+    views = (colour if jitters else normalise_grey)(views, draws[_COLOUR], colours)
+    return _blur(views, draws[_BLUR], blur, views.shape[-1] // 10 | 1) if blur else views
 
 
 def _blur(views: Tensor, draws: Tensor, probability: float, taps: int) -> Tensor:

@@ -1,11 +1,14 @@
 """The loss terms of the paper as pure functions of `ContrastiveTerms` (arXiv 2406.03603, Eqs. 1-5)."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.distributed.tensor import DTensor, Partial
 
 from hf_unlearn.distributed import all_gather, all_reduce_sum, world_size
@@ -31,6 +34,54 @@ def info_nce(terms: ContrastiveTerms, mask: Tensor) -> Tensor:
     return masked_mean(terms.log_partition - terms.positive_alignment, mask)
 
 
+def split_means(values: Sequence[Tensor], is_unlearn: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """`masked_mean` of several `values [n]` over retain and over unlearn samples, in a handful of operations.
+
+    Args:
+        values: of the same samples.
+        is_unlearn: `[n]` bool.
+
+    Returns:
+        For each of them its mean over retain and that over unlearn.
+    """
+    masks = is_unlearn == _sides(is_unlearn.device)
+    counts = all_reduce_sum(masks.sum(1, dtype=values[0].dtype)).clamp(min=1)
+    means = torch.stack(list(values)) @ (masks / counts[:, None]).T
+    found = (means if world_size() == 1 else means * world_size()).flatten().unbind()
+    return list(zip(found[::2], found[1::2], strict=True))
+
+
+@lru_cache(maxsize=8)
+def _sides(device: torch.device) -> Tensor:
+    """`[[False], [True]]` on a device, kept there: not to be changed in place."""
+    with torch.inference_mode(False):
+        return torch.tensor([[False], [True]], device=device)
+
+
+class _MeanOfOthers(torch.autograd.Function):
+    """`scale * mean_{i != j} <x_i, y_j>` over the samples of weight 1, on one process."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, scale: Tensor, weight: Tensor) -> Tensor:
+        count, member = weight.sum(), weight[:, None]
+        share = member / (count * (count - 1)).clamp_(min=1)
+        shares = x * share
+        # What is left of a sample's partners without itself: zero, to the last bit, for a lone one.
+        others = torch.addcmul(weight @ y, y, member, value=-1)
+        mean = torch.dot(shares.flatten(), others.flatten())
+        ctx.save_for_backward(scale, member, share, shares, others, mean)
+        return scale * mean
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        scale, member, share, shares, others, mean = ctx.saved_tensors
+        (grad,) = grads
+        scaled = grad * scale
+        of_y = torch.addcmul(shares, member, shares.sum(0), value=-1).mul_(-scaled)
+        return others * (share * scaled), of_y, grad * mean, None
+
+
 def negative_alignment(terms: ContrastiveTerms, mask: Tensor) -> Tensor:
     """Mean of `s(x_i, y_j)` over all ordered pairs i != j of samples in `mask [n]` of all ranks, Eq. 5's first term.
 
@@ -38,11 +89,13 @@ def negative_alignment(terms: ContrastiveTerms, mask: Tensor) -> Tensor:
     Fewer than two samples have no negative pair: zero with zero gradient.
     """
     weight = mask.to(terms.x.dtype)
-    count = all_reduce_sum(weight.sum())
     with torch.autocast(terms.x.device.type, enabled=False):
+        if world_size() == 1 and not torch.compiler.is_compiling():
+            return _MeanOfOthers.apply(terms.x, terms.y, terms.scale, weight)
+        count = all_reduce_sum(weight.sum())
         total = torch.dot(weight @ terms.x, all_reduce_sum(weight @ terms.y)) - torch.dot(weight, terms.cosine)
     share = (count > 1) / (count * (count - 1)).clamp(min=1)  # a lone sample has no pair, whatever rounding leaves
-    return terms.scale * total * (share if world_size() == 1 else share * world_size())
+    return terms.scale * total * share * world_size()
 
 
 def similarity_drift(terms: ContrastiveTerms, x_0: Tensor, y_0: Tensor, mask: Tensor) -> Tensor:

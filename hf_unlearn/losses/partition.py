@@ -1,8 +1,8 @@
 """The log-partition over many candidates in memory linear in the batch.
 
-Where the similarity matrix is small against the memory that is free, it is computed once and kept for the backward
-pass. Where it is not, it is visited in blocks of rows: forward keeps one log-sum-exp a row (and a column), backward
-computes each block again. Both are exact; the idea of the second follows Inf-CL (arXiv 2410.17243).
+Where the similarity matrix is small against the memory that is free, its log-softmax is kept for the backward pass.
+Where it is not, it is visited in blocks of rows: forward keeps one log-sum-exp a row (and a column), backward computes
+each block again. Both are exact; the idea of the second follows Inf-CL (arXiv 2410.17243).
 """
 
 from typing import Any
@@ -46,7 +46,62 @@ def _similarities(scaled: Tensor, candidates: Tensor, masked: Tensor | None, blo
     return similarities if masked is None else similarities.scatter_(1, masked[block, None], float("-inf"))
 
 
+class _Whole(torch.autograd.Function):
+    """The whole matrix at once, of which every row, and column if asked for, has a candidate.
+
+    A fused log-softmax reads and writes the matrix once where a log-sum-exp and its backward pass do so many times, and
+    the log-sum-exp is any entry less its logarithm.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        anchors: Tensor,
+        candidates: Tensor,
+        scale: Tensor,
+        own: Tensor | None,
+        masked: Tensor | None,
+        both: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        scaled = anchors * scale
+        similarities = _similarities(scaled, candidates, masked, slice(None))
+        by_row = similarities.log_softmax(1)
+        if masked is None:
+            rows = similarities[:, 0] - by_row[:, 0]
+        else:
+            kept = ((masked + 1) % len(candidates))[:, None]
+            rows = (similarities.gather(1, kept) - by_row.gather(1, kept))[:, 0]
+        by_column = similarities.log_softmax(0) if both else None
+        columns = None if by_column is None else similarities[0] - by_column[0]
+        if own is not None:
+            rows = torch.logaddexp(rows, own)
+        ctx.save_for_backward(
+            anchors, candidates, scale, scaled, by_row, by_column, own, rows if own is not None else None
+        )
+        return rows, columns
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        anchors, candidates, scale, scaled, by_row, by_column, own, rows = ctx.saved_tensors
+        grad_rows, grad_columns = grads
+        grad_own = None
+        if own is not None:  # its share of a row's sum; the candidates have the rest
+            grad_own = (own - rows).exp_().mul_(grad_rows)
+            grad_rows = grad_rows - grad_own
+        weights = by_row.exp().mul_(grad_rows[:, None])
+        if by_column is not None:
+            weights.addcmul_(by_column.exp(), grad_columns)
+        of_anchors, of_candidates, of_scale = ctx.needs_input_grad[:3]
+        grad_scaled = weights @ candidates if of_anchors or of_scale else None
+        grad_scale = (grad_scaled * anchors).sum() if of_scale else None
+        grad_anchors = grad_scaled * scale if of_anchors else None
+        return grad_anchors, weights.T @ scaled if of_candidates else None, grad_scale, grad_own, None, None
+
+
 class _LogPartition(torch.autograd.Function):
+    """The matrix in blocks, computed again in the backward pass."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -57,45 +112,40 @@ class _LogPartition(torch.autograd.Function):
         masked: Tensor | None,
         both: bool,
         block_elements: int,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         visited = blocks(len(anchors), len(candidates), block_elements)
         scaled = anchors * scale
-        whole = _similarities(scaled, candidates, masked, visited[0]) if len(visited) == 1 else None
-        if whole is not None:
-            rows, columns = whole.logsumexp(1), whole.logsumexp(0) if both else whole.new_empty(0)
-        else:
-            rows = anchors.new_empty(len(anchors))
-            columns = anchors.new_full((len(candidates) if both else 0,), float("-inf"))
-            for block in visited:
-                similarities = _similarities(scaled, candidates, masked, block)
-                rows[block] = similarities.logsumexp(1)
-                if both:
-                    columns = torch.logaddexp(columns, similarities.logsumexp(0))
+        rows = anchors.new_empty(len(anchors))
+        columns = anchors.new_full((len(candidates),), float("-inf")) if both else None
+        for block in visited:
+            similarities = _similarities(scaled, candidates, masked, block)
+            rows[block] = similarities.logsumexp(1)
+            if columns is not None:
+                columns = torch.logaddexp(columns, similarities.logsumexp(0))
         if own is not None:
             rows = torch.logaddexp(rows, own)
-        ctx.save_for_backward(anchors, candidates, scale, own, rows, columns, scaled, whole, masked)
-        ctx.both, ctx.blocks = both, visited
+        ctx.save_for_backward(anchors, candidates, scale, own, rows, columns, scaled, masked)
+        ctx.blocks = visited
         return rows, columns
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        anchors, candidates, scale, own, rows, columns, scaled, whole, masked = ctx.saved_tensors
+        anchors, candidates, scale, own, rows, columns, scaled, masked = ctx.saved_tensors
         grad_rows, grad_columns = grads
-        if masked is not None and (ctx.both or len(candidates) < 2):
+        if masked is not None and (columns is not None or len(candidates) < 2):
             # A row or column without any candidate has log-partition -inf: its weights are 0, not exp(-inf + inf).
-            rows, columns = (value.masked_fill(value.isinf(), 0.0) for value in (rows, columns))
+            rows = rows.masked_fill(rows.isinf(), 0.0)
+            columns = None if columns is None else columns.masked_fill(columns.isinf(), 0.0)
         grad_own = None if own is None else (own - rows).exp_().mul_(grad_rows)
         of_anchors, of_candidates, of_scale = ctx.needs_input_grad[:3]
         parts: list[Tensor] = []
         grad_candidates: Tensor | None = None
         for block in ctx.blocks:
-            similarities = whole if whole is not None else _similarities(scaled, candidates, masked, block)
-            if ctx.both:
-                weights = (similarities - columns).exp_().mul_(grad_columns)
-                weights.addcmul_((similarities - rows[block, None]).exp_(), grad_rows[block, None])
-            else:
-                weights = (similarities - rows[block, None]).exp_().mul_(grad_rows[block, None])
+            similarities = _similarities(scaled, candidates, masked, block)
+            weights = (similarities - rows[block, None]).exp_().mul_(grad_rows[block, None])
+            if columns is not None:
+                weights.addcmul_((similarities - columns).exp_(), grad_columns)
             if of_anchors or of_scale:
                 parts.append(weights @ candidates)
             if grad_candidates is not None:
@@ -108,6 +158,16 @@ class _LogPartition(torch.autograd.Function):
         return grad_anchors, grad_candidates, grad_scale, grad_own, None, None, None
 
 
+def _written_out(
+    anchors: Tensor, candidates: Tensor, scale: Tensor, own: Tensor | None, masked: Tensor | None, both: bool
+) -> tuple[Tensor, Tensor | None]:
+    similarities = (anchors * scale) @ candidates.T
+    if masked is not None:
+        similarities = similarities.scatter(1, masked[:, None], float("-inf"))
+    rows = similarities.logsumexp(1)
+    return rows if own is None else torch.logaddexp(rows, own), similarities.logsumexp(0) if both else None
+
+
 def log_partition(
     anchors: Tensor,
     candidates: Tensor,
@@ -116,7 +176,7 @@ def log_partition(
     both: bool = False,
     block_elements: int | None = None,
     own: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """Log of the summed exponentiated similarities of every anchor, and if asked of every candidate.
 
     `rows[i] = log sum_j exp(scale * <anchors_i, candidates_j>)` and `columns[j] = log sum_i exp(...)`.
@@ -131,9 +191,15 @@ def log_partition(
         own: `[n]` one further similarity of each row, scale included (MoCo: to its own key).
 
     Returns:
-        `rows [n]` and `columns [N]` (`[0]` unless `both`); -inf where nothing is left to sum.
+        `rows [n]` and `columns [N]` (None unless `both`); -inf where nothing is left to sum.
     """
+    if torch.compiler.is_compiling():  # what is written out is fused, forward and backward, without our help
+        with torch.autocast(anchors.device.type, enabled=False):
+            return _written_out(anchors, candidates, scale, own, masked, both)
     if block_elements is None:
         block_elements = _elements_at_once(anchors, candidates)
+    elements, left = len(anchors) * len(candidates), len(candidates) - (masked is not None)
     with torch.autocast(anchors.device.type, enabled=False):  # losses stay in float32 whatever the model runs in
+        if elements <= block_elements and elements and left and not (both and masked is not None):
+            return _Whole.apply(anchors, candidates, scale, own, masked, both)
         return _LogPartition.apply(anchors, candidates, scale, own, masked, both, block_elements)

@@ -12,7 +12,6 @@ takes the log-partition's place: what a method does with the three quantities, i
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from hf_unlearn.distributed import all_gather, world_size
 from hf_unlearn.losses.partition import ACCELERATOR_BLOCK_ELEMENTS, CPU_BLOCK_ELEMENTS, blocks
-from hf_unlearn.losses.terms import ContrastiveTerms
+from hf_unlearn.losses.terms import ContrastiveTerms, Quantity
 
 
 class _SoftplusSums(torch.autograd.Function):
@@ -99,7 +98,7 @@ class SigmoidTerms(ContrastiveTerms):
 
     bias: Tensor
 
-    @cached_property
+    @Quantity
     def log_partition(self) -> Tensor:
         """`[n]` what the loss of a sample adds to its negative alignment: the module's `P_i`."""
         bias = self.bias.float()

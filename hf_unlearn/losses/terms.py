@@ -1,8 +1,9 @@
 """The three quantities every contrastive model yields and every method is built on."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -45,6 +46,21 @@ def _places(count: int, first: int, device: torch.device) -> Tensor:
         return torch.arange(first, first + count, device=device)
 
 
+class Quantity:
+    """A property worked out when it is first read; `functools.cached_property` has a lock, which cannot be compiled."""
+
+    def __init__(self, function: Callable[[Any], Tensor]) -> None:
+        self._function, self.__doc__ = function, function.__doc__
+        self.__isabstractmethod__ = getattr(function, "__isabstractmethod__", False)
+
+    def __get__(self, terms: Any, owner: type) -> Any:
+        if terms is None:
+            return self
+        value = self._function(terms)
+        object.__setattr__(terms, self._function.__name__, value)  # found before this descriptor from now on
+        return value
+
+
 @dataclass(frozen=True)
 class ContrastiveTerms(ABC):
     """Alignments and log-partition of a batch of pairs `(x_i, y_i)` with `s(x, y) = scale * cos(x, y)`.
@@ -74,17 +90,17 @@ class ContrastiveTerms(ABC):
             object.__setattr__(self, "unit", True)
         object.__setattr__(self, "scale", self.scale.float())
 
-    @cached_property
+    @Quantity
     def cosine(self) -> Tensor:
         """`[n]` raw cosine of each pair, without temperature."""
         return (self.x * self.y).sum(-1)
 
-    @cached_property
+    @Quantity
     def positive_alignment(self) -> Tensor:
         """`[n]` `s(x_i, y_i)`."""
         return self.scale * self.cosine
 
-    @cached_property
+    @Quantity
     @abstractmethod
     def log_partition(self) -> Tensor:
         """`[n]` `log sum_y exp s(x_i, y)` over every candidate, averaged over the directions a model contrasts in."""
@@ -98,11 +114,12 @@ class ContrastiveTerms(ABC):
 class CrossModalTerms(ContrastiveTerms):
     """CLIP-like dual encoders: image to every text and text to every image of the batch."""
 
-    @cached_property
+    @Quantity
     def log_partition(self) -> Tensor:
         """`[n]` mean of the image-to-text and the text-to-image log-partition."""
         if world_size() == 1:
             to_text, to_image = log_partition(self.x, self.y, self.scale, both=True)
+            assert to_image is not None  # asked for
         else:
             to_text, _ = log_partition(self.x, all_gather(self.y), self.scale)
             to_image, _ = log_partition(self.y, all_gather(self.x), self.scale)
@@ -113,7 +130,7 @@ class CrossModalTerms(ContrastiveTerms):
 class TwoViewTerms(ContrastiveTerms):
     """SimCLR (NT-Xent): every view against all other views of the batch, itself left out."""
 
-    @cached_property
+    @Quantity
     def log_partition(self) -> Tensor:
         """`[n]` mean over the two views of a sample."""
         views = torch.cat([self.x, self.y])
@@ -137,7 +154,7 @@ class QueueTerms(ContrastiveTerms):
 
     queue: Tensor
 
-    @cached_property
+    @Quantity
     def log_partition(self) -> Tensor:
         """`[n]` over the own key and the queue."""
         return log_partition(self.x, self.queue.float(), self.scale, own=self.positive_alignment)[0]

@@ -1,4 +1,4 @@
-"""Unlearning methods: one file each, with a Config, a Trainer that overrides `compute_loss`, and what is said of them.
+"""Unlearning methods: one file each, with a Config, a Trainer that overrides `batch_loss`, and what is said of them.
 
 Every file in this folder is found by itself. A method from elsewhere is known as soon as its file is imported: a run
 takes it as `--methods its_module:ItsTrainer`, and an installed package offers it through the entry point group

@@ -4,13 +4,14 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.losses import info_nce, masked_mean, negative_alignment
-from hf_unlearn.losses.functional import derangement, weighted_info_nce
+from hf_unlearn.losses import ContrastiveTerms, masked_mean, negative_alignment
+from hf_unlearn.losses.functional import derangement, split_means, weighted_info_nce
 from hf_unlearn.records.method_description import PAPER_CITATION, MethodDescription
 from hf_unlearn.training.config import UnlearningConfig
+from hf_unlearn.training.loss import BatchLoss
 from hf_unlearn.training.search_space import Log, Ranges, Same, SearchSpace, Uniform
 from hf_unlearn.training.trainer import UnlearningTrainer
 
@@ -105,24 +106,20 @@ class AlignmentCalibrationTrainer(UnlearningTrainer):
     config_class = AlignmentCalibrationConfig
     args: AlignmentCalibrationConfig
 
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
+    def batch_loss(self, terms: ContrastiveTerms, is_unlearn: Tensor, *beside: Any) -> BatchLoss:
         """Eq. 5, or the published code's construction."""
-        terms, is_unlearn = self.contrast(model, inputs)
         args, eps = self.args, self.unlearn_to_retain
         if args.preset == "reference":
             weight = args.gamma * (is_unlearn.sum() > 1)  # a lone unlearn sample has no other to be paired with
             mixed = weighted_info_nce(terms.repair(derangement(is_unlearn)), ~is_unlearn + weight * is_unlearn)
             positive = masked_mean(terms.cosine, is_unlearn)
             loss = mixed + args.beta * eps / (1 + eps) * positive
-            return self.report(loss, terms, return_outputs, loss_mixed=mixed, positive=positive)
+            return loss, {"loss_mixed": mixed, "positive": positive}
         assert args.alpha is not None  # the config filled it in
-        retain = info_nce(terms, ~is_unlearn)
+        values = terms.log_partition, terms.positive_alignment
+        (retain_partition, partition), (retain_positive, positive) = split_means(values, is_unlearn)
+        retain = retain_partition - retain_positive  # Eq. 1
         negative = negative_alignment(terms, is_unlearn)
-        positive = masked_mean(terms.positive_alignment, is_unlearn)
-        partition = masked_mean(terms.log_partition, is_unlearn)
         loss = retain.add(negative, alpha=-eps * args.alpha).add(positive, alpha=eps * args.beta)
         loss = loss.add(partition, alpha=eps * args.gamma)
-        parts = {"loss_retain": retain, "negative": negative, "positive": positive, "partition": partition}
-        return self.report(loss, terms, return_outputs, **parts)
+        return loss, {"loss_retain": retain, "negative": negative, "positive": positive, "partition": partition}

@@ -3,11 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from hf_unlearn.losses import info_nce
+from hf_unlearn.losses import ContrastiveTerms, info_nce
 from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, RETAIN, MethodDescription
 from hf_unlearn.training.config import UnlearningConfig
+from hf_unlearn.training.loss import BatchLoss
 from hf_unlearn.training.search_space import Log, SearchSpace
 from hf_unlearn.training.trainer import UnlearningTrainer
 
@@ -41,9 +42,6 @@ class FineTuneTrainer(UnlearningTrainer):
     uses = ("retain",)
     config_class: ClassVar[type[UnlearningConfig]] = FineTuneConfig
 
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
+    def batch_loss(self, terms: ContrastiveTerms, is_unlearn: Tensor, *beside: Any) -> BatchLoss:
         """Eq. 1 on the retain samples of a batch."""
-        terms, is_unlearn = self.contrast(model, inputs)
-        return self.report(info_nce(terms, ~is_unlearn), terms, return_outputs)
+        return info_nce(terms, ~is_unlearn), {}

@@ -3,11 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from hf_unlearn.losses import info_nce
+from hf_unlearn.losses import ContrastiveTerms, info_nce
 from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, UNLEARN, MethodDescription
 from hf_unlearn.training.config import ClimbingConfig
+from hf_unlearn.training.loss import BatchLoss
 from hf_unlearn.training.search_space import Log, SearchSpace
 from hf_unlearn.training.trainer import UnlearningTrainer
 
@@ -43,9 +44,6 @@ class GradientAscentTrainer(UnlearningTrainer):
     config_class = GradientAscentConfig
     args: GradientAscentConfig
 
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
+    def batch_loss(self, terms: ContrastiveTerms, is_unlearn: Tensor, *beside: Any) -> BatchLoss:
         """Minus Eq. 1 on the unlearn samples of a batch."""
-        terms, is_unlearn = self.contrast(model, inputs)
-        return self.report(-info_nce(terms, is_unlearn), terms, return_outputs)
+        return -info_nce(terms, is_unlearn), {}

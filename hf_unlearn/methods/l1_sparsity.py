@@ -5,9 +5,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from hf_unlearn.losses import info_nce, l1_norm
+from hf_unlearn.losses import ContrastiveTerms, info_nce, l1_norm
 from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, RETAIN, MethodDescription
+from hf_unlearn.training.batch import TrainingBatch
 from hf_unlearn.training.config import UnlearningConfig
+from hf_unlearn.training.loss import BatchLoss
 from hf_unlearn.training.search_space import Log, SearchSpace
 from hf_unlearn.training.trainer import UnlearningTrainer
 
@@ -43,12 +45,13 @@ class L1SparsityTrainer(UnlearningTrainer):
     config_class = L1SparsityConfig
     args: L1SparsityConfig
 
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
+    def beside(self, model: nn.Module, batch: TrainingBatch) -> tuple[list[nn.Parameter]]:
+        """The weights whose norm is taken."""
+        return ([parameter for parameter in model.parameters() if parameter.requires_grad],)
+
+    def batch_loss(self, terms: ContrastiveTerms, is_unlearn: Tensor, *beside: Any) -> BatchLoss:
         """Eq. 1 on the retain samples of a batch, plus the l1 norm."""
-        terms, is_unlearn = self.contrast(model, inputs)
         retain = info_nce(terms, ~is_unlearn)
-        norm = l1_norm(parameter for parameter in model.parameters() if parameter.requires_grad)
+        norm = l1_norm(*beside)
         loss = retain + self.args.l1_lambda * norm
-        return self.report(loss, terms, return_outputs, loss_retain=retain, l1_norm=norm)
+        return loss, {"loss_retain": retain, "l1_norm": norm}

@@ -3,11 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from hf_unlearn.losses import info_nce
+from hf_unlearn.losses import ContrastiveTerms, info_nce
 from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, RETAIN, UNLEARN, MethodDescription
 from hf_unlearn.training.config import ClimbingConfig
+from hf_unlearn.training.loss import BatchLoss
 from hf_unlearn.training.search_space import Log, SearchSpace
 from hf_unlearn.training.trainer import UnlearningTrainer
 
@@ -50,14 +51,11 @@ class NegGradTrainer(UnlearningTrainer):
     config_class = NegGradConfig
     args: NegGradConfig
 
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
+    def batch_loss(self, terms: ContrastiveTerms, is_unlearn: Tensor, *beside: Any) -> BatchLoss:
         """Eq. 1 on retain minus Eq. 1 on unlearn."""
-        terms, is_unlearn = self.contrast(model, inputs)
         retain, unlearn = info_nce(terms, ~is_unlearn), info_nce(terms, is_unlearn)
         if self.args.preset == "reference":
             loss = (retain - self.unlearn_to_retain * unlearn) / (1 + self.rows.unlearn_to_retain)
         else:
             loss = retain - unlearn
-        return self.report(loss, terms, return_outputs, loss_retain=retain, loss_unlearn=unlearn)
+        return loss, {"loss_retain": retain, "loss_unlearn": unlearn}

@@ -3,13 +3,14 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.losses import info_nce, masked_mean
+from hf_unlearn.losses import ContrastiveTerms, info_nce, masked_mean
 from hf_unlearn.losses.functional import negative_preference
 from hf_unlearn.records.method_description import INFO_NCE, RETAIN, MethodDescription, bibtex
 from hf_unlearn.training.config import ClimbingConfig
+from hf_unlearn.training.loss import BatchLoss
 from hf_unlearn.training.search_space import Around, Log, SearchSpace, everywhere
 from hf_unlearn.training.teacher import TeacherTrainer
 
@@ -73,12 +74,10 @@ class NPOTrainer(TeacherTrainer):
     config_class = NPOConfig
     args: NPOConfig
 
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
+    def batch_loss(self, terms: ContrastiveTerms, is_unlearn: Tensor, *beside: Any) -> BatchLoss:
         """The bounded ascent on the unlearn samples of a batch, plus Eq. 1 on its retain samples."""
-        terms, reference, is_unlearn = self.contrast_both(model, inputs)
+        (reference,) = beside
         retain = info_nce(terms, ~is_unlearn)
         unlearn = masked_mean(negative_preference(terms, reference, self.args.beta), is_unlearn)
         loss = self.args.retain_weight * retain + unlearn
-        return self.report(loss, terms, return_outputs, loss_retain=retain, preference=unlearn)
+        return loss, {"loss_retain": retain, "preference": unlearn}

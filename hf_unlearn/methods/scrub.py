@@ -6,10 +6,13 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.losses import info_nce, masked_mean
+from hf_unlearn.losses import ContrastiveTerms, info_nce, masked_mean
 from hf_unlearn.losses.functional import teacher_divergence
+from hf_unlearn.losses.terms import constant_scale
 from hf_unlearn.records.method_description import INFO_NCE, RETAIN, MethodDescription, bibtex
+from hf_unlearn.training.batch import TrainingBatch
 from hf_unlearn.training.config import ClimbingConfig
+from hf_unlearn.training.loss import BatchLoss
 from hf_unlearn.training.search_space import Around, Log, SearchSpace, Uniform, everywhere
 from hf_unlearn.training.teacher import TeacherTrainer
 
@@ -77,16 +80,18 @@ class SCRUBTrainer(TeacherTrainer):
     config_class = SCRUBConfig
     args: SCRUBConfig
 
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
+    def beside(self, model: nn.Module, batch: TrainingBatch) -> tuple[Any, ...]:
+        """The teacher's terms, and 1 in the steps that raise the divergence of unlearn samples, 0 after them."""
+        raising = self.state.global_step < self.args.ascent_share * self.state.max_steps
+        return *super().beside(model, batch), constant_scale(float(raising), batch.is_unlearn.device)
+
+    def batch_loss(self, terms: ContrastiveTerms, is_unlearn: Tensor, *beside: Any) -> BatchLoss:
         """Teaching on the retain samples of a batch, plus Eq. 1, minus teaching on its unlearn samples."""
-        terms, reference, is_unlearn = self.contrast_both(model, inputs)
+        reference, raising = beside
         divergence = teacher_divergence(terms, reference)
         obedience, disobedience = masked_mean(divergence, ~is_unlearn), masked_mean(divergence, is_unlearn)
         retain = info_nce(terms, ~is_unlearn)
         loss = self.args.alpha * obedience + self.args.gamma * retain
-        if self.state.global_step < self.args.ascent_share * self.state.max_steps:
-            loss = loss - disobedience
+        loss = loss - raising * disobedience
         parts = {"loss_retain": retain, "divergence_retain": obedience, "divergence_unlearn": disobedience}
-        return self.report(loss, terms, return_outputs, **parts)
+        return loss, parts

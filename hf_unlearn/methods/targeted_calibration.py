@@ -16,7 +16,7 @@ from hf_unlearn.data.preprocessing import ImageTextPreprocessor, ImageViewPrepro
 from hf_unlearn.data.streaming import StreamedBatches
 from hf_unlearn.distributed import all_reduce_sum, world_size
 from hf_unlearn.errors import UserError
-from hf_unlearn.losses import info_nce, masked_mean, negative_alignment, similarity_drift
+from hf_unlearn.losses import ContrastiveTerms, info_nce, masked_mean, negative_alignment, similarity_drift
 from hf_unlearn.methods.fine_tune import FineTuneTrainer
 from hf_unlearn.models.adapters import is_adapted
 from hf_unlearn.models.contrastive import contrastive_terms, is_dual_encoder, unwrap
@@ -25,6 +25,7 @@ from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, RETA
 from hf_unlearn.training.batch import TrainingBatch
 from hf_unlearn.training.config import UnlearningConfig
 from hf_unlearn.training.features import FeatureEncoder
+from hf_unlearn.training.loss import BatchLoss
 from hf_unlearn.training.search_space import Log, SearchSpace, Uniform
 from hf_unlearn.training.shrink_perturb import move_towards
 from hf_unlearn.training.targets import REGRESSION_PAIRS, AlignmentTargets, TargetNoise, pair_targets, view_targets
@@ -269,30 +270,32 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
         output.metrics["train_runtime"] += self._seconds_of_targets
         return output
 
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
+    def beside(self, model: nn.Module, batch: TrainingBatch) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """`[n]` the targets, and where the base model was, which only pairs are held to."""
+        if batch.caption is None:
+            return self.targets.positive[batch.index, 0], None
+        return self._pair_targets(batch, batch.caption)
+
+    def batch_loss(self, terms: ContrastiveTerms, is_unlearn: Tensor, *beside: Any) -> BatchLoss:
         """InfoNCE on the retain samples of a batch, and the squared distances of alignments to targets."""
-        batch = self.model_batch(model, inputs)
-        is_unlearn = batch.is_unlearn
-        terms = contrastive_terms(model, batch.inputs, self.args.forward_chunk_size)
+        targets: Tensor = beside[0]
+        base: tuple[Tensor, Tensor] | None = beside[1]
         retain = info_nce(terms, ~is_unlearn)
-        if batch.caption is not None:
-            targets, base = self._pair_targets(batch, batch.caption)
+        if isinstance(self.preprocessor, ImageTextPreprocessor):
             distance = terms.cosine - targets
             negative = negative_alignment(terms, torch.ones_like(is_unlearn)) / terms.scale
             drift = (all_reduce_sum(negative) / world_size() - self.targets.negative).square()
             kept = masked_mean(distance.clamp(max=0).square(), ~is_unlearn)
             changed = similarity_drift(terms, *base, ~is_unlearn) if base else torch.zeros_like(kept)
         else:
-            distance = (terms.cosine - self.targets.positive[batch.index, 0]).clamp(min=0)
+            distance = (terms.cosine - targets).clamp(min=0)
             drift = kept = changed = torch.zeros_like(retain)
         unlearn = masked_mean(distance.square(), is_unlearn)
         args = self.args
         loss = retain + args.unlearn_weight * unlearn + args.retain_weight * kept
         loss = loss + args.negative_weight * drift + args.similarity_weight * changed
         named = {"retain_shortfall": kept, "negative_drift": drift, "similarity_drift": changed}
-        return self.report(loss, terms, return_outputs, loss_retain=retain, unlearn_distance=unlearn, **named)
+        return loss, {"loss_retain": retain, "unlearn_distance": unlearn, **named}
 
     def _pair_targets(self, batch: TrainingBatch, drawn: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """`[n]` target of each pair, a picture with the caption that this step drew for it; where the base model was.

@@ -6,16 +6,17 @@ from typing import Any, ClassVar
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
 from hf_unlearn.errors import DivergenceError, UserError
-from hf_unlearn.losses import info_nce
+from hf_unlearn.losses import ContrastiveTerms, info_nce
 from hf_unlearn.models.adapters import is_adapted
 from hf_unlearn.parsing import read_tensors
 from hf_unlearn.records.method_description import INFO_NCE, UNLEARN, MethodDescription, bibtex
 from hf_unlearn.training.config import UnlearningConfig
+from hf_unlearn.training.loss import BatchLoss
 from hf_unlearn.training.search_space import Around, Choice, Log, SearchSpace, everywhere
 from hf_unlearn.training.trainer import UnlearningTrainer
 
@@ -107,12 +108,9 @@ class TaskVectorTrainer(UnlearningTrainer):
         self._signs: dict[str, Tensor] = {}  # those all of them share: -1 or 1; 0 where they do not
         self.add_callback(_NextVector(self))
 
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
+    def batch_loss(self, terms: ContrastiveTerms, is_unlearn: Tensor, *beside: Any) -> BatchLoss:
         """Eq. 1 on the unlearn samples of a batch, which is lowered."""
-        terms, is_unlearn = self.contrast(model, inputs)
-        return self.report(info_nce(terms, is_unlearn), terms, return_outputs)
+        return info_nce(terms, is_unlearn), {}
 
     def train(self, *positional: Any, **kwargs: Any) -> TrainOutput:
         """Fine-tune from the base model, as the base class trains, then negate."""

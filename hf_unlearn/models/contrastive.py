@@ -95,11 +95,6 @@ def contrastive_terms(model: nn.Module, inputs: ModelInputs, chunk_size: int | N
     inputs = {name: as_weights(family, value) for name, value in inputs.items()}
     size = len(next(iter(inputs.values())))
     if chunk_size is None or size <= chunk_size:
-        if _may_go_around_forward(model, family):
-            tokens = {name: value for name, value in inputs.items() if name != "pixel_values"}
-            images = _pooled(family.get_image_features(pixel_values=inputs["pixel_values"]))  # type: ignore[operator]
-            texts = _pooled(family.get_text_features(**tokens))  # type: ignore[operator]
-            return terms_from_outputs(family, SimpleNamespace(image_embeds=images, text_embeds=texts))
         return terms_from_outputs(family, model(**inputs))
     normalises = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in family.modules())
     if normalises or not is_dual_encoder(family):
@@ -116,19 +111,6 @@ def contrastive_terms(model: nn.Module, inputs: ModelInputs, chunk_size: int | N
     ]
     image_embeds, text_embeds = map(torch.cat, zip(*outputs, strict=True))
     return terms_from_outputs(family, SimpleNamespace(image_embeds=image_embeds, text_embeds=text_embeds))
-
-
-def _may_go_around_forward(model: nn.Module, family: nn.Module) -> bool:
-    """Whether the elements can be had by themselves, without the logits that a dual encoder's forward adds.
-
-    Not where something is done around that forward: data-parallel and compile wrappers, mixed precision, and hooks,
-    with which FSDP gathers what it sharded. An adapter lies in the layers themselves.
-    """
-    plain = terms_from_outputs.dispatch(type(family)) is terms_from_outputs.dispatch(object)
-    adapted = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-    wrapped = hasattr(family, "_original_forward") or hasattr(model, "_original_forward")
-    hooked = any(part._forward_pre_hooks or part._forward_hooks for part in (model, family))
-    return adapted is family and plain and is_dual_encoder(family) and not wrapped and not hooked
 
 
 def _embeds(outputs: Any) -> tuple[Tensor, Tensor]:

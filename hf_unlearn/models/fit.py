@@ -117,7 +117,8 @@ def check_texts(model: Any, tokenizer: Any, name: str) -> dict[str, torch.Tensor
     if not (torch.is_tensor(embeds) and embeds.ndim == 2):
         raise UserError(f"{name}: {type(model).__name__} does not embed a text as one vector; {OTHER_MODELS}")
     _require_finite(embeds, name)
-    if not texts["input_ids"][0].equal(texts["input_ids"][1]) and embeds[0].equal(embeds[1]):
+    read = [ids[: ids.argmax() + 1] if GREATEST_IS_END in _ends(model) else ids for ids in texts["input_ids"]]
+    if not read[0].equal(read[1]) and embeds[0].equal(embeds[1]):
         end = getattr(model.config.get_text_config(), "eos_token_id", None)
         raise UserError(
             f"{name}: every text gets the same embedding; eos_token_id of config.json, which says where a text ends "
@@ -145,8 +146,7 @@ def _require_finite(embeds: torch.Tensor, name: str) -> None:
 
 def _check_end(model: Any, tokens: list[int], tokenizer: Any, name: str) -> None:
     """A text encoder that reads a caption at its end token must know the token its tokenizer ends captions with."""
-    ends = {end for module in model.modules() if isinstance(end := getattr(module, "eos_token_id", None), int)}
-    for end in ends:
+    for end in _ends(model):
         found = max(tokens) if end == GREATEST_IS_END else end
         if tokens[-1] not in (found, end):
             raise UserError(
@@ -154,3 +154,8 @@ def _check_end(model: Any, tokens: list[int], tokenizer: Any, name: str) -> None
                 f"but its tokenizer ends texts with {tokens[-1]} ({tokenizer.convert_ids_to_tokens(tokens[-1])}); set "
                 "eos_token_id of the text_config to that, or save the tokenizer that the model was trained with"
             )
+
+
+def _ends(model: Any) -> set[int]:
+    """The tokens that the text encoder takes for a caption's end."""
+    return {end for module in model.modules() if isinstance(end := getattr(module, "eos_token_id", None), int)}

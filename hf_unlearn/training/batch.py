@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from accelerate.data_loader import DataLoaderShard
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer
 
 from hf_unlearn.data.encoded import EncodedSplit, EncodedSplits
 from hf_unlearn.data.preprocessing import ContrastivePreprocessor, ImageTextPreprocessor, ImageViewPreprocessor
@@ -18,6 +18,7 @@ from hf_unlearn.distributed import rank, world_size
 from hf_unlearn.models.contrastive import ModelInputs
 from hf_unlearn.training.config import UnlearningConfig
 from hf_unlearn.training.rows import TrainingRows
+from hf_unlearn.training.step import LeanTrainer
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class TrainingBatch:
     caption: Tensor | None = None
 
 
-class BatchTrainer(Trainer):
+class BatchTrainer(LeanTrainer):
     """A `Trainer` whose batches hold retain and unlearn samples, encoded once or streamed.
 
     Attributes:
@@ -112,7 +113,12 @@ class BatchTrainer(Trainer):
         caption = None
         if isinstance(self.preprocessor, ImageTextPreprocessor):
             caption, _ = self.preprocessor.draw(inputs["caption_counts"], seed)
-        return TrainingBatch(self.preprocessor.batch(inputs, seed), is_unlearn, index, caption)
+        drawn = self._step_preprocessor if model.training else self.preprocessor
+        return TrainingBatch(drawn.batch(inputs, seed), is_unlearn, index, caption)
+
+    @cached_property
+    def _step_preprocessor(self) -> ContrastivePreprocessor:
+        return self.preprocessor.compiled(self.compiled)
 
     def _step_seed(self) -> int:
         """This step's seed for random views; it depends on the place in training alone, so that resuming repeats it."""

@@ -1,6 +1,7 @@
 """What a training step costs beside the loss and its gradient: as few operations as the Trainer's own, fused."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -9,6 +10,9 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from hf_unlearn.training.accelerate_state import AccelerateState
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class LeanTrainer(Trainer):
@@ -38,6 +42,18 @@ class LeanTrainer(Trainer):
         self.args.accelerate_state.restore()  # type: ignore[attr-defined]
         super().create_accelerator_and_postprocess()
 
+    def compiled(self, function: Callable[P, R]) -> Callable[P, R]:
+        """The function compiled as the model is, if `torch_compile` is set; it must be one of tensors, whole."""
+        args = self.args
+        if not args.torch_compile:
+            return function
+        mode, backend = args.torch_compile_mode, args.torch_compile_backend or "inductor"
+        return torch.compile(function, fullgraph=True, dynamic=False, backend=backend, mode=mode)
+
+    def kept(self, value: Tensor) -> Tensor:
+        """A value of this step that outlives it, without its graph; a CUDA graph writes its outputs over."""
+        return value.detach().clone() if self.args.torch_compile_mode else value.detach()
+
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """0: the Trainer's estimate walks over all weights at every step and means nothing for pairs or views."""
         return 0
@@ -65,7 +81,7 @@ class LeanTrainer(Trainer):
             loss = self.compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
         assert isinstance(loss, Tensor)  # outputs were not asked for
         loss.backward()
-        return loss.detach()
+        return self.kept(loss)
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         """The gradient's norm; a fused optimiser divides by what it exceeds `max_grad_norm` by."""

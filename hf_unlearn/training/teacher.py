@@ -4,10 +4,10 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from hf_unlearn.losses import ContrastiveTerms
 from hf_unlearn.models.contrastive import contrastive_terms
+from hf_unlearn.training.batch import TrainingBatch
 from hf_unlearn.training.trainer import UnlearningTrainer
 
 
@@ -29,11 +29,7 @@ class TeacherTrainer(UnlearningTrainer):
         super().__init__(*positional, **kwargs)
         self.teacher = frozen_copy(self.model)
 
-    def contrast_both(
-        self, model: nn.Module, inputs: dict[str, Tensor]
-    ) -> tuple[ContrastiveTerms, ContrastiveTerms, Tensor]:
-        """The model's terms, the teacher's on the same inputs, and which samples are to be unlearned (`[n]` bool)."""
-        batch = self.model_batch(model, inputs)
+    def beside(self, model: nn.Module, batch: TrainingBatch) -> tuple[Any, ...]:
+        """The teacher's terms on the inputs that the model sees."""
         with torch.no_grad(), self.accelerator.autocast():
-            reference = contrastive_terms(self.teacher, batch.inputs, self.args.forward_chunk_size)
-        return contrastive_terms(model, batch.inputs, self.args.forward_chunk_size), reference, batch.is_unlearn
+            return (contrastive_terms(self.teacher, batch.inputs, self.args.forward_chunk_size),)

@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -33,12 +32,12 @@ from hf_unlearn.training.earlier_requests import find_earlier_requests
 from hf_unlearn.training.gradients import Objective, mean_gradient
 from hf_unlearn.training.guards import DivergenceGuard
 from hf_unlearn.training.held_rows import HoldingTrainer
+from hf_unlearn.training.loss import LossTrainer
 from hf_unlearn.training.preprocessor import make_preprocessor
 from hf_unlearn.training.rows import Split, TrainingRows
 from hf_unlearn.training.saliency import SaliencyMask
 from hf_unlearn.training.saving import SavingTrainer
 from hf_unlearn.training.shrink_perturb import NOT_SHRUNK, move_towards, refill_queue, shrink_and_perturb
-from hf_unlearn.training.step import LeanTrainer
 from hf_unlearn.training.temperature import LogitScaleBound
 
 if TYPE_CHECKING:
@@ -51,8 +50,8 @@ METHODS: dict[str, type["UnlearningTrainer"]] = {}
 """Method id -> Trainer; `hf_unlearn.methods` fills it."""
 
 
-class UnlearningTrainer(LeanTrainer, HoldingTrainer, SavingTrainer):
-    """A `Trainer` over `DatasetDict(retain=..., unlearn=...)`; a method overrides `compute_loss`.
+class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
+    """A `Trainer` over `DatasetDict(retain=..., unlearn=...)`; a method overrides `batch_loss`.
 
     A subclass with a `config_class` of its own is a method, known by the id of its config from then on.
 
@@ -127,7 +126,6 @@ class UnlearningTrainer(LeanTrainer, HoldingTrainer, SavingTrainer):
             )
         self._probe = self.rows.probe()
         batches = self.rows.batches()
-        self._terms: dict[str, dict[str, list[Tensor]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
         super().__init__(
             model=model,
             args=args,
@@ -198,11 +196,6 @@ class UnlearningTrainer(LeanTrainer, HoldingTrainer, SavingTrainer):
             make_shardable(self.model)
         return super().create_optimizer(*positional, **kwargs)
 
-    def contrast(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[ContrastiveTerms, Tensor]:
-        """One forward pass over a batch: its `ContrastiveTerms` and which samples are to be unlearned (`[n]` bool)."""
-        batch = self.model_batch(model, inputs)
-        return contrastive_terms(model, batch.inputs, self.args.forward_chunk_size), batch.is_unlearn
-
     def mean_gradient(
         self, split: EncodedSplit, objective: Objective, size: Callable[[Tensor], Tensor] = lambda gradient: gradient
     ) -> list[Tensor]:
@@ -210,17 +203,11 @@ class UnlearningTrainer(LeanTrainer, HoldingTrainer, SavingTrainer):
         return mean_gradient(self.model, self.split_batches(split), objective, self.args.forward_chunk_size, size)
 
     def report(self, loss: Tensor, terms: ContrastiveTerms, return_outputs: bool, **parts: Tensor) -> Any:
-        """What `compute_loss` returns: the loss, with the term of held rows, and the terms if outputs are asked for.
-
-        The named parts of the loss go to the logs; that costs no synchronisation.
-        """
-        mode = "train" if self.model.training else "eval"
-        if self.held is not None and mode == "train":
+        """As the base class does; to the loss of a training step the term of held rows is added."""
+        if self.held is not None and self.model.training:
             parts["held_distance"] = self.held_distance()
             loss = loss + parts["held_distance"]
-        for name, value in parts.items():
-            self._terms[mode][name].append(value.detach())
-        return (loss, terms) if return_outputs else loss
+        return super().report(loss, terms, return_outputs, **parts)
 
     @torch.no_grad()
     def probe_retain(self) -> Tensor | None:
@@ -332,11 +319,7 @@ class UnlearningTrainer(LeanTrainer, HoldingTrainer, SavingTrainer):
             return info_nce(terms, everything).detach(), None, None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the mean of each loss term since the last log, over all processes."""
-        mode = "train" if self.model.training else "eval"
-        for name, values in self._terms[mode].items():
-            logs[name] = self.accelerator.reduce(torch.stack(values).mean(), "mean").item()
-        self._terms[mode].clear()
+        """As the base class does; the run time counts what was trained before resuming."""
         if "train_runtime" in logs:
             logs["train_runtime"] += self._seconds_before
         super().log(logs, start_time)

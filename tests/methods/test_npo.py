@@ -17,7 +17,8 @@ def teacher_losses(trainer, rows):
 def teacher_terms(trainer, rows):
     trainer._step_seed = lambda: 7
     with torch.no_grad():
-        return trainer.contrast_both(trainer.model.train(), trainer.train_dataset.__getitems__(list(rows)))[1]
+        batch = trainer.model_batch(trainer.model.train(), trainer.train_dataset.__getitems__(list(rows)))
+        return trainer.beside(trainer.model, batch)[0]
 
 
 def disturb(trainer):

@@ -46,9 +46,9 @@ class DecouplingTrainer(UnlearningTrainer):
 
     config_class = DecouplingConfig
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        terms, is_unlearn = self.contrast(model, inputs)
-        return info_nce(terms, ~is_unlearn) + self.args.weight * masked_mean(terms.cosine.square(), is_unlearn)
+    def batch_loss(self, terms, is_unlearn):
+        cosine = masked_mean(terms.cosine.square(), is_unlearn)
+        return info_nce(terms, ~is_unlearn) + self.args.weight * cosine, {"squared_cosine": cosine}
 '''
 
 RUN = """
