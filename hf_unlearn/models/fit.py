@@ -101,6 +101,8 @@ def check_texts(model: Any, tokenizer: Any, name: str) -> dict[str, torch.Tensor
             f"{name}: its tokenizer has no pad token, so captions cannot be made equally long; set tokenizer.pad_token "
             "to what the model was trained with, and save it beside the model"
         )
+    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):  # what is made of a tokenizer without its files
+        raise UserError(f"{name}: its tokenizer knows no words, so its files are not complete; {remedy}")
     with told(
         lambda reason: f"{name}: {type(model).__name__} does not take what its tokenizer makes ({reason}); {remedy}",
         name,

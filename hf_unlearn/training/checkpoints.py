@@ -1,5 +1,6 @@
 """Checkpoints with the hashes of their files, so that damage is seen before anything is resumed from."""
 
+import hashlib
 import json
 import logging
 import re
@@ -8,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import torch
+from torch import nn
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_unlearn.errors import UserError, listed
@@ -132,3 +135,11 @@ def _numbered(output_dir: Path) -> dict[int, Path]:
 
 def _read_checksums(folder: Path) -> Any:
     return read_json(folder / CHECKSUMS_NAME)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A hash of a model's weights, taken on their device."""
+    hashes = [
+        torch.hash_tensor(value.detach()).view(torch.int64).item() for value in model.parameters() if value.numel()
+    ]
+    return hashlib.sha256(str(hashes).encode()).hexdigest()[:16]

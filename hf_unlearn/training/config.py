@@ -1,9 +1,9 @@
 """The `TrainingArguments` that every unlearning method shares."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields
 from math import inf
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from transformers import SchedulerType, TrainingArguments, get_scheduler
@@ -28,6 +28,11 @@ _RANGES = (
     ("max_grad_norm", 0, inf), ("num_train_epochs", 0, inf), ("gradient_accumulation_steps", 1, inf),
     ("shrink_perturb", 0, 1),
 )  # fmt: skip
+# Settings of other losses, samplers and predictions than the library's.
+_WITHOUT_EFFECT = (
+    *("label_smoothing_factor", "train_sampling_strategy", "length_column_name", "label_names", "use_liger_kernel"),
+    *("batch_eval_metrics", "include_num_input_tokens_seen", "prediction_loss_only"),
+)
 # Reports whose packages transformers does not list where they are installed.
 _UNLISTED = ("azure_ml", "flyte")
 
@@ -133,6 +138,11 @@ class UnlearningConfig(TrainingArguments):
             raise UserError(f"freeze={self.freeze!r} is unknown; choose vision or text, or leave it unset")
         if self.neftune_noise_alpha is not None:
             raise UserError("neftune_noise_alpha is noise for the embeddings of language models; leave it unset")
+        unset = {f.name: f.default for f in fields(TrainingArguments)}
+        if given := [name for name in _WITHOUT_EFFECT if getattr(self, name) != unset[name]]:
+            raise UserError(f"{given[0]} would have no effect on contrastive losses and batches; leave it unset")
+        if self.fp16 and self.device.type == "cpu":
+            raise UserError("fp16 has no effect on a CPU; use bf16, or leave it unset")
         if self.push_to_hub:
             raise UserError(NO_PUSHED_CHECKPOINTS)
         if self.resume_from_checkpoint is not None:
@@ -192,16 +202,6 @@ class ClimbingConfig(UnlearningConfig):
 
     retain_loss_budget: float | None = field(default=1.0, metadata=BUDGET_HELP)
     collapse_floor: float | None = field(default=0.05, metadata=FLOOR_HELP)
-
-
-def refuse_without_effect(options: Mapping[str, Any]) -> None:
-    """Say which arguments of the Trainer nothing would come of: its evaluation has a loss and no predictions."""
-    for name in ("compute_metrics", "preprocess_logits_for_metrics", "compute_loss_func"):
-        if options.get(name) is not None:
-            raise UserError(
-                f"{name} would have no effect, since methods have their own losses and evaluation has no predictions; "
-                "leave it unset, and measure the trained model with hf-unlearn evaluate"
-            )
 
 
 def refuse_evaluating(config: UnlearningConfig) -> None:

@@ -1,6 +1,5 @@
 """What every unlearning method shares: its `Trainer` around the three quantities."""
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -27,8 +26,9 @@ from hf_unlearn.models.sharding import make_shardable
 from hf_unlearn.models.towers import freeze_tower
 from hf_unlearn.records.settings import weight_settings
 from hf_unlearn.training import checkpoints
-from hf_unlearn.training.config import UnlearningConfig, refuse_without_effect
+from hf_unlearn.training.config import UnlearningConfig
 from hf_unlearn.training.earlier_requests import find_earlier_requests
+from hf_unlearn.training.given import refuse_search, refuse_unusable
 from hf_unlearn.training.gradients import Objective, mean_gradient
 from hf_unlearn.training.guards import DivergenceGuard
 from hf_unlearn.training.held_rows import HoldingTrainer
@@ -81,6 +81,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
     train_dataset: EncodedSplits | StreamedBatches
     # A contrastive loss is a mean over its own batch: let the Trainer divide by the accumulation steps.
     loss_is_scaled_for_ga = False
+    hyperparameter_search = refuse_search  # type: ignore[assignment]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -103,7 +104,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         initial_model: PreTrainedModel | None = None,
         **kwargs: Any,
     ) -> None:
-        refuse_without_effect(kwargs)
+        refuse_unusable(self.config_class, model, args, train_dataset, kwargs)
         self.initial_model = initial_model
         self.source_splits = train_dataset if isinstance(train_dataset, DatasetDict) else None
         train_dataset, self.earlier = find_earlier_requests(train_dataset, model, args.seed)
@@ -141,7 +142,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
             model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
         if isinstance(batches, EncodedSplits) and args.device.type != "cpu" and args.dataloader_num_workers == 0:
             self._keep_on_device(batches)
-        self._started_from = _fingerprint(model)
+        self._started_from = checkpoints.fingerprint(model)
         self.guard = DivergenceGuard(self)
         self.add_callback(self.guard)
         self.add_callback(LogitScaleBound(lambda: self.model))
@@ -323,11 +324,3 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         if "train_runtime" in logs:
             logs["train_runtime"] += self._seconds_before
         super().log(logs, start_time)
-
-
-def _fingerprint(model: nn.Module) -> str:
-    """A hash of a model's weights, taken on their device."""
-    hashes = [
-        torch.hash_tensor(value.detach()).view(torch.int64).item() for value in model.parameters() if value.numel()
-    ]
-    return hashlib.sha256(str(hashes).encode()).hexdigest()[:16]

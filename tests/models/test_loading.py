@@ -210,6 +210,13 @@ def test_a_run_that_trusts_a_model_trusts_its_processor(folder):
     assert type(load_encoder(str(folder), trust_remote_code=True)[1]).__name__ == "Mine"
 
 
+def test_a_setting_of_another_type_is_one_sentence(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"projection_dim": "64"}))
+    with pytest.raises(UserError, match=r"cannot be loaded: .*'projection_dim' .*'64'"):
+        load_encoder(str(folder))
+
+
 def saved_processor(folder: Path, change) -> None:
     processor = AutoProcessor.from_pretrained(folder)
     change(processor)
@@ -240,6 +247,10 @@ MISFITS = {
     "a greater tokenizer": (
         lambda f: saved_processor(f, lambda p: p.tokenizer.add_tokens([f"new{i}" for i in range(2000)])),
         r"its tokenizer knows \d+ tokens and the model \d+",
+    ),
+    "no files of a tokenizer": (
+        lambda f: [file.unlink() for file in f.glob("tokenizer*")],
+        "its tokenizer knows no words",
     ),
     "another end of a text": (lambda f: end_with(f, 7), "takes token 7 for the end .* ends texts with 2 "),
     "the start for the end": (lambda f: end_with(f, 1), "takes token 1 for the end .* ends texts with 2 "),

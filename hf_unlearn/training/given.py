@@ -1,0 +1,63 @@
+"""What a Trainer is given, checked before anything is made of it."""
+
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import pyarrow.compute as pc
+from datasets import Dataset
+
+from hf_unlearn.data.columns import arrow_column
+from hf_unlearn.errors import UserError, listed
+
+_NO_EFFECT = {
+    **dict.fromkeys(
+        ("compute_metrics", "preprocess_logits_for_metrics", "compute_loss_func"),
+        "since methods have their own losses and evaluation has no predictions; leave it unset, and measure the "
+        "trained model with hf-unlearn evaluate",
+    ),
+    "model_init": "since a method starts from the given weights; pass the model, and search settings with hf-unlearn "
+    "tune",
+}
+
+
+def refuse_unusable(config_class: type[Any], model: Any, args: Any, splits: Any, options: Mapping[str, Any]) -> None:
+    """Refuse what a Trainer could make nothing of, or something else than was meant.
+
+    Args:
+        config_class: The config of the Trainer's method.
+        model: What it was given as the model.
+        args: And as its config.
+        splits: And as the rows.
+        options: Further arguments of `transformers.Trainer`.
+
+    Raises:
+        UserError: The model is not loaded, the config is another method's, an argument would have no effect, or rows
+            to be unlearned are among those to retain.
+    """
+    for name, reason in _NO_EFFECT.items():
+        if options.get(name) is not None:
+            raise UserError(f"{name} would have no effect, {reason}")
+    if not hasattr(model, "config"):
+        raise UserError(
+            f"model is a {type(model).__name__}, no loaded model; load it with its processor: load_encoder(NAME)"
+        )
+    if getattr(args, "method", None) != config_class.method:
+        raise UserError(
+            f"args is a {type(args).__name__}, and this method takes a {config_class.__name__}; pass one of these"
+        )
+    for name, split in splits.items() if isinstance(splits, Mapping) else ():
+        if isinstance(split, list | tuple):
+            raise UserError(f"the split {name} is a list; make a Dataset of it (Dataset.from_list)")
+    rows = [splits.get(name) for name in ("retain", "unlearn")] if isinstance(splits, Mapping) else []
+    if all(isinstance(split, Dataset) and "id" in split.column_names for split in rows) and rows:
+        retain, unlearn = (pc.cast(arrow_column(split, "id"), "string") for split in rows)
+        if shared := pc.unique(retain.filter(pc.is_in(retain, value_set=unlearn))).to_pylist():
+            raise UserError(
+                f"{len(shared):,} rows are in both splits, retain and unlearn: {listed(shared)}; leave each in one, as "
+                "make_splits does"
+            )
+
+
+def refuse_search(*_: Any, **__: Any) -> NoReturn:
+    """Refuse `Trainer.hyperparameter_search`: a loss does not tell how near to Retrain a model is."""
+    raise UserError("hyperparameter_search minimises a loss; search with hf-unlearn tune, for the gap to Retrain")

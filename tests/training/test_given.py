@@ -1,0 +1,68 @@
+"""What a Trainer is given and could make nothing of, or something else than was meant."""
+
+import pytest
+from datasets import DatasetDict, concatenate_datasets
+from transformers import TrainingArguments
+
+from hf_unlearn.errors import UserError
+from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
+from hf_unlearn.methods.gradient_ascent import GradientAscentTrainer
+
+
+@pytest.fixture
+def give(encoder, splits, tmp_path):
+    """A function that makes a Fine-Tune trainer, one of its parts replaced."""
+    model, processor = encoder("clip")
+    config = FineTuneConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+
+    def make(trainer=FineTuneTrainer, model=model, args=config, train_dataset=splits, **kwargs):
+        return trainer(model, args, train_dataset, processing_class=processor, **kwargs)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("compute_metrics", print, "compute_metrics would have no effect, since methods have their own losses"),
+        ("compute_loss_func", print, "compute_loss_func would have no effect"),
+        ("preprocess_logits_for_metrics", print, "preprocess_logits_for_metrics would have no effect"),
+        ("model_init", print, "model_init would have no effect, .* hf-unlearn tune"),
+        ("model", "org/clip", r"model is a str, no loaded model; load it .* load_encoder\(NAME\)"),
+        ("model", None, "model is a NoneType, no loaded model"),
+        ("trainer", GradientAscentTrainer, "args is a FineTuneConfig, and this method takes a GradientAscentConfig"),
+    ],
+)
+def test_what_is_not_meant_is_refused(give, part, value, message):
+    with pytest.raises(UserError, match=message):
+        give(**{part: value})
+
+
+def test_arguments_of_any_trainer_are_no_config(give, tmp_path):
+    with pytest.raises(UserError, match="args is a TrainingArguments, and this method takes a FineTuneConfig"):
+        give(args=TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none"))
+
+
+def test_a_row_to_be_unlearned_is_not_retained(give, splits):
+    both = concatenate_datasets([splits["retain"], splits["unlearn"].select([2, 0])])
+    ids = splits["unlearn"]["id"]
+    with pytest.raises(UserError, match=f"2 rows are in both splits, retain and unlearn: {ids[2]}, {ids[0]}; leave"):
+        give(train_dataset=DatasetDict(retain=both, unlearn=splits["unlearn"]))
+    with pytest.raises(UserError, match="the split retain is a list; make a Dataset of it"):
+        give(train_dataset={"retain": list(splits["retain"]), "unlearn": splits["unlearn"]})
+
+
+def test_settings_without_effect_are_refused(tmp_path):
+    for name, value in (("label_smoothing_factor", 0.1), ("train_sampling_strategy", "group_by_length")):
+        with pytest.raises(UserError, match=f"{name} would have no effect on contrastive losses and batches"):
+            FineTuneConfig(output_dir=str(tmp_path), **{name: value})
+
+
+def test_half_precision_that_a_cpu_does_not_have_is_refused(tmp_path):
+    with pytest.raises(UserError, match="fp16 has no effect on a CPU; use bf16"):
+        FineTuneConfig(output_dir=str(tmp_path), use_cpu=True, fp16=True)
+
+
+def test_a_search_for_a_lower_loss_is_refused(give):
+    with pytest.raises(UserError, match="search with hf-unlearn tune"):
+        give().hyperparameter_search(n_trials=1)
