@@ -24,7 +24,7 @@ from hf_unlearn.models.forms import TRANSFORMERS, located, stored_dtype
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.saving import check_form, save_encoder
 from hf_unlearn.records.schemas import Results, UnlearningManifest
-from hf_unlearn.runs.arguments import Run, get_peft_config
+from hf_unlearn.runs.arguments import Run
 from hf_unlearn.runs.evaluation import (
     EARLIER,
     Evaluation,
@@ -40,6 +40,7 @@ from hf_unlearn.runs.request_statuses import drift_notes, request_statuses
 from hf_unlearn.runs.results import make_results
 from hf_unlearn.runs.resuming import RunState, base_key
 from hf_unlearn.runs.retrain_model import check_retrain
+from hf_unlearn.runs.run_arguments import get_peft_config
 from hf_unlearn.runs.run_data import UnlearningTask
 from hf_unlearn.runs.sanity import sanity_notes
 from hf_unlearn.runs.training_log import attach_log

@@ -4,7 +4,7 @@ from collections.abc import Container, Mapping
 from dataclasses import MISSING, Field, fields
 
 from hf_unlearn.data.config import DataConfig
-from hf_unlearn.runs.arguments import RunArguments
+from hf_unlearn.runs.run_arguments import RunArguments
 from hf_unlearn.training.config import UnlearningConfig
 
 # Group -> the options in it; of a training's, those that people set.

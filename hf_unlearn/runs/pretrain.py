@@ -26,9 +26,10 @@ from hf_unlearn.methods.retrain import RetrainConfig, RetrainTrainer
 from hf_unlearn.parsing import read_json
 from hf_unlearn.records.schemas import DatasetRecord
 from hf_unlearn.records.settings import weight_settings
-from hf_unlearn.runs.arguments import OPENMOJI, Run
+from hf_unlearn.runs.arguments import Run
 from hf_unlearn.runs.builders import Builder
 from hf_unlearn.runs.initial import InitialModel
+from hf_unlearn.runs.run_arguments import OPENMOJI
 from hf_unlearn.runs.run_data import UnlearningTask
 from hf_unlearn.runs.training_log import attach_log
 from hf_unlearn.training.checkpoints import newest_checkpoint

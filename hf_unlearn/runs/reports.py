@@ -17,13 +17,13 @@ from hf_unlearn.metrics.alignment_matrices import alignment_gap_matrix, alignmen
 from hf_unlearn.metrics.gap import gap_to_retrain
 from hf_unlearn.models.weights import weights_sha256
 from hf_unlearn.records.schemas import EvaluationRecord, Matrices, Results
-from hf_unlearn.runs.arguments import RunArguments
 from hf_unlearn.runs.evaluation import (
     Evaluation,
     Evaluator,
 )
 from hf_unlearn.runs.request_statuses import request_statuses
 from hf_unlearn.runs.results import save_results
+from hf_unlearn.runs.run_arguments import RunArguments
 from hf_unlearn.runs.run_data import UnlearningTask
 
 BEFORE = "before"

@@ -19,7 +19,7 @@ from hf_unlearn.errors import UserError, listed
 from hf_unlearn.hub.history import PastRequests, PrivateRows
 from hf_unlearn.hub.recording import describe_request
 from hf_unlearn.records.schemas import DatasetRecord, RequestRecord
-from hf_unlearn.runs.arguments import OPENMOJI, RunArguments
+from hf_unlearn.runs.run_arguments import OPENMOJI, RunArguments
 
 logger = logging.getLogger(__name__)
 

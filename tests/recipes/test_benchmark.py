@@ -115,7 +115,7 @@ def test_what_had_other_settings_is_measured_again(tmp_path, monkeypatch, caplog
     class Measuring:
         before = SimpleNamespace(metrics={"emia": 9.0})
 
-        def measure(self, config, name):
+        def train_and_evaluate(self, config, name):
             measured.append(name)
             return None, SimpleNamespace(metrics={"emia": config.learning_rate})
 
@@ -205,7 +205,7 @@ def test_sweep_compares_with_one_retrain(tmp_path, monkeypatch, capsys):
         before = retrain = SimpleNamespace(metrics={"emia": 9.0, "estimated_gap": 1.0})
         evaluator = SimpleNamespace(gap_keys=("emia",))
 
-        def measure(self, config):
+        def train_and_evaluate(self, config):
             measured.append(config.method)
             return None, self.before
 
