@@ -62,7 +62,7 @@ from hf_unlearn.models.simclr import SimCLRConfig, SimCLRModel
 from hf_unlearn.models.small_clip import build_small_clip
 from hf_unlearn.runs.arguments import parse_run
 from hf_unlearn.runs.builders import simclr
-from hf_unlearn.runs.evaluation import class_labels
+from hf_unlearn.runs.class_labels import class_labels
 from hf_unlearn.runs.run_data import prepare_task
 from hf_unlearn.runs.unlearn import base_model
 from hf_unlearn.training.preprocessor import make_preprocessor

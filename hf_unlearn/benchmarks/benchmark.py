@@ -25,7 +25,7 @@ from hf_unlearn.runs.arguments import Run, parse_run
 from hf_unlearn.runs.builders import BUILDERS
 from hf_unlearn.runs.experiment import Experiment
 from hf_unlearn.runs.options import grouped_options, section_options
-from hf_unlearn.runs.results import COLUMNS, TAIL, markdown
+from hf_unlearn.runs.results import columns_of, markdown
 from hf_unlearn.runs.resuming import settings_hash
 from hf_unlearn.runs.unlearn import start
 
@@ -245,7 +245,7 @@ def write_tables(summary: Summary, benchmark: Benchmark, output_dir: Path) -> st
 def _main_table(summary: Summary, names: Sequence[str]) -> str:
     """Tables 1, 2, 4, 6 and 7: mean ± sd, mean gap to the trial's own Retrain in parentheses, best in bold."""
     present = {key for metrics in summary.mean.values() for key in metrics}
-    columns = [key for key in (*COLUMNS[summary.family], *TAIL, "agreement_pearson") if key in present]
+    columns = [*columns_of(summary.family, present), *({"agreement_pearson"} & present)]
     compared = [n for n in names if n.removesuffix(WITHOUT_INITIAL) in METHODS and n != "retrain"]
     best = min(summary.mean[n]["avg_gap"] for n in compared) if compared else None
     lines = [["Method", *(short_name(key) for key in columns), "Avg. gap"]]

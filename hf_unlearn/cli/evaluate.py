@@ -18,7 +18,7 @@ HONOURED = (
     "config", "dataset_config", "dataset_revision", "image_column", "caption_column", "label_column", "id_column",
     "streaming", "max_eval_samples", "num_samples", "unlearn_fraction", "unlearn_request", "unlearn_where",
     "split_seed", "validation_fraction", "test_fraction", "duplicates", "skip_bad_images", "model_revision",
-    "trust_remote_code", "max_length", "views", "resident_bytes", "use_cpu",
+    "trust_remote_code", "max_length", "views", "resident_bytes", "prompt_templates", "class_names", "use_cpu",
 )  # fmt: skip
 ENCODING = "fine_tune"  # any method: its config says how rows are encoded, and on which device
 

@@ -45,7 +45,20 @@ class DataConfig:
         },
     )
 
+    prompt_templates: list[str] | None = field(
+        default=None,
+        metadata={"help": "Measure zero-shot accuracy with these prompts, {} for a class's name: 'a photo of a {}'."},
+    )
+    class_names: list[str] | None = field(
+        default=None, metadata={"help": "Names of the classes in these prompts, by number; default: the labels' own."}
+    )
+
     def __post_init__(self) -> None:
+        for template in self.prompt_templates or ():
+            if template.count("{}") != 1:
+                raise UserError(f"prompt_templates: {template!r} must hold {{}} once, where a class's name goes")
+        if self.class_names is not None and not self.prompt_templates:
+            raise UserError("class_names go into prompts; give prompt_templates, too")
         if self.views not in VIEW_PRESETS:
             raise UserError(f"views={self.views!r} is unknown; choose one of {', '.join(VIEW_PRESETS)}")
         for name, least, most in _RANGES:

@@ -28,6 +28,7 @@ __all__ = ["make_splits", "request_rows"]
 
 logger = logging.getLogger(__name__)
 
+HOLDOUT = "holdout_"  # splits called so are measured and never trained on: did a method erase more than was asked?
 HELD_OUT = {"validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 PAPER_VALIDATION_FRACTION = 0.1
 
@@ -57,9 +58,9 @@ def make_splits(
         permutation = [validation | test | unlearn | retain]
 
     With a test split of the dataset's own this is the split of the paper's reference code: 5,000, 4,500 and 40,500 of
-    CIFAR's 50,000. Rows asked for by id or condition
-    are always unlearned; held-out rows are then drawn from the others. A dictionary that has `retain` and `unlearn`
-    already is used as it is, missing held-out splits being drawn from `retain`.
+    CIFAR's 50,000. Rows asked for by id or condition are always unlearned; held-out rows are then drawn from the
+    others. A dictionary that has `retain` and `unlearn` already is used as it is, missing held-out splits being drawn
+    from `retain`. Further splits called `holdout_*` stay as they are.
 
     Rows of earlier requests (`past`) go into no split but a fifth, `earlier`, and what the first run held out is held
     out again. A row that this request names is unlearned, whatever it was before.
@@ -266,6 +267,7 @@ def rows_by_role(data: Dataset | DatasetDict) -> tuple[Dataset, Dataset | None, 
         raise UserError(f"The dataset needs a split train, or both retain and unlearn; it has {listed(data)}.")
     held_out = {name: next((alias for alias in aliases if alias in data), None) for name, aliases in HELD_OUT.items()}
     used = {"retain", "unlearn"} if is_ready else {"train"}
+    held_out |= {name: name for name in data if name.startswith(HOLDOUT)}
     if unused := set(data) - used - set(held_out.values()):
         logger.warning("Splits of the dataset that are not used: %s.", listed(sorted(unused)))
     found = {name: with_ids(data[alias], prefix=f"{alias}/") for name, alias in held_out.items() if alias is not None}

@@ -53,7 +53,7 @@ class RetrainTrainer(FineTuneTrainer):
     initial model, where one is given: of a fine-tuned model, exact unlearning is fine-tuning again.
 
     Raises:
-        UserError: as its base class does, and with a `peft_config`.
+        UserError: as its base class does, and with a `peft_config` but no initial model.
     """
 
     config_class = RetrainConfig
@@ -66,8 +66,11 @@ class RetrainTrainer(FineTuneTrainer):
         initial_model: PreTrainedModel | None = None,
         **kwargs: Any,
     ) -> None:
-        if kwargs.get("peft_config") is not None:
-            raise UserError("Retrain draws every weight anew, which no adapter can hold; leave peft_config unset")
+        if kwargs.get("peft_config") is not None and initial_model is None:
+            raise UserError(
+                "Retrain draws every weight anew, which no adapter can hold; leave peft_config unset, or give "
+                "initial_model"
+            )
         if args.freeze is not None and initial_model is None:
             raise UserError(
                 "Retrain draws every weight anew, and a frozen encoder would stay random; name --initial_model, or set "

@@ -30,6 +30,7 @@ _WEIGHTS_AT_ONCE = 2**21
 
 Weights = npt.NDArray[np.float64]
 """`[draws, n]`: how often each of n samples is in each draw."""
+Parts = dict[str, Scores]
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class ImageTextEvidence:
         validation: `[v]` the same of validation.
         retain: `[r]` the same of retain, for the interval; without it, retain's means are taken as exact.
         recalls: `[v]` each validation sample's share of `recall_validation`, likewise.
+        holdout: `[h]` alignments of samples that were not asked for and are like those that were, if there are any.
     """
 
     cosine_retain: float
@@ -72,6 +74,7 @@ class ImageTextEvidence:
     validation: Array
     retain: Array | None = None
     recalls: Array | None = None
+    holdout: Array | None = None
 
     def estimated_gap(self, before: "ImageTextEvidence") -> EstimatedGap:
         """Estimate this encoder's average gap in retain and unlearn cosine (Table 4) from the original encoder.
@@ -86,11 +89,15 @@ class ImageTextEvidence:
         validation cosine is no utility (rankings do not depend on it) and does not count. The spread is 0 wherever one
         set of alignments lies above the other throughout, so it only distinguishes runs near the target.
 
+        With samples held out to see whether more was erased than asked, what their mean cosine H lost, `max(0, H0 -
+        H)`, counts as lost retrieval does: Retrain was not asked to forget them.
+
         Args:
             before: The original encoder's, on the same samples.
 
         Returns:
-            The parts `retain`, `unlearn`, `utility` and `spread`, and the estimate with its interval.
+            The parts `retain`, `unlearn`, `utility` and `spread`, and `holdout` where there is any, and the estimate
+            with its interval.
 
         Raises:
             UserError: A set of alignments is empty, or one is NaN or infinite.
@@ -105,8 +112,9 @@ class ImageTextEvidence:
         unlearn, unseen = check_scores(self.unlearn, "unlearn"), check_scores(before.validation, "validation")
         retain = _difference(self.retain, before.retain, "retain")
         recalls = _difference(before.recalls, self.recalls, "validation recalls")
+        erased = _difference(before.holdout, self.holdout, "holdout")
 
-        def estimate(of_retain: Weights, of_unlearn: Weights, of_unseen: Weights) -> dict[str, Scores]:
+        def estimate(of_retain: Weights, of_unlearn: Weights, of_unseen: Weights, of_held: Weights) -> Parts:
             left, unseen_left = _shift(unlearn, of_unlearn), _shift(unseen, of_unseen)
             apart = _wasserstein(unlearn, unseen, of_unlearn, of_unseen)
             apart -= np.abs(float(unlearn.mean() - unseen.mean()) + left - unseen_left)
@@ -117,13 +125,15 @@ class ImageTextEvidence:
                 "unlearn": np.abs(off),
                 "utility": np.maximum(0.0, lost),
                 "spread": 100 * np.maximum(0.0, apart),
+                **_over_erased(erased, of_held),
             }
 
-        return _with_interval(estimate, _image_text_total, (len(retain), len(unlearn), len(unseen)))
+        return _with_interval(estimate, _image_text_total, (len(retain), len(unlearn), len(unseen), len(erased)))
 
 
 def _image_text_total(parts: Mapping[str, Scores]) -> Scores:
-    return (parts["retain"] + parts["unlearn"] + parts["utility"]) / 2 + SPREAD_WEIGHT * parts["spread"]
+    lost = parts["utility"] + parts.get("holdout", 0.0)
+    return (parts["retain"] + parts["unlearn"] + lost) / 2 + SPREAD_WEIGHT * parts["spread"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,11 +170,14 @@ class ViewEvidence:
         unlearn: `[u]` view alignment of each unlearn sample, a cosine.
         validation: `[v]` the same of validation.
         probe: What a linear probe finds; None without labels.
+        holdout: `[h]` view alignments of samples that were not asked for and are like those that were, if there are
+            any.
     """
 
     unlearn: Array
     validation: Array
     probe: ProbeEvidence | None = None
+    holdout: Array | None = None
 
     def estimated_gap(self, before: "ViewEvidence") -> EstimatedGap:
         """Estimate this encoder's average gap in EMIA, RA, TA, UA and CMIA (Tables 1 and 2) from the original encoder.
@@ -178,12 +191,14 @@ class ViewEvidence:
         thresholds drawn from validation: the same unit without the jumps of a fitted threshold, where one of 40
         samples is 2.5 points.
 
+        What the mean view alignment of samples held out for over-generalisation lost, times 100, adds to the sum.
+
         Args:
             before: The original encoder's, on the same samples.
 
         Returns:
             The parts `emia`, `retain_accuracy`, `test_accuracy`, `unlearn_accuracy` and `cmia`, and their mean with
-            its interval; only `emia` without a probe.
+            its interval; only `emia` without a probe. And `holdout` where there is any.
 
         Raises:
             UserError: A set is empty, or a value is NaN or infinite.
@@ -196,9 +211,12 @@ class ViewEvidence:
         """
         unlearn, unseen = check_scores(self.unlearn, "unlearn"), check_scores(self.validation, "validation")
         probe, earlier = self.probe, before.probe
+        erased = _difference(before.holdout, self.holdout, "holdout")
         if probe is None or earlier is None:
             return _with_interval(
-                lambda _, u, v: {"emia": _membership(unlearn, unseen, u, v)}, _mean, (0, len(unlearn), len(unseen))
+                lambda _, u, v, h: {"emia": _membership(unlearn, unseen, u, v), **_over_erased(erased, h)},
+                _views_total,
+                (0, len(unlearn), len(unseen), len(erased)),
             )
         sure, unsure = (
             check_scores(given, f"confidence of {name}")
@@ -208,7 +226,7 @@ class ViewEvidence:
         held_out = _difference(probe.validation_hits, earlier.validation_hits, "validation hits")
         found, found_before = _hits(probe.unlearn_hits), _hits(earlier.validation_hits)
 
-        def estimate(of_retain: Weights, of_unlearn: Weights, of_unseen: Weights) -> dict[str, Scores]:
+        def estimate(of_retain: Weights, of_unlearn: Weights, of_unseen: Weights, of_held: Weights) -> Parts:
             signed = {
                 "retain_accuracy": probe.retain_accuracy - earlier.retain_accuracy + 100 * _shift(retain, of_retain),
                 "test_accuracy": probe.validation_accuracy
@@ -222,13 +240,20 @@ class ViewEvidence:
                 "emia": _membership(unlearn, unseen, of_unlearn, of_unseen),
                 **{name: np.abs(value) for name, value in signed.items()},
                 "cmia": _membership(sure, unsure, of_unlearn, of_unseen),
+                **_over_erased(erased, of_held),
             }
 
-        return _with_interval(estimate, _mean, (len(retain), len(unlearn), len(unseen)))
+        return _with_interval(estimate, _views_total, (len(retain), len(unlearn), len(unseen), len(erased)))
 
 
-def _mean(parts: Mapping[str, Scores]) -> Scores:
-    return np.mean(list(parts.values()), axis=0)
+def _views_total(parts: Mapping[str, Scores]) -> Scores:
+    measured = [part for name, part in parts.items() if name != "holdout"]
+    return (np.sum(measured, axis=0) + parts.get("holdout", 0.0)) / len(measured)
+
+
+def _over_erased(erased: Scores, of_held: Weights) -> Parts:
+    """What samples that nobody asked for lost on average, in points; nothing where there are none."""
+    return {"holdout": np.maximum(0.0, 100 * (erased.mean() + _shift(erased, of_held)))} if len(erased) else {}
 
 
 def wasserstein(a: Array, b: Array) -> float:
@@ -272,9 +297,9 @@ def _membership(unlearn: Scores, validation: Scores, of_unlearn: Weights, of_val
 
 
 def _with_interval(
-    estimate: Callable[[Weights, Weights, Weights], dict[str, Scores]],
+    estimate: Callable[[Weights, Weights, Weights, Weights], Parts],
     total: Callable[[Mapping[str, Scores]], Scores],
-    sizes: tuple[int, int, int],
+    sizes: tuple[int, int, int, int],
 ) -> EstimatedGap:
     """The estimate of all samples, and the middle 95% of those of samples drawn anew with replacement.
 
@@ -282,7 +307,7 @@ def _with_interval(
     hold the estimate.
 
     Args:
-        estimate: From draws of retain, unlearn and validation to the parts, `[draws]` each.
+        estimate: From draws of retain, unlearn, validation and holdout to the parts, `[draws]` each.
         total: From the parts to the estimate.
         sizes: How many samples there are of each; 0 where none are drawn.
     """

@@ -34,11 +34,16 @@ METRIC_LABELS = {
     "recall_at_5_image_to_text": MetricLabel("Recall at 5, image to text"),
     "recall_at_1_text_to_image": MetricLabel("Recall at 1, text to image"),
     "recall_at_5_text_to_image": MetricLabel("Recall at 5, text to image"),
+    "zero_shot_retain": MetricLabel("Zero-shot accuracy, retain"),
+    "zero_shot_unlearn": MetricLabel("Zero-shot accuracy, unlearn"),
+    "zero_shot_validation": MetricLabel("Zero-shot accuracy, validation"),
+    "zero_shot_test": MetricLabel("Zero-shot accuracy, test"),
     "recall_validation": MetricLabel("Recall on validation, mean over both ways at 1 and 5"),
     "estimated_gap": MetricLabel("Average gap to Retrain, estimated without Retrain", ""),
     "estimated_gap_retain": MetricLabel("Estimated gap, retain cosine", "×100"),
     "estimated_gap_unlearn": MetricLabel("Estimated gap, unlearn cosine", "×100"),
     "estimated_gap_utility": MetricLabel("Estimated gap, recall lost on validation"),
+    "estimated_gap_holdout": MetricLabel("Estimated gap, lost by samples that nobody asked for", "×100"),
     "estimated_gap_spread": MetricLabel("Estimated gap, spread of the unlearn cosines", "×100"),
     "estimated_gap_emia": MetricLabel("Estimated gap, attack on the encoder"),
     "estimated_gap_retain_accuracy": MetricLabel("Estimated gap, RA"),
@@ -55,6 +60,7 @@ _SHORT_NAMES = {
     "cosine_retain": "Cosine, retain",
     "cosine_unlearn": "Cosine, unlearn",
     "cosine_test": "Cosine, test",
+    "zero_shot_test": "Zero-shot, test",
     "forgetting_score": "FS",
     "negative_alignment": "Neg. alignment gap",
     "run_time_minutes": "RTE (min)",
@@ -66,6 +72,8 @@ _SHORT_NAMES = {
     "unlearn_accuracy": "UA",
     "cmia": "CMIA",
 }
+
+_HOLDOUT_LABELS = {"cosine_holdout_": "Matched cosine", "alignment_holdout_": "View alignment"}
 
 # What the average gap to Retrain is over, by family (Tables 1 and 4); without labels there is no probe, and EMIA alone.
 GAP_KEYS = {
@@ -91,11 +99,17 @@ def gap_keys(family: str, measured: Iterable[str]) -> tuple[str, ...]:
 
 def metric_label(key: str) -> MetricLabel:
     """Look up a metric of `evaluation.json`; one that is not in the table is named after its key."""
+    for prefix, name in _HOLDOUT_LABELS.items():
+        if key.startswith(prefix) and not key.endswith("_std"):
+            return MetricLabel(f"{name}, {key.removeprefix(prefix)} (not asked for)", "×100")
     return METRIC_LABELS.get(key) or MetricLabel(key.replace("_", " ").capitalize(), "")
 
 
 def short_name(key: str) -> str:
     """Name a metric in the header of a wide table."""
+    for prefix in _HOLDOUT_LABELS:
+        if key.startswith(prefix):
+            return f"Holdout {key.removeprefix(prefix)}"
     return _SHORT_NAMES.get(key) or metric_label(key).name
 
 
@@ -104,6 +118,11 @@ def in_display_order(keys: Iterable[str]) -> list[str]:
     keys = list(keys)
     known = [key for key in METRIC_LABELS if key in keys]
     return known + [key for key in keys if key not in METRIC_LABELS and not is_beside(key, keys)]
+
+
+def is_of_a_holdout(key: str) -> bool:
+    """Say whether a metric is the alignment of a split that was held out to see whether more was erased than asked."""
+    return key.startswith(tuple(_HOLDOUT_LABELS)) and not key.endswith("_std")
 
 
 def is_beside(key: str, keys: Iterable[str]) -> bool:

@@ -7,18 +7,15 @@ from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.compute as pc
 import torch
-from datasets import ClassLabel, Dataset
+from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_unlearn.data.columns import arrow_column
 from hf_unlearn.data.encoded import EncodedSplit
-from hf_unlearn.data.labels import align_classes
 from hf_unlearn.data.preprocessing import ContrastivePreprocessor, Encoded, ImageTextPreprocessor, ImageViewPreprocessor
+from hf_unlearn.data.splits import HOLDOUT
 from hf_unlearn.embedding import BATCH, embed_split
-from hf_unlearn.errors import listed
 from hf_unlearn.metrics.agreement import agreement
 from hf_unlearn.metrics.alignment import matched_cosine
 from hf_unlearn.metrics.cka import linear_cka
@@ -31,10 +28,11 @@ from hf_unlearn.metrics.linear_probe import cached_views, linear_probe
 from hf_unlearn.metrics.negative_alignment import negative_alignment
 from hf_unlearn.metrics.retrieval import Retrieval, retrieval
 from hf_unlearn.models.contrastive import embed_images, embed_texts
+from hf_unlearn.runs.class_labels import ClassLabels
+from hf_unlearn.runs.zero_shot import ZeroShotTask
 
 AUDIT_VIEWS = 10  # views an image, as EMIA takes them
 AUDIT_SEED = 2406  # the same views for every model, whatever the run's seed
-LABEL_COLUMNS = ("label", "category")
 SPLITS = ("retain", "unlearn", "validation", "test")
 EARLIER = "earlier"  # rows of earlier requests on the same model
 
@@ -99,7 +97,8 @@ class Evaluator(ABC):
 
     Args:
         splits: `retain`, `unlearn`, `validation` and `test`, encoded. The gap to Retrain is estimated from the first
-            three; the test split is only reported. Where there is a split `earlier`, its alignment is measured, too.
+            three; the test split is only reported. Splits `earlier` and `holdout_*` are measured, too, if there are
+            any; the latter guard the estimated gap against erasing more than was asked.
         preprocessor: how they were encoded.
     """
 
@@ -109,7 +108,12 @@ class Evaluator(ABC):
 
     def __init__(self, splits: Mapping[str, EncodedSplit], preprocessor: ContrastivePreprocessor) -> None:
         self.splits, self.preprocessor = splits, preprocessor
-        self._earlier = (EARLIER,) if splits.get(EARLIER) else ()
+        self._holdouts = tuple(name for name in splits if name.startswith(HOLDOUT))
+        self._further = (*((EARLIER,) if splits.get(EARLIER) else ()), *self._holdouts)
+
+    def _holdout(self, alignment: Mapping[str, Array]) -> Array | None:
+        """Alignments of all samples of the splits `holdout_*`, one after another."""
+        return np.concatenate([alignment[name] for name in self._holdouts]) if self._holdouts else None
 
     @abstractmethod
     def evaluate(self, model: PreTrainedModel) -> Evaluation:
@@ -117,18 +121,36 @@ class Evaluator(ABC):
 
 
 class ImageTextEvaluator(Evaluator):
-    """Table 4's cosines and retrieval for dual encoders."""
+    """Table 4's cosines and retrieval for dual encoders.
+
+    Args:
+        splits: as the base class takes them.
+        preprocessor: how they were encoded.
+        zero_shot: classes and prompts, where zero-shot accuracy is measured, too.
+    """
 
     family = "image-text"
     gap_keys: tuple[str, ...] = ("cosine_retain", "cosine_unlearn")
     preprocessor: ImageTextPreprocessor
 
+    def __init__(
+        self,
+        splits: Mapping[str, EncodedSplit],
+        preprocessor: ContrastivePreprocessor,
+        zero_shot: ZeroShotTask | None = None,
+    ) -> None:
+        super().__init__(splits, preprocessor)
+        self.zero_shot = zero_shot
+
     def evaluate(self, model: PreTrainedModel) -> Evaluation:
         """Matched cosines on every split; R@1 and R@5 on validation and test; all captions of every image."""
         metrics: dict[str, float] = {}
         alignment: dict[str, Array] = {}
-        for name in (*SPLITS, *self._earlier):
+        prompts = None if self.zero_shot is None else self.zero_shot.embed(model, self.preprocessor)
+        for name in (*SPLITS, *self._further):
             x, y, owner, said = self._embed(model, self.splits[name])
+            if self.zero_shot is not None and prompts is not None:
+                metrics |= self.zero_shot.accuracy(x, prompts, name)
             cosine = matched_cosine(x, y, owner)
             metrics |= {f"cosine_{name}": cosine.mean, f"cosine_{name}_std": cosine.std}
             captions = np.bincount(owner)
@@ -154,6 +176,7 @@ class ImageTextEvaluator(Evaluator):
             validation=alignment["validation"],
             retain=alignment["retain"],
             recalls=recall_of_each,
+            holdout=self._holdout(alignment),
         )
         return Evaluation(metrics, alignment["unlearn"], *elements, evidence, alignment.get(EARLIER))
 
@@ -182,19 +205,6 @@ def _recall_of_each(ranks: Retrieval, owner: npt.NDArray[np.int64]) -> Array:
     of_images, of_texts = ranks.image_ranks.numpy(force=True), ranks.text_ranks.numpy(force=True)
     found = [((of_images < k) + np.bincount(owner, of_texts < k) / captions) / 2 for k in (1, 5)]
     return 100 * np.mean(found, axis=0)
-
-
-@dataclass(frozen=True, eq=False)
-class ClassLabels:
-    """Classes of every row of the four splits, for the linear probe, or why there are none.
-
-    Attributes:
-        of: Split to class numbers `[n]`; None where the probe has to be left out.
-        reason: Why it has to be, a sentence.
-    """
-
-    of: dict[str, npt.NDArray[np.int64]] | None
-    reason: str = ""
 
 
 class ImageViewEvaluator(Evaluator):
@@ -231,7 +241,7 @@ class ImageViewEvaluator(Evaluator):
         """
         viewed = {
             "retain": self._embed_views(model, self.splits["retain"], self._attacked()),
-            **{name: self._embed_views(model, self.splits[name]) for name in (*SPLITS[1:], *self._earlier)},
+            **{name: self._embed_views(model, self.splits[name]) for name in (*SPLITS[1:], *self._further)},
         }
         alignment = {name: view_alignment(features) for name, features in viewed.items()}
         attack = emia(alignment["retain"], alignment["unlearn"], alignment["test"])
@@ -242,7 +252,8 @@ class ImageViewEvaluator(Evaluator):
             "emia_tpr_at_1_fpr": attack.tpr_at_1_fpr,
             "emia_signal_auc": attack.signal_auc,
         }
-        evidence = ViewEvidence(alignment["unlearn"], alignment["validation"])
+        metrics |= {f"alignment_{name}": 100 * float(alignment[name].mean()) for name in self._holdouts}
+        evidence = ViewEvidence(alignment["unlearn"], alignment["validation"], holdout=self._holdout(alignment))
         if self.labels is not None:
             probed, probe = self._probe(model, self.labels, viewed["retain"])
             metrics |= probed
@@ -312,35 +323,3 @@ def view_notes(splits: Mapping[str, EncodedSplit | Dataset], labels: ClassLabels
         return (f"The linear probe's metrics (RA, TA, UA, CMIA) are left out. {reason}".strip(),)
     note = fitted_note(len(splits["retain"]), len(splits["test"]))
     return (note,) if note is not None else ()
-
-
-def class_labels(splits: Mapping[str, Dataset]) -> ClassLabels:
-    """Class labels of each split from its `label` (or OpenMoji's `category`) column, numbered alike in all of them.
-
-    A probe on some of the rows would be another metric: where a row has no class, there are no labels at all, and the
-    reason names split and number.
-    """
-    told = []
-    for column in LABEL_COLUMNS:
-        without = [name for name, split in splits.items() if column not in split.column_names]
-        if len(without) == len(splits):
-            continue
-        if without:
-            told.append(f"The column {column!r} is missing in {listed(without)}.")
-            continue
-        aligned = align_classes(splits, column)
-        kinds = {name: split.features[column] for name, split in aligned.items()}
-        unusable = [name for name, kind in kinds.items() if not isinstance(kind, ClassLabel)]
-        if unusable:
-            found = listed(sorted({str(getattr(kinds[name], "dtype", kinds[name])) for name in unusable}))
-            told.append(f"The column {column!r} of {listed(unusable)} holds {found}, no classes.")
-            continue
-        numbers = {
-            name: np.asarray(pc.fill_null(arrow_column(s, column), -1), np.int64).copy() for name, s in aligned.items()
-        }
-        unlabelled = {name: int((values < 0).sum()) for name, values in numbers.items() if (values < 0).any()}
-        if not unlabelled:
-            return ClassLabels(numbers)
-        counts = ", ".join(f"{count:,} of {len(numbers[name]):,} in {name}" for name, count in unlabelled.items())
-        told.append(f"The column {column!r} has rows without a class ({counts}).")
-    return ClassLabels(None, " ".join(told) or "No label column in the data (--label_column).")

@@ -11,6 +11,7 @@ import torch
 from accelerate import PartialState
 from transformers import PreTrainedModel
 
+from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.streaming import SHUFFLE_BUFFER, StreamedSplit
 from hf_unlearn.errors import UserError
@@ -25,16 +26,10 @@ from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.saving import check_form, save_encoder
 from hf_unlearn.records.schemas import Results, UnlearningManifest
 from hf_unlearn.runs.arguments import Run
-from hf_unlearn.runs.evaluation import (
-    EARLIER,
-    Evaluation,
-    Evaluator,
-    ImageTextEvaluator,
-    ImageViewEvaluator,
-    class_labels,
-)
+from hf_unlearn.runs.class_labels import class_labels
+from hf_unlearn.runs.evaluation import EARLIER, Evaluation, Evaluator, ImageTextEvaluator, ImageViewEvaluator
 from hf_unlearn.runs.initial import load_initial_model
-from hf_unlearn.runs.pretrain import run_time_seconds, train_from_scratch
+from hf_unlearn.runs.pretrain import MERGED, run_time_seconds, train_from_scratch
 from hf_unlearn.runs.reports import BEFORE, RunReports
 from hf_unlearn.runs.request_statuses import drift_notes, request_statuses
 from hf_unlearn.runs.results import make_results
@@ -44,6 +39,7 @@ from hf_unlearn.runs.run_arguments import get_peft_config
 from hf_unlearn.runs.run_data import UnlearningTask
 from hf_unlearn.runs.sanity import sanity_notes
 from hf_unlearn.runs.training_log import attach_log
+from hf_unlearn.runs.zero_shot import ZeroShotTask
 from hf_unlearn.training.checkpoints import newest_checkpoint
 from hf_unlearn.training.config import UnlearningConfig
 from hf_unlearn.training.earlier_requests import EarlierRequests
@@ -110,7 +106,7 @@ class Experiment(RunReports):
             self.training_splits["retain"] = StreamedSplit(
                 task.streamed.stream, preprocessor, task.streamed.rows, buffer, task.streamed.skip_bad
             )
-        self.evaluator = make_evaluator(model, task, self.splits, preprocessor)
+        self.evaluator = make_evaluator(model, task, self.splits, preprocessor, run.data)
         if arguments.model_name_or_path is not None:  # else they were said before the model was trained
             say_notes(self.evaluator.notes)
         self.device = run.pretrain.device
@@ -259,8 +255,10 @@ class Experiment(RunReports):
                 self.data_config,
                 log,
                 self.initial,
+                adapter := self.peft_config if self.initial else None,
             )
-            return Trained(_on(load_encoder(str(folder))[0], config.device), run_time_seconds(folder))
+            said = (MERGED,) if adapter else ()
+            return Trained(_on(load_encoder(str(folder))[0], config.device), run_time_seconds(folder), said)
         config = deepcopy(config)
         if checkpoints is None:  # nothing is to be written
             config.save_strategy, config.checkpoint_minutes = "no", None
@@ -330,11 +328,13 @@ class Experiment(RunReports):
 
 
 def make_evaluator(
-    model: PreTrainedModel, task: UnlearningTask, splits: dict[str, EncodedSplit], preprocessor: Any
+    model: PreTrainedModel, task: UnlearningTask, splits: dict[str, EncodedSplit], preprocessor: Any, data: DataConfig
 ) -> Evaluator:
     """The evaluator of a model's family."""
     if is_dual_encoder(model):
-        return ImageTextEvaluator(splits, preprocessor)
+        return ImageTextEvaluator(splits, preprocessor, ZeroShotTask.of(class_labels(task.splits), data))
+    if data.prompt_templates:
+        raise UserError("prompt_templates need an encoder of pictures and texts, and this one embeds views")
     return ImageViewEvaluator(splits, preprocessor, class_labels(task.splits))
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
 from datasets import DatasetDict
@@ -23,6 +23,7 @@ from hf_unlearn.distributed import world_size
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import clear_interrupted, finished_folder, owned, write_atomically
 from hf_unlearn.methods.retrain import RetrainConfig, RetrainTrainer
+from hf_unlearn.models.adapters import merged
 from hf_unlearn.parsing import read_json
 from hf_unlearn.records.schemas import DatasetRecord
 from hf_unlearn.records.settings import weight_settings
@@ -35,11 +36,15 @@ from hf_unlearn.runs.training_log import attach_log
 from hf_unlearn.training.checkpoints import newest_checkpoint
 from hf_unlearn.training.preprocessor import make_preprocessor
 
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
 logger = logging.getLogger(__name__)
 
 # Raise when a change of the code changes what these trainings give.
 CACHE_FORMAT = 1
 TIME_NAME = "run_time.json"
+MERGED = "Retrain trained an adapter on the initial model, and these are the weights of both together."
 BASE_CARD = (
     "---\n{license}library_name: transformers\n---\n\n# {name}\n\nPre-trained by hf_unlearn as the model of a demo.\n"
 )
@@ -95,6 +100,7 @@ def train_from_scratch(
     data_config: DataConfig,
     log: Path | None = None,
     initial: InitialModel | None = None,
+    peft_config: "LoraConfig | None" = None,
 ) -> Path:
     """The folder of a model trained from scratch on given rows; trained once per data, architecture and settings.
 
@@ -109,6 +115,7 @@ def train_from_scratch(
         data_config: how rows are read and encoded.
         log: folder of the run whose log the losses go to.
         initial: where to start, instead of new weights.
+        peft_config: an adapter on the initial model that is trained instead of its weights, and then merged with them.
 
     Raises:
         UserError: when the training diverges.
@@ -125,13 +132,15 @@ def train_from_scratch(
     }
     if initial is not None:
         key["initial"] = initial.record.sha256
+    if peft_config is not None:
+        key["adapter"] = {k: sorted(v) if isinstance(v, set) else v for k, v in peft_config.to_dict().items()}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
     name = f"{model.config.model_type}-{data.name.rpartition('/')[2]}-{digest[:8]}"
     folder = cache_folder() / name
     if not _is_finished(folder):
         with _alone(folder):
             if not _is_finished(folder):  # another run may have trained it meanwhile
-                _train(folder, train, data, model, processor, config, data_config, log, initial)
+                _train(folder, train, data, model, processor, config, data_config, log, initial, peft_config)
     return folder
 
 
@@ -149,6 +158,7 @@ def _train(
     data_config: DataConfig,
     log: Path | None,
     initial: InitialModel | None,
+    peft_config: "LoraConfig | None",
 ) -> None:
     title = Path(config.output_dir or "").name or RetrainConfig.method  # the section of the run: retrain or pretrain
     config = deepcopy(config)
@@ -160,6 +170,7 @@ def _train(
         processing_class=processor,
         data_config=data_config,
         initial_model=initial.model if initial else None,
+        peft_config=peft_config,
     )
     attach_log(trainer, title, log)
     checkpoint = newest_checkpoint(folder)
@@ -168,7 +179,7 @@ def _train(
     seconds = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None).metrics["train_runtime"]
     if trainer.notes:
         raise UserError(f"training from scratch failed, and its model is not kept. {trainer.notes[0]}")
-    trained = trainer.whole_model()
+    trained = merged(trainer.whole_model())
     if trainer.is_world_process_zero():
         with finished_folder(folder) as temporary:
             trained.save_pretrained(temporary)

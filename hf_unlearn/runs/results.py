@@ -8,12 +8,12 @@ from hf_unlearn.methods import METHODS, description_of
 from hf_unlearn.metrics.gap import gap_to_retrain
 from hf_unlearn.records.codec import to_json
 from hf_unlearn.records.file_names import RESULTS_NAME
-from hf_unlearn.records.metric_labels import short_name, shown
+from hf_unlearn.records.metric_labels import is_of_a_holdout, short_name, shown
 from hf_unlearn.records.schemas import ComparisonRow, Results
 
 # Columns of the printed table by family; the JSON holds every metric.
 COLUMNS = {
-    "image-text": ("cosine_retain", "cosine_unlearn", "cosine_test"),
+    "image-text": ("cosine_retain", "cosine_unlearn", "cosine_test", "zero_shot_test"),
     "views": ("emia", "retain_accuracy", "test_accuracy", "unlearn_accuracy", "cmia"),
 }
 TAIL = ("forgetting_score", "negative_alignment", "run_time_minutes", "estimated_gap")
@@ -53,9 +53,12 @@ def markdown_table(results: Results) -> str:
     columns = _columns(results)
     header, lines = _cells(results, columns, decimals=2)
     gaps = [row.avg_gap for row in results.rows if row.avg_gap is not None and row.method != "before"]
+    retrain = next((row.metrics for row in results.rows if row.method == "retrain"), {})
     for row, line in zip(results.rows, lines, strict=True):
         for i, key in enumerate(columns, start=1):
             gap = row.gap.get(key)
+            if is_of_a_holdout(key) and row.method != "retrain" and key in retrain:  # beside the average, not in it
+                gap = abs((row.metrics[key] or 0.0) - (retrain[key] or 0.0))
             line[i] += f" ({gap:.2f})" if gap is not None else ""
         if row.method != "before" and gaps and row.avg_gap == min(gaps):
             line[-1] = f"**{line[-1]}**"
@@ -98,8 +101,14 @@ def aligned(lines: Sequence[Sequence[str]], words: int) -> list[str]:
 
 
 def _columns(results: Results) -> list[str]:
-    present = {key for row in results.rows for key in row.metrics}
-    return [key for key in (*COLUMNS[results.family], *TAIL) if key in present]
+    return columns_of(results.family, {key for row in results.rows for key in row.metrics})
+
+
+def columns_of(family: str, present: Iterable[str]) -> list[str]:
+    """The metrics of a comparison's columns: a family's, those of `holdout_*` splits, and what every family has."""
+    present = set(present)
+    holdouts = sorted(key for key in present if is_of_a_holdout(key))
+    return [key for key in (*COLUMNS[family], *holdouts, *TAIL) if key in present]
 
 
 def _cells(results: Results, columns: Sequence[str], decimals: int) -> tuple[list[str], list[list[str]]]:

@@ -218,6 +218,7 @@ def settings_hash(run: Run) -> str:
     data |= {"unlearn_request": _request_hash(run.arguments), "local_data": _local_files_hash(run.arguments)}
     earlier = {PRETRAIN: run.pretrain} | ({INITIAL: run.initial} if run.arguments.initial_where else {})
     settings = training_key(dataclasses.replace(run, methods=run.methods | earlier))
+    data |= {"prompt_templates": run.data.prompt_templates, "class_names": run.data.class_names}
     given = {n: v for n, v in (data | settings).items() if v is not None}  # so that it stays when fields are added
     content = json.dumps([given, run.model], sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:16]

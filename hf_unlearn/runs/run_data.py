@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 from hf_unlearn.data.fingerprint import dataset_sha256, row_hashes
 from hf_unlearn.data.openmoji import load_openmoji
 from hf_unlearn.data.sources import read_source
-from hf_unlearn.data.splits import HELD_OUT, make_splits, rows_where
+from hf_unlearn.data.splits import HELD_OUT, HOLDOUT, make_splits, rows_where
 from hf_unlearn.data.streamed_source import EVALUATED_ROWS, StreamedRetain, stream_source
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.hub.history import PastRequests, PrivateRows
@@ -204,7 +204,8 @@ def _used(data: Dataset | DatasetDict) -> dict[str, Dataset]:
         return {"train": data}
     roles = ("retain", "unlearn") if {"retain", "unlearn"} <= set(data) else ("train",)
     held_out = [next((alias for alias in aliases if alias in data), "") for aliases in HELD_OUT.values()]
-    return {name: data[name] for name in (*roles, *held_out) if name in data}
+    further = [name for name in data if name.startswith(HOLDOUT)]
+    return {name: data[name] for name in (*roles, *held_out, *further) if name in data}
 
 
 def _left_aside(data: Dataset | DatasetDict, used: Mapping[str, Dataset]) -> list[str]:

@@ -16,7 +16,7 @@ from PIL import Image as PILImage
 from hf_unlearn.data.sources import load_source, to_schema
 from hf_unlearn.data.splits import make_splits
 from hf_unlearn.errors import UserError
-from hf_unlearn.runs.evaluation import class_labels
+from hf_unlearn.runs.class_labels import class_labels
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.preprocessing import ImageTextPreprocessor
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.loading import load_encoder
-from hf_unlearn.runs.evaluation import ClassLabels, ImageTextEvaluator, ImageViewEvaluator, class_labels
+from hf_unlearn.runs.class_labels import ClassLabels, class_labels
+from hf_unlearn.runs.evaluation import ImageTextEvaluator, ImageViewEvaluator
 from hf_unlearn.runs.tuning import ties
 
 NAMES = ("retain", "unlearn", "validation", "test")
