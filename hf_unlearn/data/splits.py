@@ -29,6 +29,7 @@ __all__ = ["make_splits", "request_rows"]
 logger = logging.getLogger(__name__)
 
 HOLDOUT = "holdout_"  # splits called so are measured and never trained on: did a method erase more than was asked?
+ROLES = {"retain_synth": "retain", "forget": "unlearn"}  # what SALMUBench calls them
 HELD_OUT = {"validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 PAPER_VALIDATION_FRACTION = 0.1
 
@@ -59,8 +60,8 @@ def make_splits(
 
     With a test split of the dataset's own this is the split of the paper's reference code: 5,000, 4,500 and 40,500 of
     CIFAR's 50,000. Rows asked for by id or condition are always unlearned; held-out rows are then drawn from the
-    others. A dictionary that has `retain` and `unlearn` already is used as it is, missing held-out splits being drawn
-    from `retain`. Further splits called `holdout_*` stay as they are.
+    others. A dictionary that has `retain` and `unlearn` (or `retain_synth` and `forget`) already is used as it is,
+    missing held-out splits being drawn from `retain`. Further splits called `holdout_*` stay as they are.
 
     Rows of earlier requests (`past`) go into no split but a fifth, `earlier`, and what the first run held out is held
     out again. A row that this request names is unlearned, whatever it was before.
@@ -101,7 +102,7 @@ def make_splits(
     if len(chosen) > 1:
         raise UserError(f"{' and '.join(chosen)} exclude each other: give one of them.")
     if isinstance(data, DatasetDict):
-        data = align_classes(data)
+        data = align_classes(named_by_role(data))
     pool, ready, held_out = rows_by_role(data)
     if ready is not None and chosen:
         raise UserError(f"The dataset has splits retain and unlearn: leave out {chosen[0]}.")
@@ -254,6 +255,15 @@ def rows_where(dataset: Dataset, condition: str, option: str = "--unlearn_where"
             f"there are {listed(present.slice(0, LISTED).to_pylist(), len(present))}."
         )
     return np.flatnonzero(pc.is_in(texts, value_set=pa.array(values)))
+
+
+def named_by_role(data: DatasetDict) -> DatasetDict:
+    """The same splits, those that another benchmark names in its own way called as here."""
+    from datasets import DatasetDict
+
+    if set(data) & set(ROLES.values()) or not set(data) >= set(ROLES):
+        return data
+    return DatasetDict({ROLES.get(name, name): split for name, split in data.items()})
 
 
 def rows_by_role(data: Dataset | DatasetDict) -> tuple[Dataset, Dataset | None, dict[str, Dataset]]:

@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 from hf_unlearn.data.fingerprint import dataset_sha256, row_hashes
 from hf_unlearn.data.openmoji import load_openmoji
 from hf_unlearn.data.sources import read_source
-from hf_unlearn.data.splits import HELD_OUT, HOLDOUT, make_splits, rows_where
+from hf_unlearn.data.splits import HELD_OUT, HOLDOUT, make_splits, named_by_role, rows_where
 from hf_unlearn.data.streamed_source import EVALUATED_ROWS, StreamedRetain, stream_source
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.hub.history import PastRequests, PrivateRows
@@ -105,6 +105,7 @@ def prepare_task(arguments: RunArguments) -> UnlearningTask:
     else:
         data, told = read_source(arguments.dataset_name, columns, arguments.dataset_config, revision)
     logger.info("%s", told)
+    data = named_by_role(data) if isinstance(data, DatasetDict) else data
     data, initial_rows = _set_apart(data, arguments.initial_where)
     if isinstance(data, DatasetDict):
         brought = [name for name, aliases in HELD_OUT.items() if not set(aliases).isdisjoint(data)]

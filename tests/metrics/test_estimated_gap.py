@@ -1,5 +1,7 @@
 """The estimate against loops in float64, and what must hold for any data."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -184,3 +186,17 @@ def test_an_interval_holds_its_estimate_and_is_the_same_each_time():
     assert gap == before.estimated_gap(before)
     same = ViewEvidence((0.5, 0.6), (0.5, 0.6))
     assert same.estimated_gap(same).low == same.estimated_gap(same).total == 0
+
+
+@given(cosines)
+def test_what_samples_nobody_asked_for_lost_adds_to_the_estimate(lost):
+    """One-sided, in points: half of it for pairs, as lost retrieval counts, and a fifth for views with a probe."""
+    lost = np.array(lost)
+    expected = max(0.0, 100 * lost.mean())
+    for make, share in ((image_text, 2), (views, 5)):
+        before, after = make(), make()
+        plain = after.estimated_gap(before)
+        held = replace(after, holdout=0.5 - lost).estimated_gap(replace(before, holdout=np.full(len(lost), 0.5)))
+        assert held.parts["holdout"] == pytest.approx(expected, abs=1e-6)
+        assert held.total == pytest.approx(plain.total + expected / share, abs=1e-6)
+        assert held.low <= held.total <= held.high and "holdout" not in plain.parts

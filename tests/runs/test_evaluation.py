@@ -7,6 +7,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Value
 
+from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.preprocessing import ImageTextPreprocessor
 from hf_unlearn.errors import UserError
@@ -14,6 +15,8 @@ from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.runs.class_labels import ClassLabels, class_labels
 from hf_unlearn.runs.evaluation import ImageTextEvaluator, ImageViewEvaluator
 from hf_unlearn.runs.tuning import ties
+from hf_unlearn.runs.zero_shot import ZeroShotTask
+from hf_unlearn.training.preprocessor import make_preprocessor
 
 NAMES = ("retain", "unlearn", "validation", "test")
 
@@ -142,3 +145,40 @@ def test_negative_alignment_counts_each_picture_once_however_many_captions_it_ha
     measured = after.compared_with(before).metrics
     assert measured["negative_alignment"] == pytest.approx(100 * np.mean(gaps), abs=1e-4)
     assert measured["negative_alignment_std"] == pytest.approx(100 * np.std(gaps), abs=1e-4)
+
+
+def test_zero_shot_accuracy_is_that_of_the_nearest_prompt(tiny_clip, shapes):
+    model, processor = load_encoder(str(tiny_clip))
+    data = DataConfig(prompt_templates=["a {}", "one red {}"], class_names=["circle", "square", "triangle"])
+    preprocessor = make_preprocessor(model, processor, data)
+    rows = DatasetDict({name: shapes.select(range(k, 72, 4)) for k, name in enumerate(NAMES)})
+    labels = class_labels(rows)
+    splits = {name: EncodedSplit(part, preprocessor) for name, part in rows.items()}
+    evaluator = ImageTextEvaluator(splits, preprocessor, ZeroShotTask.of(labels, data))
+    metrics = evaluator.evaluate(model).metrics
+    for name in NAMES:
+        pixels = preprocessor.batch(splits[name].rows(range(len(splits[name]))), None)["pixel_values"]
+        with torch.no_grad():
+            images = model.get_image_features(pixels).pooler_output
+            nearest = []
+            for kind in shapes.features["label"].names:
+                tokens = preprocessor.tokenise([f"a {kind}", f"one red {kind}"])
+                texts = torch.nn.functional.normalize(model.get_text_features(**tokens).pooler_output, dim=1)
+                nearest.append(images @ texts.mean(0) / texts.mean(0).norm())
+        hits = torch.stack(nearest).argmax(0) == torch.tensor(rows[name]["label"])
+        assert metrics[f"zero_shot_{name}"] == pytest.approx(100 * hits.float().mean().item())
+    assert "zero_shot_test" not in ImageTextEvaluator(splits, preprocessor).evaluate(model).metrics
+
+
+def test_prompts_that_cannot_be_measured_are_refused(shapes):
+    rows = DatasetDict({name: shapes.select(range(4)) for name in NAMES})
+    with pytest.raises(UserError, match="class_names are 2, and the data has 3 classes"):
+        ZeroShotTask.of(class_labels(rows), DataConfig(prompt_templates=["{}"], class_names=["a", "b"]))
+    bare = DatasetDict({name: part.remove_columns("label") for name, part in rows.items()})
+    with pytest.raises(UserError, match=r"which needs classes\. No label column"):
+        ZeroShotTask.of(class_labels(bare), DataConfig(prompt_templates=["{}"]))
+    for wrong in ("a photo", "{} or {}"):
+        with pytest.raises(UserError, match=r"must hold \{\} once"):
+            DataConfig(prompt_templates=[wrong])
+    with pytest.raises(UserError, match="give prompt_templates, too"):
+        DataConfig(class_names=["a"])

@@ -98,3 +98,19 @@ def test_without_peft_the_remedy_is_told(unlearn, tmp_path, monkeypatch):
     ):
         unlearn("simclr", "--use_peft")
     assert not (tmp_path / "out").exists()
+
+
+def test_retrain_trains_an_adapter_on_an_initial_model_and_leaves_both_as_one(unlearn, tmp_path):
+    torch.manual_seed(5)
+    initial = SimCLRModel(SimCLRConfig(**TINY))
+    initial.save_pretrained(tmp_path / "public")
+    image_processor_of(VIEW_PRESETS["light"].__class__(size=16)).save_pretrained(tmp_path / "public")
+    given = ["--initial_model", str(tmp_path / "public"), "--warmup_steps", "0"]
+    out = unlearn("simclr", *given, "--use_peft", "--lora_r", "2", methods=("retrain",))
+    trained = load_encoder(str(out / "retrain"))[0].state_dict()
+    moved = {name: trained[name] - value for name, value in initial.state_dict().items() if "weight" in name}
+    matrices = {name: value for name, value in moved.items() if value.ndim == 2 and value.abs().max() > 1e-6}
+    assert matrices and all(torch.linalg.matrix_rank(value, atol=1e-5) <= 2 for value in matrices.values())
+    assert "trained an adapter on the initial model" in (out / "retrain" / "README.md").read_text()
+    whole = unlearn("simclr", *given, methods=("retrain",), out="whole")  # not what is cached for the other
+    assert weights_sha256(whole / "retrain") != weights_sha256(out / "retrain")
