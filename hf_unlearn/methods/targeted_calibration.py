@@ -18,7 +18,7 @@ from hf_unlearn.distributed import all_reduce_sum, world_size
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import ContrastiveTerms, info_nce, masked_mean, negative_alignment, similarity_drift
 from hf_unlearn.methods.fine_tune import FineTuneTrainer
-from hf_unlearn.models.adapters import is_adapted
+from hf_unlearn.models.adapters import merged
 from hf_unlearn.models.contrastive import contrastive_terms, is_dual_encoder, unwrap
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, RETAIN, MethodDescription
@@ -31,6 +31,8 @@ from hf_unlearn.training.shrink_perturb import move_towards
 from hf_unlearn.training.targets import REGRESSION_PAIRS, AlignmentTargets, TargetNoise, pair_targets, view_targets
 from hf_unlearn.training.teacher import frozen_copy
 from hf_unlearn.training.trainer import UnlearningTrainer
+
+WAY_BACK = 0.8  # share of the way to the initial model: at 1 too little is learned again, at 0.5 too little forgotten
 
 
 @dataclass
@@ -113,8 +115,8 @@ class TargetedCalibrationConfig(UnlearningConfig):
     target_epochs: float = field(
         default=4.0,
         metadata={
-            "help": "With an initial model: epochs over retain alone, after the way back to it and before the targets, "
-            "which what the model then makes of pairs orders as Retrain's; 0: the initial model's embeddings do."
+            "help": "With an initial model: epochs over retain alone of a copy that was led back towards it; what the "
+            "copy makes of pairs predicts the targets. 0: the initial model's embeddings predict them."
         },
     )
 
@@ -150,8 +152,8 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
     forward pass a step. The unlearn targets are then predicted from a sample of the stream.
 
     Where the initial model is known (a base that was fine-tuned from it), Retrain is that model fine-tuned on retain.
-    `shrink_perturb` then mixes with the initial model instead of with new weights, and `target_epochs` on retain alone
-    follow. What the model makes of unlearn pairs by then orders the targets, and the training goes on from there.
+    A copy of the base is led most of the way back there and fine-tuned on retain for `target_epochs`. What it makes of
+    pairs predicts the targets. `shrink_perturb` mixes with the initial model instead of with new weights.
 
     Source: the calibration terms of Eq. 5 (arXiv 2406.03603), given targets; the last term is similarity-preserving
     distillation (arXiv 1907.09682). Matching what a retrained model would give is the idea of Georgiev et al.,
@@ -161,7 +163,6 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
     config_class = TargetedCalibrationConfig
     args: TargetedCalibrationConfig
     targets: AlignmentTargets
-    _retrained: PreTrainedModel | None
 
     def __init__(self, model: Any, args: TargetedCalibrationConfig, train_dataset: Any, *rest: Any, **kwargs: Any):
         super().__init__(model, args, train_dataset, *rest, **kwargs)
@@ -170,7 +171,7 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
             raise UserError(
                 f"{args.title} takes its targets from samples the model never saw; pass them as split validation"
             )
-        started, self._retrained = time.monotonic(), None
+        started = time.monotonic()
         if args.target_features is not None and isinstance(self.preprocessor, ImageViewPreprocessor):
             raise UserError("target_features predicts targets of pairs, and this model embeds views; leave it unset")
         self._retain = train_dataset["retain"]
@@ -224,9 +225,9 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
         return FeatureEncoder(initial, self.processing_class)
 
     def _retrained_for_a_while(self) -> PreTrainedModel | None:
-        """The model led back to the initial one, then fine-tuned on retain alone for `target_epochs`.
+        """A copy led back towards the initial model, then fine-tuned on retain alone for `target_epochs`.
 
-        It is a Retrain that is broken off, and the training goes on from its weights.
+        It is a Retrain that is broken off: it has forgotten most of the request, and learned retain again.
         """
         if self.initial_model is None or not self.args.target_epochs:
             return None
@@ -235,10 +236,8 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
                 "target_epochs fine-tunes a whole copy of the initial model, which FSDP would shard; set it to 0, or "
                 "launch with recipes/accelerate_configs/multi_gpu.yaml"
             )
-        start = deepcopy(self.initial_model)
-        if self.args.shrink_perturb and not is_adapted(self.model):
-            start = cast("PreTrainedModel", deepcopy(unwrap(self.model)))
-            move_towards(start, self.initial_model, self.args.shrink_perturb)
+        start = merged(cast("PreTrainedModel", deepcopy(unwrap(self.model))))
+        move_towards(start, self.initial_model, WAY_BACK)
         config = deepcopy(self.args)
         config.num_train_epochs, config.shrink_perturb, config.saliency_share = config.target_epochs, None, None
         config.save_strategy, config.checkpoint_minutes = "no", None  # type: ignore[assignment]
@@ -251,18 +250,7 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
             data_config=self.data_config,
         )
         trainer.train()
-        self._retrained = trainer.whole_model()
-        return self._retrained
-
-    def shrink_and_perturb(self) -> None:
-        """As the base class does; where a copy went on from there already, its weights are taken."""
-        if self._retrained is None or is_adapted(self.model):
-            super().shrink_and_perturb()
-            return
-        self._is_shrunk = True
-        unwrap(self.model).load_state_dict(self._retrained.state_dict())
-        if self.saliency is not None:
-            self.saliency.restore()
+        return trainer.whole_model()
 
     def train(self, *positional: Any, **kwargs: Any) -> TrainOutput:
         """As the base class does; the run time includes what the targets took."""

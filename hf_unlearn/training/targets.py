@@ -27,6 +27,7 @@ REGRESSION_PAIRS = 4096  # the scores are fitted on about so many retain pairs a
 VIEW_PAIRS = 8  # pairs of random views that a picture's alignment is averaged over
 LIKENESS = 1.0  # standard deviations of the held-out scores over which one of them stands for an unlearn pair's
 FEW = 30  # effective number of held-out pairs below which their distribution is called uncertain
+RESIDUALS = 64  # quantiles that stand for what a regression leaves unexplained
 CHUNK = 2**24  # pairs of scores compared at a time
 
 
@@ -89,6 +90,29 @@ def likeness_weights(scores: Array, unseen: Array) -> Array:
     return sum(near, np.zeros(len(unseen))) / len(scores)
 
 
+def predicted(features: Array, unseen: Array, alignment: Array) -> tuple[Array, Array]:
+    """What a linear regression on held-out pairs predicts, `[n]` of unlearn pairs and `[m]` of the held-out ones.
+
+    The features are standardised on the held-out pairs; a penalty of 1 keeps few of them from deciding everything.
+
+    Args:
+        features: `[k, n]` of unlearn pairs.
+        unseen: `[k, m]` the same of held-out pairs.
+        alignment: `[m]` what the base model makes of these.
+    """
+    centre, width = unseen.mean(1, keepdims=True), unseen.std(1, keepdims=True)
+    asked, known = ((each - centre) / np.where(width > 0, width, 1) for each in (features, unseen))
+    mean = alignment.mean()
+    slopes = np.linalg.solve(known @ known.T + np.eye(len(known)), known @ (alignment - mean))
+    return mean + slopes @ asked, mean + slopes @ known
+
+
+def spread_out(predictions: Array, left: Array) -> Array:
+    """`[n * RESIDUALS]` values: each prediction `[n]` with every quantile of what was left unexplained `[m]`."""
+    quantiles = np.quantile(left, (np.arange(RESIDUALS) + 0.5) / RESIDUALS)
+    return (predictions[:, None] + quantiles).ravel()
+
+
 @dataclass(frozen=True)
 class TargetNoise:
     """How far targets are drawn instead of predicted, so that runs differ as retrainings do.
@@ -127,8 +151,10 @@ def pair_targets(
     Unlearn pairs are ordered by `pair_scores`, which the base model's memory of them does not enter, and held-out pairs
     weighted by the likeness of theirs. Pairs that were trained on are predicted better than held-out ones all the same,
     because what is like them was trained beside them; by how much, retain pairs show, each predicted from the others.
-    An encoder that learned from retain alone saw neither; there, a pair's score is the sum of its own alignment and of
-    what the regressions on the encoder's embeddings say, both standardised on the held-out pairs.
+
+    An encoder that learned from retain alone, as Retrain does, saw neither. There, the base model's alignments of
+    held-out pairs are regressed on what it makes of them: its own alignment, and the score. Unlearn pairs are given
+    what the regression says of each, spread by what it leaves unexplained.
 
     The base model knows held-out pairs from retain and unlearn, Retrain from retain alone: what the held-out pairs'
     scores lose on average when the regressions are fitted without the unlearn pairs is taken off.
@@ -153,18 +179,20 @@ def pair_targets(
     kept_scores, scores, unseen_scores = pair_scores(kept.features, asked.features, unseen.features)
     request = asked.features.take(_spread(len(unlearn), round(ratio * len(regressed))))
     lost = pair_scores(kept.features.joined(request), unseen.features)[1].mean() - unseen_scores.mean()
-    excess = kept_scores.mean() - unseen_scores.mean()
+    sample, weights = unseen.alignment, None
     if encoder is not None and encoder.knows_retain:
-        own, unseen_own = (split.features.encoder_alignment for split in (asked, unseen))
-        scores = _standardised(scores, unseen_scores) + _standardised(own, unseen_own)
-        unseen_scores = _standardised(unseen_scores, unseen_scores) + _standardised(unseen_own, unseen_own)
-        excess = 0.0
-    weights = likeness_weights(scores - excess, unseen_scores)
-    _say_how_alike(weights, lost)
+        made = [
+            np.stack([each.features.encoder_alignment, s]) for each, s in ((asked, scores), (unseen, unseen_scores))
+        ]
+        scores, unseen_scores = predicted(made[0], made[1], unseen.alignment)
+        sample = spread_out(scores, unseen.alignment - unseen_scores)
+    else:
+        weights = likeness_weights(scores - (kept_scores.mean() - unseen_scores.mean()), unseen_scores)
+        _say_how_alike(weights, lost)
     columns = max(kept.caption.max(), asked.caption.max()) + 1
     positive = np.zeros((len(retain) + len(unlearn), columns), dtype=np.float32)
     positive[kept.row, kept.caption] = kept.alignment
-    matched = match_quantiles(noise.added(scores), unseen.alignment, weights)
+    matched = match_quantiles(noise.added(scores), sample, weights)
     positive[len(retain) + asked.row, asked.caption] = matched - lost
     negative = torch.tensor(kept.negative_alignment, dtype=torch.float32)
     return AlignmentTargets(torch.from_numpy(positive), negative, *kept.embeddings())
@@ -208,10 +236,6 @@ def own_alignments(model: PreTrainedModel, preprocessor: ContrastivePreprocessor
     own = torch.zeros(len(split), int(pairs.caption.max()) + 1)
     own[pairs.row, pairs.caption] = torch.tensor(pairs.alignment, dtype=torch.float32)
     return own
-
-
-def _standardised(values: Array, by: Array) -> Array:
-    return (values - by.mean()) / (by.std() or 1.0)
 
 
 def _spread(count: int, most: int) -> Rows:
