@@ -1,4 +1,5 @@
 import json
+import shutil
 import sys
 from contextlib import nullcontext
 from dataclasses import fields
@@ -6,6 +7,7 @@ from dataclasses import fields
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file, save_file
 from transformers import TrainingArguments
 
 from hf_unlearn import __version__
@@ -101,6 +103,18 @@ def test_evaluate_measures_a_finished_checkpoint(cli, tiny_clip, shapes, tmp_pat
     assert status == 0 and "Avg." in out
     rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
     assert rows[-1]["avg_gap"] == 0 and rows[-1]["metrics"]["agreement_pearson"] == pytest.approx(1)
+
+
+def test_evaluate_refuses_a_checkpoint_that_lacks_weights(cli, tiny_clip, foreign_pairs, tmp_path):
+    shutil.copytree(tiny_clip, tmp_path / "lacking")
+    weights = load_file(tmp_path / "lacking" / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if not name.startswith("text_projection")}
+    save_file(kept, tmp_path / "lacking" / "model.safetensors", {"format": "pt"})
+    for model, base in (("lacking", tiny_clip), (tiny_clip, "lacking")):
+        argv = ["evaluate", str(tmp_path / model), "--base", str(tmp_path / base), "--dataset", str(foreign_pairs)]
+        argv += ["--image_column", "photo", "--caption_column", "text", "--unlearn_fraction", "0.1"]
+        status, _, err = cli(*argv, "--use_cpu", "true")
+        assert status == 2 and "(text_projection.weight), which would be drawn at random" in err, err
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -282,6 +283,22 @@ def test_bad_images_block_or_are_skipped(
     assert sum(map(len, made.values())) == 29
     with pytest.raises(UserError, match=r"never skipped.*0: it cannot be read"):
         make_splits(dataset, unlearn_request=["0", "5"], skip_bad_images=True)
+
+    made, _ = make_splits(dataset, unlearn_request=["5"], skip_bad_images=True, duplicates="keep")
+    assert sum(map(len, made.values())) == 29
+
+
+def test_a_split_beside_ready_ones_is_said_to_be_unused(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        make_splits(DatasetDict({**READY, "train": ids_only(4, "t")}), duplicates="keep")
+    assert "Splits of the dataset that are not used: train." in caplog.text
+
+
+@pytest.mark.parametrize("seed", [True, 1.0, -1, 2**32, "0"])
+def test_seeds_are_whole_numbers_that_numpy_takes(seed: object) -> None:
+    with pytest.raises(UserError, match=r"--split_seed must be an integer from 0 to 2\*\*32 - 1"):
+        make_splits(ids_only(20), unlearn_fraction=0.1, split_seed=seed, duplicates="keep")  # type: ignore[arg-type]
+    make_splits(ids_only(20), unlearn_fraction=0.1, split_seed=2**32 - 1, duplicates="keep")
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -37,6 +37,13 @@ def test_a_broken_embedding_marks_its_own_row_and_no_other(broken):
     assert np.isnan(am[1]).all() and np.isfinite(am[[0, 2]]).all()
 
 
+def test_a_broken_embedding_is_told_by_nothing_but_its_row(recwarn):
+    """No number is divided by a norm that is zero or no number."""
+    x = np.eye(4)
+    x[1], x[2], x[3, 0] = 0.0, np.inf, np.nan
+    assert np.isnan(alignment_matrix(x, np.eye(4))[1:]).all() and not recwarn
+
+
 def test_gap_is_before_minus_after_with_the_forgetting_score_on_its_diagonal():
     rng = np.random.default_rng(1)
     x, y, z = rng.normal(size=(3, 6, 4))

@@ -59,6 +59,13 @@ def test_health_lists_samples_and_mean_cosine() -> None:
     x[1], x[4, 2] = 0, np.nan
     health = embedding_health(x)
     assert (health.count, health.zero_norm, health.not_finite, health.sound) == (6, (1,), (4,), False)
+    sound = [0, 2, 3, 5]  # the mean is theirs
+    expected = np.mean([u[i] @ u[j] for i in sound for j in sound if i != j])
+    assert health.mean_cosine == pytest.approx(expected, rel=1e-12)
+
+
+def test_one_sample_has_no_mean_cosine(recwarn: pytest.WarningsRecorder) -> None:
+    assert math.isnan(embedding_health(np.ones((1, 3))).mean_cosine) and not recwarn
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 3, 4), (0, 3)])
@@ -72,6 +79,8 @@ def test_scores_labels_and_owners_are_checked() -> None:
         check_scores([0.0, math.nan])
     with pytest.raises(UserError, match="one number a sample"):
         check_scores([[0.0]])
+    scores = torch.tensor([0.5, 0.25], requires_grad=True)
+    assert check_scores(scores).tolist() == [0.5, 0.25]
     with pytest.raises(UserError, match="one label for each of 3"):
         check_labels([0, 1], 3)
     with pytest.raises(UserError, match="class indices"):

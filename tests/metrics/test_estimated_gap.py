@@ -99,6 +99,13 @@ def test_nothing_to_measure_is_refused(unlearn):
         ImageTextEvidence(1.0, 1.0, 1.0, 1.0, unlearn, (0.1,)).estimated_gap(image_text())
 
 
+@pytest.mark.parametrize("name", ["retain", "recalls"])
+def test_samples_of_another_number_than_before_are_refused(name):
+    before = ImageTextEvidence(1.0, 1.0, 1.0, 1.0, (0.1,), (0.2, 0.3), retain=(0.5, 0.6), recalls=(1.0, 0.0))
+    with pytest.raises(UserError, match=r"numbers differ: .* now \d, .* before \d"):
+        replace(before, **{name: (0.5, 0.6, 0.7)}).estimated_gap(before)
+
+
 def bootstrap(evidence, before, seed, draws=2000):
     """Estimates of samples drawn anew, each from the definition, all parts from its own rows."""
     rng, totals = np.random.default_rng(seed), []

@@ -32,5 +32,12 @@ def test_a_class_unknown_to_the_neighbours_is_never_right() -> None:
 def test_settings_and_labels_are_checked() -> None:
     with pytest.raises(UserError, match="k >= 1"):
         knn_probe(np.eye(2), [0, 1], np.eye(2), [0, 1], k=0)
+    for temperature in (0.0, -1.0):
+        with pytest.raises(UserError, match="a positive temperature"):
+            knn_probe(np.eye(2), [0, 1], np.eye(2), [0, 1], temperature=temperature)
     with pytest.raises(UserError, match="query labels: expected one label for each of 2"):
         knn_probe(np.eye(2), [0, 1], np.eye(2), [0])
+
+
+def test_the_lower_class_wins_a_tie() -> None:
+    assert knn_probe(np.eye(2), [1, 0], np.ones((1, 2)), [0], k=2).accuracy == 100

@@ -110,6 +110,9 @@ def test_finished_run_holds_a_card_and_its_records(experiment, tmp_path):
     audit = json.loads((folder / "evaluation.json").read_text())
     assert audit["avg_gap"] is not None and audit["retrain"]["emia"] >= 0
     assert len(audit["matrices"]["agm"]) == 6 and audit["matrices"]["shows_pictures"] is False
+    gap = "{estimated_gap:.2f} [{low_estimated_gap:.2f}, {high_estimated_gap:.2f}]".format(**audit["metrics"])
+    assert gap in (folder / "README.md").read_text().replace("\N{NO-BREAK SPACE}", " ")
+    assert gap in (tmp_path / "out" / "results.md").read_text().replace("\N{NO-BREAK SPACE}", " ")
     manifest = json.loads((folder / "unlearning.json").read_text())
     assert manifest["request"]["salted"] and len(manifest["request"]["row_hashes"]) == manifest["request"]["count"]
     assert "secret" not in (folder / "unlearning.json").read_text() + (folder / "README.md").read_text()

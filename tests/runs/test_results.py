@@ -60,6 +60,12 @@ def test_the_terminal_has_eighty_columns(family):
     assert "alignment" in wide and wide.count("\n") == text_table(results).count("\n") + 1  # its head has three words
 
 
+def test_the_estimated_gap_stands_with_its_interval():
+    gap = {"estimated_gap": 4.9, "low_estimated_gap": 3.123, "high_estimated_gap": 6.8}
+    results = make_results("image-text", KEYS, {"before": dict.fromkeys(KEYS, 1.0) | gap}, None)
+    assert "4.90 [3.12, 6.80]" in markdown_table(results) and "4.9 [3.1, 6.8]" in text_table(results)
+
+
 def test_without_retrain_there_is_no_gap():
     results = make_results("image-text", KEYS, {"before": dict.fromkeys(KEYS, 1.0)}, None)
     assert results.rows[0].avg_gap is None and markdown_table(results).count("–") >= 1
