@@ -10,20 +10,22 @@ export TOKENIZERS_PARALLELISM := false
 
 .PHONY: install install-test demo docs test fuzz lint clean
 
+# What is imported is compiled when it first is: of all that is installed, that is a small part.
+INSTALL := $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --upgrade pip \
+	&& $(BIN)/python -m pip install --quiet --no-compile $(PIP_OPTIONS) -e
+
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet $(PIP_OPTIONS) -e ".[demo]"
+	$(INSTALL) ".[demo]"
 	touch $@
 
 install-test: $(VENV)/.installed-test
 
-$(VENV)/.installed-test: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet $(PIP_OPTIONS) -e ".[demo,app,test]"
+$(VENV)/.installed-test: pyproject.toml
+	$(INSTALL) ".[demo,app,test]"
 	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium chromium-driver; }
-	touch $@
+	touch $(VENV)/.installed $@
 
 demo: install
 	HF_HUB_OFFLINE=1 $(BIN)/accelerate launch recipes/unlearn_clip.py --overwrite
@@ -39,7 +41,7 @@ lint: install-test
 	$(BIN)/mypy
 
 test: lint
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=15
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15
 
 # Every parser on files that are almost right, for so many minutes in all; what fails is kept in tests/fuzz/corpus.
 fuzz: install-test

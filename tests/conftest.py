@@ -45,6 +45,12 @@ def draw(colour: str, shape: str, size: int, side: int = 20) -> PILImage.Image:
     return image
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests go first, so that of two processes none is left with one of them while the other idles."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def shapes() -> Dataset:
     """72 distinct pictures with one or two captions each, a label and an owner, in the library's schema."""

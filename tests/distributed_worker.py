@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from conftest import COLOURS, SHAPES, draw
-from datasets import Dataset, Features, Image, List, Value
+from datasets import Dataset, Features, Image, List, Value, load_dataset
 from peft import LoraConfig
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.utils.data import Sampler
@@ -110,7 +110,7 @@ def build(family):
     return CLIPModel(config), processor
 
 
-def make_trainer(method, family, rows, batch=BATCH, steps=2, peft_config=None, **settings):
+def make_trainer(method, family, rows, batch=BATCH, steps=2, peft_config=None, splits=None, **settings):
     """A Trainer of two steps over the same global batch."""
     model, processor = build(family)
     given = {
@@ -137,11 +137,11 @@ def make_trainer(method, family, rows, batch=BATCH, steps=2, peft_config=None, *
     trainer = trainer_class(
         model,
         config,
-        {name: SPLITS[family][name] for name in ("retain", "unlearn", "validation")},
+        {name: (splits or SPLITS[family])[name] for name in ("retain", "unlearn", "validation")},
         eval_dataset=SPLITS[family]["validation"],
         processing_class=processor,
         peft_config=peft_config,
-        data_config=DataConfig(views="light"),
+        data_config=DataConfig(views="light", retain_rows=None if splits is None else RETAIN),
     )
     if family in ("simclr", "moco"):
         for model in (trainer.model, getattr(trainer, "teacher", trainer.model)):
@@ -163,8 +163,16 @@ def train(method, family, rows, **settings):
 
 
 def training_cases():
-    """Every method on every family, and every preset."""
+    """Every method on every family, every preset; on four processes, those whose parts may have no unlearn rows."""
     unlearn = range(16)
+    if world_size() > 2:
+        for family in FAMILIES:
+            yield f"{family} alignment_calibration", train("alignment_calibration", family, UNEVEN, beta=3.0)
+        for method in ("neg_grad", "targeted_calibration", "scrub"):
+            yield f"clip {method}", train(method, "clip", UNEVEN)
+        yield "clip npo", train("npo", "clip", UNEVEN, beta=0.5)
+        yield "clip neg_grad reference", train("neg_grad", "clip", UNEVEN, preset="reference")
+        return
     for family in FAMILIES:
         yield f"{family} retrain", train("retrain", family, range(BATCH))
         yield f"{family} fine_tune", train("fine_tune", family, range(BATCH))
@@ -244,6 +252,19 @@ def evaluations():
     return {"metrics": metrics, "features": features, "numbers": numbers, "losses": losses}
 
 
+def stream_shares():
+    """What two processes see of a retain stream in two shards, and the steps and weights that they end with."""
+    if world_size() != 2:
+        return None
+    shards = [f"{sys.argv[1]}/{number}.parquet" for number in (0, 1)]
+    splits = {**SPLITS["clip"], "retain": load_dataset("parquet", data_files=shards, split="train", streaming=True)}
+    trainer = make_trainer("neg_grad", "clip", None, splits=splits, max_steps=-1, num_train_epochs=1)
+    pixels = [batch["pixels"][~batch["is_unlearn"]] for batch in trainer.get_train_dataloader()]
+    trainer.train()
+    weights = [parameter.detach().sum().item() for parameter in trainer.model.parameters()]
+    return {"pixels": pixels, "steps": trainer.state.global_step, "weights": weights}
+
+
 def drawn_shapes():
     """72 different pictures with a caption each, so that nothing is drawn for a batch of pairs."""
     rows = [(colour, shape, size) for size in range(3, 7) for colour in COLOURS for shape in SHAPES]
@@ -273,7 +294,7 @@ def run(folder):
         "evaluation": evaluations(),
         "edits": edits(),
     }
-    own = {"world_size": dist.get_world_size(), "orders": orders()}
+    own = {"world_size": dist.get_world_size(), "orders": orders(), "stream": stream_shares()}
     ranks = [None] * world_size()
     dist.all_gather_object(ranks, own)
     if dist.get_rank() == 0:
@@ -301,6 +322,9 @@ def launch(check, processes):
 if __name__ == "__main__":
     ROWS = drawn_shapes()
     SPLITS = {family: encode(family) for family in (*FAMILIES, "siglip")}
+    for number in (0, 1):
+        half = RETAIN // 2
+        ROWS.select(range(half * number, half * number + half)).to_parquet(f"{sys.argv[1]}/{number}.parquet")
     gc.freeze()  # every Trainer collects garbage, and spends seconds in total on looking through the libraries
     for processes in (1, 2, 4):
         launch(run, processes)

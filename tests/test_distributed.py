@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from distributed_worker import RETAIN
 
+pytestmark = pytest.mark.slow
 WORKER = Path(__file__).parent / "distributed_worker.py"
 PROCESSES = (1, 2, 4)
 METHODS = (
@@ -24,6 +26,11 @@ CASES = [f"{family} {method}" for family in ("clip", "simclr", "moco") for metho
 CASES += [f"{family} alignment_calibration lora" for family in ("clip", "simclr")]
 # The others go through the same gathering, so that a few combinations will do.
 FURTHER = ("clip npo", "moco npo", "clip scrub", "simclr scrub", "clip task_vector", "clip saliency")
+# Four processes differ from two in that parts of a batch have no unlearn rows.
+ON_FOUR = (
+    *(f"{family} alignment_calibration" for family in ("clip", "simclr", "moco")),
+    *(f"clip {method}" for method in ("neg_grad", "neg_grad reference", "targeted_calibration", "scrub", "npo")),
+)
 
 
 @pytest.fixture(scope="session")
@@ -58,8 +65,10 @@ def test_so_many_processes_took_part(launches, count):
     assert [own["world_size"] for own in launches[count]["ranks"]] == [count] * count
 
 
-@pytest.mark.parametrize("count", [2, 4])
-@pytest.mark.parametrize("case", [*CASES, *FURTHER, "siglip alignment_calibration"])
+@pytest.mark.parametrize(
+    ("case", "count"),
+    [*((case, 2) for case in (*CASES, *FURTHER, "siglip alignment_calibration")), *((case, 4) for case in ON_FOUR)],
+)
 def test_losses_and_gradients_are_those_of_one_process(launches, case, count):
     wanted = launches[1]["training"][case]
     assert any(gradient.abs().max() > 0 for gradient in wanted["gradients"].values())
@@ -105,3 +114,13 @@ def test_processes_share_out_an_epoch_and_shuffle_it_anew(launches, count):
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_draw_different_views(launches, count):
     assert len({own["orders"]["view_seed"] for own in launches[count]["ranks"]}) == count
+
+
+def test_two_processes_share_a_stream(launches):
+    first, second = (own["stream"] for own in launches[2]["ranks"])
+    assert (
+        first["steps"] == second["steps"] == len(first["pixels"]) == len(second["pixels"]) == -(-RETAIN // 10)
+    )  # of 8 rows a process, 3 are unlearn
+    assert first["weights"] == second["weights"]
+    shares = [{row.numpy().tobytes() for row in torch.cat(own["pixels"])[: RETAIN // 2]} for own in (first, second)]
+    assert len(shares[0]) == len(shares[1]) == RETAIN // 2 and not shares[0] & shares[1]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from test_distributed import assert_same_gradients
 
+pytestmark = pytest.mark.slow
 WORKER = Path(__file__).parent / "sharding_worker.py"
 CASES = (
     "retrain",

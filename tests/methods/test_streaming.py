@@ -1,9 +1,6 @@
 """Trainers on a retain stream: every method learns, resumes exactly, and says what it needs to know."""
 
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -144,52 +141,3 @@ def test_the_first_rows_are_watched(streamed, shapes):
     expected = trainer.preprocessor.encode(shapes.select(range(16))[:])
     assert trainer._probe["pixels"].equal(expected["pixels"])
     assert len(trainer.probe_retain()) == 3
-
-
-WORKER = """
-import sys, torch, torch.distributed as dist
-from datasets import load_dataset, load_from_disk
-from hf_unlearn.methods import METHODS
-from hf_unlearn.data.config import DataConfig
-from hf_unlearn.models.loading import load_encoder
-folder = sys.argv[1]
-model, processor = load_encoder(f"{folder}/clip")
-config = METHODS["neg_grad"].config_class(
-    output_dir=f"{folder}/out", use_cpu=True, report_to="none", disable_tqdm=True, per_device_train_batch_size=8,
-    num_train_epochs=1, optim="sgd",
-)
-retain = load_dataset("parquet", data_files=f"{folder}/*.parquet", split="train", streaming=True)
-splits = {"retain": retain, "unlearn": load_from_disk(f"{folder}/unlearn")}
-trainer = METHODS["neg_grad"](
-    model, config, splits, processing_class=processor, data_config=DataConfig(retain_rows=40)
-)
-seen = [batch for batch in trainer.get_train_dataloader()]
-trainer.train()
-parts = [None, None]
-dist.all_gather_object(parts, (seen, trainer.state.global_step, [p.detach().sum().item() for p in model.parameters()]))
-if dist.get_rank() == 0:
-    torch.save(parts, f"{folder}/parts.pt")
-"""
-
-
-def test_two_processes_share_a_stream(tmp_path, shapes, splits, tiny_clip):
-    for number in range(2):
-        shapes.select(range(20 * number, 20 * number + 20)).to_parquet(tmp_path / f"{number}.parquet")
-    splits["unlearn"].save_to_disk(tmp_path / "unlearn")
-    (tmp_path / "clip").symlink_to(tiny_clip)
-    (tmp_path / "worker.py").write_text(WORKER)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    run = subprocess.run(
-        [*launch, tmp_path / "worker.py", tmp_path],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=Path(__file__).parent,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    (first, steps, ours), (second, other_steps, theirs) = torch.load(tmp_path / "parts.pt", weights_only=False)
-    assert steps == other_steps == len(first) == len(second) == -(-40 // 12)
-    assert ours == theirs
-    rows = [[p.numpy().tobytes() for b in part for p in b["pixels"][~b["is_unlearn"]]] for part in (first, second)]
-    shares = [set(part[:20]) for part in rows]  # what follows belongs to the next pass
-    assert len(shares[0]) == len(shares[1]) == 20 and not shares[0] & shares[1]

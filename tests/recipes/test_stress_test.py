@@ -10,6 +10,7 @@ import yaml
 
 from hf_unlearn.benchmarks import stress_test as stress
 
+pytestmark = pytest.mark.slow
 RECIPES = Path(__file__).parents[2] / "recipes"
 
 
@@ -72,10 +73,13 @@ def test_clip_end_to_end_and_again(folder, run, tmp_path, monkeypatch):
     assert seeds == {0, 1000, 2000, 3000}
 
     trained = []
-    original = stress.Experiment.measure
-    monkeypatch.setattr(
-        stress.Experiment, "measure", lambda self, config, name: trained.append(name) or original(self, config, name)
-    )
+    original = stress.Experiment.train_and_evaluate
+
+    def train(self, config, name):
+        trained.append(name)
+        return original(self, config, name)
+
+    monkeypatch.setattr(stress.Experiment, "train_and_evaluate", train)
     (out / "fine_tune-2.json").unlink()
     record = json.loads((out / "fine_tune-1.json").read_text())
     record["settings"]["learning_rate"] = 1.0  # made with other settings
