@@ -34,7 +34,7 @@ OTHERS = [
     {"adam_beta2": 0.95},
     {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 1e-6}},
     {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 1e-7}},
-    {"label_smoothing_factor": 0.1},
+    {"weight_decay": 0.3},
     {"seed": 1},
     {"bf16": True},
     {"tf32": None, "adam_epsilon": 1e-6},
