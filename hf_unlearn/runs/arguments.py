@@ -34,7 +34,7 @@ class Run:
     arguments: RunArguments
     methods: dict[str, UnlearningConfig]
     pretrain: RetrainConfig
-    initial: RetrainConfig
+    initial: RetrainConfig | None
     data: DataConfig
     model: dict[str, Any] = field(default_factory=dict)
     family: str | None = None
@@ -80,11 +80,11 @@ def parse_run(argv: Sequence[str] | None = None, default_config: str | Path | No
     shared_yaml = [option for option in general if option[0] not in own]
     shared = [(name, values) for name, values in options if name not in own and "." not in name]
     targets: dict[str, type[UnlearningConfig]] = {m: METHODS[m].config_class for m in arguments.methods}
-    targets |= dict.fromkeys(EARLIER_TRAININGS, RetrainConfig)
+    targets |= {PRETRAIN: RetrainConfig} | ({INITIAL: RetrainConfig} if arguments.initial_where is not None else {})
     _check_names(shared_yaml + shared, targets)
     _check_dotted(dotted, targets)
     of_sections = [(f"{section}.{name}", value) for section, given in sections.items() for name, value in given]
-    _check_dotted(of_sections, {method: trainer.config_class for method, trainer in METHODS.items()} | targets)
+    _check_dotted(of_sections, {**_configs(), **dict.fromkeys(EARLIER_TRAININGS, RetrainConfig)})
     parsed = {}
     for target, config_class in targets.items():
         names = _names(config_class)
@@ -96,8 +96,8 @@ def parse_run(argv: Sequence[str] | None = None, default_config: str | Path | No
         parsed[target] = _parse(config_class, [*(o for o in usable if o[0] in names), ("output_dir", [str(folder)])])
     for config in parsed.values():
         refuse_evaluating(config)
-    pretrain, initial = (parsed.pop(section) for section in EARLIER_TRAININGS)
-    assert isinstance(pretrain, RetrainConfig) and isinstance(initial, RetrainConfig)
+    pretrain, initial = (parsed.pop(section, None) for section in EARLIER_TRAININGS)
+    assert isinstance(pretrain, RetrainConfig) and isinstance(initial, RetrainConfig | None)
     return Run(arguments, parsed, pretrain, initial, data, model, family)
 
 
@@ -112,7 +112,12 @@ def _family(named: list[str]) -> str | None:
 
 def displaced(given: set[str]) -> tuple[str, ...]:
     """Fields of a config file that the options given on the command line stand in for, whatever they are called."""
-    return UNLEARN if given & set(UNLEARN) else ()
+    starts = ("initial_where",) if given & {"model_name_or_path", "initial_model", "vision_model"} else ()
+    return starts + (UNLEARN if given & set(UNLEARN) else ())
+
+
+def _configs() -> dict[str, type[UnlearningConfig]]:
+    return {method: trainer.config_class for method, trainer in METHODS.items()}
 
 
 def _names(config_class: type[Any]) -> set[str]:

@@ -85,7 +85,7 @@ def pretrain_initial(run: Run, task: UnlearningTask, build: Builder) -> Path:
         Its folder, in the cache.
     """
     rows = task.initial_rows
-    assert rows is not None
+    assert rows is not None and run.initial is not None
     splits = DatasetDict(retain=rows, unlearn=rows.select([]))
     own = replace(task, splits=splits, dataset=replace(task.dataset, sha256=dataset_sha256(rows)))
     return pretrain(own, *build(run, own), run.initial, run.data)

@@ -216,7 +216,7 @@ def settings_hash(run: Run) -> str:
     for switch in ("use_peft", "streaming"):
         data[switch] = data[switch] or None
     data |= {"unlearn_request": _request_hash(run.arguments), "local_data": _local_files_hash(run.arguments)}
-    earlier = {PRETRAIN: run.pretrain} | ({INITIAL: run.initial} if run.arguments.initial_where else {})
+    earlier = {PRETRAIN: run.pretrain} | ({INITIAL: run.initial} if run.initial is not None else {})
     settings = training_key(dataclasses.replace(run, methods=run.methods | earlier))
     data |= {"prompt_templates": run.data.prompt_templates, "class_names": run.data.class_names}
     given = {n: v for n, v in (data | settings).items() if v is not None}  # so that it stays when fields are added

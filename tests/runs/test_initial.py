@@ -121,6 +121,10 @@ def test_rows_set_apart_train_the_initial_model_and_are_in_no_split(shapes, tmp_
         prepare_task(parse_run([*given, "--initial_where", "label=oval"]).arguments)
     with pytest.raises(UserError, match="--initial_where makes a model to start from, and --initial_model names one"):
         parse_run([*given, "--initial_model", base])
+    named = parse_run(["--config", "clip_finetuned", "--model_name_or_path", base, "--unlearn_request", "ids.txt"])
+    assert named.arguments.initial_where is None and named.arguments.unlearn_fraction is None and named.initial is None
+    with pytest.raises(UserError, match="'initial' is not among the methods of this run"):
+        parse_run(["--unlearn_fraction", "0.1", "--initial.max_steps", "2"])
     DatasetDict(train=shapes, test=shapes).save_to_disk(tmp_path / "several")
     with pytest.raises(UserError, match="sets rows of one split apart"):
         prepare_task(parse_run([*given, "--dataset_name", str(tmp_path / "several")]).arguments)
