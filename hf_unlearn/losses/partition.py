@@ -71,8 +71,9 @@ class _Whole(torch.autograd.Function):
         else:
             kept = ((masked + 1) % len(candidates))[:, None]
             rows = (similarities.gather(1, kept) - by_row.gather(1, kept))[:, 0]
-        by_column = similarities.log_softmax(0) if both else None
-        columns = None if by_column is None else similarities[0] - by_column[0]
+        # Turned round first: on an accelerator a softmax over the outer dimension takes many times as long.
+        by_column = similarities.T.contiguous().log_softmax(1) if both else None
+        columns = None if by_column is None else similarities[0] - by_column[:, 0]
         if own is not None:
             rows = torch.logaddexp(rows, own)
         ctx.save_for_backward(
@@ -91,7 +92,7 @@ class _Whole(torch.autograd.Function):
             grad_rows = grad_rows - grad_own
         weights = by_row.exp().mul_(grad_rows[:, None])
         if by_column is not None:
-            weights.addcmul_(by_column.exp(), grad_columns)
+            weights.addcmul_(by_column.exp().T, grad_columns)
         of_anchors, of_candidates, of_scale = ctx.needs_input_grad[:3]
         grad_scaled = weights @ candidates if of_anchors or of_scale else None
         grad_scale = (grad_scaled * anchors).sum() if of_scale else None

@@ -85,9 +85,9 @@ class ContrastiveTerms(ABC):
         if self.x.shape != self.y.shape:
             raise ValueError(f"both elements must have one shape, got {tuple(self.x.shape)} and {tuple(self.y.shape)}")
         if not self.unit:
-            object.__setattr__(self, "x", _Unit.apply(self.x.float()))
-            object.__setattr__(self, "y", _Unit.apply(self.y.float()))
-            object.__setattr__(self, "unit", True)
+            x, y = _Unit.apply(torch.stack([self.x.float(), self.y.float()])).unbind()
+            for name, value in (("x", x), ("y", y), ("unit", True)):
+                object.__setattr__(self, name, value)
         object.__setattr__(self, "scale", self.scale.float())
 
     @Quantity

@@ -130,7 +130,10 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 def embed_images(model: PreTrainedModel, pixel_values: Tensor) -> Tensor:
     """`[n, d]` embeddings of `pixel_values [n, 3, H, W]`: a dual encoder's projection, a view encoder's backbone."""
-    return _pooled(model.get_image_features(pixel_values=as_weights(model, pixel_values)))  # type: ignore[operator]
+    pixels = as_weights(model, pixel_values)
+    if pixels.device.type != "cpu":  # where convolutions are faster so
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+    return _pooled(model.get_image_features(pixel_values=pixels))  # type: ignore[operator]
 
 
 def embed_texts(model: PreTrainedModel, **text_inputs: Tensor) -> Tensor:

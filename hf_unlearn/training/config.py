@@ -112,6 +112,8 @@ class UnlearningConfig(TrainingArguments):
     collapse_floor: float | None = field(default=None, metadata=FLOOR_HELP)
 
     def __post_init__(self) -> None:
+        if self.torch_compile and self.torch_compile_mode is None and torch.cuda.is_available() and not self.use_cpu:
+            self.torch_compile_mode = "reduce-overhead"  # CUDA graphs: with compiled kernels alone the GPU still waits
         super().__post_init__()
         refuse_lone_processes()
         self.accelerate_state = AccelerateState()

@@ -76,6 +76,8 @@ class LeanTrainer(Trainer):
             return super().training_step(model, inputs, num_items_in_batch)
         if not model.training:
             model.train()
+        if self.args.torch_compile:
+            torch.compiler.cudagraph_mark_step_begin()
         inputs = self._prepare_inputs(inputs)
         with self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)

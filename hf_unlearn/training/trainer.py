@@ -22,6 +22,7 @@ from hf_unlearn.errors import DivergenceError, UserError, is_out_of_memory
 from hf_unlearn.losses import ContrastiveTerms, info_nce
 from hf_unlearn.models.adapters import add_adapter, is_adapted
 from hf_unlearn.models.contrastive import contrastive_terms, evaluation_mode, is_dual_encoder, unwrap
+from hf_unlearn.models.patches import as_matrix_products
 from hf_unlearn.models.sharding import make_shardable
 from hf_unlearn.models.towers import freeze_tower
 from hf_unlearn.records.settings import weight_settings
@@ -138,6 +139,8 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         )
         if self.is_fsdp_enabled:
             self._check_shardable(model)
+        if args.device.type != "cpu":
+            as_matrix_products(model)
         if args.channels_last or (args.channels_last is None and args.device.type != "cpu"):
             model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
         if isinstance(batches, EncodedSplits) and args.device.type != "cpu" and args.dataloader_num_workers == 0:
