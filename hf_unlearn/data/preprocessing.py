@@ -162,26 +162,29 @@ class ImageTextPreprocessor(ContrastivePreprocessor):
 
     def batch(self, encoded: Encoded, seed: int | None) -> dict[str, Tensor]:
         """`pixel_values` and token tensors of one caption an image: drawn with a seed, the first one without."""
+        return self.pairs(encoded, *self.draw(encoded["caption_counts"], seed))
+
+    def pairs(self, encoded: Encoded, chosen: Tensor, mirrored: Tensor | None) -> dict[str, Tensor]:
+        """The same of a draw that has been made."""
         pixels = encoded["pixels"]
-        chosen, mirrored = self.draw(encoded["caption_counts"], seed)
-        if seed is not None and self.flip_probability:
+        if mirrored is not None:
             pixels = torch.where(mirrored.view(-1, 1, 1, 1), pixels.flip(-1), pixels)
         rows = torch.arange(len(pixels), device=pixels.device)
         tokens = {name: encoded[name][rows, chosen].long() for name in self.token_names(encoded)}
         return {"pixel_values": self.normalise(pixels), **tokens}
 
-    def draw(self, counts: Tensor, seed: int | None) -> tuple[Tensor, Tensor]:
-        """Which of its captions each picture is paired with (`[n]`), and which pictures are mirrored (`[n]` bool).
+    def draw(self, counts: Tensor, seed: int | None) -> tuple[Tensor, Tensor | None]:
+        """Which of its captions each picture is paired with (`[n]`), and which are mirrored (`[n]` bool, if any).
 
         Args:
             counts: `[n]` captions of each picture.
             seed: of the draw; None takes first captions and mirrors nothing.
         """
         if seed is None:
-            return torch.zeros_like(counts), torch.zeros_like(counts, dtype=torch.bool)
+            return torch.zeros_like(counts), None
         generator = torch.Generator(counts.device).manual_seed(seed)
         draws = torch.rand(2, len(counts), generator=generator, device=counts.device)
-        return (draws[0] * counts).long(), draws[1] < self.flip_probability
+        return (draws[0] * counts).long(), draws[1] < self.flip_probability if self.flip_probability else None
 
     def captions(self, encoded: Encoded) -> tuple[Encoded, Tensor]:
         """Token tensors `[m, max_length]` of all captions of a batch, and the row `[m]` of each."""

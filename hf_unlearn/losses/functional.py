@@ -44,7 +44,8 @@ def split_means(values: Sequence[Tensor], is_unlearn: Tensor) -> list[tuple[Tens
     Returns:
         For each of them its mean over retain and that over unlearn.
     """
-    masks = is_unlearn == _sides(is_unlearn.device)
+    compiling = torch.compiler.is_compiling()  # a kept constant is for steps that launch operation by operation
+    masks = torch.stack((~is_unlearn, is_unlearn)) if compiling else is_unlearn == _sides(is_unlearn.device)
     counts = all_reduce_sum(masks.sum(1, dtype=values[0].dtype)).clamp(min=1)
     means = torch.stack(list(values)) @ (masks / counts[:, None]).T
     found = (means if world_size() == 1 else means * world_size()).flatten().unbind()

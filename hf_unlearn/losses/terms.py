@@ -136,7 +136,9 @@ class TwoViewTerms(ContrastiveTerms):
         views = torch.cat([self.x, self.y])
         candidates = views if world_size() == 1 else torch.cat([all_gather(self.x), all_gather(self.y)])
         n, other = len(self.x), len(candidates) // 2  # the second views come after all first ones
-        if world_size() == 1:
+        if torch.compiler.is_compiling():  # on one process
+            itself = torch.arange(2 * n, device=views.device)
+        elif world_size() == 1:
             itself = _places(2 * n, 0, views.device)
         else:
             itself = torch.cat([_places(n, rank() * n + half, views.device) for half in (0, other)])

@@ -110,11 +110,11 @@ class BatchTrainer(LeanTrainer):
             seed = self._step_seed()
         elif isinstance(self.preprocessor, ImageViewPreprocessor):  # a picture compared with itself would say nothing
             seed = self.place_seed(int(index[0]))
-        caption = None
         if isinstance(self.preprocessor, ImageTextPreprocessor):
-            caption, _ = self.preprocessor.draw(inputs["caption_counts"], seed)
+            caption, mirrored = self.preprocessor.draw(inputs["caption_counts"], seed)
+            return TrainingBatch(self.preprocessor.pairs(inputs, caption, mirrored), is_unlearn, index, caption)
         drawn = self._step_preprocessor if model.training else self.preprocessor
-        return TrainingBatch(drawn.batch(inputs, seed), is_unlearn, index, caption)
+        return TrainingBatch(drawn.batch(inputs, seed), is_unlearn, index)
 
     @cached_property
     def _step_preprocessor(self) -> ContrastivePreprocessor:

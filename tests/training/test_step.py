@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
 # Of a step of Alignment Calibration with fused AdamW: views, model, loss, both passes, guard, clipping and update.
-MOST = {"simclr": 300, "moco": 370, "clip": 420}
+MOST = {"simclr": 300, "moco": 360, "clip": 405}
 
 
 class EveryStep(TrainerCallback):
@@ -32,7 +32,7 @@ def test_a_step_launches_little_and_never_waits(method, family, make_trainer, en
     trainer.callback_handler.callbacks.insert(0, counted)
     trainer.train()
     later = counted.steps[1:]  # the first sets the optimiser's state up
-    assert max(step.count for step in later) <= MOST[family]
+    assert (most := max(step.count for step in later)) <= MOST[family], most
     assert not any(step.waits for step in later)
 
 

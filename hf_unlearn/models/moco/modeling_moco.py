@@ -114,6 +114,6 @@ class MoCoModel(ViewEncoderModel):
         size = self.config.queue_size
         newest = keys[-size:].to(self.queue.dtype)
         # The pointer stays on its device: reading it on the host would stall an accelerator at every step.
-        slots = (self.queue_pointer + torch.arange(len(newest), device=keys.device)) % size
-        self.queue.index_copy_(0, slots, newest)
-        self.queue_pointer.add_(len(newest)).remainder_(size)
+        slots = (self.queue_pointer + torch.arange(len(newest) + 1, device=keys.device)) % size
+        self.queue.index_copy_(0, slots[:-1], newest)
+        self.queue_pointer.copy_(slots[-1])
