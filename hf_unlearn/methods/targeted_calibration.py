@@ -2,7 +2,7 @@
 
 import time
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from math import inf
 from typing import Any, ClassVar, cast
 
@@ -17,7 +17,7 @@ from hf_unlearn.data.streaming import StreamedBatches
 from hf_unlearn.distributed import all_reduce_sum, world_size
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import ContrastiveTerms, info_nce, masked_mean, negative_alignment, similarity_drift
-from hf_unlearn.methods.fine_tune import FineTuneTrainer
+from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
 from hf_unlearn.models.adapters import merged
 from hf_unlearn.models.contrastive import contrastive_terms, is_dual_encoder, unwrap
 from hf_unlearn.models.loading import load_encoder
@@ -238,10 +238,18 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
             )
         start = merged(cast("PreTrainedModel", deepcopy(unwrap(self.model))))
         move_towards(start, self.initial_model, WAY_BACK)
-        config = deepcopy(self.args)
-        config.num_train_epochs, config.shrink_perturb, config.saliency_share = config.target_epochs, None, None
-        config.save_strategy, config.checkpoint_minutes = "no", None  # type: ignore[assignment]
-        config.logging_strategy, config.disable_tqdm, config.report_to = "no", True, []  # type: ignore[assignment]
+        changed = {
+            "num_train_epochs": self.args.target_epochs,
+            "shrink_perturb": None,
+            "saliency_share": None,
+            "save_strategy": "no",
+            "checkpoint_minutes": None,
+            "logging_strategy": "no",
+            "disable_tqdm": True,
+            "report_to": "none",
+        }
+        same = {each.name: deepcopy(getattr(self.args, each.name)) for each in fields(FineTuneConfig) if each.init}
+        config = FineTuneConfig(**same | changed)
         trainer = FineTuneTrainer(
             start,
             config,
