@@ -18,6 +18,7 @@ from hf_unlearn.audit.levels import (
     MARGIN_SHARE,
     RESIDUAL_LEVEL,
     SHARE_LEVEL,
+    TOLERANCE,
     TRANSFER_LEVEL,
     TRANSFER_SHARE,
 )
@@ -119,6 +120,7 @@ def _findings(view: View, held_back: View | None, permutations: int, seed: int) 
         return targeted, above, below, inside & (margin > 0), above & (two_sided / 2 <= RESIDUAL_LEVEL)
 
     targeted, above, overshoot, equivalent, residual = levels(view)
+    targeted &= two(view.scores(U), view.scores(reference)).estimate > TOLERANCE
     sensitive = bounded = blind = standing_out = np.zeros(owners, bool)
     if C in view.before:
         gap = two(view.before[U], view.before[C])

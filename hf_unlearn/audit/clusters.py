@@ -5,7 +5,7 @@ inflate the audit; parted between the arms they make exact retraining look like 
 stays in training keeps the other's memory alive. Clusters, not pictures, are therefore drawn, permuted and counted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,23 +40,24 @@ def picture_clusters(pictures: Sequence[Picture], groups: Sequence[str] | None =
     Raises:
         UserError: When a picture can no longer be read.
     """
-    opened = [picture.open() for picture in pictures]
-    return connected(len(pictures), alike(opened) + same_words(groups or [""] * len(pictures)))
+    edges = alike(picture.open() for picture in pictures)
+    return connected(len(pictures), edges + same_words(groups or [""] * len(pictures)))
 
 
-def alike(images: Sequence[Image.Image]) -> Edges:
+def alike(images: Iterable[Image.Image]) -> Edges:
     """Pairs of images that look nearly equal, also mirrored: candidates by 8 x 8 colours, decided by 16 x 16.
 
-    Time grows with the square of the number (8,000 images: a few seconds), memory does not.
+    Time grows with the square of the number (8,000 images: a few seconds), memory does not: of each image, which may be
+    a photograph of many megabytes, only its thumbnails are kept.
     """
-    if len(images) < 2:
+    thumbnails = [(_thumbnail(image, FINE), _thumbnail(image, COARSE)) for image in images]
+    if len(thumbnails) < 2:
         return []
-    fine = np.stack([_thumbnail(image, FINE) for image in images])
-    coarse = np.stack([_thumbnail(image, COARSE) for image in images])
+    fine, coarse = (np.stack(side) for side in zip(*thumbnails, strict=True))
     mirrored = _signatures(coarse[:, :, ::-1])
     straight = _signatures(coarse)
     found = []
-    for start in range(0, len(images), BLOCK):
+    for start in range(0, len(thumbnails), BLOCK):
         block = straight[start : start + BLOCK]
         likeness = np.maximum(block @ straight[start:].T, block @ mirrored[start:].T)
         for i, j in np.argwhere(likeness >= COARSE_ALIKE):

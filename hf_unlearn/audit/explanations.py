@@ -221,7 +221,7 @@ def assumptions(arms: Arms, measured: HypothesisTests, planned: bool) -> tuple[s
 
 def limits(arms: Arms, measured: HypothesisTests) -> tuple[str, ...]:
     """What the audit could not see and does not say, a sentence each."""
-    found = [effect.words for effect in measured.minimum_detectable_effects]
+    found = list(dict.fromkeys(effect.words for effect in measured.minimum_detectable_effects))
     if Arm.STILL_TRAINED not in arms and Arm.NEVER_TRAINED not in arms:
         found.append("A forgetting score above zero is no evidence of unlearning: a drift of the model gives one too.")
     if Arm.NEVER_TRAINED not in arms:

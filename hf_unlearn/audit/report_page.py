@@ -21,7 +21,7 @@ from hf_unlearn.metrics.alignment_matrices import alignment_gap_matrix, diagonal
 from hf_unlearn.records.audit_result import Arm, AuditResult, Interval, Verdict
 
 PIXEL_RATIO = 1.6  # pixels of a plot to one of the page: letters come out about as large as the text around them
-LONG_TABLE = 60  # rows from which the per-image table scrolls in a window of its own
+LONG_TABLE = 20  # rows from which the per-image table scrolls in a window of its own
 MOST_THUMBNAILS = 400  # beyond, pictures would make the page tens of megabytes
 MOST_IN_STRIP = 60  # pictures that a heatmap without labels shows beside it, by number
 MOST_SHOWN = 12  # pictures that stand out, shown on the first page
@@ -259,9 +259,11 @@ def _left(result: AuditResult) -> str | None:
     before, test = result.effects.get("gap_before"), result.tests.get("T3.equivalence")
     if before is None or test is None or test.interval is None or not math.isfinite(test.interval.high):
         return None
-    if before.estimate <= 0 or not result.tests["T1"].passed:
+    if before.estimate <= 0 or not all(name in result.tests and result.tests[name].passed for name in ("T1", "T2")):
         return None
     share = max(0.0, test.interval.high / before.estimate)
+    if share >= 1:
+        return None
     return (
         f"At most {share:.0%} of what set these pictures apart before is left (95% sure, if all changed about alike)."
     )

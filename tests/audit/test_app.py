@@ -8,9 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from audit.conftest import folder_of
+from audit.test_report import make
 
 from hf_unlearn.audit.app import build_app, serve
 from hf_unlearn.audit.app_limits import Limits, copy_uploads, one_file, usable_model
+from hf_unlearn.audit.report import write_report
 from hf_unlearn.errors import UserError
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -286,3 +288,24 @@ def test_the_report_reads_well_in_a_browser(browser, tmp_path, arms, checkpoints
             assert cut == []
         assert browser.execute_script("return [...document.images].every(i => i.complete && i.naturalWidth > 0)")
     assert all(result.verdict.value in browser.page_source for result in audit.results.values())
+
+
+def test_the_report_is_legible_on_a_phone(browser, tmp_path, monkeypatch):
+    """At 390 pixels nothing is cut: thumbnails keep their size, texts and names their width, the page its own."""
+    monkeypatch.setattr("hf_unlearn.audit.report_page.MAX_LABELS", 4)  # pictures by number, beside the heatmaps
+    path = write_report(make(tmp_path, sizes=(10, 10, 10)))
+    metrics = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        browser.get(path.resolve().as_uri())
+
+        def widths(selector):
+            script = "return [...document.querySelectorAll(arguments[0])].map(e => e.getBoundingClientRect().width)"
+            return browser.execute_script(script, selector)
+
+        assert browser.execute_script("return document.documentElement.scrollWidth") == 390
+        assert len(widths(".strip img")) == 10 and max(widths(".strip img, .images img")) <= 80
+        assert min(widths("caption span")) > 250 and max(widths("caption span")) <= 390
+        assert min(widths(".effects tbody th")) > 200 and min(widths(".facts td")) > 300
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -1,11 +1,15 @@
 import csv
 import hashlib
 import json
+import weakref
 from pathlib import Path
 
 import pytest
+from audit.conftest import folder_of
 
+from hf_unlearn.audit.pictures import Picture
 from hf_unlearn.audit.plan import AuditPlan, check_plan, draw_plan, read_plan, write_plan
+from hf_unlearn.audit.recording import plan_audit
 from hf_unlearn.errors import UserError
 from hf_unlearn.records.audit_result import Arm
 
@@ -115,3 +119,20 @@ def test_arms_that_depart_from_the_plan_are_named(plan: AuditPlan) -> None:
     with pytest.raises(UserError, match=f"'never_trained' holds images of the plan: {lost}"):
         controls = {Arm.NEVER_TRAINED: {lost: plan.requested[lost]}}
         check_plan(plan, {Arm.REQUESTED: plan.requested, Arm.STILL_TRAINED: plan.still_trained, **controls})
+
+
+def test_photographs_are_not_all_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is let go once its thumbnails are made: thousands of photographs would not fit."""
+    opened: list[weakref.ref] = []
+    alive: list[int] = []
+    original = Picture.open
+
+    def watched(picture: Picture):
+        image = original(picture)
+        opened.append(weakref.ref(image))
+        alive.append(sum(ref() is not None for ref in opened))
+        return image
+
+    monkeypatch.setattr(Picture, "open", watched)
+    plan_audit(folder_of(tmp_path / "mine", 12), tmp_path / "plan")
+    assert len(alive) >= 12 and max(alive) <= 3
