@@ -89,15 +89,16 @@ def test_similarities_whose_exponential_overflows():
     assert all(leaf.grad.isfinite().all() for leaf in (anchors, candidates, scale))
 
 
-def test_candidates_without_gradient_get_none():
-    anchors, candidates, scale = parts()
-    rows, _ = log_partition(anchors, candidates.detach(), scale)
-    rows.sum().backward()
-    assert candidates.grad is None
-    wanted = parts()
-    dense(*wanted)[0].sum().backward()
-    torch.testing.assert_close(anchors.grad, wanted[0].grad)
-    torch.testing.assert_close(scale.grad, wanted[2].grad)
+@pytest.mark.parametrize("without", range(3), ids=("anchors", "candidates", "scale"))
+@pytest.mark.parametrize("block_elements", [3 * COLUMNS, 10**6])
+def test_what_needs_no_gradient_gets_none_and_the_rest_its_own(without, block_elements):
+    """As where one of two encoders is frozen, and the temperature learns on."""
+    leaves, wanted = ([part.detach() if i == without else part for i, part in enumerate(parts())] for _ in range(2))
+    weighted(*log_partition(*leaves, both=True, block_elements=block_elements)).backward()
+    weighted(*dense(*wanted)).backward()
+    for given, expected in zip(leaves, wanted, strict=True):
+        assert (given.grad is None) == (expected.grad is None)
+        torch.testing.assert_close(given.grad, expected.grad)
 
 
 def test_stays_in_float32_under_autocast():
