@@ -62,6 +62,7 @@ def test_one_reference_is_blunter_than_many() -> None:
     many, one = (sample_completeness(model, base, references[:k]) for k in (4, 1))
     # Five spreads below the reference models, but half of what samples differ by under one model.
     assert many.over > 0.95 and one.over == 0
+    assert (one.per_sample > 0).all() and one.per_sample.mean() < many.per_sample.mean()
 
 
 def test_completeness_falls_as_alignment_rises() -> None:
