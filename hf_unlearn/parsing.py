@@ -5,6 +5,7 @@ in bytes, in levels and, where a short text can stand for much more, in what it 
 """
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -63,7 +64,9 @@ def read_json(path: str | Path, remedy: str = RESTORE) -> Any:
 
 
 def parse_json(text: str, source: str, remedy: str = RESTORE) -> Any:
-    """Parse JSON as the standard has it: no NaN or Infinity, and at most 100 levels.
+    """Parse JSON as the standard has it: no NaN or Infinity, at most 100 levels, and no field of an object twice.
+
+    Of a field that stands there twice, some readers take the first and others the last.
 
     Args:
         text: Any text at all.
@@ -74,7 +77,7 @@ def parse_json(text: str, source: str, remedy: str = RESTORE) -> Any:
         UserError: It is no such JSON.
     """
     try:
-        data = json.loads(text, parse_constant=_refuse_constant)
+        data = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object)
     except RecursionError as error:
         raise _too_deep(source) from error
     except ValueError as error:  # a JSONDecodeError, or a number of more digits than Python reads
@@ -170,6 +173,14 @@ def _items(value: Any) -> list[Any]:
 
 def _too_deep(source: str) -> UserError:
     return UserError(f"{source} is nested more than {MOST_LEVELS} levels deep; no file of ours is.")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
+        raise ValueError(f"the field {twice!r} stands there twice")
+    return found
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 MINUS = "\N{MINUS SIGN}"
 INK, MUTED = "#1f2328", "#59636e"
 DPI = 160
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PLAIN = {b"IHDR", b"PLTE", b"tRNS", b"sBIT", b"sRGB", b"pHYs", b"tEXt", b"zTXt", b"iTXt", b"tIME", b"IDAT", b"IEND"}
 MARK = "Samples"  # text field of every PNG: whether it shows samples, which only who draws it knows for sure
 SHOWN, NOT_SHOWN = "shown", "not shown"
 
@@ -45,6 +47,19 @@ def save(figure: "Figure", path: str | Path, *, shown: bool = False) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target, format="png", metadata={MARK: SHOWN if shown else NOT_SHOWN})
     return target
+
+
+def is_plain_png(data: bytes) -> bool:
+    """Say whether a PNG shows every viewer the same one picture, and holds nothing else.
+
+    Others could be animated, follow a gamma or colour profile of their own, or have a file behind their end.
+    """
+    place = len(_SIGNATURE)
+    kinds = []
+    while data.startswith(_SIGNATURE) and place + 8 <= len(data):
+        kinds.append(data[place + 4 : place + 8])
+        place += 12 + int.from_bytes(data[place : place + 4])
+    return place == len(data) and kinds[-1:] == [b"IEND"] and set(kinds) <= _PLAIN
 
 
 def shows_samples(path: str | Path) -> bool | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from hf_unlearn.errors import UserError, listed
+from hf_unlearn.figures.drawing import is_plain_png
 from hf_unlearn.hub.verification_report import Outcome, Statement, judged
 from hf_unlearn.records.file_names import EVALUATION_NAME
 from hf_unlearn.records.metric_labels import GAP_KEYS, gap_keys, metric_label
@@ -177,7 +178,12 @@ def verify_heatmaps(
         shares = {name: _agreement(folder / name, matrices) for name in pictures}
         best = max(shares, key=lambda name: shares[name])
         problem = f"{best} does not show the recorded matrices: {shares[best]:.0%} of its cells agree"
-        yield judged("heatmaps", shares[best] >= _AGREE, f"{best} shows the recorded matrices", problem)
+        fine = f"the colours of {best} show the recorded matrices; what is written in it is not read"
+        if shares[best] >= _AGREE and not is_plain_png((folder / best).read_bytes()):
+            problem = f"{best} holds more than one plain picture, so that viewers may show another"
+            yield Statement("heatmaps", Outcome.FAILS, problem)
+        else:
+            yield judged("heatmaps", shares[best] >= _AGREE, fine, problem)
         pictures.remove(best)
     for name in pictures:
         yield Statement(f"picture {name}", Outcome.UNCHECKED, "is the publisher's own; no record says what it shows")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from hf_unlearn.errors import UserError
+from hf_unlearn.figures.drawing import is_plain_png
 from hf_unlearn.parsing import parse_json
 
 Content = Path | bytes
@@ -155,13 +156,16 @@ def _safetensors_texts(content: Content) -> dict[str, str] | None:
 
 
 def _png_texts(content: Content) -> dict[str, str] | None:
-    """Return the text that a picture carries beside its pixels, or None where the file is not a PNG."""
+    """Return the text that a picture carries beside its pixels, or None where the file is no plain PNG."""
     import io
 
     from PIL import Image, UnidentifiedImageError
 
+    data = _read(content)
+    if not is_plain_png(data):
+        return None
     try:
-        with Image.open(io.BytesIO(_read(content)), formats=["PNG"]) as picture:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
             picture.load()
             return {f"the text field {key}": str(value) for key, value in picture.info.items()}
     except (UnidentifiedImageError, OSError, SyntaxError):

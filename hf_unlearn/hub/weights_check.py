@@ -33,6 +33,7 @@ def verify_files(folder: Path, manifest: UnlearningManifest) -> Iterator[Stateme
     yield _changed(manifest)
     yield from recorded_files(folder, manifest.files)
     yield _links(folder)
+    yield _preprocessing(folder)
     yield _code(folder, manifest)
     if is_adapter(manifest):
         yield _adapter_base(folder, manifest.base_model)
@@ -57,10 +58,29 @@ def _tensors(folder: Path) -> Statement:
     from hf_unlearn.models.loading import load_model
 
     try:
-        load_model(str(folder))
+        model = load_model(str(folder))
     except UserError as error:
         return Statement("tensors", Outcome.FAILS, str(error))
-    return Statement("tensors", Outcome.HOLDS, "all of the model's tensors are there, in its shapes")
+    broken = [name for name, tensor in model.state_dict().items() if not bool(tensor.isfinite().all())]
+    fine, problem = "all of the model's tensors are there, in its shapes", f"not finite: {listed(broken)}"
+    return judged("tensors", not broken, fine, problem)
+
+
+def _preprocessing(folder: Path) -> Statement:
+    """Who loads a processor reads one file, and who loads an image processor may read the other."""
+    subject, fine = "preprocessing", "one image processor for all loaders"
+    try:
+        files = [folder / "processor_config.json", folder / "preprocessor_config.json"]
+        whole, alone = [read_json(file) if file.is_file() else None for file in files]
+    except UserError as error:
+        return Statement(subject, Outcome.FAILS, str(error))
+    within = whole.get("image_processor") if isinstance(whole, dict) else None
+    if not isinstance(within, dict) or not isinstance(alone, dict):
+        return Statement(subject, Outcome.HOLDS, fine)
+    names = {*within, *alone} - {"image_processor_type", "processor_class"}
+    differing = sorted(name for name in names if within.get(name) != alone.get(name))
+    problem = f"{files[0].name} and {files[1].name} differ in {listed(differing)}, and loaders on which they read"
+    return judged(subject, not differing, fine, problem)
 
 
 def _changed(manifest: UnlearningManifest) -> Statement:
@@ -194,8 +214,9 @@ def verify_base(folder: Path, manifest: UnlearningManifest, base: str | Path | N
                 subject, not same, "the adapter changes its base model", "the adapter adds zero: no unlearning"
             )
             return
-        differing, count = differing_tensors(folder, base)
+        differing, count, apart = differing_tensors(folder, base)
     except UserError as error:
         yield Statement(subject, Outcome.FAILS, str(error))
         return
-    yield judged(subject, differing > 0, f"{differing} of {count} differ from the base model's", problem)
+    fine = f"{differing} of {count} differ from the base model's, by {apart:.2%} of their size"
+    yield judged(subject, differing > 0, fine, problem)

@@ -1,17 +1,21 @@
 """What the loaders of others raise on files that are not what they say, and sizes beyond those of the weights."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import PreTrainedConfig
 
 from hf_unlearn.errors import UserError, is_out_of_memory, no_such_model
 from hf_unlearn.models.weights import has_weights, weight_files
 
 SMALL = 10_000_000  # parameters, which are 40 MB and in nobody's way
+Shapes = Sequence[tuple[int, ...]]
 CONVERT = (
     "its weights are pickled, which can run code when they are loaded, and are refused: where you trust them, load "
     "them with transformers and use_safetensors=False, and call save_pretrained"
@@ -62,51 +66,46 @@ def _is_pickled(name_or_path: str, error: Exception) -> bool:
     return "safetensors" in str(error) or "pytorch_model.bin" in str(error)
 
 
-def refuse_larger(name_or_path: str, trust_remote_code: bool = False) -> None:
+def refuse_larger(name: str, config: PreTrainedConfig, build: Callable[[Any], nn.Module], shapes: Shapes) -> None:
     """Refuse a configuration of a far larger model than its weights are, before memory is taken for it.
 
     The model is built without memory for its numbers. Building takes its time in the number of layers, of which each
     has a tensor at least.
 
     Args:
-        name_or_path: A checkpoint's folder; a Hub id, whose files are not here yet, passes.
-        trust_remote_code: Whether code that comes with the model may run, which may do as it likes: it passes.
+        name: What the model is called.
+        config: What it is built of.
+        build: Builds it, with random weights.
+        shapes: Of every tensor of its weights.
 
     Raises:
         UserError: The model would have over twice as many numbers as its weights, or more layers than these tensors.
     """
-    if trust_remote_code or not has_weights(name_or_path):
-        return
-    import torch
-    from transformers import AutoConfig, AutoModel
-
-    shapes = stored_shapes(Path(name_or_path))
-    config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
     layers = max(_layers(config.to_dict()), default=0)
     remedy = "save weights and config together with save_pretrained"
     if layers > len(shapes):
         raise UserError(
-            f"the model {name_or_path} has {layers:,} layers by its config.json, and its weights are {len(shapes):,} "
-            f"tensors; {remedy}"
+            f"the model {name} has {layers:,} layers by its config.json, and its weights are {len(shapes):,} tensors; "
+            f"{remedy}"
         )
     with torch.device("meta"):
-        model = AutoModel.from_config(config, trust_remote_code=False)
+        model = build(config)
     asked = sum(parameter.numel() for parameter in model.parameters())
     stored = sum(math.prod(shape) for shape in shapes)
     if asked > 2 * stored + SMALL:
         raise UserError(
-            f"the model {name_or_path} has {asked:,} parameters by its config.json, and its weights are {stored:,} "
-            f"numbers; {remedy}"
+            f"the model {name} has {asked:,} parameters by its config.json, and its weights are {stored:,} numbers; "
+            f"{remedy}"
         )
 
 
-def stored_shapes(folder: Path) -> list[tuple[int, ...]]:
+def stored_shapes(folder: Path) -> Shapes:
     """The shape of every tensor of a checkpoint, from the headers of its files.
 
     Raises:
         UserError: A file is damaged.
     """
-    shapes = []
+    shapes: list[tuple[int, ...]] = []
     for file in weight_files(folder):
         try:
             with safe_open(file, "pt") as opened:

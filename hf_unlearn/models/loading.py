@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import (
+    AutoConfig,
     AutoImageProcessor,
     AutoModel,
     AutoProcessor,
@@ -18,7 +19,7 @@ from transformers import (
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.adapters import apply_adapter, base_of, find_adapter
 from hf_unlearn.models.contrastive import is_contrastive, is_dual_encoder
-from hf_unlearn.models.faults import refuse_larger, told
+from hf_unlearn.models.faults import refuse_larger, stored_shapes, told
 from hf_unlearn.models.fit import check_fit, check_texts
 from hf_unlearn.models.forms import OPEN_CLIP, located
 from hf_unlearn.models.open_clip import load_open_clip
@@ -170,7 +171,9 @@ def _load_complete(name_or_path: str, revision: str | None, trust_remote_code: b
     """
     config, _ = PreTrainedConfig.get_config_dict(name_or_path, revision=revision)
     _check_config(name_or_path, config)
-    refuse_larger(name_or_path, trust_remote_code)
+    if has_weights(name_or_path) and not trust_remote_code:  # whose code may do as it likes
+        parsed = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+        refuse_larger(name_or_path, parsed, _random, stored_shapes(Path(name_or_path)))
     with _without_report():
         model, info = AutoModel.from_pretrained(
             name_or_path,
@@ -201,6 +204,10 @@ def _load_complete(name_or_path: str, revision: str | None, trust_remote_code: b
         held = named_tensors(unexpected)
         logger.warning("%s also holds %s, which %s leaves out%s.", name_or_path, held, read_as, other)
     return model
+
+
+def _random(config: Any) -> PreTrainedModel:
+    return AutoModel.from_config(config, trust_remote_code=False)
 
 
 def _check_config(name_or_path: str, config: Mapping[str, Any]) -> None:

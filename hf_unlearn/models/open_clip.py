@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
 from hf_unlearn.errors import UserError
+from hf_unlearn.models.faults import refuse_larger
 from hf_unlearn.models.open_clip_processor import CLIP_END, CLIP_TOKENS, preprocess_config, read_config
 from hf_unlearn.models.weights import OPEN_CLIP_CONFIG_NAME, OPEN_CLIP_WEIGHTS_NAME
 from hf_unlearn.parsing import read_tensors
@@ -70,8 +71,9 @@ def load_open_clip(folder: Path) -> CLIPModel:
             "are refused: where you trust them, save them with safetensors"
         )
     settings = read_config(folder)
-    model = CLIPModel(clip_config(settings["model_cfg"]))
-    state = from_open_clip(read_tensors(weights))
+    config, state = clip_config(settings["model_cfg"]), from_open_clip(read_tensors(weights))
+    refuse_larger(folder.name, config, CLIPModel, [tuple(tensor.shape) for tensor in state.values()])
+    model = CLIPModel(config)
     expected = model.state_dict()
     for what, names in (
         ("lacks", expected.keys() - state.keys()),

@@ -1,6 +1,7 @@
 """A checkpoint's weight files, as loading would choose them, and the hash that records and audits identify it by."""
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,29 @@ def _shards(folder: Path) -> list[Path]:
         raise UserError(
             f"{WEIGHTS_INDEX_NAME} names {listed(map(repr, missing))}, which {folder.name} lacks; save the model again."
         )
+    for name in names:
+        held, due = set(tensor_names(folder / name)), {tensor for tensor, file in shards.items() if file == name}
+        if odd := sorted(held ^ due):
+            raise UserError(
+                f"{name} of {folder.name} and {WEIGHTS_INDEX_NAME} differ on {listed(odd)}, and loaders on which they "
+                "follow; save the model again."
+            )
     return [folder / name for name in names]
+
+
+def tensor_names(path: Path) -> list[str]:
+    """The names of the tensors of a safetensors file, from its header.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as opened:
+            return list(opened.keys())
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path.name} is no whole safetensors file ({error}); save the model again.") from error
 
 
 def leads_out(path: Path, folder: Path) -> bool:
@@ -123,7 +146,7 @@ def weights_sha256(folder: str | Path) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def differing_tensors(folder: str | Path, other: str | Path) -> tuple[int, int]:
+def differing_tensors(folder: str | Path, other: str | Path) -> tuple[int, int, float]:
     """Count the tensors in which two checkpoints differ by value, however they are cut into files or typed.
 
     Args:
@@ -131,7 +154,8 @@ def differing_tensors(folder: str | Path, other: str | Path) -> tuple[int, int]:
         other: Another one.
 
     Returns:
-        The number of tensors that differ or that one of the two lacks, and that of all.
+        The number of tensors that differ or that one of the two lacks, that of all, and how far those that both have
+        lie apart as a share of the other's size (both as Euclidean norms).
 
     Raises:
         UserError: As `weight_files` does, or a file is damaged.
@@ -139,7 +163,10 @@ def differing_tensors(folder: str | Path, other: str | Path) -> tuple[int, int]:
     ours, theirs = _tensors(folder), _tensors(other)
     differing = sum(name not in theirs or not _same(ours[name], theirs[name]) for name in ours)
     lacking = len(theirs.keys() - ours.keys())
-    return differing + lacking, len(ours) + lacking
+    shared = [n for n in ours.keys() & theirs.keys() if ours[n].shape == theirs[n].shape]
+    apart = sum(float((ours[n].double() - theirs[n].double()).square().sum()) for n in shared)
+    size = sum(float(theirs[n].double().square().sum()) for n in shared)
+    return differing + lacking, len(ours) + lacking, math.sqrt(apart / size) if size else 0.0
 
 
 def changes_nothing(folder: str | Path) -> bool:

@@ -44,7 +44,7 @@ from hf_unlearn.runs.resuming import RunState
 from hf_unlearn.runs.tuning import _stored, _untouched
 from hf_unlearn.training.checkpoints import damage
 
-SECONDS = 60  # what takes longer hangs
+SECONDS = 60  # of the processor: what takes longer hangs
 REPORT = "report/audit.json"
 Folder = Callable[[Path], Any]
 
@@ -313,9 +313,9 @@ def fault(parser: Parser, content: bytes) -> str | None:
     def hang(number: int, frame: FrameType | None) -> None:
         raise Hang
 
-    before = signal.signal(signal.SIGALRM, hang)
+    before = signal.signal(signal.SIGPROF, hang)
     with one_changed(parser, content) as folder:
-        signal.alarm(SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
         try:
             parser.read(folder)
         except KeyboardInterrupt:
@@ -328,8 +328,8 @@ def fault(parser: Parser, content: bytes) -> str | None:
                 return _where(error)
             return None if sentence.strip() else f"an empty sentence of {type(error).__name__}"
         finally:
-            signal.alarm(0)
-            signal.signal(signal.SIGALRM, before)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.signal(signal.SIGPROF, before)
     return None
 
 

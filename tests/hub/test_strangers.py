@@ -1,0 +1,207 @@
+"""What a stranger would try next: folders and inputs that are none of those in `test_forged_folders.py`."""
+
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hub.local_hub import LocalHub
+from hub.test_forged_folders import changed, edit, failed, rewrite
+from PIL import Image as Picture
+from safetensors.torch import load_file, save_file
+from transformers import CLIPImageProcessor, CLIPModel
+
+from hf_unlearn.errors import UserError
+from hf_unlearn.hub.card import write_card
+from hf_unlearn.hub.publishing import publish_run
+from hf_unlearn.hub.verification import verify_repo
+from hf_unlearn.hub.verification_report import Outcome
+from hf_unlearn.records.schemas import UnlearningManifest
+
+Forgery = Callable[[Path, Path], None]
+HEATMAPS = Path("assets") / "alignment_matrices.png"
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return len(content).to_bytes(4) + kind + content + zlib.crc32(kind + content).to_bytes(4)
+
+
+def before_pixels(run: Path, added: bytes) -> None:
+    data = (run / HEATMAPS).read_bytes()
+    place = data.index(b"IDAT") - 4
+    (run / HEATMAPS).write_bytes(data[:place] + added + data[place:])
+    write_card(run)
+
+
+def animated_heatmaps(run: Path, base: Path) -> None:
+    """The first picture is right, and what a browser shows a moment later is not."""
+    first = Picture.open(run / HEATMAPS).convert("RGB")
+    text = Picture.open(run / HEATMAPS).info
+    other = Picture.new("RGB", first.size, "white")
+    from PIL.PngImagePlugin import PngInfo
+
+    marks = PngInfo()
+    for key, value in text.items():
+        if isinstance(value, str):
+            marks.add_text(key, value)
+    first.save(run / HEATMAPS, save_all=True, append_images=[other], duration=10, pnginfo=marks)
+    write_card(run)
+
+
+def heatmaps_of_another_brightness(run: Path, base: Path) -> None:
+    """Browsers follow the gamma that a picture names, and readers of its pixels do not."""
+    before_pixels(run, chunk(b"gAMA", (200_000).to_bytes(4)))
+
+
+def heatmaps_with_an_archive_behind(run: Path, base: Path) -> None:
+    (run / HEATMAPS).write_bytes((run / HEATMAPS).read_bytes() + b"PK\x03\x04" + bytes(100))
+    write_card(run)
+
+
+def one_field_twice(run: Path, base: Path) -> None:
+    """A reader who stops at the first one sees another hash than one who takes the last."""
+    text = (run / "unlearning.json").read_text()
+    (run / "unlearning.json").write_text(text.replace("{", '{"weights_sha256": "' + "0" * 64 + '",', 1))
+
+
+def config_with_one_field_twice(run: Path, base: Path) -> None:
+    text = (run / "config.json").read_text()
+    (run / "config.json").write_text(text.replace("{", '{"projection_dim": 7,', 1))
+    write_card(run)
+
+
+def a_tensor_in_two_shards(run: Path, base: Path) -> None:
+    """Which of the two is loaded is up to the loader."""
+    CLIPModel.from_pretrained(run).save_pretrained(run, max_shard_size="1MB")
+    (run / "model.safetensors").unlink(missing_ok=True)
+    first, second, *_ = sorted(run.glob("model-*.safetensors"))
+    name, theirs = next(iter(load_file(first))), load_file(second)
+    save_file({**theirs, name: load_file(base / "model.safetensors")[name]}, second, metadata={"format": "pt"})
+    write_card(run)
+
+
+def a_tensor_in_a_shard_that_the_index_leaves_out(run: Path, base: Path) -> None:
+    CLIPModel.from_pretrained(run).save_pretrained(run, max_shard_size="1MB")
+    (run / "model.safetensors").unlink(missing_ok=True)
+    first = min(run.glob("model-*.safetensors"))
+    save_file({**load_file(first), "hidden": torch.zeros(3)}, first, metadata={"format": "pt"})
+    write_card(run)
+
+
+def weights_that_are_no_numbers(run: Path, base: Path) -> None:
+    tensors = load_file(run / "model.safetensors")
+    name = "logit_scale"
+    save_file({**tensors, name: tensors[name] * float("nan")}, run / "model.safetensors", metadata={"format": "pt"})
+    rewrite(run)
+
+
+def a_folder_of_pictures_that_is_a_link(run: Path, base: Path) -> None:
+    shutil.move(run / "assets", run.parent / "elsewhere")
+    (run / "assets").symlink_to(run.parent / "elsewhere")
+    write_card(run)
+
+
+def two_preprocessings(run: Path, base: Path) -> None:
+    """One file is read by who loads a processor, the other by who loads an image processor."""
+    CLIPImageProcessor(image_mean=[9.0] * 3, image_std=[9.0] * 3).save_pretrained(run)
+    write_card(run)
+
+
+def a_date_before_all_dates(run: Path, base: Path) -> None:
+    changed(run, created="0001-01-01T00:00:00+23:59")
+
+
+def more_rows_than_there_are_numbers(run: Path, base: Path) -> None:
+    request = UnlearningManifest.load(run).request
+    changed(run, request=replace(request, count=10**300, row_hashes=None))
+
+
+def a_pipe_for_a_record(run: Path, base: Path) -> None:
+    (run / "evaluation.json").unlink()
+    os.mkfifo(run / "evaluation.json")
+
+
+def code_deep_in_a_config(run: Path, base: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    config["vision_config"]["auto_map"] = {"AutoModel": "org/evil--modeling_evil.Evil"}
+    edit(run, "config.json", **config)
+
+
+def attention_from_elsewhere(run: Path, base: Path) -> None:
+    edit(run, "config.json", attn_implementation="org/evil-kernel")
+
+
+def a_far_larger_model(run: Path, base: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    config["vision_config"] |= {"hidden_size": 50_000, "intermediate_size": 50_000, "num_attention_heads": 1}
+    edit(run, "config.json", **config)
+
+
+def weights_with_more_behind(run: Path, base: Path) -> None:
+    with (run / "model.safetensors").open("ab") as file:
+        file.write(b"PK\x03\x04" + bytes(100))
+    rewrite(run)
+
+
+FORGERIES: dict[str, tuple[Forgery, str]] = {
+    "heatmaps that change when looked at": (animated_heatmaps, "heatmaps"),
+    "heatmaps of another brightness": (heatmaps_of_another_brightness, "heatmaps"),
+    "heatmaps with an archive behind": (heatmaps_with_an_archive_behind, "heatmaps"),
+    "a config with one field twice": (config_with_one_field_twice, "code"),
+    "a tensor in two shards": (a_tensor_in_two_shards, "weights"),
+    "a tensor that the index leaves out": (a_tensor_in_a_shard_that_the_index_leaves_out, "weights"),
+    "weights that are no numbers": (weights_that_are_no_numbers, "tensors"),
+    "a linked folder of pictures": (a_folder_of_pictures_that_is_a_link, "links"),
+    "two preprocessings": (two_preprocessings, "preprocessing"),
+    "a date before all dates": (a_date_before_all_dates, "history"),
+    "more rows than there are": (more_rows_than_there_are_numbers, "unlearning.json: counts"),
+    "code deep in a config": (code_deep_in_a_config, "code"),
+    "attention from elsewhere": (attention_from_elsewhere, "tensors"),
+    "a far larger model": (a_far_larger_model, "tensors"),
+    "weights with more behind": (weights_with_more_behind, "tensors"),
+}
+
+
+@pytest.mark.parametrize(("forge", "named"), FORGERIES.values(), ids=FORGERIES)
+def test_a_forgery_is_caught(run: Path, base: Path, forge: Forgery, named: str) -> None:
+    forge(run, base)
+    assert named in failed(verify_repo(run))
+
+
+@pytest.mark.parametrize("forge", [forge for forge, _ in FORGERIES.values()], ids=FORGERIES)
+def test_and_is_not_published(run: Path, base: Path, hub: LocalHub, forge: Forgery) -> None:
+    forge(run, base)
+    with pytest.raises(UserError):
+        publish_run(run, "org/clip")
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("forge", [one_field_twice, a_pipe_for_a_record])
+def test_a_record_that_two_readers_read_differently_is_refused(run: Path, base: Path, forge: Forgery) -> None:
+    forge(run, base)
+    try:
+        report = verify_repo(run)
+    except UserError as error:
+        assert "twice" in str(error)
+        return
+    assert any("evaluation.json" in line.subject and line.outcome is not Outcome.HOLDS for line in report.statements)
+
+
+def test_how_little_of_the_base_was_changed_is_said(run: Path, base: Path) -> None:
+    """That one number moved is a change all the same; who reads it can judge."""
+    tensors = load_file(base / "model.safetensors")
+    tensors["logit_scale"] = tensors["logit_scale"] * 1.00001
+    save_file(tensors, run / "model.safetensors", metadata={"format": "pt"})
+    rewrite(run)
+    (line,) = [line for line in verify_repo(run, base=base).statements if "differ from the base" in line.detail]
+    assert "1 of" in line.detail and "% of their size" in line.detail
+
+
+def test_what_is_written_in_heatmaps_is_not_read_and_said_so(run: Path) -> None:
+    (line,) = [line for line in verify_repo(run).statements if line.subject == "heatmaps"]
+    assert line.outcome is Outcome.HOLDS and "what is written in it is not read" in line.detail
