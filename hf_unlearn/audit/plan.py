@@ -18,9 +18,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hf_unlearn.errors import UserError
+from hf_unlearn.errors import UserError, listed
 from hf_unlearn.parsing import read_json
 from hf_unlearn.records.audit_result import Arm
+from hf_unlearn.text import spreadsheet_cell
 
 SCHEMA = 2
 SECRET_FILE = "view_secret.json"
@@ -166,6 +167,11 @@ def write_plan(plan: AuditPlan, folder: Path, secret: str = "") -> None:
         if (folder / name).exists():
             raise UserError(f"'{folder / name}' exists and a committed plan is never replaced; choose another folder.")
     folder.mkdir(parents=True, exist_ok=True)
+    names = [*plan.requested, *plan.still_trained]
+    if formulas := [name for name in names if spreadsheet_cell(name) != name]:
+        raise UserError(
+            f"A spreadsheet would take {listed(formulas)} for a formula, and the request goes to others; rename it."
+        )
     for name, half in ((REQUEST_FILE, plan.requested), (STILL_TRAINED_FILE, plan.still_trained)):
         with (folder / name).open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("id", "sha256"), *sorted(half.items())])

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_unlearn.audit.endpoint_address import is_endpoint
 from hf_unlearn.audit.report import REPORT_FILE
 from hf_unlearn.audit.run import run_audit
 from hf_unlearn.audit.settings import AuditSettings
@@ -68,6 +69,8 @@ def repeat_audit(report: str | Path, output_dir: str | Path) -> Comparison:
         value = command.get(name)
         if value is None:
             return None
+        if is_endpoint(str(value)):  # whose asking would show pictures, and perhaps a token, to whoever wrote this
+            raise UserError(f"The report names the endpoint {value}; name it yourself in an audit with its --seed.")
         there = folder / value
         return str(there.resolve()) if there.exists() else value
 

@@ -28,6 +28,7 @@ from hf_unlearn.runs.options import grouped_options, section_options
 from hf_unlearn.runs.results import columns_of, markdown
 from hf_unlearn.runs.resuming import settings_hash
 from hf_unlearn.runs.unlearn import start
+from hf_unlearn.text import spreadsheet_cell
 
 logger = logging.getLogger(__name__)
 
@@ -289,7 +290,9 @@ def _csv(summary: Summary) -> str:
     writer.writerow(["run", "metric", "mean", "std", "trials"])
     for name, metrics in summary.mean.items():
         for key, value in metrics.items():
-            writer.writerow([name, key, value, summary.std[name][key], len(summary.trials)])
+            writer.writerow(
+                [spreadsheet_cell(name), spreadsheet_cell(key), value, summary.std[name][key], len(summary.trials)]
+            )
     return buffer.getvalue()
 
 

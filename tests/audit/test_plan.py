@@ -136,3 +136,10 @@ def test_photographs_are_not_all_held_in_memory(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(Picture, "open", watched)
     plan_audit(folder_of(tmp_path / "mine", 12), tmp_path / "plan")
     assert len(alive) >= 12 and max(alive) <= 3
+
+
+def test_no_name_in_a_request_is_a_formula(tmp_path):
+    plan = draw_plan({"=cmd|x!A0.png": "a" * 64, "b.png": "b" * 64}, seed=1)
+    with pytest.raises(UserError, match="A spreadsheet would take =cmd"):
+        write_plan(plan, tmp_path / "plan")
+    assert not (tmp_path / "plan").exists()

@@ -56,3 +56,13 @@ def test_what_is_no_report_is_refused(tmp_path, content):
     (tmp_path / "audit.json").write_text(content)
     with pytest.raises(UserError, match=r"no readable finished audit|an older version"):
         read_report(tmp_path)
+
+
+def test_a_strangers_report_has_no_endpoint_asked(tmp_path, arms, checkpoints):
+    """It would be shown the pictures, and the token that is meant for another."""
+    run_audit(checkpoints["simclr_a"], checkpoints["simclr_a"], output_dir=tmp_path / "r", settings=QUICK, **arms)
+    record = json.loads((tmp_path / "r" / "audit.json").read_text())
+    record["command"]["before"] = "https://evil.example/v1/embeddings"
+    (tmp_path / "r" / "audit.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="names the endpoint https://evil.example"):
+        repeat_audit(tmp_path / "r", tmp_path / "again")
