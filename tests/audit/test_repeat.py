@@ -64,5 +64,5 @@ def test_a_strangers_report_has_no_endpoint_asked(tmp_path, arms, checkpoints):
     record = json.loads((tmp_path / "r" / "audit.json").read_text())
     record["command"]["before"] = "https://evil.example/v1/embeddings"
     (tmp_path / "r" / "audit.json").write_text(json.dumps(record))
-    with pytest.raises(UserError, match="names the endpoint https://evil.example"):
+    with pytest.raises(UserError, match=r"names the endpoint https://evil\.example"):
         repeat_audit(tmp_path / "r", tmp_path / "again")
