@@ -161,17 +161,17 @@ def write_plan(plan: AuditPlan, folder: Path, secret: str = "") -> None:
     """Write `request.csv`, `still_trained.csv` (columns `id,sha256`), the secret of the views and, last, `plan.json`.
 
     Raises:
-        UserError: the folder already holds one of them; a committed plan is never replaced.
+        UserError: the folder already holds one of them, as a committed plan is never replaced, or a name is a formula.
     """
-    for name in (PLAN_FILE, REQUEST_FILE, STILL_TRAINED_FILE, SECRET_FILE):
-        if (folder / name).exists():
-            raise UserError(f"'{folder / name}' exists and a committed plan is never replaced; choose another folder.")
-    folder.mkdir(parents=True, exist_ok=True)
     names = [*plan.requested, *plan.still_trained]
     if formulas := [name for name in names if spreadsheet_cell(name) != name]:
         raise UserError(
             f"A spreadsheet would take {listed(formulas)} for a formula, and the request goes to others; rename it."
         )
+    for name in (PLAN_FILE, REQUEST_FILE, STILL_TRAINED_FILE, SECRET_FILE):
+        if (folder / name).exists():
+            raise UserError(f"'{folder / name}' exists and a committed plan is never replaced; choose another folder.")
+    folder.mkdir(parents=True, exist_ok=True)
     for name, half in ((REQUEST_FILE, plan.requested), (STILL_TRAINED_FILE, plan.still_trained)):
         with (folder / name).open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("id", "sha256"), *sorted(half.items())])
