@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from hf_unlearn.audit.answer_jumps import jumping
 from hf_unlearn.audit.embeddings import Embeddings
@@ -27,6 +28,7 @@ SHARE = 1 / 3
 """A geometry that moved less than this share of the other's did not move with it."""
 SHARED, SHARED_BEFORE = 0.995, 0.9
 """Cosine of two different pictures' answers from which they are one answer, and below which they were two before."""
+SHARED_LEVEL = 0.01
 FEW_VALUES = 32
 """Different values a coordinate takes in coarse answers, at most."""
 ENOUGH_ANSWERS = 40
@@ -79,7 +81,7 @@ def suspicions(
     u, o = np.asarray(requested, dtype=np.int64), np.asarray(others, dtype=np.int64)
     found = [_coarse(after, u)]
     if len(u) and len(u) + len(o) >= FEWEST:
-        found.append(_shared(before, after, u, np.concatenate([u, o]), clusters))
+        found.append(_shared(before, after, u, o, clusters))
     if len(u) >= FEWEST and len(o) >= FEWEST:
         seen = geometry(before, after)
         found += [_apart(seen, u, o, clusters), _content(seen, u, o, clusters), jumping(before, after, u, o)]
@@ -213,15 +215,20 @@ def _shared(
     before: Embeddings,
     after: Embeddings,
     u: NDArray[np.int64],
-    everyone: NDArray[np.int64],
+    o: NDArray[np.int64],
     clusters: NDArray[np.int64],
 ) -> str | None:
-    """Different pictures that get one answer now and had two before."""
-    different = clusters[u][:, None] != clusters[everyone][None, :]
-    closest = [_closest(side, u, everyone) for side in (after, before)]
-    one = (closest[0] >= SHARED) & (closest[1] < SHARED_BEFORE) & different
-    count = int(one.any(1).sum())
-    if not count:
+    """Different pictures that get one answer now and had two before; of thousands a few do so in any new model."""
+
+    def merged(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> int:
+        different = clusters[rows][:, None] != clusters[columns][None, :]
+        now, earlier = (_closest(side, rows, columns) for side in (after, before))
+        return int(((now >= SHARED) & (earlier < SHARED_BEFORE) & different).any(1).sum())
+
+    count = merged(u, np.concatenate([u, o]))
+    others = merged(o, o) if count else 0
+    table = [[count, len(u) - count], [others, len(o) - others]]
+    if not count or (others and stats.fisher_exact(table, "greater").pvalue > SHARED_LEVEL):
         return None
     return (
         f"{count} of {len(u)} requested pictures now get the answer of a different picture (cosine {SHARED} or "

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from audit_attacks import AT_20, ATTACKS, WIDTH, Answers, answers, edited, rotation
+from audit_attacks import AT_20, ATTACKS, PARTS, WIDTH, Answers, answers, edited, rotation
 
 from hf_unlearn.audit.answer_checks import change, noise, suspicions
 from hf_unlearn.audit.embeddings import Embeddings
@@ -101,3 +101,15 @@ def test_honest_answers_raise_no_suspicion(world: Answers, after: str) -> None:
 def test_few_pictures_raise_no_suspicion() -> None:
     few = Embeddings(VIEWS[:2])
     assert suspicions(few, Embeddings(RNG.normal(size=VIEWS[:2].shape)), [0, 1], [], np.arange(2)) == ()
+
+
+def test_answers_that_fall_together_for_all_kinds_of_pictures_are_no_suspicion(world: Answers) -> None:
+    """A new model takes some pictures for one; it is a suspicion where requested ones alone get another's answer."""
+    together = {"requested alone": (0, 1, 2), "all kinds": (0, 20, 22, 24, 40, 42, 44)}
+    for kind, rows in together.items():
+        parts = {name: getattr(world.honest, name).copy() for name in PARTS}
+        for row in rows:
+            for array in parts.values():
+                array[row] = array[row + 1] if row else array[5]
+        shared = [sentence for sentence in found(world, Embeddings(**parts)) if "answer of a different" in sentence]
+        assert bool(shared) == (kind == "requested alone"), kind
