@@ -32,6 +32,7 @@ from hf_unlearn.runs.class_labels import ClassLabels
 from hf_unlearn.runs.zero_shot import ZeroShotTask
 
 AUDIT_VIEWS = 10  # views an image, as EMIA takes them
+SMALL_SIDE = 64  # pixels
 AUDIT_SEED = 2406  # the same views for every model, whatever the run's seed
 SPLITS = ("retain", "unlearn", "validation", "test")
 EARLIER = "earlier"  # rows of earlier requests on the same model
@@ -313,7 +314,9 @@ class ImageViewEvaluator(Evaluator):
             features = embed_images(model, views.flatten(0, 1).to(model.dtype))
             return (features.unflatten(0, (-1, AUDIT_VIEWS)),)
 
-        return embed_split(model, split, embed, rows, batch_size=BATCH // 4)[0]
+        # Small pictures keep an accelerator busy only by the thousand; large ones fill its memory.
+        many = model.device.type != "cpu" and self.preprocessor.views.config.size <= SMALL_SIDE
+        return embed_split(model, split, embed, rows, batch_size=BATCH if many else BATCH // 4)[0]
 
 
 def view_notes(splits: Mapping[str, EncodedSplit | Dataset], labels: ClassLabels | None) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ RECIPE = Path(__file__).parents[2] / "recipes" / "benchmark_speed.py"
 @pytest.fixture
 def benchmark(monkeypatch):
     """A function that runs the recipe with arguments."""
+    monkeypatch.syspath_prepend(RECIPE.parent)  # as where a recipe is run
     spec = importlib.util.spec_from_file_location("benchmark_speed", RECIPE)
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)  # its dataclasses look their module up
@@ -51,6 +52,14 @@ def test_steps_of_view_encoders_against_the_references_construction(benchmark, c
     assert "MoCo step, 32 views: Fine-Tune against AC" in printed
 
 
+def test_a_training_and_an_evaluation_as_a_whole(benchmark, tmp_path, capsys):
+    output = tmp_path / "speed.json"
+    benchmark("--small", "--repeats", "1", "--only", "train", "checkpoint", "--device", "cpu", "--output", str(output))
+    training, evaluation = json.loads(output.read_text())["rows"]
+    assert training["first_seconds"] > 0 and re.search(r"\d processor cores busy", training["note"])
+    assert evaluation["work"] == "Evaluation of a SimCLR checkpoint, 280 pictures" and evaluation["ratio"] > 0
+
+
 def test_planning_in_memory_and_in_shards(benchmark, capsys):
     benchmark("--small", "--repeats", "1", "--only", "planning", "--device", "cpu")
     printed = capsys.readouterr().out
@@ -77,7 +86,7 @@ def test_steps_can_be_compiled_and_timed_by_the_processor(benchmark, monkeypatch
     printed = capsys.readouterr().out
     assert "compiled; processor time" in printed
     assert int(re.search(r"pairs/s, (\d+)% of the measured", printed).group(1)) > 0
-    assert len(compiled) == 1  # the library's model
+    assert len(compiled) == 2  # the library's model and its loss
 
 
 def test_processor_time_is_for_cpus(benchmark, monkeypatch):

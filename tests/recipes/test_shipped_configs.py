@@ -42,6 +42,14 @@ def test_cifar(family, shapes, tmp_path, monkeypatch):
     assert splits == {"validation": 6, "unlearn": 5, "retain": 49, "test": 12}  # 10% of 60, then of the rest
 
 
+def test_vit_b32(shapes, tiny_clip, tmp_path, monkeypatch):
+    """Batches in chunks, layers computed again in backward, a fused optimiser: scaled down, but for the size all of it."""
+    shapes.select_columns(["image", "captions"]).save_to_disk(tmp_path / "data")
+    small = ["--model_name_or_path", str(tiny_clip), "--forward_chunk_size", "5", "--dataloader_num_workers", "0"]
+    found = run(monkeypatch, tmp_path, "unlearn_clip.py", "clip_vit_b32.yaml", *small)
+    assert set(found["alignment_calibration"]["gap"]) == {"cosine_retain", "cosine_unlearn"}
+
+
 def test_coco(shapes, tmp_path, monkeypatch):
     shapes.select_columns(["image", "captions"]).save_to_disk(tmp_path / "data")
     found = run(monkeypatch, tmp_path, "unlearn_clip.py", "clip_coco.yaml", "--model.image_size", "16")

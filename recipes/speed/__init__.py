@@ -1,0 +1,1 @@
+"""Parts of `recipes/benchmark_speed.py`."""

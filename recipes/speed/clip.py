@@ -1,0 +1,72 @@
+"""CLIP steps, beside a plain loop over `CLIPModel`."""
+
+from collections.abc import Iterator
+from itertools import islice
+
+import torch
+from speed.rounds import Rounds, Row, Setting
+from speed.steps import AC, as_dataset, endless, optimizer_of, random_pictures, throughput, trainer_step
+from torch import Tensor
+from transformers import CLIPConfig, CLIPModel
+
+from hf_unlearn.models.small_clip import build_small_clip
+
+
+class PlainClipStep:
+    """One step of a plain Hugging Face loop: `CLIPModel(..., return_loss=True)`, inputs from the processor or given."""
+
+    def __init__(self, setting: Setting, model: CLIPModel, batches: Iterator[dict[str, Tensor]]) -> None:
+        self.setting, self.model, self.batches = setting, model.to(setting.device).train(), batches  # type: ignore[arg-type]
+        self.optimizer = optimizer_of(model)
+
+    def __call__(self) -> Tensor:
+        """Take the step and return its loss."""
+        batch = {name: value.to(self.setting.device) for name, value in next(self.batches).items()}
+        with torch.autocast(self.setting.device.type, torch.bfloat16, enabled=self.setting.cuda):
+            loss = self.model(**batch, return_loss=True).loss
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+
+def clip_steps(setting: Setting, folder: str) -> Iterator[Row]:
+    """CLIP: the small one of the demo on a CPU, ViT-B/32 on a GPU."""
+    side = 224 if setting.cuda else 32
+    captions = [f"{number} dogs in a photograph of the sea" for number in range(2 * setting.pictures)]
+    data = as_dataset(random_pictures(len(captions), side), captions=[[caption] for caption in captions])
+    _, processor = build_small_clip(captions, image_size=side)
+
+    def clip() -> CLIPModel:
+        torch.manual_seed(0)
+        if not setting.cuda:
+            return build_small_clip(captions, image_size=side)[0]
+        known = processor.tokenizer
+        tokens = {"pad_token_id": known.pad_token_id, "bos_token_id": known.bos_token_id}
+        tokens["eos_token_id"] = known.eos_token_id
+        return CLIPModel(CLIPConfig(text_config=tokens))
+
+    def processed() -> Iterator[dict[str, Tensor]]:
+        while True:
+            for start in range(0, len(data), setting.pictures):
+                rows = data[start : start + setting.pictures]
+                texts = [texts[0] for texts in rows["captions"]]
+                yield dict(
+                    processor(
+                        images=rows["image"], text=texts, padding="max_length", truncation=True, return_tensors="pt"
+                    )
+                )
+
+    ready = [{name: value.to(setting.device) for name, value in batch.items()} for batch in islice(processed(), 2)]
+    processing, given = "CLIPModel's own loss and processor", "CLIPModel's own loss, inputs ready"
+    rounds = Rounds(
+        setting,
+        {
+            AC: trainer_step(setting, "alignment_calibration", clip(), processor, data, folder),
+            processing: PlainClipStep(setting, clip(), processed()),
+            given: PlainClipStep(setting, clip(), endless(ready)),
+        },
+    )
+    rate = throughput(setting, rounds, "pairs")
+    for other in (processing, given):
+        yield rounds.compare(f"CLIP step, {setting.pictures} pairs", AC, other, rate)

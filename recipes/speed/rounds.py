@@ -1,0 +1,178 @@
+"""What is timed, in turns: settings, rounds, rows of the table."""
+
+import ctypes
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Work = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how large the benchmark is."""
+
+    device: torch.device
+    small: bool
+    repeats: int
+    workers: int
+    compiled: bool = False
+    clock: Callable[[], float] = time.perf_counter
+
+    @property
+    def cuda(self) -> bool:
+        """Whether it runs on a GPU."""
+        return self.device.type == "cuda"
+
+    @property
+    def pictures(self) -> int:
+        """Pictures of a batch; SimCLR and MoCo see two views of each."""
+        return 16 if self.small else 256
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One round of one contender: seconds, and peak memory above where it started, in MB."""
+
+    seconds: float
+    peak: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: one way to do the work against another; times in seconds, peaks in MB."""
+
+    work: str
+    first: str
+    second: str
+    first_seconds: float
+    second_seconds: float
+    ratio: float
+    least: float
+    greatest: float
+    first_peak: float
+    second_peak: float
+    note: str = ""
+
+    def __str__(self) -> str:
+        times = f"{_seconds(self.first_seconds)} against {_seconds(self.second_seconds)}"
+        ratio = f"ratio {self.ratio:.2f} ({self.least:.2f} to {self.greatest:.2f})"
+        peaks = f"peak {self.first_peak:.0f} against {self.second_peak:.0f} MB"
+        details = "; ".join(part for part in (f"{times}, {ratio}", peaks, self.note) if part)
+        return f"{self.work}: {self.first} against {self.second}\n    {details}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f} s" if value >= 1 else f"{1e3 * value:.3g} ms"
+
+
+class Rounds:
+    """What every contender took, round by round."""
+
+    def __init__(self, setting: Setting, contenders: dict[str, Work]) -> None:
+        self.contenders = contenders
+        for work in contenders.values():  # once without a clock: caches, lazy initialisation, kernel choice
+            work()
+        self.taken: dict[str, list[Measurement]] = {name: [] for name in contenders}
+        for _ in range(setting.repeats):
+            for name, work in contenders.items():
+                self.taken[name].append(measure(setting.device, work, setting.clock))
+
+    def seconds(self, name: str) -> float:
+        """Median of a contender."""
+        return statistics.median(m.seconds for m in self.taken[name])
+
+    def peak(self, name: str) -> float:
+        """Median peak memory of a contender, in MB."""
+        return statistics.median(m.peak for m in self.taken[name])
+
+    def compare(self, work: str, first: str, second: str, note: str = "") -> Row:
+        """One contender against another."""
+        pairs = zip(self.taken[first], self.taken[second], strict=True)
+        ratios = [b.seconds / a.seconds for a, b in pairs]
+        return Row(
+            work,
+            first,
+            second,
+            self.seconds(first),
+            self.seconds(second),
+            statistics.median(ratios),
+            min(ratios),
+            max(ratios),
+            self.peak(first),
+            self.peak(second),
+            note,
+        )
+
+
+def measure(device: torch.device, work: Work, clock: Callable[[], float] = time.perf_counter) -> Measurement:
+    """Run once and read clock and memory."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated() / 2**20
+        started = clock()
+        work()
+        torch.cuda.synchronize()
+        return Measurement(clock() - started, torch.cuda.max_memory_allocated() / 2**20 - before)
+    if platform.system() == "Linux":
+        ctypes.CDLL(None).malloc_trim(0)  # or memory that an earlier round gave back would hide this one's
+        Path("/proc/self/clear_refs").write_text("5")  # starts the peak anew
+    before = _process_memory("VmRSS")
+    started = clock()
+    work()
+    return Measurement(clock() - started, _process_memory("VmHWM") - before)
+
+
+def _process_memory(field: str) -> float:
+    if platform.system() != "Linux":
+        return float("nan")
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
+
+
+def matrix_rate(setting: Setting, dtype: torch.dtype, size: int) -> float:
+    """The hardware's floating-point operations a second, as the best of several square matrix products."""
+    left, right = (torch.randn(size, size, device=setting.device, dtype=dtype) for _ in range(2))
+    best = min(measure(setting.device, lambda: left @ right, setting.clock).seconds for _ in range(8))
+    return 2 * size**3 / best
+
+
+def growth(setting: Setting, work: str, unit: str, scripts: dict[int, list[str]]) -> Iterator[Row]:
+    """How seconds and peak memory grow with the size of the work, each measured in processes of its own.
+
+    Args:
+        setting: how often.
+        work: what is done.
+        unit: what sizes count.
+        scripts: for each size, a script that prints both as JSON, and its arguments.
+    """
+    taken: dict[int, list[Measurement]] = {}
+    for size, script in scripts.items():
+        command = [sys.executable, "-c", *script]
+        runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(setting.repeats)]
+        taken[size] = [Measurement(*json.loads(run.stdout)) for run in runs]
+    smallest, first = next(iter(taken.items()))
+    for size, each in taken.items():
+        ratios = [a.seconds / b.seconds for a, b in zip(each, first, strict=True)]
+        yield Row(
+            work,
+            f"{smallest:,} {unit}",
+            f"{size:,} {unit}",
+            statistics.median(m.seconds for m in first),
+            statistics.median(m.seconds for m in each),
+            statistics.median(ratios),
+            min(ratios),
+            max(ratios),
+            statistics.median(m.peak for m in first),
+            statistics.median(m.peak for m in each),
+        )

@@ -1,0 +1,128 @@
+"""What a user waits for: `trainer.train()` as a whole, and the evaluation of one checkpoint."""
+
+import statistics
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.profiler import ProfilerActivity, profile
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hf_unlearn.data.config import DataConfig
+from hf_unlearn.data.encoded import EncodedSplit
+from hf_unlearn.data.views import VIEW_PRESETS
+from hf_unlearn.methods import METHODS
+from hf_unlearn.models.image_processor import image_processor_of
+from hf_unlearn.models.simclr import SimCLRConfig, SimCLRModel
+from hf_unlearn.runs.class_labels import ClassLabels
+from hf_unlearn.runs.evaluation import ImageViewEvaluator
+from hf_unlearn.training.preprocessor import make_preprocessor
+from speed.rounds import Row, Setting, measure
+from speed.steps import AC, as_dataset, optimizer_of, random_pictures
+
+WANTED_SECONDS = 2.0  # of the evaluation, on a GPU
+
+
+class _Clock(TrainerCallback):
+    """Reads clock and processor at some steps, when the device is done with them."""
+
+    def __init__(self, steps: tuple[int, ...], cuda: bool) -> None:
+        self.steps, self.cuda = steps, cuda
+        self.read: dict[int, tuple[float, float]] = {}
+        self.profile = profile(activities=[ProfilerActivity.CUDA]) if cuda else None
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        if state.global_step not in self.steps:
+            return
+        if self.cuda:
+            torch.cuda.synchronize()
+        self.read[state.global_step] = time.perf_counter(), time.process_time()
+        if self.profile is not None and state.global_step == self.steps[-2]:  # the last steps alone: it slows the host
+            self.profile.start()
+        if self.profile is not None and state.global_step == self.steps[-1]:
+            self.profile.stop()
+
+    def kernel_seconds(self) -> float:
+        """Of a step, on the device; not a number on a CPU."""
+        if self.profile is None:
+            return float("nan")
+        total = sum(event.self_device_time_total for event in self.profile.key_averages()) / 1e6
+        return total / (self.steps[-1] - self.steps[-2])
+
+
+def _simclr(setting: Setting) -> SimCLRModel:
+    torch.manual_seed(0)
+    return SimCLRModel(SimCLRConfig(width=8 if setting.small else 64))
+
+
+def whole_trainings(setting: Setting, folder: str) -> Iterator[Row]:
+    """Steps of `trainer.train()`, SimCLR: what they take, and how much of that the device works."""
+    pictures = random_pictures(8 * setting.pictures if setting.small else 14_451, 32)
+    unlearn = len(pictures) // 10
+    data = as_dataset(pictures)
+    steps = (2, 4, 6) if setting.small else (60, 240, 260)
+    clock = _Clock(steps, setting.cuda)
+    model = _simclr(setting).to(setting.device)  # type: ignore[arg-type]
+    config = METHODS["alignment_calibration"].config_class(
+        output_dir=folder,
+        use_cpu=not setting.cuda,
+        bf16=setting.cuda,
+        torch_compile=setting.compiled,
+        per_device_train_batch_size=setting.pictures,
+        max_steps=steps[-1],
+        report_to="none",
+        disable_tqdm=True,
+    )
+    trainer = METHODS["alignment_calibration"](
+        model,
+        config,
+        {"retain": data.select(range(unlearn, len(data))), "unlearn": data.select(range(unlearn))},  # type: ignore[arg-type]
+        processing_class=image_processor_of(VIEW_PRESETS["cifar"]),
+        optimizers=(optimizer_of(model), None),
+        callbacks=[clock],
+    )
+    started = time.perf_counter()
+    trainer.train()
+    (first, first_cpu), (last, last_cpu) = clock.read[steps[0]], clock.read[steps[1]]
+    seconds, kernels = (last - first) / (steps[1] - steps[0]), clock.kernel_seconds()
+    note = f"{(last_cpu - first_cpu) / (last - first):.1f} processor cores busy (wanted: at most 2); "
+    note += (
+        f"{setting.pictures / seconds:.0f} pictures/s; {first - started:.0f} s to step {steps[0]}, compilation included"
+    )
+    busy = kernels / seconds
+    work = "trainer.train(), SimCLR, a step; the ratio is the device's busy share (wanted: 0.8)"
+    yield Row(work, AC, "its kernels", seconds, kernels, busy, busy, busy, 0.0, 0.0, note)
+
+
+def checkpoint_evaluations(setting: Setting, _: str) -> Iterator[Row]:
+    """The evaluation of a SimCLR checkpoint on 14,000 pictures with labels."""
+    sizes = {"retain": 9_500, "unlearn": 1_000, "validation": 1_500, "test": 2_000}
+    if setting.small:
+        sizes = {name: size // 50 for name, size in sizes.items()}
+    total = sum(sizes.values())
+    model, data = _simclr(setting), as_dataset(random_pictures(total, 32))
+    preprocessor = make_preprocessor(model, image_processor_of(VIEW_PRESETS["cifar"]), DataConfig())
+    model.to(setting.device)  # type: ignore[arg-type]
+    splits, labels, first, drawn = {}, {}, 0, np.random.default_rng(0)
+    for name, size in sizes.items():
+        splits[name] = EncodedSplit(data.select(range(first, first + size)), preprocessor)
+        labels[name] = drawn.integers(0, 10, size)
+        first += size
+    judge = ImageViewEvaluator(splits, preprocessor, ClassLabels(labels))
+    judge.evaluate(model)
+    taken = [measure(setting.device, lambda: judge.evaluate(model), setting.clock) for _ in range(setting.repeats)]
+    seconds = [each.seconds for each in taken]
+    ratios = [WANTED_SECONDS / each for each in seconds]
+    yield Row(
+        f"Evaluation of a SimCLR checkpoint, {total:,} pictures",
+        "ours",
+        "what is wanted on a GPU",
+        statistics.median(seconds),
+        WANTED_SECONDS,
+        statistics.median(ratios),
+        min(ratios),
+        max(ratios),
+        statistics.median(each.peak for each in taken),
+        0.0,
+    )
