@@ -11,7 +11,7 @@ from datasets import DatasetDict
 RECIPES = Path(__file__).parents[2] / "recipes"
 QUICK = ["--num_train_epochs", "1", "--pretrain.num_train_epochs", "1", "--methods", "retrain", "alignment_calibration"]
 QUICK += ["--per_device_train_batch_size", "16", "--pretrain.per_device_train_batch_size", "16"]
-QUICK += ["--use_cpu", "true", "--pretrain.use_cpu", "true", "--bf16", "false", "--pretrain.bf16", "false"]
+QUICK += ["--use_cpu", "true", "--bf16", "false"]
 
 
 def run(monkeypatch, tmp_path, recipe: str, config: str, *argv: str) -> dict:
