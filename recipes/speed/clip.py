@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from itertools import islice
 
 import torch
-from speed.rounds import Rounds, Row, Setting
-from speed.steps import AC, as_dataset, endless, optimizer_of, random_pictures, throughput, trainer_step
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
 from hf_unlearn.models.small_clip import build_small_clip
+from speed.rounds import Rounds, Row, Setting
+from speed.steps import AC, as_dataset, endless, optimizer_of, random_pictures, throughput, trainer_step
 
 
 class PlainClipStep:

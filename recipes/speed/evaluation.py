@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from sklearn.svm import SVC
-from speed.rounds import Rounds, Row, Setting
-from speed.views import TorchvisionViews
 from torch import Tensor
 
 from hf_unlearn.data.encoded import EncodedSplit
@@ -27,6 +25,8 @@ from hf_unlearn.runs.class_labels import class_labels
 from hf_unlearn.runs.run_data import prepare_task
 from hf_unlearn.runs.unlearn import base_model
 from hf_unlearn.training.preprocessor import make_preprocessor
+from speed.rounds import Rounds, Row, Setting
+from speed.views import TorchvisionViews
 
 CACHED_FITS, PROTOCOL_FITS = 40, 10  # of the probe, for its accuracy
 

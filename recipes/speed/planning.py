@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
 from speed.rounds import Row, Setting, growth
 
 # Plans one request in a process of its own: where, rows, ids asked for and the folder of shards are its arguments.

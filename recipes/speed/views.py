@@ -7,6 +7,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor
+from torchvision import transforms
+
+from hf_unlearn.data.sampler import SplitSampler
+from hf_unlearn.data.views import VIEW_PRESETS, ViewConfig
+from hf_unlearn.models.image_processor import image_processor_of
+from hf_unlearn.models.moco import MoCoConfig, MoCoModel
+from hf_unlearn.models.simclr import SimCLRConfig, SimCLRModel
 from speed.rounds import Rounds, Row, Setting
 from speed.steps import (
     AC,
@@ -20,14 +28,6 @@ from speed.steps import (
     throughput,
     trainer_step,
 )
-from torch import Tensor
-from torchvision import transforms
-
-from hf_unlearn.data.sampler import SplitSampler
-from hf_unlearn.data.views import VIEW_PRESETS, ViewConfig
-from hf_unlearn.models.image_processor import image_processor_of
-from hf_unlearn.models.moco import MoCoConfig, MoCoModel
-from hf_unlearn.models.simclr import SimCLRConfig, SimCLRModel
 
 
 class TorchvisionViews(torch.utils.data.Dataset[tuple[Tensor, int]]):

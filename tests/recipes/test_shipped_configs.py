@@ -43,7 +43,7 @@ def test_cifar(family, shapes, tmp_path, monkeypatch):
 
 
 def test_vit_b32(shapes, tiny_clip, tmp_path, monkeypatch):
-    """Batches in chunks, layers computed again in backward, a fused optimiser: scaled down, but for the size all of it."""
+    """Batches in chunks, layers computed again in backward, a fused optimiser: all of it but the size."""
     shapes.select_columns(["image", "captions"]).save_to_disk(tmp_path / "data")
     small = ["--model_name_or_path", str(tiny_clip), "--forward_chunk_size", "5", "--dataloader_num_workers", "0"]
     found = run(monkeypatch, tmp_path, "unlearn_clip.py", "clip_vit_b32.yaml", *small)
