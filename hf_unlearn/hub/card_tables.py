@@ -8,6 +8,7 @@ from hf_unlearn.records.schemas import EvaluationRecord, RequestStatus, Unlearni
 from hf_unlearn.text import markdown_code, markdown_text
 
 NONE = "–"
+HISTORY_HEADER = ("Run", "Date", "Method", "Samples", "Request, SHA-256")
 
 
 def facts(manifest: UnlearningManifest) -> list[tuple[str, str]]:
@@ -58,31 +59,34 @@ def history_table(manifest: UnlearningManifest, evaluation: EvaluationRecord | N
         )
         for number, entry in enumerate((*manifest.history, manifest.as_history_entry()), start=1)
     ]
-    return table(("Run", "Date", "Method", "Samples", "Request, SHA-256", "Then", "Now", "Never seen"), rows)
+    return table((*HISTORY_HEADER, "Then", "Now", "Never seen", "Est. gap"), rows)
 
 
-def _level(status: RequestStatus | None) -> tuple[str, str, str]:
+def _level(status: RequestStatus | None) -> tuple[str, str, str, str]:
     """What its own run left a request's samples at, where they are now with the interval, and what is never seen."""
     if status is None or status.now is None:
-        return number(None if status is None else status.then), "not measured", "–"
+        return number(None if status is None else status.then), "not measured", NONE, NONE
     now = f"{status.now:.1f} ({status.low:.1f} to {status.high:.1f})"
-    return number(status.then), f"**{now}, drifted back**" if status.drifted else now, number(status.non_member)
+    now = f"**{now}, drifted back**" if status.drifted else now
+    return number(status.then), now, number(status.non_member), number(status.estimated_gap)
 
 
 def metrics_table(evaluation: EvaluationRecord) -> str:
-    """Every metric before, after and of Retrain; those of the average gap in bold."""
-    columns = [evaluation.before or {}, evaluation.metrics, evaluation.retrain or {}]
+    """Every metric before, after and of Retrain, and of the model before any request; the average gap's in bold."""
+    original = {} if evaluation.original is None else {"Original": evaluation.original}
+    exact = evaluation.retrain or {}
+    columns = {**original, "Before": evaluation.before or {}, "This model": evaluation.metrics, "Retrain": exact}
     rows = []
     for key in in_display_order(evaluation.metrics):
         label = metric_label(key)
         name = markdown_text(f"{label.name}{f' ({label.unit})' if label.unit else ''}")
-        after, exact = evaluation.metrics[key], columns[2].get(key)
+        after, due = evaluation.metrics[key], exact.get(key)
         gap = NONE
-        if after is not None and exact is not None and key != "run_time_minutes":
-            gap = number(abs(after - exact))
-        cells = [_with_deviation(key, values) for values in columns]
+        if after is not None and due is not None and key != "run_time_minutes":
+            gap = number(abs(after - due))
+        cells = [_with_deviation(key, values) for values in columns.values()]
         rows.append((f"**{name}**" if key in evaluation.gap_keys else name, *cells, gap))
-    return table(("Metric", "Before", "This model", "Retrain", "Gap to Retrain"), rows, numbers=4)
+    return table(("Metric", *columns, "Gap to Retrain"), rows, numbers=len(columns) + 1)
 
 
 def comparison_table(evaluation: EvaluationRecord) -> str:
@@ -93,7 +97,7 @@ def comparison_table(evaluation: EvaluationRecord) -> str:
         for key in evaluation.gap_keys:
             gap = row.gap.get(key)
             cells.append(number(row.metrics.get(key)) + (f" ({number(gap)})" if gap is not None else ""))
-        name = "Before" if row.method == "before" else markdown_text(row.method_title)
+        name = markdown_text(row.method.title() if row.method in ("original", "before") else row.method_title)
         rows.append((name, *cells, number(row.avg_gap), number(row.metrics.get("run_time_minutes"))))
     header = ("Method", *(markdown_text(short_name(key)) for key in evaluation.gap_keys), "Avg. gap", "Minutes")
     return table(header, rows, numbers=len(header) - 1)

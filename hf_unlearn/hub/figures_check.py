@@ -77,6 +77,7 @@ def _forgetting_score(evaluation: EvaluationRecord, scores: Sequence[float | Non
 def _ranges(evaluation: EvaluationRecord) -> Statement:
     """Shares lie between 0 and 100, cosines and their differences between -2 and 2, deviations and gaps above 0."""
     columns = {"before": evaluation.before or {}, "metrics": evaluation.metrics, "retrain": evaluation.retrain or {}}
+    columns |= {"original": evaluation.original or {}}
     columns |= {f"comparison of {row.method}": row.metrics for row in evaluation.comparison}
     wrong = []
     for column, metrics in columns.items():
@@ -106,6 +107,7 @@ def _row_problems(row: ComparisonRow, evaluation: EvaluationRecord, method: str,
     Retrain's own row may leave its gap out, which is zero.
     """
     columns: dict[str, Metrics] = {
+        "original": evaluation.original or {},
         "before": evaluation.before or {},
         RETRAIN: evaluation.retrain or {},
         method: evaluation.metrics,

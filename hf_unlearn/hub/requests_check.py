@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 
+from hf_unlearn.errors import listed
 from hf_unlearn.hub.verification_report import Outcome, Statement, judged
 from hf_unlearn.records.file_names import EVALUATION_NAME
 from hf_unlearn.records.schemas import EvaluationRecord, RequestStatus, UnlearningManifest
@@ -30,6 +31,16 @@ def verify_requests(evaluation: EvaluationRecord, manifest: UnlearningManifest) 
         f"{len(recorded)} with {[count for _, count in recorded]} samples, and the history has "
         f"{[count for _, count in due]}",
     )
+    unseen = evaluation.requests[0].unseen
+    wrong = [
+        str(status.number)
+        for status in evaluation.requests
+        if None not in (status.now, status.estimated_gap, unseen)
+        and not math.isclose(status.estimated_gap, abs(status.now - unseen), abs_tol=_TOLERANCE)  # type: ignore[operator,arg-type]
+    ]
+    if wrong:
+        told = f"that of request {listed(wrong)} does not follow from its level and the first run's held-out samples"
+        yield Statement(f"{EVALUATION_NAME}: estimated gap", Outcome.FAILS, told)
     for status in evaluation.requests:
         yield _stands(status)
 

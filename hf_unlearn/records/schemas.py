@@ -196,6 +196,7 @@ class RequestStatus:
     non_member: float | None = None  # held-out samples under the same model
     drifted: bool = False  # back above both `then` and `non_member`, beyond the interval
     unseen: float | None = None  # held-out samples under the model that its own run started from
+    estimated_gap: float | None = None  # from `now` to the held-out samples of the model before any request
 
 
 @dataclass(frozen=True)

@@ -60,17 +60,18 @@ class Evaluation:
     evidence: ImageTextEvidence | ViewEvidence = field(repr=False)
     earlier: Array | None = field(default=None, repr=False)
 
-    def compared_with(self, before: "Evaluation") -> "Evaluation":
+    def compared_with(self, before: "Evaluation", original: "Evaluation | None" = None) -> "Evaluation":
         """The same evaluation with what needs the model before unlearning.
 
-        That is the forgetting score, the negative alignment and the estimated gap to Retrain.
+        That is the forgetting score, the negative alignment and the estimated gap to Retrain, which is estimated from
+        the model before any request, if that is another.
         """
         score = forgetting_score(before.alignment, self.alignment)
         metrics = {**self.metrics, "forgetting_score": 100 * score.mean, "forgetting_score_std": 100 * score.std}
         if len(self.x) > 1:
             negative = negative_alignment(before.x, before.y, self.x, self.y)
             metrics |= {"negative_alignment": 100 * negative.mean, "negative_alignment_std": 100 * negative.std}
-        return replace(self, metrics=metrics).with_estimated_gap(before)
+        return replace(self, metrics=metrics).with_estimated_gap(original or before)
 
     def with_estimated_gap(self, before: "Evaluation") -> "Evaluation":
         """The same evaluation with the gap to Retrain that is estimated from the model before unlearning."""

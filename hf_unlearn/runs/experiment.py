@@ -31,8 +31,8 @@ from hf_unlearn.runs.evaluation import EARLIER, Evaluation, Evaluator, ImageText
 from hf_unlearn.runs.initial import load_initial_model
 from hf_unlearn.runs.pretrain import MERGED, run_time_seconds, train_from_scratch
 from hf_unlearn.runs.reports import BEFORE, RunReports
-from hf_unlearn.runs.request_statuses import drift_notes, request_statuses
-from hf_unlearn.runs.results import make_results
+from hf_unlearn.runs.request_statuses import as_original, drift_notes, request_statuses
+from hf_unlearn.runs.results import ORIGINAL, make_results
 from hf_unlearn.runs.resuming import RunState, base_key
 from hf_unlearn.runs.retrain_model import check_retrain
 from hf_unlearn.runs.run_arguments import get_peft_config
@@ -111,7 +111,8 @@ class Experiment(RunReports):
             say_notes(self.evaluator.notes)
         self.device = run.pretrain.device
         before = self.evaluator.evaluate(_on(model, self.device))
-        self.evaluations: dict[str, Evaluation] = {BEFORE: before.with_estimated_gap(before)}
+        self.original = as_original(before, task.past)
+        self.evaluations: dict[str, Evaluation] = {BEFORE: before.with_estimated_gap(self.original)}
         self.retrain: Evaluation | None = None
         if arguments.retrain_model is not None:
             self.retrain = self.evaluate(arguments.retrain_model)
@@ -187,6 +188,8 @@ class Experiment(RunReports):
         metrics = {method: evaluation.metrics for method, evaluation in self.evaluations.items()}
         if retrain is not None and RETRAIN not in metrics:
             metrics = {BEFORE: metrics.pop(BEFORE), RETRAIN: retrain, **metrics}
+        if self.task.past.original is not None:
+            metrics = {ORIGINAL: {k: v for k, v in self.task.past.original.items() if v is not None}, **metrics}
         return make_results(self.evaluator.family, self.evaluator.gap_keys, metrics, retrain)
 
     def finish(self) -> Results:
@@ -197,7 +200,7 @@ class Experiment(RunReports):
         return results
 
     def _compared(self, evaluation: Evaluation) -> Evaluation:
-        evaluation = evaluation.compared_with(self.before)
+        evaluation = evaluation.compared_with(self.before, self.original)
         return evaluation if self.retrain is None else evaluation.compared_with_retrain(self.retrain)
 
     def _load_base(self) -> tuple[PreTrainedModel, Any]:

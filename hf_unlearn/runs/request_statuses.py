@@ -5,10 +5,18 @@ from dataclasses import replace
 import numpy as np
 
 from hf_unlearn.data.earlier_rows import REQUEST_COLUMN
+from hf_unlearn.hub.history import PastRequests
 from hf_unlearn.metrics.request_level import request_level
 from hf_unlearn.records.schemas import RequestStatus
 from hf_unlearn.runs.evaluation import EARLIER, Evaluation
 from hf_unlearn.runs.run_data import UnlearningTask
+
+
+def as_original(before: Evaluation, past: PastRequests) -> Evaluation:
+    """What is known of the model before any request, from the base model's evaluation and its records."""
+    if not past.runs or past.original is None:
+        return before
+    return replace(before, evidence=before.evidence.as_original(past.original, past.unseen_risen))
 
 
 def request_statuses(
@@ -44,23 +52,27 @@ def request_statuses(
             )
         )
     began, own = request_level(before.alignment, before.evidence.validation), request_level(after.alignment, held_out)
-    return (
-        *statuses,
-        RequestStatus(
-            number=len(statuses) + 1,
-            method=method,
-            created=None,
-            count=task.request.count,
-            measured=len(after.alignment),
-            before=began.now,
-            unseen=began.non_member,
-            then=own.now,
-            now=own.now,
-            low=own.low,
-            high=own.high,
-            non_member=own.non_member,
-        ),
+    own_status = RequestStatus(
+        number=len(statuses) + 1,
+        method=method,
+        created=None,
+        count=task.request.count,
+        measured=len(after.alignment),
+        before=began.now,
+        unseen=began.non_member,
+        then=own.now,
+        now=own.now,
+        low=own.low,
+        high=own.high,
+        non_member=own.non_member,
     )
+    everything = (*statuses, own_status)
+    return tuple(replace(s, estimated_gap=gap_of(s, everything[0].unseen)) for s in everything)
+
+
+def gap_of(status: RequestStatus, unseen: float | None) -> float | None:
+    """The gap of a request to Retrain, estimated from held-out samples of the model before any request."""
+    return None if status.now is None or unseen is None else abs(status.now - unseen)
 
 
 def drift_notes(statuses: tuple[RequestStatus, ...]) -> tuple[str, ...]:

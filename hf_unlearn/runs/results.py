@@ -18,6 +18,8 @@ COLUMNS = {
 }
 TAIL = ("forgetting_score", "negative_alignment", "run_time_minutes", "estimated_gap")
 TERMINAL_WIDTH = 80
+ORIGINAL = "original"  # the model before any request, where the run's own base has been through some
+REFERENCES = {ORIGINAL: "original model", "before": "before unlearning"}
 # Columns that a narrow table goes without, the first first.
 _DISPENSABLE = ("negative_alignment", "forgetting_score", "run_time_minutes")
 
@@ -30,7 +32,7 @@ def make_results(
     Args:
         family: image-text or views.
         gap_keys: metrics whose absolute difference to Retrain is averaged.
-        metrics: "before" or method id -> flat metrics.
+        metrics: "original", "before" or method id -> flat metrics.
         retrain: Retrain's metrics, or None.
     """
     rows = []
@@ -52,15 +54,15 @@ def markdown_table(results: Results) -> str:
     """The comparison as a Markdown table: gaps to Retrain in parentheses, the smallest average gap in bold."""
     columns = _columns(results)
     header, lines = _cells(results, columns, decimals=2)
-    gaps = [row.avg_gap for row in results.rows if row.avg_gap is not None and row.method != "before"]
+    gaps = [row.avg_gap for row in results.rows if row.avg_gap is not None and row.method not in REFERENCES]
     retrain = next((row.metrics for row in results.rows if row.method == "retrain"), {})
     for row, line in zip(results.rows, lines, strict=True):
         for i, key in enumerate(columns, start=1):
             gap = row.gap.get(key)
             if is_of_a_holdout(key) and row.method != "retrain" and key in retrain:  # beside the average, not in it
-                gap = abs((row.metrics[key] or 0.0) - (retrain[key] or 0.0))
+                gap = abs((row.metrics.get(key) or 0.0) - (retrain[key] or 0.0))
             line[i] += f" ({gap:.2f})" if gap is not None else ""
-        if row.method != "before" and gaps and row.avg_gap == min(gaps):
+        if row.method not in REFERENCES and gaps and row.avg_gap == min(gaps):
             line[-1] = f"**{line[-1]}**"
     return markdown([header, ["---"] + ["---:"] * (len(header) - 1), *lines])
 
@@ -115,7 +117,7 @@ def _cells(results: Results, columns: Sequence[str], decimals: int) -> tuple[lis
     header = ["Method", *(short_name(key) for key in columns), "Avg. gap"]
     rows = []
     for row in results.rows:
-        name = "before unlearning" if row.method == "before" else row.method_title
+        name = REFERENCES.get(row.method, row.method_title)
         values = [shown(row.metrics, key, decimals) for key in columns]
         rows.append([name, *values, "–" if row.avg_gap is None else f"{row.avg_gap:.{decimals}f}"])
     return header, rows

@@ -74,3 +74,9 @@ def test_what_was_not_measured_is_said():
     gone = replace(FIRST, measured=0, now=None, low=None, high=None, non_member=None)
     assert outcomes(gone, OWN) == [Outcome.HOLDS, Outcome.UNCHECKED, Outcome.UNCHECKED]
     assert outcomes() == [Outcome.UNCHECKED]
+
+
+def test_an_estimated_gap_follows_from_the_first_runs_held_out_samples():
+    first = replace(FIRST, unseen=21.0, estimated_gap=5.0)  # now at 26.0
+    assert Outcome.FAILS not in outcomes(first, replace(OWN, estimated_gap=9.0))
+    assert outcomes(first, replace(OWN, estimated_gap=1.0)).count(Outcome.FAILS) == 1

@@ -78,7 +78,13 @@ def test_a_second_run_keeps_the_first_request_out_and_measures_it(options, shape
         assert earlier["then"] == first_evaluation["requests"][0]["now"] and earlier["now"] is not None
         assert evaluation["original"] == first_evaluation["before"]
         card = (folder / "README.md").read_text()
-        assert "All requests on this model" in card
+        assert "All requests on this model" in card and "| Metric | Original | Before | This model |" in card
+        original = first_evaluation["requests"][0]["unseen"]  # held-out rows under the model before any request
+        assert earlier["estimated_gap"] == pytest.approx(abs(earlier["now"] - original))
+        assert evaluation["metrics"]["estimated_gap_unlearn"] == pytest.approx(
+            abs(evaluation["metrics"]["cosine_unlearn"] - first_evaluation["before"]["cosine_validation"])
+        )
+        assert "| original model |" in (tmp_path / "out2" / "results.md").read_text()
         assert f"{earlier['now']:.1f} ({earlier['low']:.1f} to {earlier['high']:.1f})" in card
         private = json.loads((folder / PRIVATE_ROWS_NAME).read_text())
         assert [len(rows) for rows in private["requests"].values()] == [6, 4]
