@@ -112,6 +112,16 @@ def test_the_statement_and_the_bill_name_weights_base_request_and_method(publish
     assert float(figures["Matched cosine, unlearn"]) == recorded
 
 
+def test_the_bill_is_valid_by_the_published_schema(published: Path) -> None:
+    """CycloneDX's own validator takes it, strictly, and names a field that the schema does not have."""
+    validation = pytest.importorskip("cyclonedx.validation.json", reason="cyclonedx-python-lib is not installed")
+    schema = pytest.importorskip("cyclonedx.schema")
+    validator = validation.JsonStrictValidator(schema.SchemaVersion.V1_7)
+    text = (published / "bom.cdx.json").read_text()
+    assert validator.validate_str(text) is None
+    assert validator.validate_str(text.replace('"pedigree"', '"lineage"')) is not None
+
+
 def test_a_statement_changed_after_the_fact_is_found_without_a_key(run: Path) -> None:
     write_evidence(run)
     assert verify_repo(run).ok
