@@ -70,6 +70,5 @@ def row_alignments(folder: Path, rows: Dataset, data: DataConfig, device: torch.
     preprocessor = make_preprocessor(model, processor, data)
     moved = model.to(device)  # type: ignore[arg-type]  # the stub of `to` lacks devices
     own = own_alignments(moved, preprocessor, EncodedSplit(rows, preprocessor, data.resident_bytes)).double().numpy()
-    captions = np.array([len(said) for said in rows["captions"]])
-    own[np.arange(own.shape[1]) >= captions[:, None]] = 0.0
-    return RowAlignments(tuple(rows["id"]), tuple((own.sum(1) / captions).round(6).tolist()), tuple(captions.tolist()))
+    alignment = np.nanmean(own, axis=1).round(6)
+    return RowAlignments(tuple(rows["id"]), tuple(alignment.tolist()), tuple(map(len, rows["captions"])))

@@ -47,7 +47,8 @@ def circumstances(manifest: UnlearningManifest) -> list[tuple[str, ...]]:
 
 def history_table(manifest: UnlearningManifest, evaluation: EvaluationRecord | None) -> str:
     """Every request that the model has been through, oldest first."""
-    measured = {} if evaluation is None else {status.number: status for status in evaluation.requests}
+    statuses = manifest.requests if evaluation is None else evaluation.requests
+    measured = {status.number: status for status in statuses}
     rows = [
         (
             str(number),

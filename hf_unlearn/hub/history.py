@@ -72,12 +72,14 @@ class PastRequests:
         salted_held_out: Salted hashes of the rows that the first run held out, by split.
         private: The hashes without a salt.
         evaluation: What was measured after the last run; None where nothing was.
+        levels: Where a Trainer on its own left each request.
     """
 
     runs: tuple[HistoryEntry, ...] = ()
     salted_held_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
     private: PrivateRows = field(default_factory=PrivateRows)
     evaluation: EvaluationRecord | None = None
+    levels: tuple[RequestStatus, ...] = ()
 
     @classmethod
     def read(cls, name_or_path: str | Path | None, revision: str | None = None) -> "PastRequests":
@@ -100,7 +102,7 @@ class PastRequests:
         manifest = UnlearningManifest.load(folder)
         runs = (*manifest.history, manifest.as_history_entry())
         evaluation = EvaluationRecord.load_if_evaluated(folder)
-        return cls(runs, dict(manifest.held_out), PrivateRows.load(folder), evaluation)
+        return cls(runs, dict(manifest.held_out), PrivateRows.load(folder), evaluation, manifest.requests)
 
     @property
     def original(self) -> dict[str, float | None] | None:
@@ -109,7 +111,8 @@ class PastRequests:
 
     def statuses(self) -> tuple[RequestStatus, ...]:
         """Where each request stood after the last run; without figures where it was not measured."""
-        known = {} if self.evaluation is None else {status.number: status for status in self.evaluation.requests}
+        measured = self.levels if self.evaluation is None else self.evaluation.requests
+        known = {status.number: status for status in measured}
         unmeasured = (
             RequestStatus(number, run.method, run.created, run.request.count, 0)
             for number, run in enumerate(self.runs, start=1)

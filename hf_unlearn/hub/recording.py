@@ -21,6 +21,7 @@ from hf_unlearn.records.schemas import (
     DatasetRecord,
     HistoryEntry,
     RequestRecord,
+    RequestStatus,
     UnlearningManifest,
 )
 from hf_unlearn.records.settings import weight_settings
@@ -168,6 +169,7 @@ def record_run(
     history: Sequence[HistoryEntry] = (),
     retain_sha256: str | None = None,
     held_out: Mapping[str, tuple[str, ...]] | None = None,
+    requests: Sequence[RequestStatus] = (),
 ) -> UnlearningManifest:
     """Write `unlearning.json` beside freshly saved weights, hashing them and naming versions, hardware and time.
 
@@ -188,6 +190,7 @@ def record_run(
         history: Earlier runs on the same model, oldest first.
         retain_sha256: Identifies the rows that stayed.
         held_out: Salted hashes of the rows that the first run held out, by split.
+        requests: Where each request stands, if no `evaluation.json` says so.
 
     Returns:
         The manifest as written.
@@ -223,6 +226,7 @@ def record_run(
         history=tuple(history),
         retain_sha256=retain_sha256,
         held_out=dict(held_out or {}),
+        requests=tuple(requests),
     )
     manifest.save(folder)
     return manifest

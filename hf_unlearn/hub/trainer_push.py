@@ -1,7 +1,7 @@
 """`trainer.push_to_hub()` for unlearning: the trained model with its card and records, and nothing of the training."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from hf_unlearn.hub.card import write_card
 from hf_unlearn.hub.history import PastRequests, PrivateRows
 from hf_unlearn.hub.publishing import PublishResult, publish_run
 from hf_unlearn.hub.recording import describe_base_model, public_hyper_parameters, record_run
+from hf_unlearn.hub.request_levels import drift_notes
 from hf_unlearn.models.weights import weights_sha256
 from hf_unlearn.records.file_names import EVALUATION_NAME
 from hf_unlearn.records.method_description import MethodDescription
@@ -20,6 +21,7 @@ from hf_unlearn.records.schemas import (
     DatasetRecord,
     EvaluationRecord,
     RequestRecord,
+    RequestStatus,
     UnlearningManifest,
 )
 
@@ -38,6 +40,7 @@ def trainer_record(
     revision: str | None = None,
     dataset: DatasetRecord | None = None,
     request: RequestRecord | None = None,
+    requests: Sequence[RequestStatus] = (),
 ) -> Callable[[Path], UnlearningManifest]:
     """Describe a trainer that was used on its own, for `push_trainer` to write down.
 
@@ -50,6 +53,7 @@ def trainer_record(
         revision: The base's revision on the Hub; by default what the model remembers.
         dataset: The training data; by default unnamed, with the hash of retain and unlearn together.
         request: What was asked to be removed; by default the ids of the unlearn split.
+        requests: Where each request stands, the trainer's own last.
 
     Returns:
         A function that writes `unlearning.json` into the folder it is given.
@@ -91,7 +95,8 @@ def trainer_record(
         preset=getattr(trainer.args, "preset", None),
         seed=trainer.args.seed,
         run_time_seconds=logged[-1] if logged else None,
-        notes=tuple(getattr(trainer, "notes", ())),  # that a guard stopped the training
+        notes=(*getattr(trainer, "notes", ()), *drift_notes(tuple(requests))),  # that a guard stopped the training
+        requests=requests,
         retain_sha256=dataset_sha256(splits["retain"]) if "retain" in splits else None,
     )
     held_out = {name: splits[name] for name in HELD_OUT if name in splits}

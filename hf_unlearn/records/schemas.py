@@ -73,6 +73,29 @@ class HistoryEntry:
 
 
 @dataclass(frozen=True)
+class RequestStatus:
+    """Where a request of the model's history stands, as mean alignments times 100; the last one is the run's own.
+
+    `before` is what its own run started from and `then` what that run left; `low` to `high` is the interval of `now`.
+    """
+
+    number: int  # from 1, oldest first
+    method: str
+    created: str | None  # None for the run's own
+    count: int  # rows that were asked for
+    measured: int  # rows of them that are in the data
+    before: float | None = None
+    then: float | None = None
+    now: float | None = None
+    low: float | None = None
+    high: float | None = None
+    non_member: float | None = None  # held-out samples under the same model
+    drifted: bool = False  # back above both `then` and `non_member`, beyond the interval
+    unseen: float | None = None  # held-out samples under the model that its own run started from
+    estimated_gap: float | None = None  # from `now` to the held-out samples of the model before any request
+
+
+@dataclass(frozen=True)
 class UnlearningManifest:
     """Everything `unlearning.json` holds: how a checkpoint was unlearned, and the hashes to check it by."""
 
@@ -99,6 +122,7 @@ class UnlearningManifest:
     retain_sha256: str | None = None  # of the rows that stayed: what a Retrain is compared by
     # Where the request has a salt: salted hashes of the rows that the first run held out, by split.
     held_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    requests: tuple[RequestStatus, ...] = ()  # of a Trainer on its own; a run's are in evaluation.json
     schema: int = SCHEMA
 
     @property
@@ -174,29 +198,6 @@ class Matrices:
     def shows_samples(self) -> bool:
         """Whether the axes tell which samples these are, by picture or by anything but a number."""
         return self.shows_pictures or not all(re.fullmatch(r"(sample )?#?\d+", label) for label in self.labels)
-
-
-@dataclass(frozen=True)
-class RequestStatus:
-    """Where a request of the model's history stands, as mean alignments times 100; the last one is the run's own.
-
-    `before` is what its own run started from and `then` what that run left; `low` to `high` is the interval of `now`.
-    """
-
-    number: int  # from 1, oldest first
-    method: str
-    created: str | None  # None for the run's own
-    count: int  # rows that were asked for
-    measured: int  # rows of them that are in the data
-    before: float | None = None
-    then: float | None = None
-    now: float | None = None
-    low: float | None = None
-    high: float | None = None
-    non_member: float | None = None  # held-out samples under the same model
-    drifted: bool = False  # back above both `then` and `non_member`, beyond the interval
-    unseen: float | None = None  # held-out samples under the model that its own run started from
-    estimated_gap: float | None = None  # from `now` to the held-out samples of the model before any request
 
 
 @dataclass(frozen=True)

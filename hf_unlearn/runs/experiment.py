@@ -17,6 +17,7 @@ from hf_unlearn.data.streaming import SHUFFLE_BUFFER, StreamedSplit
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import finished_folder
 from hf_unlearn.hub.recording import describe_base_model, public_hyper_parameters, record_run
+from hf_unlearn.hub.request_levels import drift_notes
 from hf_unlearn.methods import METHODS
 from hf_unlearn.methods.retrain import RetrainConfig
 from hf_unlearn.models.adapters import adapter_settings, add_adapter, is_adapted, merged
@@ -31,7 +32,7 @@ from hf_unlearn.runs.evaluation import EARLIER, Evaluation, Evaluator, ImageText
 from hf_unlearn.runs.initial import load_initial_model
 from hf_unlearn.runs.pretrain import MERGED, run_time_seconds, train_from_scratch
 from hf_unlearn.runs.reports import BEFORE, RunReports
-from hf_unlearn.runs.request_statuses import as_original, drift_notes, request_statuses
+from hf_unlearn.runs.request_statuses import as_original, request_statuses
 from hf_unlearn.runs.results import ORIGINAL, make_results
 from hf_unlearn.runs.resuming import RunState, base_key
 from hf_unlearn.runs.retrain_model import check_retrain

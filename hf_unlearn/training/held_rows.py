@@ -4,15 +4,20 @@ from typing import ClassVar, cast
 
 import numpy as np
 import torch
+from datasets import DatasetDict
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from hf_unlearn.data.earlier_rows import REQUEST_COLUMN
 from hf_unlearn.data.encoded import EncodedSplit, EncodedSplits
 from hf_unlearn.data.preprocessing import ContrastivePreprocessor, ImageTextPreprocessor
+from hf_unlearn.hub.history import PastRequests
+from hf_unlearn.hub.request_levels import Levels, request_statuses
 from hf_unlearn.losses import ContrastiveTerms, negative_alignment
 from hf_unlearn.models.contrastive import contrastive_terms, evaluation_mode
+from hf_unlearn.records.schemas import RequestStatus
 from hf_unlearn.training.batch import BatchTrainer
-from hf_unlearn.training.earlier_requests import EarlierRequests
+from hf_unlearn.training.earlier_requests import EARLIER, EarlierRequests
 from hf_unlearn.training.pair_scores import BATCH
 from hf_unlearn.training.rows import rows_hash
 from hf_unlearn.training.targets import own_alignments
@@ -106,6 +111,8 @@ class HoldingTrainer(BatchTrainer):
     holds_earlier: ClassVar[bool] = True
     earlier: EarlierRequests | None
     held: HeldRows | None = None
+    source_splits: DatasetDict | None
+    _began: Levels | None = None
 
     @property
     def unseen_risen(self) -> float:
@@ -114,6 +121,7 @@ class HoldingTrainer(BatchTrainer):
 
     def begin_holding(self) -> None:
         """Measure where the rows are, under the model that training starts from."""
+        self._began = self._levels()
         if not self.holds_earlier or self.earlier is None or not self.earlier.rows:
             return
         rows, batches = self.rows.encoded(self.earlier.rows), self.train_dataset
@@ -127,6 +135,28 @@ class HoldingTrainer(BatchTrainer):
         assert self.held is not None
         place = (self.state.global_step, self._micro_step, self.args.process_index)
         return self.held.distance(self.model_wrapped, place, self.args.forward_chunk_size)
+
+    def request_statuses(self) -> tuple[RequestStatus, ...]:
+        """Where every request stands under the model as it is, for its record; nothing without held-out rows."""
+        ended, splits = self._levels(), self.source_splits
+        if self._began is None or ended is None or splits is None:
+            return ()
+        numbers = np.asarray(splits[EARLIER][REQUEST_COLUMN] if EARLIER in splits else [], dtype=np.int64)
+        past = PastRequests.read(cast("PreTrainedModel", self.model).name_or_path or None)
+        return request_statuses(past, numbers, self._began, ended, self.args.method, len(splits["unlearn"]))
+
+    def _levels(self) -> Levels | None:
+        splits = self.source_splits
+        if splits is None or self.is_fsdp_enabled or not (splits.get("unlearn") and splits.get("validation")):
+            return None
+        model = cast("PreTrainedModel", self.model)
+        unlearn, held_out, earlier = (
+            torch.nanmean(own_alignments(model, self.preprocessor, self.rows.encoded(splits[name])), 1).double().numpy()
+            if splits.get(name)
+            else np.empty(0)
+            for name in ("unlearn", "validation", EARLIER)
+        )
+        return Levels(unlearn, held_out, earlier)
 
     @property
     def held_identity(self) -> dict[str, str]:

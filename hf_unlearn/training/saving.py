@@ -19,7 +19,7 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.hub.publishing import PublishResult
 from hf_unlearn.hub.trainer_push import leave_records, push_trainer, trainer_record
 from hf_unlearn.models.sharding import gather_whole
-from hf_unlearn.records.schemas import UnlearningManifest
+from hf_unlearn.records.schemas import RequestStatus, UnlearningManifest
 from hf_unlearn.training import checkpoints
 from hf_unlearn.training.config import NO_PUSHED_CHECKPOINTS, UnlearningConfig
 
@@ -44,6 +44,10 @@ class SavingTrainer(Trainer):
     def identity(self) -> Mapping[str, Any]:
         """What identifies this training: a checkpoint of one that differs in it is not gone on from."""
         raise NotImplementedError
+
+    def request_statuses(self) -> tuple[RequestStatus, ...]:
+        """Where every request that the model has been through stands, as far as it was measured."""
+        return ()
 
     def whole_model(self) -> PreTrainedModel:
         """The model without wrappers; where FSDP sharded it, a copy that is whole on every process.
@@ -100,7 +104,8 @@ class SavingTrainer(Trainer):
         return push_trainer(self, self._record(self.source_splits), **named, **options)
 
     def _record(self, splits: DatasetDict) -> Callable[[Path], UnlearningManifest]:
-        return trainer_record(self, self.args.method, splits, description=self.args.description)
+        statuses = self.request_statuses()
+        return trainer_record(self, self.args.method, splits, description=self.args.description, requests=statuses)
 
     def create_model_card(self, *positional: Any, **kwargs: Any) -> None:
         """Nothing: the card is written from the run's records, by `save_model` and `hf-unlearn card`."""

@@ -227,13 +227,13 @@ def view_targets(
 def own_alignments(model: PreTrainedModel, preprocessor: ContrastivePreprocessor, split: EncodedSplit) -> Tensor:
     """`[n, captions]` cosine of each row with each of its second elements as the model has them; one column for views.
 
-    What stands beyond a row's last caption is not used.
+    What stands beyond a row's last caption is not a number.
     """
     with evaluation_mode(model):
         if isinstance(preprocessor, ImageViewPreprocessor):
             return torch.tensor(_view_alignment(model, preprocessor, split)[:, None], dtype=torch.float32)
         pairs = embed_pairs(model, cast("ImageTextPreprocessor", preprocessor), split)
-    own = torch.zeros(len(split), int(pairs.caption.max()) + 1)
+    own = torch.full((len(split), int(pairs.caption.max()) + 1), torch.nan)
     own[pairs.row, pairs.caption] = torch.tensor(pairs.alignment, dtype=torch.float32)
     return own
 

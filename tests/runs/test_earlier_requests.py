@@ -8,13 +8,13 @@ from datasets import DatasetDict
 
 from hf_unlearn.data.splits import make_splits
 from hf_unlearn.errors import UserError
-from hf_unlearn.hub.history import PRIVATE_ROWS_NAME, past_rows
+from hf_unlearn.hub.history import PRIVATE_ROWS_NAME, PastRequests, past_rows
+from hf_unlearn.hub.request_levels import drift_notes
 from hf_unlearn.methods import METHODS
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.records.schemas import RequestStatus
 from hf_unlearn.runs.arguments import parse_run
 from hf_unlearn.runs.builders import BUILDERS
-from hf_unlearn.runs.request_statuses import drift_notes
 from hf_unlearn.runs.run_data import prepare_task
 from hf_unlearn.runs.unlearn import unlearn_and_compare
 
@@ -158,6 +158,12 @@ def test_a_trainer_refuses_rows_that_its_model_unlearned(options, shapes, tiny_c
     found = past_rows(tmp_path / "saved", shapes)
     assert Counter(found.requested["train"].values()) == {1: 6, 2: 4}
     assert found.held_out["validation"] == past_rows(last, shapes).held_out["validation"]
+    first, own = PastRequests.read(tmp_path / "saved").statuses()
+    recorded = json.loads((last / "evaluation.json").read_text())["requests"][0]
+    assert first.then == recorded["now"] and first.measured == 6 and own.count == own.measured == 4
+    # The weights did not change, so both requests are where the model had them.
+    assert first.now == pytest.approx(recorded["now"], abs=1e-3) and own.then == own.before == own.now
+    assert first.unseen == recorded["unseen"] and own.unseen == own.non_member
 
 
 def test_what_came_back_is_said():
