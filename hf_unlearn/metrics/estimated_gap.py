@@ -12,7 +12,7 @@ held-out samples do. The interval knows nothing of requests that differ in kind.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -130,17 +130,6 @@ class ImageTextEvidence:
 
         return _with_interval(estimate, _image_text_total, (len(retain), len(unlearn), len(unseen), len(erased)))
 
-    def as_original(self, original: Mapping[str, float | None], unseen_risen: float) -> "ImageTextEvidence":
-        """This encoder's evidence with what is recorded of the model before any request.
-
-        Args:
-            original: Metrics of that model, as far as they were recorded.
-            unseen_risen: By how much the mean alignment of validation has risen since, a cosine.
-        """
-        recorded = {name: original.get(name) for name in ("cosine_retain", "cosine_validation", "recall_validation")}
-        known = {name: value for name, value in recorded.items() if value is not None}
-        return replace(self, validation=np.asarray(self.validation) - unseen_risen, **known)  # type: ignore[arg-type]
-
 
 def _image_text_total(parts: Mapping[str, Scores]) -> Scores:
     lost = parts["utility"] + parts.get("holdout", 0.0)
@@ -255,12 +244,6 @@ class ViewEvidence:
             }
 
         return _with_interval(estimate, _views_total, (len(retain), len(unlearn), len(unseen), len(erased)))
-
-    def as_original(self, original: Mapping[str, float | None], unseen_risen: float) -> "ViewEvidence":
-        """As `ImageTextEvidence.as_original`, for what a probe found; alignments are compared with validation's own."""
-        recorded = {name: original.get(name) for name in ("retain_accuracy", "validation_accuracy")}
-        known = {name: value for name, value in recorded.items() if value is not None}
-        return self if self.probe is None else replace(self, probe=replace(self.probe, **known))
 
 
 def _views_total(parts: Mapping[str, Scores]) -> Scores:

@@ -95,18 +95,16 @@ class Experiment(RunReports):
         preprocessor = make_preprocessor(model, self.processor, run.data)
         if is_dual_encoder(model) and "captions" not in task.splits["unlearn"].column_names:
             raise UserError("an image-text model needs captions; name their column with --caption_column")
-        kept = run.data.resident_bytes
-        self.splits = {name: EncodedSplit(split, preprocessor, kept) for name, split in task.splits.items()}
+        memory = run.data.resident_bytes
+        self.splits = {name: EncodedSplit(split, preprocessor, memory) for name, split in task.splits.items()}
         self.training_splits: dict[str, Any] = {**self.splits}
         if EARLIER in task.splits:
-            asked, retain = len(task.splits["unlearn"]), len(task.splits["retain"])
-            earlier = EarlierRequests.of(task.past, task.splits[EARLIER], asked, retain, arguments.split_seed)
-            self.training_splits[EARLIER] = replace(earlier, rows=EncodedSplit(earlier.rows, preprocessor, kept))
-        if task.streamed is not None:
+            earlier = EarlierRequests.of(task.past, task.splits, arguments.split_seed)
+            self.training_splits[EARLIER] = replace(earlier, rows=EncodedSplit(earlier.rows, preprocessor, memory))
+        if (retain := task.streamed) is not None:
             buffer = run.data.shuffle_buffer or SHUFFLE_BUFFER
-            self.training_splits["retain"] = StreamedSplit(
-                task.streamed.stream, preprocessor, task.streamed.rows, buffer, task.streamed.skip_bad
-            )
+            stream = StreamedSplit(retain.stream, preprocessor, retain.rows, buffer, retain.skip_bad)
+            self.training_splits["retain"] = stream
         self.evaluator = make_evaluator(model, task, self.splits, preprocessor, run.data)
         if arguments.model_name_or_path is not None:  # else they were said before the model was trained
             say_notes(self.evaluator.notes)
@@ -189,7 +187,7 @@ class Experiment(RunReports):
         metrics = {method: evaluation.metrics for method, evaluation in self.evaluations.items()}
         if retrain is not None and RETRAIN not in metrics:
             metrics = {BEFORE: metrics.pop(BEFORE), RETRAIN: retrain, **metrics}
-        if self.task.past.original is not None:
+        if self.task.past.original:
             metrics = {ORIGINAL: {k: v for k, v in self.task.past.original.items() if v is not None}, **metrics}
         return make_results(self.evaluator.family, self.evaluator.gap_keys, metrics, retrain)
 

@@ -1,6 +1,7 @@
 """What a run says of every request that its model has been through."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -8,16 +9,33 @@ from hf_unlearn.data.earlier_rows import REQUEST_COLUMN
 from hf_unlearn.hub import request_levels
 from hf_unlearn.hub.history import PastRequests
 from hf_unlearn.hub.request_levels import Levels
+from hf_unlearn.metrics.estimated_gap import ImageTextEvidence
 from hf_unlearn.records.schemas import RequestStatus
 from hf_unlearn.runs.evaluation import EARLIER, Evaluation
 from hf_unlearn.runs.run_data import UnlearningTask
 
 
 def as_original(before: Evaluation, past: PastRequests) -> Evaluation:
-    """What is known of the model before any request, from the base model's evaluation and its records."""
-    if not past.runs or past.original is None:
+    """What is known of the model before any request, from the base model's evaluation and its records.
+
+    Its recorded figures take the place of the base model's, and held-out alignments are lowered by what their mean has
+    risen by since. Views are attacked with alignments of now alone, so only what a probe found is replaced.
+    """
+    original, evidence = past.original, before.evidence
+    if not past.runs or original is None:
         return before
-    return replace(before, evidence=before.evidence.as_original(past.original, past.unseen_risen))
+
+    def recorded(*names: str) -> dict[str, Any]:
+        return {name: original[name] for name in names if original.get(name) is not None}
+
+    if isinstance(evidence, ImageTextEvidence):
+        held_out = np.asarray(evidence.validation) - past.unseen_risen
+        known = recorded("cosine_retain", "cosine_validation", "recall_validation")
+        return replace(before, evidence=replace(evidence, validation=held_out, **known))
+    if evidence.probe is None:
+        return before
+    probe = replace(evidence.probe, **recorded("retain_accuracy", "validation_accuracy"))
+    return replace(before, evidence=replace(evidence, probe=probe))
 
 
 def request_statuses(

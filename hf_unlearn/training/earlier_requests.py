@@ -34,17 +34,15 @@ class EarlierRequests:
     unseen_risen: float = 0.0
 
     @classmethod
-    def of(cls, past: PastRequests, earlier: Dataset, asked: int, retain: float, seed: int) -> "EarlierRequests":
-        """Draw rows of a split `earlier`.
+    def of(cls, past: PastRequests, splits: Mapping[str, Dataset], seed: int) -> "EarlierRequests":
+        """Draw rows of the split `earlier`.
 
         Args:
             past: What the records of the model say.
-            earlier: The split, from `make_splits`.
-            asked: Number of rows asked for now.
-            retain: Number of retain rows.
+            splits: From `make_splits`.
             seed: Of the draw.
         """
-        drawn = drawn_earlier(earlier, asked, retain, seed)
+        drawn = drawn_earlier(splits[EARLIER], len(splits["unlearn"]), len(splits["retain"]), seed)
         risen = np.array([past.risen(number) for number in drawn[REQUEST_COLUMN]], dtype=np.float64)
         return cls(drawn.remove_columns(REQUEST_COLUMN), risen, past.unseen_risen)
 
@@ -73,7 +71,7 @@ def find_earlier_requests(
         return splits, None
     if earlier is not None:
         rest = DatasetDict({name: split for name, split in splits.items() if name != EARLIER})
-        return rest, EarlierRequests.of(past, earlier, len(splits["unlearn"]), len(splits["retain"]), seed)
+        return rest, EarlierRequests.of(past, splits, seed)
     if not all(isinstance(split, Dataset) for split in splits.values()):
         raise UserError(f"the model has been through earlier requests, whose rows cannot be told in a stream; {REMEDY}")
     try:
