@@ -3,9 +3,11 @@
 `python tests/audit_attacks.py 200` prints the long table; here each line is simulated as long as a test may take.
 """
 
+import re
 import shutil
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -282,3 +284,12 @@ def test_silence_about_requested_pictures_is_no_way_out() -> None:
             images = world.honest.images.copy()
             images[row] = value
             assert audit(world, replace(world.honest, images=images)).verdict is Verdict.NO_TARGETED_CHANGE
+
+
+def test_the_page_of_attacks_names_tests_that_exist() -> None:
+    root = Path(__file__).parents[2]
+    named = set(re.findall(r"`(test_\w+)`", (root / "docs" / "audit_attacks.md").read_text()))
+    defined = {
+        name for path in Path(__file__).parent.glob("*.py") for name in re.findall(r"def (test_\w+)", path.read_text())
+    }
+    assert len(named) > 15 and named <= defined, named - defined
