@@ -116,7 +116,7 @@ class TargetedCalibrationConfig(UnlearningConfig):
         default=4.0,
         metadata={
             "help": "With an initial model: epochs over retain alone of a copy that was led back towards it; what the "
-            "copy makes of pairs predicts the targets. 0: the initial model's embeddings predict them."
+            "copy makes of pairs orders the targets. 0: the initial model's embeddings predict them."
         },
     )
 
@@ -153,7 +153,7 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
 
     Where the initial model is known (a base that was fine-tuned from it), Retrain is that model fine-tuned on retain.
     A copy of the base is led most of the way back there and fine-tuned on retain for `target_epochs`. What it makes of
-    pairs predicts the targets. `shrink_perturb` mixes with the initial model instead of with new weights.
+    pairs orders the targets. `shrink_perturb` mixes with the initial model instead of with new weights.
 
     Source: the calibration terms of Eq. 5 (arXiv 2406.03603), given targets; the last term is similarity-preserving
     distillation (arXiv 1907.09682). Matching what a retrained model would give is the idea of Georgiev et al.,

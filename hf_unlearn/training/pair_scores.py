@@ -1,7 +1,7 @@
 """Scores that predict how aligned a pair would be in a model that never saw it, from what the pair shows and says."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,10 @@ class PairFeatures:
         """`[texts]` cosine of each caption with its picture in the other encoder."""
         assert self.shown is not None and self.named is not None
         return (self.named * self.shown[self.owner]).sum(1)
+
+    def without_encoder(self) -> "PairFeatures":
+        """The same without the other encoder's embeddings."""
+        return replace(self, shown=None, named=None)
 
     def joined(self, other: "PairFeatures") -> "PairFeatures":
         """These rows, then another's."""

@@ -27,7 +27,6 @@ REGRESSION_PAIRS = 4096  # the scores are fitted on about so many retain pairs a
 VIEW_PAIRS = 8  # pairs of random views that a picture's alignment is averaged over
 LIKENESS = 1.0  # standard deviations of the held-out scores over which one of them stands for an unlearn pair's
 FEW = 30  # effective number of held-out pairs below which their distribution is called uncertain
-RESIDUALS = 64  # quantiles that stand for what a regression leaves unexplained
 CHUNK = 2**24  # pairs of scores compared at a time
 
 
@@ -90,8 +89,8 @@ def likeness_weights(scores: Array, unseen: Array) -> Array:
     return sum(near, np.zeros(len(unseen))) / len(scores)
 
 
-def predicted(features: Array, unseen: Array, alignment: Array) -> tuple[Array, Array]:
-    """What a linear regression on held-out pairs predicts, `[n]` of unlearn pairs and `[m]` of the held-out ones.
+def predicted(features: Array, unseen: Array, alignment: Array) -> Array:
+    """`[n]` what a linear regression on held-out pairs predicts of unlearn pairs.
 
     The features are standardised on the held-out pairs; a penalty of 1 keeps few of them from deciding everything.
 
@@ -104,13 +103,7 @@ def predicted(features: Array, unseen: Array, alignment: Array) -> tuple[Array, 
     asked, known = ((each - centre) / np.where(width > 0, width, 1) for each in (features, unseen))
     mean = alignment.mean()
     slopes = np.linalg.solve(known @ known.T + np.eye(len(known)), known @ (alignment - mean))
-    return mean + slopes @ asked, mean + slopes @ known
-
-
-def spread_out(predictions: Array, left: Array) -> Array:
-    """`[n * RESIDUALS]` values: each prediction `[n]` with every quantile of what was left unexplained `[m]`."""
-    quantiles = np.quantile(left, (np.arange(RESIDUALS) + 0.5) / RESIDUALS)
-    return (predictions[:, None] + quantiles).ravel()
+    return mean + slopes @ asked
 
 
 @dataclass(frozen=True)
@@ -152,9 +145,9 @@ def pair_targets(
     weighted by the likeness of theirs. Pairs that were trained on are predicted better than held-out ones all the same,
     because what is like them was trained beside them; by how much, retain pairs show, each predicted from the others.
 
-    An encoder that learned from retain alone, as Retrain does, saw neither. There, the base model's alignments of
-    held-out pairs are regressed on what it makes of them: its own alignment, and the score. Unlearn pairs are given
-    what the regression says of each, spread by what it leaves unexplained.
+    An encoder that learned retain, as Retrain does, orders unlearn pairs better. The base model's alignments of held-
+    out pairs are regressed on the encoder's own and on the scores that its embeddings give, and unlearn pairs are ordered
+    by what that predicts. It may remember something of them all the same, so it decides nothing but the order.
 
     The base model knows held-out pairs from retain and unlearn, Retrain from retain alone: what the held-out pairs'
     scores lose on average when the regressions are fitted without the unlearn pairs is taken off.
@@ -176,23 +169,24 @@ def pair_targets(
     with evaluation_mode(model):
         kept = embed_pairs(model, preprocessor, retain, regressed, keep_embeddings, encoder)
         asked, unseen = (embed_pairs(model, preprocessor, split, encoder=encoder) for split in (unlearn, held_out))
-    kept_scores, scores, unseen_scores = pair_scores(kept.features, asked.features, unseen.features)
-    request = asked.features.take(_spread(len(unlearn), round(ratio * len(regressed))))
-    lost = pair_scores(kept.features.joined(request), unseen.features)[1].mean() - unseen_scores.mean()
-    sample, weights = unseen.alignment, None
-    if encoder is not None and encoder.knows_retain:
+    features = [each.features for each in (kept, asked, unseen)]
+    knows_retain = encoder is not None and encoder.knows_retain
+    level = [each.without_encoder() for each in features] if knows_retain else features
+    kept_scores, scores, unseen_scores = pair_scores(*level)
+    request = level[1].take(_spread(len(unlearn), round(ratio * len(regressed))))
+    lost = pair_scores(level[0].joined(request), level[2])[1].mean() - unseen_scores.mean()
+    weights = likeness_weights(scores - (kept_scores.mean() - unseen_scores.mean()), unseen_scores)
+    _say_how_alike(weights, lost)
+    if knows_retain:
         made = [
-            np.stack([each.features.encoder_alignment, s]) for each, s in ((asked, scores), (unseen, unseen_scores))
+            np.stack([each.encoder_alignment, score])
+            for each, score in zip(features[1:], pair_scores(*features)[1:], strict=True)
         ]
-        scores, unseen_scores = predicted(made[0], made[1], unseen.alignment)
-        sample = spread_out(scores, unseen.alignment - unseen_scores)
-    else:
-        weights = likeness_weights(scores - (kept_scores.mean() - unseen_scores.mean()), unseen_scores)
-        _say_how_alike(weights, lost)
+        scores = predicted(made[0], made[1], unseen.alignment)
     columns = max(kept.caption.max(), asked.caption.max()) + 1
     positive = np.zeros((len(retain) + len(unlearn), columns), dtype=np.float32)
     positive[kept.row, kept.caption] = kept.alignment
-    matched = match_quantiles(noise.added(scores), sample, weights)
+    matched = match_quantiles(noise.added(scores), unseen.alignment, weights)
     positive[len(retain) + asked.row, asked.caption] = matched - lost
     negative = torch.tensor(kept.negative_alignment, dtype=torch.float32)
     return AlignmentTargets(torch.from_numpy(positive), negative, *kept.embeddings())
