@@ -145,9 +145,9 @@ def pair_targets(
     weighted by the likeness of theirs. Pairs that were trained on are predicted better than held-out ones all the same,
     because what is like them was trained beside them; by how much, retain pairs show, each predicted from the others.
 
-    An encoder that learned retain, as Retrain does, orders unlearn pairs better. The base model's alignments of held-
-    out pairs are regressed on the encoder's own and on the scores that its embeddings give, and unlearn pairs are ordered
-    by what that predicts. It may remember something of them all the same, so it decides nothing but the order.
+    An encoder that learned retain, as Retrain does, orders unlearn pairs better. The base model's alignments of
+    held-out pairs are regressed on the encoder's own and on the scores that its embeddings give, and unlearn pairs are
+    ordered by what that predicts. The encoder may remember something of them all the same: it decides the order alone.
 
     The base model knows held-out pairs from retain and unlearn, Retrain from retain alone: what the held-out pairs'
     scores lose on average when the regressions are fitted without the unlearn pairs is taken off.
