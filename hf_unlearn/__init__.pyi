@@ -1,4 +1,22 @@
-"""What the package exports, and where from: read by editors and type checkers, and by `__init__.py` itself."""
+"""Machine unlearning for contrastive encoders on the Hugging Face stack.
+
+    from hf_unlearn import AlignmentCalibrationConfig, AlignmentCalibrationTrainer
+
+The names on this page are imported from `hf_unlearn` itself. The others are imported from their modules:
+
+- `hf_unlearn.losses`: the three quantities of a batch, and the loss terms as functions of them
+- `hf_unlearn.data`: sources, requests, splits, streams and views
+- `hf_unlearn.models`: families, loading, adapters
+- `hf_unlearn.metrics`: functions of arrays, a file a metric
+- `hf_unlearn.training`: what trainers share
+- `hf_unlearn.methods`: a file a method, with its config, its trainer and all that is said of it
+- `hf_unlearn.audit`: what a data owner runs
+- `hf_unlearn.hub`: cards, publishing, verification
+- `hf_unlearn.runs` and `hf_unlearn.benchmarks`: a run from its options to its cards, and what recipes measure with
+- `hf_unlearn.records`, `hf_unlearn.figures` and `hf_unlearn.cli`: files, pictures and the terminal
+"""
+
+# The one list of what the package exports, and where from: editors and type checkers read it, and so does __init__.py.
 
 from hf_unlearn.audit.run import run_audit as run_audit
 from hf_unlearn.data.config import DataConfig as DataConfig

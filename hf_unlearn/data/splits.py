@@ -31,7 +31,6 @@ logger = logging.getLogger(__name__)
 HOLDOUT = "holdout_"  # splits called so are measured and never trained on: did a method erase more than was asked?
 ROLES = {"retain_synth": "retain", "forget": "unlearn"}  # what SALMUBench calls them
 HELD_OUT = {"validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
-PAPER_VALIDATION_FRACTION = 0.1
 
 Indices = NDArray[np.int64]
 Ids: TypeAlias = pa.Array | pa.ChunkedArray | Sequence[str] | NDArray[np.str_]

@@ -1,7 +1,6 @@
 """What every metric asks of its input: finite, non-zero embeddings and finite, matching scores."""
 
 import logging
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -20,52 +19,10 @@ Scores = npt.NDArray[np.float64]
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class EmbeddingHealth:
-    """What is wrong with a set of embeddings, if anything.
-
-    Attributes:
-        count: Number of samples.
-        not_finite: Indices of the samples with a NaN or an infinity.
-        zero_norm: Indices of the samples whose embedding is zero, so that no cosine exists.
-        mean_cosine: Mean cosine over all pairs of different samples; NaN when fewer than two samples are sound.
-    """
-
-    count: int
-    not_finite: tuple[int, ...]
-    zero_norm: tuple[int, ...]
-    mean_cosine: float
-
-    @property
-    def collapsed(self) -> bool:
-        """Whether all embeddings point the same way, so that cosines carry no information."""
-        return self.mean_cosine > COLLAPSED
-
-    @property
-    def sound(self) -> bool:
-        """Whether cosines exist for every sample and say something."""
-        return not (self.not_finite or self.zero_norm or self.collapsed)
-
-
-def embedding_health(x: Array) -> EmbeddingHealth:
-    """Reports non-finite, zero-norm and collapsed embeddings `x [n, d]` without raising.
-
-    Example:
-        >>> embedding_health([[1.0, 0.0], [0.0, 0.0], [float("nan"), 1.0]])
-        EmbeddingHealth(count=3, not_finite=(2,), zero_norm=(1,), mean_cosine=nan)
-    """
-    features = as_features(x)
-    finite = features.isfinite().all(1)
-    zero = finite & (features == 0).all(1)
-    units = normalize(features[finite & ~zero])
-    return EmbeddingHealth(len(features), _indices(~finite), _indices(zero), _mean_cosine(units))
-
-
 def check_embeddings(x: Array, name: str = "embeddings") -> Tensor:
     """Returns `x [n, d]` as unit vectors in float32 (float64 if given so), on its own device.
 
-    Collapsed embeddings leave every metric defined, so they are logged as a warning and not refused; `embedding_health`
-    reports them to code.
+    Collapsed embeddings leave every metric defined, so they are logged as a warning and not refused.
 
     Raises:
         UserError: `x` is no matrix, is empty, or a sample is non-finite or zero; the message names the first sample.
@@ -168,10 +125,6 @@ def _mean_cosine(units: Tensor) -> float:
     """Mean over i != j of `<u_i, u_j>`, by `sum_{i != j} <u_i, u_j> = |sum_i u_i|^2 - n`."""
     n = len(units)
     return float(((units.sum(0) ** 2).sum() - n) / (n * (n - 1))) if n > 1 else float("nan")
-
-
-def _indices(mask: Tensor) -> tuple[int, ...]:
-    return tuple(mask.nonzero()[:, 0].tolist())
 
 
 def _first(mask: Tensor) -> int:

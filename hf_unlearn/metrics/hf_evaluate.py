@@ -1,7 +1,7 @@
 """The metrics as `evaluate.Metric` modules: columns in, a dictionary of numbers out, the functions beside them inside.
 
-A sample's split ("retain", "unlearn" or
-"test"), where one is asked for, is a column of its own, so that batches may mix splits.
+A sample's split ("retain", "unlearn" or "test"), where one is asked for, is a column of its own, so that batches may
+mix splits.
 """
 
 from dataclasses import fields

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hf_unlearn.benchmarks import attack_signals
 from hf_unlearn.benchmarks import stress_test as stress
 
 pytestmark = pytest.mark.slow
@@ -40,6 +41,8 @@ def folder(tmp_path_factory, shapes):
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(attack_signals, "RETAIN_STEPS", 2)
+    monkeypatch.setattr(attack_signals, "RETAIN_EVERY", 1)
 
     def call(*argv: str) -> str:
         script = str(RECIPES / "stress_test.py")
