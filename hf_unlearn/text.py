@@ -1,4 +1,4 @@
-"""Text from outside made inert: on a terminal, in markdown, in a command or a program to copy."""
+"""Text from outside made inert: on a terminal, in markdown, in a command or a program to copy, in a spreadsheet."""
 
 import json
 import re
@@ -12,6 +12,7 @@ _UNPRINTABLE = re.compile(
 _MARKDOWN = re.compile(r"[\\`*\[\]<>$~]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)|!(?=\[)")
 _BLOCK = re.compile(r"^\s*(\d*)(?=[#+|=.)-])")
 _LINK = re.compile(r"(?i)(?<=[a-z])://|\bwww\.|@|\b(?:mailto|xmpp):")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def printable(text: object, keep: str = "") -> str:
@@ -61,6 +62,20 @@ def python_string(text: object) -> str:
 def shell_word(text: object) -> str:
     """Write a text as one word of a shell, for a command that readers copy."""
     return shlex.quote(printable(text))
+
+
+def spreadsheet_cell(text: object) -> str:
+    """Keep a spreadsheet from taking a text for a formula: an apostrophe goes before what would begin one."""
+    shown = str(text)
+    return f"'{shown}" if shown.startswith(_FORMULA) and not _is_number(shown) else shown
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _escaped(character: str) -> str:

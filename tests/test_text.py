@@ -15,6 +15,7 @@ from hf_unlearn.text import (
     printable,
     python_string,
     shell_word,
+    spreadsheet_cell,
 )
 
 HOSTILE = [
@@ -69,6 +70,20 @@ def test_programs_and_commands_to_copy_hold_the_text_as_one_word(text: str) -> N
     echoed = subprocess.run(["sh", "-c", f"printf %s {shell_word(text)}"], capture_output=True, text=True, check=True)
     assert echoed.stdout == printable(text)
     assert (python_string("org/clip"), shell_word("org/clip")) == ('"org/clip"', "org/clip")
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ("=cmd|' /C calc'!A0", "'=cmd|' /C calc'!A0"),
+        ("@SUM(1)", "'@SUM(1)"),
+        ("-1.5", "-1.5"),
+        ("+x", "'+x"),
+        ("a", "a"),
+    ],
+)
+def test_a_spreadsheet_finds_no_formula(text: str, cell: str) -> None:
+    assert spreadsheet_cell(text) == cell
 
 
 def test_examples() -> None:

@@ -26,6 +26,10 @@ def check_embeddings(x: Array, name: str = "embeddings") -> Tensor:
 
     Raises:
         UserError: `x` is no matrix, is empty, or a sample is non-finite or zero; the message names the first sample.
+
+    Example:
+        >>> check_embeddings([[0.0, 2.0]]).tolist()
+        [[0.0, 1.0]]
     """
     features = as_features(x, name)
     finite = features.isfinite().all(1)
