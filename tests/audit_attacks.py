@@ -346,7 +346,7 @@ def untouched_rates(n: int, count: int, owners: int, rng: np.random.Generator) -
 
 
 def main(owners: int) -> None:
-    """Print the table of docs/audit_simulations.md."""
+    """Print the table of docs/audit_attacks.md."""
     print("| fake | best verdict without the checks | with |\n|---|---|---|")
     for name, attack in {"none: exact retraining": None, **ATTACKS}.items():
         rates = [verdicts(attack, owners, checks=checks)[Verdict.WITHIN_BAND] / owners for checks in (False, True)]
