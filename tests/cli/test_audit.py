@@ -7,6 +7,7 @@ from audit.conftest import folder_of
 from safetensors import safe_open
 from typer.testing import CliRunner
 
+from hf_unlearn.audit.app_limits import Limits
 from hf_unlearn.audit.plan import read_plan
 from hf_unlearn.audit.summary import summary
 from hf_unlearn.audit.verdict import run_tests
@@ -128,7 +129,7 @@ def test_app_opens_the_page(monkeypatch):
     opened = []
     monkeypatch.setattr("gradio.Blocks.launch", lambda self, **how: opened.append((self.title, how)))
     assert call("app", "--port", 7999).exit_code == 0
-    assert opened == [("Unlearning audit", {"server_port": 7999})]
+    assert opened == [("Unlearning audit", {"server_port": 7999, "max_file_size": Limits().file_bytes})]
 
 
 def test_the_program_prints_one_sentence_and_exits_2(tmp_path):
