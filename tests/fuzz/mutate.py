@@ -49,7 +49,7 @@ def _structured(seed: bytes, name: str, random: Random) -> bytes | None:
             front, *rest = text.split("---\n", 2)[1:] if name.endswith(".md") else [text]
             changed = yaml.safe_dump(_tree(yaml.safe_load(front), random), allow_unicode=random.random() < 0.5)
             return (f"---\n{changed}---\n{rest[0]}" if rest else changed).encode(errors="surrogatepass")
-    except (ValueError, struct.error, yaml.YAMLError, IndexError):
+    except (ValueError, struct.error, yaml.YAMLError, IndexError, OverflowError):
         pass
     return None
 
