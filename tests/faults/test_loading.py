@@ -102,4 +102,4 @@ def test_a_damaged_model_is_one_sentence(kind, broken):
 def test_what_is_neither_a_folder_nor_a_name_is_refused(name):
     with pytest.raises(UserError) as told:
         load_encoder(name)
-    assert "cannot be loaded" in str(told.value) and "\n" not in str(told.value)
+    assert "neither a folder nor a Hub id" in str(told.value) and "\n" not in str(told.value)

@@ -246,7 +246,7 @@ def test_a_replaced_picture_is_found(finished_run: Path, tmp_path: Path) -> None
     folder = keep_card(finished_run, tmp_path / "clip")
     picture = folder / "assets" / "alignment_matrices.png"
     picture.write_bytes(picture.read_bytes() + b"\0")
-    assert [line.subject for line in check_card(folder)] == ["assets/alignment_matrices.png"]
+    assert [line.subject for line in check_card(folder)] == ["assets/alignment_matrices.png", "heatmaps"]
 
 
 HOSTILE = (
