@@ -78,14 +78,3 @@ def request_statuses(
     return tuple(
         replace(s, estimated_gap=None if s.now is None or unseen is None else abs(s.now - unseen)) for s in everything
     )
-
-
-def drift_notes(statuses: tuple[RequestStatus, ...]) -> tuple[str, ...]:
-    """What must be said of requests that the model has drifted back to."""
-    return tuple(
-        f"The model has drifted back to request {status.number}: the mean alignment of its rows is {status.now:.1f} "
-        f"(95% interval {status.low:.1f} to {status.high:.1f}), after its own run it was {status.then:.1f}, and "
-        f"held-out rows are at {status.non_member:.1f}. Unlearn its rows again, or retrain."
-        for status in statuses
-        if status.drifted
-    )

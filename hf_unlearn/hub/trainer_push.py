@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 from hf_unlearn.data.splits import HELD_OUT
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.card import write_card
-from hf_unlearn.hub.history import PastRequests, PrivateRows
+from hf_unlearn.hub.history import PastRequests, PrivateRows, drift_notes
 from hf_unlearn.hub.publishing import PublishResult, publish_run
 from hf_unlearn.hub.recording import describe_base_model, public_hyper_parameters, record_run
-from hf_unlearn.hub.request_levels import drift_notes
 from hf_unlearn.models.weights import weights_sha256
 from hf_unlearn.records.file_names import EVALUATION_NAME
 from hf_unlearn.records.method_description import MethodDescription

@@ -111,9 +111,12 @@ def tensor_names(path: Path) -> list[str]:
 
 
 def leads_out(path: Path, folder: Path) -> bool:
-    """Say whether a file of a folder really lies elsewhere; the Hub's cache keeps its files in `blobs` beside it."""
+    """Say whether a file of a folder really lies elsewhere.
+
+    The Hub's cache keeps the files of a repository in `blobs`, and links to them in `snapshots/COMMIT` and below.
+    """
     target, folder = path.resolve(), folder.resolve()
-    cached = folder.parent.name == "snapshots" and target.parent == folder.parent.parent / "blobs"
+    cached = target.parent.name == "blobs" and target.parent.parent / "snapshots" in folder.parents
     return not cached and not target.is_relative_to(folder)
 
 

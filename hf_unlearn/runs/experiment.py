@@ -16,8 +16,8 @@ from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.streaming import SHUFFLE_BUFFER, StreamedSplit
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import finished_folder
+from hf_unlearn.hub.history import drift_notes
 from hf_unlearn.hub.recording import describe_base_model, public_hyper_parameters, record_run
-from hf_unlearn.hub.request_levels import drift_notes
 from hf_unlearn.methods import METHODS
 from hf_unlearn.methods.retrain import RetrainConfig
 from hf_unlearn.models.adapters import adapter_settings, add_adapter, is_adapted, merged

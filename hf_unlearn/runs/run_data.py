@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass, field, fields
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -30,13 +30,14 @@ class UnlearningTask:
 
     A model that has been through earlier requests brings them along, and their rows are a fifth split, `earlier`.
     Where retain is a stream, the split of that name is the sample of it that is measured on. The initial rows are in no
-    split: a small initial model is pre-trained on them. The notes are what a
-    reader of the figures must know of the rows they are measured on.
+    split: a small initial model is pre-trained on them. The notes are what a reader of the figures must know of the
+    rows they are measured on.
     """
 
     splits: DatasetDict
     request: RequestRecord
     dataset: DatasetRecord
+    _: KW_ONLY
     streamed: StreamedRetain | None = None
     initial_rows: Dataset | None = None
     notes: tuple[str, ...] = ()
@@ -257,8 +258,8 @@ def _prepare_streamed(arguments: RunArguments) -> UnlearningTask:
         splits,
         describe_request(request, splits["unlearn"], arguments.request_salt),
         DatasetRecord(_public_name(arguments), arguments.dataset_revision, rows=told),
-        streamed,
-        tuple(notes),
+        streamed=streamed,
+        notes=tuple(notes),
     )
 
 

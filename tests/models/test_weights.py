@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,21 @@ def test_pickled_weights_are_no_weights(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04.")
     with pytest.raises(UserError, match=r"holds no model.safetensors"):
         weights_sha256(tmp_path)
+
+
+@pytest.mark.parametrize("inner", ["", "0_CLIPModel"])
+def test_the_hubs_cache_may_link_to_its_own_blobs_and_nobody_elsewhere(tiny_clip: Path, tmp_path: Path, inner) -> None:
+    weights, module = tiny_clip / "model.safetensors", tmp_path / "models--org--clip" / "snapshots" / "4ef8" / inner
+    module.mkdir(parents=True)
+    link = module / "model.safetensors"
+    own = tmp_path / "models--org--clip" / "blobs" / "abc"
+    for kept in (own, tmp_path / "models--org--other" / "blobs" / "abc", tmp_path / "elsewhere"):
+        kept.parent.mkdir(exist_ok=True, parents=True)
+        shutil.copy(weights, kept)
+        link.unlink(missing_ok=True)
+        link.symlink_to(kept)
+        if kept == own:
+            assert weights_sha256(module) == weights_sha256(tiny_clip)
+        else:
+            with pytest.raises(UserError, match=r"model.safetensors of .* leads out of the folder"):
+                weights_sha256(module)
