@@ -33,6 +33,7 @@ from hf_unlearn.training.teacher import frozen_copy
 from hf_unlearn.training.trainer import UnlearningTrainer
 
 WAY_BACK = 0.8  # share of the way to the initial model: at 1 too little is learned again, at 0.5 too little forgotten
+TARGET_EPOCHS = 4.0  # where `target_epochs` is unset
 
 
 @dataclass
@@ -112,11 +113,11 @@ class TargetedCalibrationConfig(UnlearningConfig):
             "pairs are predicted; default: the initial model, or else pixels and character n-grams."
         },
     )
-    target_epochs: float = field(
-        default=4.0,
+    target_epochs: float | None = field(
+        default=None,
         metadata={
             "help": "With an initial model: epochs over retain alone of a copy that was led back towards it; what the "
-            "copy makes of pairs orders the targets. 0: the initial model's embeddings predict them."
+            "copy makes of pairs orders the targets. 0: the initial model's embeddings predict them; default: 4."
         },
     )
 
@@ -124,7 +125,7 @@ class TargetedCalibrationConfig(UnlearningConfig):
         super().__post_init__()
         if self.target_noise is not None and not 0 <= self.target_noise <= 1:
             raise UserError(f"target_noise={self.target_noise} must be from 0 to 1, or unset")
-        if not 0 <= self.target_epochs < inf:
+        if self.target_epochs is not None and not 0 <= self.target_epochs < inf:
             raise UserError(f"target_epochs={self.target_epochs} must be a number of at least 0")
 
 
@@ -229,7 +230,8 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
 
         It is a Retrain that is broken off: it has forgotten most of the request, and learned retain again.
         """
-        if self.initial_model is None or not self.args.target_epochs:
+        epochs = TARGET_EPOCHS if self.args.target_epochs is None else self.args.target_epochs
+        if self.initial_model is None or not epochs:
             return None
         if self.is_fsdp_enabled:
             raise UserError(
@@ -239,7 +241,7 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
         start = merged(cast("PreTrainedModel", deepcopy(unwrap(self.model))))
         move_towards(start, self.initial_model, WAY_BACK)
         changed = {
-            "num_train_epochs": self.args.target_epochs,
+            "num_train_epochs": epochs,
             "shrink_perturb": None,
             "saliency_share": None,
             "save_strategy": "no",

@@ -44,7 +44,7 @@ def run(bases, rows, encoded):
         if family == "clip":
             given += ["--model_name_or_path", str(bases["clip"])]
         else:  # a base model that is pre-trained first
-            given += ["--pretrain.num_train_epochs", "2", "--pretrain.use_cpu", "true"]
+            given += ["--pretrain.num_train_epochs", "2"]
             given += ["--pretrain.save_strategy", "steps", "--pretrain.save_steps", "2", "--audit_samples", "3"]
             shape = TINY if family == "simclr" else {**TINY, "queue_size": 24}
             given += [token for name, value in shape.items() for token in (f"--model.{name}", str(value))]
