@@ -131,13 +131,10 @@ class HoldingTrainer(BatchTrainer):
         if splits is None or self.is_fsdp_enabled or not (splits.get("unlearn") and splits.get("validation")):
             return None
         model = cast("PreTrainedModel", self.model)
-        unlearn, held_out, earlier = (
-            torch.nanmean(own_alignments(model, self.preprocessor, self.rows.encoded(splits[name])), 1).double().numpy()
-            if splits.get(name)
-            else np.empty(0)
-            for name in ("unlearn", "validation", EARLIER)
-        )
-        return Levels(unlearn, held_out, earlier)
+        measured = [self.rows.unlearn(self.train_dataset), self.rows.encoded(splits["validation"])]
+        measured += [self.rows.encoded(splits[EARLIER])] if splits.get(EARLIER) else []
+        own = (own_alignments(model, self.preprocessor, split) for split in measured)
+        return Levels(*(torch.nanmean(alignments, 1).double().numpy() for alignments in own))
 
     @property
     def held_identity(self) -> dict[str, str]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 from datasets import Dataset, IterableDataset
 from torch import Tensor
@@ -62,6 +63,7 @@ class TrainingRows:
                 "DatasetDict(retain=..., unlearn=...), which make_splits gives"
             )
         self._splits, self._uses, self._preprocessor, self._args, self._data = splits, uses, preprocessor, args, data
+        self._encoded: WeakKeyDictionary[Dataset, EncodedSplit] = WeakKeyDictionary()
         if isinstance(splits.get("unlearn"), Stream):
             raise UserError("The unlearn split is a stream; pass its rows as a datasets.Dataset, which is kept encoded")
         sizes = {name: self._size(splits.get(name)) for name in ("retain", "unlearn")}
@@ -85,11 +87,19 @@ class TrainingRows:
             logger.warning("%s: too few retain samples to watch; its budgets against divergence are off.", args.title)
 
     def encoded(self, split: Any) -> EncodedSplit:
-        """A split as encoded rows.
+        """A split as encoded rows, encoded once for as long as the split is there.
 
         Raises:
             UserError: when it is a stream, or no rows at all.
         """
+        if not isinstance(split, Dataset):
+            return self._encode(split)
+        if split not in self._encoded:
+            self._encoded[split] = self._encode(split)
+        return self._encoded[split]
+
+    def _encode(self, split: Any) -> EncodedSplit:
+        """As `encoded`, kept by the caller alone: what is moved to a device must not stay here as well."""
         if isinstance(split, EncodedSplit):
             return split
         if not isinstance(split, Dataset):
@@ -103,11 +113,11 @@ class TrainingRows:
         """The splits the method learns from, as whole batches."""
         parts = {name: self._splits[name] for name in self._uses}
         retain = parts.get("retain")
-        unlearn = self.encoded(parts["unlearn"]) if "unlearn" in parts else None
+        unlearn = self._encode(parts["unlearn"]) if "unlearn" in parts else None
         if isinstance(retain, Stream):
             size, seed = self._args.train_batch_size, self._args.seed
             return StreamedBatches(self._streamed(retain), unlearn, size, seed, rank(), world_size())
-        return EncodedSplits(None if retain is None else self.encoded(retain), unlearn)
+        return EncodedSplits(None if retain is None else self._encode(retain), unlearn)
 
     def unlearn(self, batches: EncodedSplits | StreamedBatches) -> EncodedSplit:
         """The unlearn split encoded, which it already is among the batches of a method that learns from it."""
@@ -152,7 +162,7 @@ class TrainingRows:
         rows = spread_out[rank() :: world_size()]
         if isinstance(retain, EncodedSplit):
             return retain.rows(rows)
-        return self.encoded(retain.select(rows)).rows(range(len(rows)))
+        return self._encode(retain.select(rows)).rows(range(len(rows)))
 
     def _streamed(self, split: Stream) -> StreamedSplit:
         if isinstance(split, StreamedSplit):

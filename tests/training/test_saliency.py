@@ -94,7 +94,7 @@ def test_resuming_has_the_same_mask(make_trainer, family, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["l1_sparsity", "neg_grad"])  # neg_grad watches some retain rows, too: 16 of them
-def test_the_unlearn_split_is_encoded_once(make_trainer, monkeypatch, method):
+def test_every_split_is_encoded_once(make_trainer, splits, monkeypatch, tmp_path, method):
     made = []
 
     class Counted(training_rows.EncodedSplit):
@@ -103,8 +103,10 @@ def test_the_unlearn_split_is_encoded_once(make_trainer, monkeypatch, method):
             made.append(len(dataset))
 
     monkeypatch.setattr(training_rows, "EncodedSplit", Counted)
-    trainer = make_trainer(method, saliency_share=0.5, per_device_train_batch_size=16)
-    assert made.count(10) == 1 and made.count(40) == 1 and len(trainer.saliency._unlearn) == 10
+    held_out = splits["validation"]
+    trainer = make_trainer(method, saliency_share=0.5, per_device_train_batch_size=16, eval_dataset=held_out)
+    trainer.save_model(tmp_path / "out")  # which measures once more where the request and held-out rows stand
+    assert sorted(made) == [10, 16, len(held_out), 40] and len(trainer.saliency._unlearn) == 10
 
 
 def test_methods_that_learn_from_retain_alone_need_the_unlearn_split_for_it(make_trainer, splits):
