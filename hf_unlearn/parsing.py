@@ -130,7 +130,10 @@ def read_tensors(path: str | Path, remedy: str = "save it again") -> "dict[str, 
     if path.exists() and not path.is_file():
         raise UserError(f"{path.name} is no regular file; put the file itself there.")
     try:
-        return load_file(path)
+        tensors = load_file(path)
+        for tensor in tensors.values():
+            tensor.flatten()[:1].double()  # of which a type of half a byte has nothing
+        return tensors
     except (SafetensorError, OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
         raise UserError(f"{path.name} is no whole safetensors file ({error}); {remedy}.") from error
 

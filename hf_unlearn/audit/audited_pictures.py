@@ -15,6 +15,8 @@ from hf_unlearn.records.audit_result import Arm
 
 logger = logging.getLogger(__name__)
 
+MOST_STRANGERS = 10_000  # that are counted
+
 
 @dataclass(frozen=True)
 class AuditedPictures:
@@ -160,40 +162,50 @@ def read_table(path: Path, pictures: Sequence[Picture]) -> tuple[dict[str, list[
     Raises:
         UserError: When the file cannot be read, a line has more fields than the header, or a value is missing.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            columns = set(reader.fieldnames or ())
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"The captions file '{path}' cannot be read ({error}); give a CSV file in UTF-8.") from error
-    if "image" not in columns or not columns & {"caption", "owner", "group"}:
-        raise UserError(
-            f"The captions file '{path.name}' has the columns {sorted(columns)}; "
-            "it needs 'image', and 'caption', 'owner' or 'group'."
-        )
     names = {picture.name for picture in pictures}
     texts: dict[str, list[str]] = {}
     owners: dict[str, str] = {}
     groups: dict[str, str] = {}
-    for number, row in enumerate(rows, start=2):
-        name = (row["image"] or "").strip()
-        if None in row:
-            raise UserError(
-                f"Line {number} of '{path.name}' has more fields than the header; put quotes around a text with commas."
-            )
-        if name not in names:
-            continue
-        if group := (row.get("group") or "").strip():
-            groups[name] = group
-        if "caption" in columns:
-            caption = (row["caption"] or "").strip()
-            if not caption:
-                raise UserError(f"Line {number} of '{path.name}' has an empty caption for '{name}'; fill it in.")
-            texts.setdefault(name, []).append(caption)
-        owner = (row.get("owner") or "").strip()
-        if owner and owners.setdefault(name, owner) != owner:
-            raise UserError(f"'{path.name}' gives '{name}' two owners, {owners[name]} and {owner}; keep one.")
-    if strangers := {(row["image"] or "").strip() for row in rows} - names:
-        logger.warning("%d images named in '%s' are in no audited folder.", len(strangers), path.name)
+    strangers: set[str] = set()
+    if path.exists() and not path.is_file():
+        raise UserError(f"The captions file '{path}' is no regular file; put the file itself there.")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            columns = set(reader.fieldnames or ())
+            if len(columns) < len(reader.fieldnames or ()):
+                raise UserError(f"The header of the captions file '{path.name}' repeats a column; call each otherwise.")
+            if "image" not in columns or not columns & {"caption", "owner", "group"}:
+                raise UserError(
+                    f"The captions file '{path.name}' has the columns {sorted(columns)}; "
+                    "it needs 'image', and 'caption', 'owner' or 'group'."
+                )
+            for number, row in enumerate(reader, start=2):  # one at a time: a small file may have millions
+                name = (row["image"] or "").strip()
+                if None in row:
+                    raise UserError(
+                        f"Line {number} of '{path.name}' has more fields than the header; put quotes around a text "
+                        "with commas."
+                    )
+                if name not in names:
+                    if len(strangers) < MOST_STRANGERS:
+                        strangers.add(name)
+                    continue
+                if group := (row.get("group") or "").strip():
+                    groups[name] = group
+                if "caption" in columns:
+                    caption = (row["caption"] or "").strip()
+                    if not caption:
+                        raise UserError(
+                            f"Line {number} of '{path.name}' has an empty caption for '{name}'; fill it in."
+                        )
+                    texts.setdefault(name, []).append(caption)
+                owner = (row.get("owner") or "").strip()
+                if owner and owners.setdefault(name, owner) != owner:
+                    raise UserError(f"'{path.name}' gives '{name}' two owners, {owners[name]} and {owner}; keep one.")
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"The captions file '{path}' cannot be read ({error}); give a CSV file in UTF-8.") from error
+    if strangers:
+        more = " or more" if len(strangers) == MOST_STRANGERS else ""
+        logger.warning("%d%s images named in '%s' are in no audited folder.", len(strangers), more, path.name)
     return texts, owners, groups

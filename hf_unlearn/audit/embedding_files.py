@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from tokenize import TokenError  # how numpy reads a header
 from typing import Any
@@ -12,7 +13,8 @@ import numpy as np
 from hf_unlearn.audit.embeddings import Array, Embeddings
 from hf_unlearn.audit.pictures import Picture
 from hf_unlearn.errors import UserError
-from hf_unlearn.parsing import parse_json, read_tensors
+from hf_unlearn.parsing import read_tensors
+from hf_unlearn.records.codec import decode, from_json
 
 SUFFIXES = (".npy", ".safetensors", ".parquet")
 RECORD = "hf_unlearn"  # key of a recorded file's metadata
@@ -153,20 +155,61 @@ def _read_safetensors(file: Path, pictures: Sequence[Picture]) -> Parts:
     tensors = read_tensors(file, "write it again")  # through torch, which knows bfloat16
     with safe_open(file, "pt") as opened:
         metadata = opened.metadata() or {}
-    recorded = parse_json(metadata.get(RECORD, "{}"), f"the record in '{file.name}'", "write it again")
+    recorded = None if RECORD not in metadata else _record(metadata[RECORD], file)
     parts = {name: tensor.double().numpy() for name, tensor in tensors.items()}
     allowed = {"images", "texts", "held_back"} | ({"text_owner", "repeats", "nudged"} if recorded else set())
     if "images" not in parts or set(parts) - allowed:
         raise UserError(
             f"'{file.name}' holds the tensors {sorted(parts)}; it needs 'images' and may hold 'texts' and 'held_back'."
         )
-    if not recorded:
+    if recorded is None:
         return parts, {}
-    rows = _recorded_rows(recorded["pictures"], pictures, file)
-    source = {**recorded["source"], "drawn": recorded["drawn"]}
-    if "captions" in recorded:
-        source["captions_sha256"] = _combined([recorded["captions"][row] for row in rows])
+    count, owners = len(recorded.pictures), len(parts.get("texts", ()))
+    fits = all(parts[name].shape[:1] == (count,) for name in PARTS if name in parts and not name.startswith("text"))
+    if owners:
+        owner = parts.get("text_owner", np.zeros(0))
+        fits = fits and owner.shape == (owners,) and bool(np.isin(owner, range(count)).all())
+    if not fits:
+        raise UserError(f"'{file.name}' does not hold what it records of {count} pictures; write it again.")
+    rows = _recorded_rows(recorded.pictures, pictures, file)
+    source = {**recorded.source, "drawn": recorded.drawn}
+    if recorded.captions is not None:
+        source["captions_sha256"] = _combined([recorded.captions[row] for row in rows])
     return _reorder(parts, rows), source
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What a recording says of itself; every hash is that of a picture, or of its captions, in their order."""
+
+    pictures: tuple[str, ...]
+    source: dict[str, Any]
+    drawn: dict[str, Any]
+    captions: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """What a later audit takes from how the views were drawn."""
+
+    seed: int | None = None
+    count: int | None = None
+    original_first: bool = False
+    views: Any = None  # where they are none of ours, a word; else a table whose family and size become settings
+
+
+def _record(text: str, file: Path) -> _Record:
+    """The record in a file, whose author may be anybody.
+
+    Raises:
+        UserError: It is none.
+    """
+    where, known = f"the record in '{file.name}'", {item.name for item in fields(_Drawn)}
+    record = from_json(_Record, text, where)
+    decode(_Drawn, {name: value for name, value in record.drawn.items() if name in known}, f"{where}.drawn")
+    if record.captions is not None and len(record.captions) != len(record.pictures):
+        raise UserError(f"{where} has captions of {len(record.captions)} of {len(record.pictures)} pictures.")
+    return record
 
 
 def _recorded_rows(hashes: Sequence[str], pictures: Sequence[Picture], file: Path) -> list[int]:
@@ -195,18 +238,21 @@ def _read_parquet(file: Path, pictures: Sequence[Picture]) -> Parts:
 
     try:
         table = pq.read_table(file)
-    except (pa.ArrowInvalid, OSError) as error:
+        there = [name for name in ("image", "embedding", "kind") if name in table.column_names]
+        rows = {name: table.column(name).to_pylist() for name in there}
+    except (pa.ArrowException, OSError, ValueError, LookupError, OverflowError) as error:
         raise UserError(f"'{file.name}' is no parquet file ({error}); write it again.") from error
-    if missing := {"image", "embedding"} - set(table.column_names):
+    if missing := {"image", "embedding"} - set(there):
         raise UserError(f"'{file.name}' lacks the column {sorted(missing)}; it needs 'image' and 'embedding'.")
-    rows = table.to_pydict()
     names = [picture.name for picture in pictures]
     kinds = rows.get("kind", ["image"] * table.num_rows)
+    if not all(isinstance(word, str) for word in (*rows["image"], *kinds)):
+        raise UserError(f"'{file.name}' has rows whose image or kind is no text; name both in every row.")
     keys = {"image": "images", "text": "texts", "held_back": "held_back"}
     if unknown := set(kinds) - set(keys):
-        raise UserError(f"'{file.name}' has the kinds {sorted(map(str, unknown))}; use image, text or held_back.")
+        raise UserError(f"'{file.name}' has the kinds {sorted(unknown)}; use image, text or held_back.")
     if stray := sorted(set(rows["image"]) - set(names)):
-        raise UserError(f"'{file.name}' has rows for images that are not audited: {', '.join(map(str, stray[:5]))}.")
+        raise UserError(f"'{file.name}' has rows for images that are not audited: {', '.join(stray[:5])}.")
     parts: dict[str, Array] = {}
     for kind in dict.fromkeys(kinds):
         groups: dict[str, list[list[float]]] = {name: [] for name in names}
@@ -240,4 +286,4 @@ def _three_axes(array: Array, name: str, file: Path, n: int) -> Array:
         )
     if len(array) != n:
         raise UserError(f"'{file.name}' holds {name} for {len(array)} pictures but {n} are audited; they must agree.")
-    return array
+    return array.astype(np.float64) if array.itemsize > 8 else array  # no file of ours holds longer ones

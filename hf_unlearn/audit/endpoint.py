@@ -30,7 +30,7 @@ from PIL import Image
 
 from hf_unlearn.audit.embeddings import Array
 from hf_unlearn.audit.endpoint_address import check_endpoint, token_variable
-from hf_unlearn.audit.endpoint_answers import parse_answer, retry_after
+from hf_unlearn.audit.endpoint_answers import TooSlowError, parse_answer, retry_after, within
 from hf_unlearn.audit.endpoint_cache import EmbeddingCache
 from hf_unlearn.audit.transforms import Views
 from hf_unlearn.errors import UserError
@@ -177,7 +177,7 @@ class EndpointEncoder:
         for attempt in range(1, self.options.attempts + 1):
             pause = None
             try:
-                status, text, pause = self._post(kind, items)
+                status, text, pause = within(self.options.deadline, lambda: self._post(kind, items))
                 if len(items) > 1 and (status == TOO_LARGE or (status in REFUSED and self._dimension is not None)):
                     return None
                 if status == requests.codes.ok:
@@ -197,7 +197,7 @@ class EndpointEncoder:
                 fault = f"gave no answer within {self.options.timeout:g} s"
             except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
                 fault = f"could not be reached ({type(error).__name__})"
-            except (_ChangedDimensionError, _TooSlowError) as error:
+            except (_ChangedDimensionError, TooSlowError) as error:
                 fault = str(error)
             except requests.RequestException as error:
                 raise UserError(f"The endpoint {self.url} cannot be asked ({error}); check the URL.") from error
@@ -215,7 +215,7 @@ class EndpointEncoder:
         return [np.zeros(0)]
 
     def _post(self, kind: str, items: list[str]) -> tuple[int, str, float | None]:
-        """Status, text and wished-for pause of one request, within the deadline and the largest size."""
+        """Status, text and wished-for pause of one request, within the largest size."""
         end = time.monotonic() + self.options.deadline
         with self._session.post(
             self.url,
@@ -234,8 +234,8 @@ class EndpointEncoder:
                         "items; "
                         "ask for fewer at once (--endpoint_batch_size), or check the URL."
                     )
-                if time.monotonic() > end:
-                    raise _TooSlowError(f"had not finished its answer within {self.options.deadline:g} s")
+                if time.monotonic() > end:  # nobody waits for it any longer
+                    raise TooSlowError(self.options.deadline)
             pause = retry_after(response.headers.get("Retry-After"))
             return response.status_code, b"".join(parts).decode("utf-8", "replace"), pause
 
@@ -290,10 +290,6 @@ class EndpointEncoder:
         if status in (401, 403):
             return f"Put a valid token into the environment variable {token_variable(self.side)}."
         return "Check the URL and that the endpoint embeds pictures."
-
-
-class _TooSlowError(Exception):
-    """An answer that came too slowly."""
 
 
 class _ChangedDimensionError(Exception):

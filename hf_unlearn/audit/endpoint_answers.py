@@ -2,9 +2,12 @@
 
 import json
 import re
+from collections.abc import Callable
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from threading import Thread
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -12,7 +15,43 @@ from hf_unlearn.metrics.alignment_matrices import Matrix
 
 DEEPEST = 12
 """Brackets within brackets of an answer, at most."""
+MOST_BRACKETS = 100
+"""Brackets of an answer for each item asked about, at most."""
 _BRACKETS = re.compile(r"[\[\]{}]")
+
+T = TypeVar("T")
+
+
+class TooSlowError(Exception):
+    """An answer that came too slowly."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"had not finished its answer within {seconds:g} s")
+
+
+def within(seconds: float, work: Callable[[], T]) -> T:
+    """The result of a piece of work that ends in time; one that does not is left to itself.
+
+    A socket's own timeout begins anew with every byte that drips in, be it of a header or of an answer.
+
+    Raises:
+        TooSlowError: When it has not ended.
+    """
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:  # noqa: BLE001  # raised again where it is waited for
+            done.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    try:
+        return done.result(seconds)
+    except TimeoutError as error:
+        if done.done():
+            raise
+        raise TooSlowError(seconds) from error
 
 
 def parse_answer(text: str, count: int, *, openai: bool) -> Matrix:
@@ -29,6 +68,8 @@ def parse_answer(text: str, count: int, *, openai: bool) -> Matrix:
     Raises:
         ValueError, KeyError, TypeError, OverflowError, RecursionError: When it is no such answer.
     """
+    if sum(map(text.count, "[]{}")) > MOST_BRACKETS * (count + 1):  # before a list of them is made
+        raise ValueError(f"more than {MOST_BRACKETS} brackets an item")
     if _depth(text) > DEEPEST:
         raise ValueError(f"more than {DEEPEST} brackets within brackets")
     answer = json.loads(text)
@@ -81,7 +122,7 @@ def retry_after(header: str | None) -> float | None:
         pass
     try:
         when = parsedate_to_datetime(header)
-    except ValueError:
+    except (ValueError, OverflowError):  # a year of twenty digits
         return None
     if when.tzinfo is None:  # "-0000": a time in UTC that says nothing of where it was written
         when = when.replace(tzinfo=UTC)

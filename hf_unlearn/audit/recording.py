@@ -14,8 +14,9 @@ from hf_unlearn.audit.pictures import list_pictures
 from hf_unlearn.audit.plan import AuditPlan, commit_views, draw_plan, write_plan
 from hf_unlearn.audit.run import refuse_no_folder
 from hf_unlearn.audit.settings import AuditSettings
+from hf_unlearn.distributed import owned_together
 from hf_unlearn.errors import UserError
-from hf_unlearn.files import refuse_to_write_to
+from hf_unlearn.files import owned, refuse_to_write_to
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ def record_embeddings(
     pictures = collect_pictures(images, still_trained, never_trained, captions=captions)
     settings = (settings or AuditSettings()).with_defaults()
     with ExitStack() as stack:
+        stack.enter_context(owned_together(target.parent, "Another audit or recording", "--output_file"))
         encoder = open_encoder(str(model), "before", target.parent / CACHE_FILE, settings, stack)
         views, held_back = view_families(settings, [encoder], bool(pictures.captions[0]))
         assert settings.seed is not None and settings.view_count is not None
@@ -117,5 +119,6 @@ def plan_audit(
         {picture.name: number for picture, number in zip(pictures, numbers, strict=True)},
         commit_views(secret, audits),
     )
-    write_plan(plan, Path(output_dir), secret)
+    with owned(output_dir, "Another audit or plan"):
+        write_plan(plan, Path(output_dir), secret)
     return plan

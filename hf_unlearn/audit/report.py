@@ -62,7 +62,7 @@ def _sums(folder: Path, record: str) -> str:
     names += sorted(path.name for path in folder.glob("*.safetensors"))
     lines = []
     for name in names:
-        content = record.encode() if name == REPORT_FILE else (folder / name).read_bytes()
+        content = record.encode(errors="backslashreplace") if name == REPORT_FILE else (folder / name).read_bytes()
         lines.append(f"{hashlib.sha256(content).hexdigest()}  {name}\n")
     return "".join(lines)
 

@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from hf_unlearn.audit.encoders import Backend, Features
 from hf_unlearn.audit.endpoint import EndpointOptions
@@ -17,6 +17,11 @@ SEED_BITS = 128
 SEED_FILE = "secret_seed.json"
 """Holds the seed of an unfinished audit, so that the same command goes on with the same views."""
 VIEW_COUNT, MOST_VIEWS = 10, 40
+LARGEST_SIDE, LARGEST_COUNT = 4_096, 1_000
+_KINDS = {
+    **dict.fromkeys(("views", "features", "backend", "device"), str),
+    **dict.fromkeys(("view_count", "most_views", "view_side", "seed", "audits"), int),
+}
 
 
 @dataclass(frozen=True)
@@ -59,19 +64,31 @@ class AuditSettings:
     deadline: float | None = None
 
     def __post_init__(self) -> None:
+        for name, kind in _KINDS.items():  # a recording or a report may have said it
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+                raise UserError(f"The {name} of an audit must be of type {kind.__name__}, not {repr(value)[:80]}.")
+        for name, known in (("features", get_args(Features)), ("backend", get_args(Backend))):
+            if getattr(self, name) not in (None, *known):
+                raise UserError(f"The {name} of an audit are {' or '.join(known)}, not '{getattr(self, name)}'.")
         if self.seed is not None and self.seed < 0:
             raise UserError(f"The seed must be a whole number of at least 0, not {self.seed}.")
-        if self.view_side is not None and self.view_side < 1:
-            raise UserError(f"A view needs a side of at least 1 pixel, not {self.view_side}.")
-        if self.view_count is not None and self.view_count < 2:
-            raise UserError(f"An audit needs at least 2 views a picture to compare, not {self.view_count}.")
+        if self.view_side is not None and not 1 <= self.view_side <= LARGEST_SIDE:
+            raise UserError(
+                f"A view needs a side of at least 1 pixel and at most {LARGEST_SIDE}, not {self.view_side}."
+            )
+        if self.view_count is not None and not 2 <= self.view_count <= LARGEST_COUNT:
+            raise UserError(
+                f"An audit needs at least 2 views a picture to compare, and at most {LARGEST_COUNT}, not "
+                f"{self.view_count}."
+            )
         if self.audits < 1:
             raise UserError(f"This audit is one of at least 1, not {self.audits}.")
 
     def with_recorded(self, source: Mapping[str, Any]) -> "AuditSettings":
         """Fill in what is not chosen from what a recording of this library says of itself."""
         drawn = source.get("drawn", {})
-        views = drawn.get("views", {})
+        views = drawn["views"] if isinstance(drawn.get("views"), dict) else {}  # a word where they came from a file
         recorded = {
             "views": views.get("family"),
             "view_side": views.get("size"),

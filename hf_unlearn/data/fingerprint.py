@@ -33,7 +33,8 @@ def sample_hash(image: bytes | Path, captions: Iterable[str] = (), salt: str | N
     """
     encoded = image.read_bytes() if isinstance(image, Path) else image
     digest = hashlib.sha256()
-    for part in [(salt or "").encode(), encoded, *(caption.encode() for caption in sorted(captions))]:
+    texts = [text.encode(errors="surrogateescape") for text in (salt or "", *sorted(captions))]  # as they were typed
+    for part in [texts[0], encoded, *texts[1:]]:
         digest.update(len(part).to_bytes(8, "big"))
         digest.update(part)
     return digest.hexdigest()

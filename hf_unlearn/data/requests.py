@@ -96,7 +96,9 @@ def checked_ids(entries: Sequence[object]) -> tuple[list[str], list[str]]:
 
 
 def _is_id(entry: object) -> bool:
-    return (isinstance(entry, str) and bool(entry.strip())) or (isinstance(entry, int) and not isinstance(entry, bool))
+    if isinstance(entry, str):  # half a surrogate pair, which JSON can hold, is no text and has no hash
+        return bool(entry.strip()) and not any("\ud800" <= letter <= "\udfff" for letter in entry)
+    return isinstance(entry, int) and not isinstance(entry, bool)
 
 
 def read_entries(path: str | os.PathLike[str]) -> list[object]:

@@ -20,6 +20,7 @@ from hf_unlearn.records.file_names import CARD_NAME
 from hf_unlearn.records.schemas import EvaluationRecord, UnlearningManifest
 
 LIMITS = "## Limits"
+_HTML = re.compile(r"<[!/?A-Za-z]")  # which no version writes: it could hide what else stands there
 _PICTURE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -68,8 +69,12 @@ def _cells(text: str, expected_text: str, manifest: UnlearningManifest) -> Itera
     for cell in added:
         hint = f" that this version reads; {other}: verify it with its own" if foreign else ""
         yield Statement(f"card: {cell}", Outcome.FAILS, f"stands in no record{hint}")
-    if not wrong and not missing and not added:
-        yield Statement("card tables", Outcome.HOLDS, f"{len(expected)} cells as in the records")
+    if wrong or missing or added:
+        return
+    unknown = foreign and set(prose(text)) - set(prose(expected_text))
+    hidden = "; whether the lines that this version does not know hide them is not seen"
+    outcome = Outcome.UNCHECKED if unknown else Outcome.HOLDS
+    yield Statement("card tables", outcome, f"{len(expected)} cells as in the records{hidden if unknown else ''}")
 
 
 def _prose(text: str, expected_text: str, manifest: UnlearningManifest) -> Statement:
@@ -80,6 +85,8 @@ def _prose(text: str, expected_text: str, manifest: UnlearningManifest) -> State
         if removed := [line for line in (LIMITS, *section.splitlines()) if line not in actual]:
             return Statement("card text", Outcome.FAILS, f"{other}, and lacks the limit: {removed[0][:120]}")
         unknown = [line for line in actual if line not in expected]
+        if markup := [line for line in unknown if _HTML.search(line)]:
+            return Statement("card text", Outcome.FAILS, f"{other}, and no card holds HTML: {markup[0][:120]}")
         told = f"; {len(unknown)} lines are others: {unknown[0][:120]}" if unknown else ""
         return Statement("card text", Outcome.UNCHECKED, f"{other}{told}")
     changed = [line for line in actual if line not in expected] or [line for line in expected if line not in actual]

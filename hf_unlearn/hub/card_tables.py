@@ -67,7 +67,8 @@ def _level(status: RequestStatus | None) -> tuple[str, str, str, str]:
     """What its own run left a request's samples at, where they are now with the interval, and what is never seen."""
     if status is None or status.now is None:
         return number(None if status is None else status.then), "not measured", NONE, NONE
-    now = f"{status.now:.1f} ({status.low:.1f} to {status.high:.1f})"
+    interval = "" if status.low is None or status.high is None else f" ({status.low:.1f} to {status.high:.1f})"
+    now = f"{status.now:.1f}{interval}"
     now = f"**{now}, drifted back**" if status.drifted else now
     return number(status.then), now, number(status.non_member), number(status.estimated_gap)
 

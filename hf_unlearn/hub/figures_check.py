@@ -9,7 +9,7 @@ import numpy as np
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.figures.drawing import is_plain_png
 from hf_unlearn.hub.verification_report import Outcome, Statement, judged
-from hf_unlearn.records.file_names import EVALUATION_NAME
+from hf_unlearn.records.file_names import EVALUATION_NAME, published_names
 from hf_unlearn.records.metric_labels import GAP_KEYS, gap_keys, metric_label
 from hf_unlearn.records.schemas import ComparisonRow, EvaluationRecord, Matrices, UnlearningManifest
 
@@ -166,7 +166,8 @@ def verify_heatmaps(
     folder: Path, manifest: UnlearningManifest, evaluation: EvaluationRecord | None
 ) -> Iterator[Statement]:
     """Check the pictures: the heatmaps against the recorded matrices, cell by cell; any other cannot be."""
-    pictures = sorted(name for name in manifest.files if name.startswith("assets/"))
+    there = published_names(folder)  # a recorded name may lead anywhere, and what lies there may never end
+    pictures = sorted(name for name in manifest.files if name.startswith("assets/") and name in there)
     matrices = evaluation.matrices if evaluation is not None else None
     panels = [] if matrices is None else [matrices.am_before, matrices.am_after, matrices.agm]
     sizes = {(len(panel), *map(len, panel)) for panel in panels}

@@ -54,6 +54,7 @@ def _hashes(manifest: UnlearningManifest) -> Statement:
         "base_model.sha256": manifest.base_model.sha256,
         "dataset.sha256": manifest.dataset.sha256,
         "retain_sha256": manifest.retain_sha256,
+        "request.sha256": manifest.request.sha256,
     }
     others: dict[str, str | None] = {f"files.{name}": sha256 for name, sha256 in manifest.files.items()}
     for number, entry in enumerate(manifest.history):
@@ -97,6 +98,8 @@ def _request(subject: str, request: RequestRecord) -> Statement:
 
     if not _SHA256.fullmatch(request.sha256):
         return Statement(subject, Outcome.FAILS, f"its hash is no SHA-256: {request.sha256}")
+    if request.sha256 == combine_hashes([]):
+        return Statement(subject, Outcome.FAILS, "its hash is that of no ids at all")
     if request.row_hashes is None:
         return Statement(subject, Outcome.UNCHECKED, f"SHA-256 {request.sha256} of what only the owners hold")
     if not request.salted:

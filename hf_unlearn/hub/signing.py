@@ -106,9 +106,9 @@ def verify_token(folder: Path, authority: Path | None) -> Statement | None:
     if shutil.which("openssl") is None:
         return Statement("time-stamp", Outcome.UNCHECKED, "openssl is not installed here")
     given: list[str | Path] = ["-data", folder / DIGESTS_NAME, "-in", token, "-CAfile", authority]
-    done = subprocess.run(["openssl", "ts", "-verify", *given], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["openssl", "ts", "-verify", *given], capture_output=True, timeout=60)
     told = subprocess.run(
-        ["openssl", "ts", "-reply", "-in", token, "-text"], capture_output=True, text=True, timeout=60
+        ["openssl", "ts", "-reply", "-in", token, "-text"], capture_output=True, text=True, errors="replace", timeout=60
     )
     moment = next((line.split(":", 1)[1].strip() for line in told.stdout.splitlines() if "Time stamp:" in line), "")
     problem = "it is of other digests, or of another authority"

@@ -22,7 +22,8 @@ from hf_unlearn.parsing import read_json
 from hf_unlearn.records.file_names import MANIFEST_NAME, foreign_files, is_foreign, published_names
 from hf_unlearn.records.schemas import BaseModel, UnlearningManifest
 
-_REMOTE_CODE = "auto_map"  # field of a configuration that names classes to load, and whose code they are
+# Fields of configurations that name classes to load, and whose code they are: of transformers and of modules.json.
+_REMOTE_CODE = ("auto_map", "custom_pipelines", "type")
 
 
 def verify_files(folder: Path, manifest: UnlearningManifest) -> Iterator[Statement]:
@@ -115,7 +116,7 @@ def _code(folder: Path, manifest: UnlearningManifest) -> Statement:
     """Code that loading would run: none, this library's own to the byte, or what a reader has to read first."""
     foreign: list[str] = []
     for name in published_names(folder):
-        if name.endswith(".json") and "/" not in name:
+        if name.endswith(".json"):
             try:
                 foreign += [f"{name} names {one}" for one in _references(read_json(folder / name)) if "--" in one]
             except UserError as error:
@@ -136,13 +137,13 @@ def _code(folder: Path, manifest: UnlearningManifest) -> Statement:
 
 
 def _references(config: Any) -> Iterator[str]:
-    """Every class that an `auto_map` names, wherever in a configuration it stands."""
+    """Every class that a configuration names, wherever in it that stands."""
     if isinstance(config, list):
         for item in config:
             yield from _references(item)
     elif isinstance(config, dict):
         for key, value in config.items():
-            yield from _strings(value) if key == _REMOTE_CODE else _references(value)
+            yield from _strings(value) if key in _REMOTE_CODE else _references(value)
 
 
 def _strings(value: Any) -> Iterator[str]:

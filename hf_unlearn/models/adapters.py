@@ -12,6 +12,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from hf_unlearn.errors import UserError, missing_extra
 from hf_unlearn.models.contrastive import is_dual_encoder, unwrap
+from hf_unlearn.models.faults import stored_shapes
 from hf_unlearn.models.moco import MoCoModel
 from hf_unlearn.models.weights import ADAPTER_NAME, LOCAL_PREFIX, weights_sha256
 from hf_unlearn.parsing import read_json
@@ -141,7 +142,7 @@ def apply_adapter(model: PreTrainedModel, folder: Path) -> Any:
     Raises:
         UserError: when the adapter lacks weights for this model, or is recorded as that of another base.
     """
-    _plain_config(folder)
+    _refuse_wider(_plain_config(folder), folder)
     _check_base(str(model.name_or_path), folder)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Found missing adapter keys")
@@ -162,6 +163,21 @@ def _plain_config(folder: Path) -> Any:
     if not isinstance(config, peft.LoraConfig) or config.megatron_config is not None:
         raise UserError(f"{folder.name} is no plain LoRA adapter ({config.peft_type}), and no other kind is loaded")
     return config
+
+
+def _refuse_wider(config: Any, folder: Path) -> None:
+    """Refuse settings of a far larger adapter than its weights are, before memory is taken for it.
+
+    Raises:
+        UserError: A rank is beyond every side of its weights, or layers are to be repeated.
+    """
+    widest = max((side for shape in stored_shapes(folder) for side in shape), default=0)
+    ranks = [config.r, *(config.rank_pattern or {}).values()]
+    if config.layer_replication or not all(isinstance(rank, int) and rank <= widest for rank in ranks):
+        raise UserError(
+            f"the adapter {folder.name} is far larger by its adapter_config.json than its weights are; save both "
+            "together with save_pretrained"
+        )
 
 
 def merged(model: Any) -> PreTrainedModel:

@@ -15,6 +15,7 @@ from hf_unlearn.errors import UserError, is_out_of_memory, no_such_model
 from hf_unlearn.models.weights import has_weights, weight_files
 
 SMALL = 10_000_000  # parameters, which are 40 MB and in nobody's way
+MOST_PARTS = 1_000_000  # of a kind, such as labels: a table of them is made while a configuration is read
 Shapes = Sequence[tuple[int, ...]]
 CONVERT = (
     "its weights are pickled, which can run code when they are loaded, and are refused: where you trust them, load "
@@ -99,6 +100,24 @@ def refuse_larger(name: str, config: PreTrainedConfig, build: Callable[[Any], nn
         )
 
 
+def refuse_many(name: str, config: Any) -> None:
+    """Refuse a number of labels, experts or other parts that takes memory before there is a model to compare.
+
+    Raises:
+        UserError: A field `num_...` or `n_...`, wherever it stands, is beyond a million.
+    """
+    for field, value in config.items() if isinstance(config, Mapping) else ():
+        counts = value if isinstance(value, list) else [value]
+        numbers = [count for count in counts if isinstance(count, int | float)]
+        if str(field).startswith(("num_", "n_")) and any(count > MOST_PARTS for count in numbers):
+            raise UserError(
+                f"the model {name} has {field} = {str(max(numbers))[:40]} in its config.json, more than "
+                f"{MOST_PARTS:,}; name another checkpoint"
+            )
+        for part in counts:
+            refuse_many(name, part)
+
+
 def stored_shapes(folder: Path) -> Shapes:
     """The shape of every tensor of a checkpoint, from the headers of its files.
 
@@ -120,7 +139,7 @@ def _layers(config: Any) -> Iterator[int]:
     if isinstance(config, Mapping):
         for name, value in config.items():
             counts = value if isinstance(value, list | tuple) else [value]
-            if "layers" in str(name) or "depth" in str(name):
+            if any(word in str(name) for word in ("layers", "n_layer", "depth")):
                 yield from (count for count in counts if isinstance(count, int))
             for part in counts:
                 yield from _layers(part)

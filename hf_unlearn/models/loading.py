@@ -19,7 +19,7 @@ from transformers import (
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.adapters import apply_adapter, base_of, find_adapter
 from hf_unlearn.models.contrastive import is_contrastive, is_dual_encoder
-from hf_unlearn.models.faults import refuse_larger, stored_shapes, told
+from hf_unlearn.models.faults import refuse_larger, refuse_many, stored_shapes, told
 from hf_unlearn.models.fit import check_fit, check_texts
 from hf_unlearn.models.forms import OPEN_CLIP, located
 from hf_unlearn.models.open_clip import load_open_clip
@@ -214,6 +214,7 @@ def _check_config(name_or_path: str, config: Mapping[str, Any]) -> None:
     """Refuse, before anything is built, what is served under another name, or asks for foreign compiled code."""
     if config.get("model_type") in OTHER_FAMILIES:
         raise UserError(f"the model {name_or_path} is {OTHER_FAMILIES[config['model_type']]}")
+    refuse_many(name_or_path, config)
     if config.get("quantization_config"):
         raise UserError(f"the model {name_or_path} is quantised, which cannot be trained; name the model it is made of")
     for implementation in _attentions(config):

@@ -1,3 +1,4 @@
+import os
 import shutil
 
 import pytest
@@ -46,6 +47,7 @@ def test_captions_and_owners(tmp_path, arms):
         ("name,caption\n", "needs 'image'"),
         ("image,caption\npicture-00.png,x\n", r"11 pictures have no caption.*picture-01\.png"),
         ("image,caption\npicture-00.png, \n", r"Line 2 of 'c\.csv' has an empty caption for 'picture-00\.png'"),
+        ("image,caption,caption\npicture-00.png,a,b\n", "repeats a column"),
         ("image,owner\npicture-00.png,ann\n", r"no owner.*picture-01\.png"),
         ("image,owner\npicture-00.png,ann\npicture-00.png,bob\n", "two owners, ann and bob"),
         (None, "cannot be read"),
@@ -90,3 +92,16 @@ def test_arms_that_leave_the_plan_are_refused(tmp_path, break_it):
         shutil.copy(folder_of(tmp_path / "x", 1, 77) / "picture-77.png", mine / "picture-00.png")
     with pytest.raises(UserError, match="committed to"):
         collect_pictures(mine, plan=tmp_path / "plan" / "plan.json")
+
+
+def test_a_table_of_millions_of_strangers_takes_no_memory(tmp_path, arms, caplog, monkeypatch):
+    monkeypatch.setattr("hf_unlearn.audit.audited_pictures.MOST_STRANGERS", 3)
+    rows = "".join(f"elsewhere-{number}.png,a\n" for number in range(9))
+    collect_pictures(arms["images"], captions=table(tmp_path / "c.csv", f"image,group\n{rows}"))
+    assert "3 or more images named in" in caplog.text
+
+
+def test_a_table_that_would_never_end_is_not_read(tmp_path, arms):
+    os.mkfifo(tmp_path / "c.csv")
+    with pytest.raises(UserError, match="is no regular file"):
+        collect_pictures(arms["images"], captions=tmp_path / "c.csv")

@@ -14,6 +14,7 @@ from safetensors.torch import save_file as save_torch
 from hf_unlearn.audit.embedding_files import is_precomputed, read_embeddings, save_embeddings
 from hf_unlearn.audit.embeddings import Embeddings
 from hf_unlearn.audit.pictures import list_pictures
+from hf_unlearn.audit.settings import AuditSettings
 from hf_unlearn.errors import UserError
 from hf_unlearn.metrics.alignment_matrices import unit_rows
 
@@ -230,3 +231,64 @@ def test_metadata_is_plain_json(tmp_path, pictures, views):
     with safe_open(path, "np") as file:
         told = json.loads(file.metadata()["hf_unlearn"])
     assert told["pictures"] == [picture.sha256 for picture in pictures]
+
+
+def record(**fields):
+    return {"pictures": ["x"] * N, "source": {}, "drawn": {}} | fields
+
+
+@pytest.mark.parametrize(
+    "recorded",
+    [
+        [1],
+        {"pictures": []},
+        record(pictures=[[1]] * N),
+        record(source=[1]),
+        record(drawn=[1]),
+        record(drawn={"seed": "x"}),
+        record(drawn={"count": 1.5}),
+        record(captions=["a"]),
+        record(pictures=["x"] * (N + 1)),
+    ],
+)
+def test_a_record_in_a_file_that_is_none_is_refused(recorded, pictures, views, tmp_path):
+    save_numpy({"images": views}, tmp_path / "x.safetensors", {"hf_unlearn": json.dumps(recorded)})
+    with pytest.raises(UserError):
+        read_embeddings(tmp_path / "x.safetensors", pictures, NO_CAPTIONS)
+
+
+@pytest.mark.parametrize("drawn", [{"views": {"family": [1]}}, {"views": {"size": 10**9}}, {"count": 10**9}])
+def test_what_a_recording_asks_for_is_bounded(drawn):
+    with pytest.raises(UserError):
+        AuditSettings().with_recorded({"drawn": drawn})
+
+
+@pytest.mark.parametrize("source", [{"features": [1]}, {"processor_backend": 7}])
+def test_what_a_recording_chose_is_one_of_the_choices(source):
+    with pytest.raises(UserError):
+        AuditSettings().with_recorded(source)
+
+
+def test_embeddings_of_others_say_nothing_of_views():
+    assert AuditSettings().with_recorded({"drawn": {"views": "precomputed", "count": 3}}).view_count == 3
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"image": [None, "stray", "0.png", "1.png"]},
+        {"image": [["0.png"]] * N},
+        {"kind": [None, "image", "image", "image"]},
+        {"kind": [["image"]] * N},
+    ],
+)
+def test_names_and_kinds_in_parquet_are_texts(columns, pictures, tmp_path):
+    table = {"image": [picture.name for picture in pictures], "embedding": [[1.0, 2.0]] * N}
+    pq.write_table(pa.table(table | columns), tmp_path / "x.parquet")
+    with pytest.raises(UserError, match="no text"):
+        read_embeddings(tmp_path / "x.parquet", pictures, NO_CAPTIONS)
+
+
+def test_numbers_longer_than_doubles_become_doubles(pictures, views, tmp_path):
+    np.save(tmp_path / "x.npy", views.astype(np.longdouble))
+    assert read_embeddings(tmp_path / "x.npy", pictures, NO_CAPTIONS).images.dtype == np.float64

@@ -1,5 +1,9 @@
 import hashlib
 import logging
+import socket
+import threading
+import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -349,6 +353,38 @@ def test_an_answer_that_drips_or_swells_ends(endpoint, cache, monkeypatch):
     monkeypatch.setattr("hf_unlearn.audit.endpoint.LARGEST_ANSWER", 10)
     with pytest.raises(UserError, match="answers more than"):
         EndpointEncoder(endpoint.tei, "before", cache, EndpointOptions(attempts=1)).embed_images(views)
+
+
+@pytest.mark.parametrize("begun", [b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n", b"HTTP/1.1 200 OK\r\nX-"])
+def test_an_answer_that_drips_byte_by_byte_ends_at_the_deadline(cache, begun):
+    """Each byte is in time for the socket, of a header as of an answer."""
+    ended = threading.Event()
+
+    def drip(listening):
+        connection, _ = listening.accept()
+        with connection, suppress(OSError):
+            connection.sendall(begun)
+            while not ended.wait(0.05):
+                connection.sendall(b" ")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=drip, args=(listening,), daemon=True).start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/embed"
+        patience = EndpointOptions(attempts=1, timeout=5, deadline=0.5)
+        start = time.monotonic()
+        with pytest.raises(UserError, match=r"had not finished its answer within 0\.5 s"):
+            EndpointEncoder(url, "before", cache, patience).embed_images(views(1))
+        assert time.monotonic() - start < 5
+        ended.set()
+
+
+def test_an_answer_of_brackets_alone_is_refused_before_it_is_taken_apart():
+    with pytest.raises(ValueError, match="brackets an item"):
+        parse_answer("[]" * 10**6, 2, openai=False)
+
+
+def test_a_date_beyond_all_dates_is_none():
+    assert retry_after("Mon, 01 Jan 99999999999999999999 00:00:00 GMT") is None
 
 
 def test_a_locked_cache_is_not_called_damaged(tmp_path):

@@ -9,8 +9,9 @@ from audit.conftest import folder_of
 
 from hf_unlearn.audit.pictures import Picture
 from hf_unlearn.audit.plan import AuditPlan, check_plan, draw_plan, read_plan, write_plan
-from hf_unlearn.audit.recording import plan_audit
+from hf_unlearn.audit.recording import plan_audit, record_embeddings
 from hf_unlearn.errors import UserError
+from hf_unlearn.files import owned
 from hf_unlearn.records.audit_result import Arm
 
 
@@ -143,3 +144,14 @@ def test_no_name_in_a_request_is_a_formula(tmp_path):
     with pytest.raises(UserError, match="A spreadsheet would take =cmd"):
         write_plan(plan, tmp_path / "plan")
     assert not (tmp_path / "plan").exists()
+
+
+@pytest.mark.parametrize("write", ["plan", "record"])
+def test_a_folder_at_work_takes_no_plan_and_no_recording(write: str, tmp_path: Path) -> None:
+    mine, target = folder_of(tmp_path / "mine", 4), tmp_path / "out"
+    with owned(target, "An audit"), pytest.raises(UserError, match="is still at work in"):
+        if write == "plan":
+            plan_audit(mine, target)
+        else:
+            record_embeddings("http://127.0.0.1:1/embed", mine, target / "before.safetensors")
+    assert not target.exists()

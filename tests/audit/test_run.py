@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -426,3 +428,16 @@ def test_the_same_command_gives_the_same_numbers(tmp_path, checkpoints):
 def test_settings_that_make_no_audit_are_refused():
     with pytest.raises(UserError, match="at least 2 views"):
         AuditSettings(view_count=1)
+
+
+def test_folders_and_words_in_another_encoding_do_not_end_an_audit(tmp_path):
+    mine = folder_of(Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe9")), 4)
+    for side in ("before", "after"):
+        np.save(tmp_path / f"{side}.npy", np.random.default_rng(0).normal(size=(4, 3, 5)))
+    words = {Arm.REQUESTED: "\udcff"}
+    for provenance in ({}, words):
+        out = tmp_path / f"out{len(provenance)}"
+        run_audit(tmp_path / "before.npy", tmp_path / "after.npy", mine, out, provenance=provenance)
+        sums = (out / "SHA256SUMS").read_text().splitlines()
+        sha256 = hashlib.sha256((out / "audit.json").read_bytes()).hexdigest()
+        assert f"{sha256}  audit.json" in sums

@@ -83,3 +83,8 @@ def test_nothing_is_decoded(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_missing_image_is_named(rows: Rows) -> None:
     with pytest.raises(UserError, match=r"image of row x cannot be hashed: there is no image"):
         row_hashes(rows([None], ["x"]))
+
+
+def test_what_a_terminal_gives_in_another_encoding_is_hashed_as_it_was_typed() -> None:
+    assert sample_hash(b"image", ["\udce9"], salt="\udcff") == sample_hash(b"image", ["\udce9"], salt="\udcff")
+    assert sample_hash(b"image", ["\udce9"]) != sample_hash(b"image", ["\udce8"])

@@ -88,6 +88,7 @@ def test_long_lists_are_cut(tmp_path: Path) -> None:
         ("ids.csv", "", "no id in it"),
         ("ids.csv", "id\n", "no id in it"),
         ("ids.json", "[]", "no id in it"),
+        ("ids.json", '["\\ud800"]', r"entries that are no id \(1\)"),
         ("ids.xlsx", "a", r"must be a \.txt, \.csv or \.json file \(--unlearn_request\)"),
         ("ids.txt", b"\xff\xfe\x00", r"not UTF-8 text \(byte 0\)"),
         ("ids.json", '["a", ', "not valid JSON"),

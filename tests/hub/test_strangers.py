@@ -1,5 +1,6 @@
 """What a stranger would try next: folders and inputs that are none of those in `test_forged_folders.py`."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from hub.local_hub import LocalHub
-from hub.test_forged_folders import changed, edit, failed, rewrite
+from hub.test_forged_folders import changed, edit, failed, other_version, rewrite
 from PIL import Image as Picture
 from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessor, CLIPModel
@@ -21,10 +22,11 @@ from hf_unlearn.hub.card import write_card
 from hf_unlearn.hub.publishing import publish_run
 from hf_unlearn.hub.verification import verify_repo
 from hf_unlearn.hub.verification_report import Outcome
-from hf_unlearn.records.schemas import UnlearningManifest
+from hf_unlearn.records.schemas import EvaluationRecord, HistoryEntry, RequestStatus, UnlearningManifest
 
 Forgery = Callable[[Path, Path], None]
 HEATMAPS = Path("assets") / "alignment_matrices.png"
+TIME_STAMP = b"\x30\x0b\x30\x09\x02\x01\x02\x30\x04\x0c\x02\xff\xfe"
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
@@ -148,6 +150,56 @@ def weights_with_more_behind(run: Path, base: Path) -> None:
     rewrite(run)
 
 
+def code_for_pipelines(run: Path, base: Path) -> None:
+    edit(run, "config.json", custom_pipelines={"it": {"impl": "org/evil--evil.Pipeline", "pt": ["AutoModel"]}})
+
+
+def code_in_the_folder_of_a_module(run: Path, base: Path) -> None:
+    (run / "0_CLIPModel").mkdir()
+    config = {"model_type": "clip", "auto_map": {"AutoModel": "org/evil--modeling_evil.Evil"}}
+    (run / "0_CLIPModel" / "config.json").write_text(json.dumps(config))
+    write_card(run)
+
+
+def code_as_a_module(run: Path, base: Path) -> None:
+    modules = [{"idx": 0, "name": "0", "path": "0_CLIPModel", "type": "org/evil--evil.CLIPModel"}]
+    (run / "modules.json").write_text(json.dumps(modules))
+    write_card(run)
+
+
+def many_labels(run: Path, base: Path) -> None:
+    """A table of them would be made before the model is."""
+    edit(run, "config.json", num_labels=10**9)
+
+
+def many_layers_of_another_name(run: Path, base: Path) -> None:
+    (run / "config.json").write_text(json.dumps({"model_type": "gpt2", "n_layer": 10**5, "n_embd": 8, "n_head": 2}))
+    write_card(run)
+
+
+def levels_without_an_interval(run: Path, base: Path) -> None:
+    manifest, record = UnlearningManifest.load(run), EvaluationRecord.load(run)
+    request, sha256 = manifest.request, manifest.base_model.sha256
+    assert sha256 is not None
+    earlier = HistoryEntry("fine_tune", "2020-01-01T00:00:00+00:00", request, sha256)
+    status = RequestStatus(1, "fine_tune", None, request.count, request.count, now=5.0)
+    replace(record, requests=(status, replace(status, number=2))).save(run)
+    changed(run, history=(earlier,))
+
+
+def request_of_another_hash(run: Path, base: Path) -> None:
+    manifest = UnlearningManifest.load(run)
+    sha256 = manifest.dataset.sha256
+    assert sha256 is not None
+    changed(run, request=replace(manifest.request, sha256=sha256, salted=False, row_hashes=None))
+
+
+def request_of_nothing(run: Path, base: Path) -> None:
+    manifest = UnlearningManifest.load(run)
+    sha256 = hashlib.sha256(b"").hexdigest()
+    changed(run, request=replace(manifest.request, sha256=sha256, salted=False, row_hashes=None))
+
+
 FORGERIES: dict[str, tuple[Forgery, str]] = {
     "heatmaps that change when looked at": (animated_heatmaps, "heatmaps"),
     "heatmaps of another brightness": (heatmaps_of_another_brightness, "heatmaps"),
@@ -164,6 +216,14 @@ FORGERIES: dict[str, tuple[Forgery, str]] = {
     "attention from elsewhere": (attention_from_elsewhere, "tensors"),
     "a far larger model": (a_far_larger_model, "tensors"),
     "weights with more behind": (weights_with_more_behind, "tensors"),
+    "code for pipelines": (code_for_pipelines, "code"),
+    "code in the folder of a module": (code_in_the_folder_of_a_module, "code"),
+    "code as a module": (code_as_a_module, "code"),
+    "many labels": (many_labels, "tensors"),
+    "many layers of another name": (many_layers_of_another_name, "tensors"),
+    "levels without an interval": (levels_without_an_interval, "request 1"),
+    "the hash of the data for the request": (request_of_another_hash, "unlearning.json: hashes"),
+    "the hash of nothing for the request": (request_of_nothing, "request"),
 }
 
 
@@ -205,3 +265,41 @@ def test_how_little_of_the_base_was_changed_is_said(run: Path, base: Path) -> No
 def test_what_is_written_in_heatmaps_is_not_read_and_said_so(run: Path) -> None:
     (line,) = [line for line in verify_repo(run).statements if line.subject == "heatmaps"]
     assert line.outcome is Outcome.HOLDS and "what is written in it is not read" in line.detail
+
+
+def test_what_a_card_of_another_version_hides_is_not_said_to_hold(run: Path) -> None:
+    def hide(card: str) -> str:
+        head, _, body = card.partition("\n---\n")
+        return f"{head}\n---\n# Certified\n\n<!--\n{body}\n-->\n"
+
+    other_version(hide)(run, run)
+    report = verify_repo(run)
+    assert "card text" in failed(report)
+    assert not any(line.subject == "card tables" and line.outcome is Outcome.HOLDS for line in report.statements)
+
+
+@pytest.mark.parametrize("name", ["assets/x.png", "assets/../../pipe.png"])
+def test_a_recorded_picture_that_would_never_end_is_not_opened(run: Path, name: str) -> None:
+    os.mkfifo(run / name)
+    manifest = UnlearningManifest.load(run)
+    replace(manifest, files={**manifest.files, name: "0" * 64}).save(run)
+    assert name in failed(verify_repo(run))
+
+
+def test_a_time_stamp_may_say_anything(run: Path, tmp_path: Path) -> None:
+    """A response that refuses, and gives as its reason what is no text."""
+    (run / "digests.sha256.tsr").write_bytes(TIME_STAMP)
+    (tmp_path / "authority.pem").write_text("none")
+    assert "time-stamp" in failed(verify_repo(run, tsa_certificate=tmp_path / "authority.pem"))
+
+
+def test_tensors_of_half_a_byte_are_told(run: Path, base: Path) -> None:
+    kind = getattr(torch, "float4_e2m1fn_x2", None)
+    if kind is None:
+        pytest.skip("this torch has no such type")
+    theirs = Path(shutil.copytree(base, run.parent / "theirs"))
+    for folder in (run, theirs):
+        tensors = load_file(folder / "model.safetensors")
+        odd = torch.zeros(4, dtype=torch.uint8).view(kind)
+        save_file({**tensors, "odd": odd}, folder / "model.safetensors", metadata={"format": "pt"})
+    assert "tensors" in failed(verify_repo(run, base=theirs))

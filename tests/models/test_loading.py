@@ -297,6 +297,7 @@ HUGE = {
     "wide": ({"hidden_size": 40_000, "intermediate_size": 80_000}, "parameters by its config.json"),
     "deep": ({"num_hidden_layers": 10**9}, "1,000,000,000 layers by its config.json"),
     "of many pixels": ({"image_size": 10**6}, "parameters by its config.json"),
+    "of many labels": ({"num_labels": 10**9}, "num_labels = 1000000000 in its config.json"),
 }
 
 
@@ -333,4 +334,19 @@ def test_an_adapter_imports_no_module_by_its_name(folder, tmp_path, monkeypatch)
     (tmp_path / "evil.py").write_text("raise SystemExit('it was imported')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(UserError, match="is no plain LoRA adapter"):
+        load_model(str(tmp_path / "a"), base=str(folder))
+
+
+@pytest.mark.parametrize("change", [{"r": 10**7}, {"rank_pattern": {"q_proj": 10**7}}, {"layer_replication": [[0, 1]]}])
+def test_an_adapter_is_not_larger_than_its_weights(change, folder, tmp_path):
+    from peft import LoraConfig
+
+    from hf_unlearn.models.adapters import add_adapter
+
+    add_adapter(load_encoder(str(folder))[0], LoraConfig(r=1, target_modules=["q_proj"])).save_pretrained(
+        tmp_path / "a"
+    )
+    settings = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(settings | change))
+    with pytest.raises(UserError, match="is far larger by its adapter_config"):
         load_model(str(tmp_path / "a"), base=str(folder))
