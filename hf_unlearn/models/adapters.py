@@ -1,5 +1,6 @@
 """LoRA through peft: a small trained part beside a base model that stays as it is, bit for bit."""
 
+import re
 import warnings
 from copy import deepcopy
 from pathlib import Path
@@ -20,6 +21,8 @@ from hf_unlearn.parsing import read_json
 if TYPE_CHECKING:
     from peft import LoraConfig
 
+# A pattern with a group that repeats, or four repetitions: on some names they take longer than anybody waits.
+_SLOW = re.compile(r"\)[*+{]|([*+{][^*+{]*){4}")
 ALL_LINEAR = "all-linear"  # of peft: every linear layer
 RECORDS_NAME = "unlearning.json"  # where a finished run notes the hash of its base model
 
@@ -162,6 +165,10 @@ def _plain_config(folder: Path) -> Any:
     config = peft.PeftConfig.from_pretrained(str(folder))
     if not isinstance(config, peft.LoraConfig) or config.megatron_config is not None:
         raise UserError(f"{folder.name} is no plain LoRA adapter ({config.peft_type}), and no other kind is loaded")
+    patterns = [config.target_modules, config.exclude_modules, config.layers_pattern]
+    patterns += [*(config.rank_pattern or ()), *(config.alpha_pattern or ())]
+    if slow := [text for text in patterns if isinstance(text, str) and _SLOW.search(text)]:
+        raise UserError(f"{folder.name} names layers by {slow[0][:80]!r}, which may take for ever; list their names")
     return config
 
 

@@ -295,7 +295,8 @@ def test_the_backbone_of_a_view_encoder_brings_no_code(way, tmp_path, monkeypatc
 
 HUGE = {
     "wide": ({"hidden_size": 40_000, "intermediate_size": 80_000}, "parameters by its config.json"),
-    "deep": ({"num_hidden_layers": 10**9}, "1,000,000,000 layers by its config.json"),
+    "deep": ({"num_hidden_layers": 10**6}, "1,000,000 layers by its config.json"),
+    "deeper still": ({"num_hidden_layers": 10**9}, "num_hidden_layers = 1000000000 in its config.json"),
     "of many pixels": ({"image_size": 10**6}, "parameters by its config.json"),
     "of many labels": ({"num_labels": 10**9}, "num_labels = 1000000000 in its config.json"),
 }
@@ -349,4 +350,22 @@ def test_an_adapter_is_not_larger_than_its_weights(change, folder, tmp_path):
     settings = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
     (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(settings | change))
     with pytest.raises(UserError, match="is far larger by its adapter_config"):
+        load_model(str(tmp_path / "a"), base=str(folder))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"target_modules": "((a|[a-z_.0-9]+)+)+X"}, {"exclude_modules": ".*.*.*.*.*X"}, {"rank_pattern": {"(a+)+X": 1}}],
+)
+def test_an_adapter_names_layers_by_no_pattern_that_takes_for_ever(change, folder, tmp_path):
+    from peft import LoraConfig
+
+    from hf_unlearn.models.adapters import add_adapter
+
+    add_adapter(load_encoder(str(folder))[0], LoraConfig(r=1, target_modules=["q_proj"])).save_pretrained(
+        tmp_path / "a"
+    )
+    settings = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(settings | change))
+    with pytest.raises(UserError, match="which may take for ever"):
         load_model(str(tmp_path / "a"), base=str(folder))
