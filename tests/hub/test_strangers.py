@@ -303,3 +303,10 @@ def test_tensors_of_half_a_byte_are_told(run: Path, base: Path) -> None:
         odd = torch.zeros(4, dtype=torch.uint8).view(kind)
         save_file({**tensors, "odd": odd}, folder / "model.safetensors", metadata={"format": "pt"})
     assert "tensors" in failed(verify_repo(run, base=theirs))
+
+
+def test_the_base_with_a_tensor_that_no_model_reads_is_the_base(run: Path, base: Path) -> None:
+    tensors = {**load_file(base / "model.safetensors"), "odd": torch.ones(1)}
+    save_file(tensors, run / "model.safetensors", metadata={"format": "pt"})
+    rewrite(run)
+    assert "tensors" in failed(verify_repo(run, base=base))
