@@ -5,6 +5,8 @@ in bytes, in levels and, where a short text can stand for much more, in what it 
 """
 
 import json
+import struct
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -24,6 +26,19 @@ MOST_DIGITS = 400  # of a number in YAML, whose parser takes the square of their
 RESTORE = "restore it from the run that wrote it"
 # What PyYAML raises beside its own errors: on dates and numbers that are none, on tags on the wrong value.
 _YAML_FAULTS = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
+# What Pillow raises on damaged pictures, by format; UnidentifiedImageError is an OSError.
+PICTURE_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    OverflowError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
 
 
 def read_bytes(path: str | Path) -> bytes:

@@ -13,6 +13,7 @@ from hf_unlearn.audit.encoders import WANTED_FILES
 from hf_unlearn.audit.endpoint_address import is_endpoint
 from hf_unlearn.audit.pictures import NOT_PICTURES
 from hf_unlearn.errors import UserError, listed
+from hf_unlearn.parsing import PICTURE_DAMAGE
 
 MEGABYTE = 2**20
 
@@ -181,7 +182,7 @@ def _check_pixels(path: Path, limits: Limits) -> None:
     """Refuse a picture whose header announces more pixels than are allowed; what is no picture is told later by
     name.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     from hf_unlearn.data.images import FORMATS
 
@@ -189,7 +190,7 @@ def _check_pixels(path: Path, limits: Limits) -> None:
     try:
         with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
             pixels = image.width * image.height
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
+    except (*PICTURE_DAMAGE, Image.DecompressionBombError):
         return
     if pixels > limits.picture_pixels:
         raise UserError(

@@ -10,9 +10,7 @@ from __future__ import annotations
 import io
 import logging
 import os
-import struct
 import warnings
-import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -25,6 +23,7 @@ from PIL import Image as PILImage
 from PIL import ImageOps, UnidentifiedImageError
 
 from hf_unlearn.errors import UserError, listed
+from hf_unlearn.parsing import PICTURE_DAMAGE
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -42,19 +41,6 @@ MAX_SIDE_RATIO = 100
 # is a program that is handed to Ghostscript. MPO, of cameras with two lenses, is opened as JPEG.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
 _CHUNK = 256
-# What Pillow raises on damaged files, by format; UnidentifiedImageError is an OSError.
-_DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    LookupError,
-    TypeError,
-    OverflowError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-)
 
 
 def to_rgb(image: PILImage.Image) -> PILImage.Image:
@@ -123,7 +109,7 @@ def read_image(stored: Mapping[str, Any]) -> PILImage.Image:
         raise UserError(f"it has more than the {MAX_PIXELS:,} pixels allowed") from error
     except UnidentifiedImageError as error:  # whose words name an object in memory
         raise UserError(f"it cannot be read (no image of a known format: {', '.join(FORMATS)})") from error
-    except (*_DAMAGE, UserWarning) as error:  # a warning only where a filter makes it an error, as `map_images` does
+    except (*PICTURE_DAMAGE, UserWarning) as error:  # a warning only where a filter makes it one, as `map_images` does
         raise UserError(f"it cannot be read ({error})") from error
 
 

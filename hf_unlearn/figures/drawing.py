@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from hf_unlearn.parsing import PICTURE_DAMAGE
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -71,5 +73,5 @@ def shows_samples(path: str | Path) -> bool | None:
     try:
         with Image.open(path, formats=["PNG"]) as picture:
             return {SHOWN: True, NOT_SHOWN: False}.get(picture.info.get(MARK, ""))
-    except OSError:  # no picture at all
+    except (*PICTURE_DAMAGE, Image.DecompressionBombError):  # no picture at all
         return None

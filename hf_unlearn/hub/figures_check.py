@@ -9,6 +9,7 @@ import numpy as np
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.figures.drawing import is_plain_png
 from hf_unlearn.hub.verification_report import Outcome, Statement, judged
+from hf_unlearn.parsing import PICTURE_DAMAGE
 from hf_unlearn.records.file_names import EVALUATION_NAME, published_names
 from hf_unlearn.records.metric_labels import GAP_KEYS, gap_keys, metric_label
 from hf_unlearn.records.schemas import ComparisonRow, EvaluationRecord, Matrices, UnlearningManifest
@@ -229,7 +230,7 @@ def verify_measurements(
 
 def _agreement(path: Path, matrices: Matrices) -> float:
     """The share of cells that agree, with the captions that may stand below the columns or without."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     from hf_unlearn.figures.reading import agreeing_cells
 
@@ -240,8 +241,8 @@ def _agreement(path: Path, matrices: Matrices) -> float:
     captions = [None, matrices.labels] if len(matrices.labels) == len(matrices.agm) else [None]
     try:
         return max(agreeing_cells(path, panels, labels) or 0.0 for labels in captions)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return 0.0  # no picture
+    except (*PICTURE_DAMAGE, Image.DecompressionBombError):
+        return 0.0  # no picture, or numbers beyond any picture's
 
 
 def _agrees(subject: str, recorded: float | None, expected: float | None) -> Statement:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.figures.drawing import is_plain_png
-from hf_unlearn.parsing import parse_json
+from hf_unlearn.parsing import PICTURE_DAMAGE, parse_json
 
 Content = Path | bytes
 
@@ -159,7 +159,7 @@ def _png_texts(content: Content) -> dict[str, str] | None:
     """Return the text that a picture carries beside its pixels, or None where the file is no plain PNG."""
     import io
 
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     data = _read(content)
     if not is_plain_png(data):
@@ -168,5 +168,5 @@ def _png_texts(content: Content) -> dict[str, str] | None:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
             picture.load()
             return {f"the text field {key}": str(value) for key, value in picture.info.items()}
-    except (UnidentifiedImageError, OSError, SyntaxError):
+    except (*PICTURE_DAMAGE, Image.DecompressionBombError):
         return None
