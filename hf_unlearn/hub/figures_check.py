@@ -140,6 +140,9 @@ def _matrices(am: Matrices, scores: Sequence[float | None], family: str) -> Iter
         yield Statement(subject, Outcome.FAILS, "AM before, AM after, AGM and their labels differ in size")
         return
     cells = [cell for matrix in (am.am_before, am.am_after) for row in matrix for cell in row if cell is not None]
+    if count and not cells:
+        yield Statement(subject, Outcome.UNCHECKED, "every cell is empty, so nothing follows from them")
+        return
     if far := [cell for cell in cells if abs(cell) > 1 + _TOLERANCE]:
         yield Statement(subject, Outcome.FAILS, f"{far[0]:g} is no cosine")
         return
@@ -172,7 +175,7 @@ def verify_heatmaps(
     matrices = evaluation.matrices if evaluation is not None else None
     panels = [] if matrices is None else [matrices.am_before, matrices.am_after, matrices.agm]
     sizes = {(len(panel), *map(len, panel)) for panel in panels}
-    if matrices is None or not matrices.agm:
+    if matrices is None or all(cell is None for panel in panels for row in panel for cell in row):
         yield Statement("heatmaps", Outcome.UNCHECKED, "no matrices are recorded")
     elif len(sizes) != 1 or set(next(iter(sizes))) != {len(matrices.agm)}:
         yield Statement("heatmaps", Outcome.UNCHECKED, "the matrices differ in size, so that none can be drawn")

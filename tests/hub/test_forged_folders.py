@@ -294,6 +294,18 @@ def test_pictures_that_no_record_describes_are_said_to_be_the_publishers(run: Pa
     assert {"picture assets/certificate.png", "method", "metrics", "data", "training"} <= unchecked
 
 
+def test_of_empty_matrices_nothing_is_said_to_hold(run: Path) -> None:
+    record = EvaluationRecord.load(run)
+    assert record.matrices is not None
+    empty = tuple(tuple(None for _ in row) for row in record.matrices.agm)
+    replace(record, matrices=replace(record.matrices, am_before=empty, am_after=empty, agm=empty)).save(run)
+    nothing = np.full((len(empty), len(empty)), np.nan)
+    plot_alignment_matrices(nothing, nothing, run / "assets" / "alignment_matrices.png")
+    write_card(run)
+    outcomes = {line.subject: line.outcome for line in verify_repo(run).statements}
+    assert outcomes["evaluation.json: matrices"] is outcomes["heatmaps"] is Outcome.UNCHECKED
+
+
 def test_an_evaluation_that_was_removed_is_said(run: Path) -> None:
     (run / "evaluation.json").unlink()
     write_card(run)
