@@ -159,5 +159,5 @@ def _parse(config_class: type[T], options: list[Option]) -> T:
     parser: ArgumentParser = _Parser(config_class, allow_abbrev=False)  # type: ignore[arg-type]
     try:
         return parser.parse_args_into_dataclasses(tokens, look_for_args_file=False)[0]  # type: ignore[attr-defined]
-    except (ValueError, TypeError, OSError) as error:  # a config's own checks, or the parser's, or a file it names
+    except (ValueError, TypeError, OSError, ImportError) as error:  # its own checks, the parser's, what it names
         raise UserError(f"{config_class.__name__}: {error}") from error

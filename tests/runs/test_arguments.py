@@ -136,6 +136,7 @@ def test_the_command_line_says_what_to_unlearn_in_another_way_than_the_file(tmp_
         (["--lr_scheduler_type", "cosine", "--lr_scheduler_kwargs", '{"cycles": 2}'], "'cycles'; set lr_scheduler_kw"),
         (["--report_to", "wandb"], "report_to=wandb is not installed here; install it"),
         (["--report_to", "somewhere"], "report_to=somewhere is not installed here"),
+        (["--deepspeed", "settings.json"], "FineTuneConfig: .*deepspeed"),
         (["--eval_strategy", "epoch"], "--eval_strategy: a run measures its methods when they are done"),
         (["--fine_tune.eval_strategy", "steps", "--fine_tune.eval_steps", "5"], "--eval_strategy: a run measures"),
         (["--save_strategy", "best"], "--save_strategy best: a run measures"),
