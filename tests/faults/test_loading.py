@@ -98,7 +98,7 @@ def test_a_damaged_model_is_one_sentence(kind, broken):
     assert "broken" in str(told.value)
 
 
-@pytest.mark.parametrize("name", ["../../nowhere-at-all", "org/../name", "/nowhere/at/all", "org/name/more", "", "a b", "~root"])
+@pytest.mark.parametrize("name", ["../nowhere", "org/../name", "/nowhere/at/all", "org/name/more", "", "a b", "~root"])
 def test_what_is_neither_a_folder_nor_a_name_is_refused(name):
     with pytest.raises(UserError) as told:
         load_encoder(name)
