@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from transformers import Trainer
+from transformers.trainer_utils import TrainOutput
 
 from hf_unlearn.training.accelerate_state import AccelerateState
 
@@ -26,6 +27,7 @@ class LeanTrainer(Trainer):
     """
 
     gradient_norm: Tensor
+    _clipped: list[nn.Parameter]
 
     @property  # type: ignore[override]  # an attribute of the Trainer
     def accelerator(self) -> Accelerator:
@@ -91,19 +93,25 @@ class LeanTrainer(Trainer):
         if fused is None:
             self.gradient_norm = super()._clip_grad_norm(model)
         else:
-            self.gradient_norm = _norm(model)
+            self.gradient_norm = self._norm(model)
             fused.grad_scale = (self.gradient_norm.float() * (1 / limit)).clamp_(min=1)  # type: ignore[attr-defined]
         return self.gradient_norm
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """The norm that clipping found; without clipping it is measured, and nothing is multiplied by one."""
         if grad_norm is None and self.fused_optimizer is not None:
-            self.gradient_norm = _norm(model)
+            self.gradient_norm = self._norm(model)
             return self.gradient_norm
         found = super()._get_grad_norm(model, grad_norm)
         self.gradient_norm = torch.as_tensor(found)
         return found
 
+    def train(self, *positional: Any, **kwargs: Any) -> TrainOutput:
+        """As the Trainer does; the model's weights are looked up anew."""
+        self._clipped = []
+        return super().train(*positional, **kwargs)
 
-def _norm(model: nn.Module) -> Tensor:
-    return torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    def _norm(self, model: nn.Module) -> Tensor:
+        if not self._clipped:  # to walk over all modules at every step would take the host as long as 50 launches
+            self._clipped = list(model.parameters())
+        return torch.nn.utils.get_total_norm([p.grad for p in self._clipped if p.grad is not None])

@@ -1,6 +1,7 @@
 """CLIP steps, beside a plain loop over `CLIPModel`."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 from itertools import islice
 
 import torch
@@ -8,8 +9,19 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
 from hf_unlearn.models.small_clip import build_small_clip
-from speed.rounds import Rounds, Row, Setting
-from speed.steps import AC, as_dataset, endless, optimizer_of, random_pictures, throughput, trainer_step
+from speed.rounds import Rounds, Row, Setting, Work
+from speed.steps import (
+    AC,
+    OURS,
+    as_dataset,
+    compared,
+    encoded_splits,
+    endless,
+    optimizer_of,
+    random_pictures,
+    throughput,
+    trainer_step,
+)
 
 
 class PlainClipStep:
@@ -31,20 +43,18 @@ class PlainClipStep:
 
 
 def clip_steps(setting: Setting, folder: str) -> Iterator[Row]:
-    """CLIP: the small one of the demo on a CPU, ViT-B/32 on a GPU."""
+    """CLIP: the small one of the demo on a CPU, ViT-B/32 on a GPU, where the processor is no part of a step."""
     side = 224 if setting.cuda else 32
     captions = [f"{number} dogs in a photograph of the sea" for number in range(2 * setting.pictures)]
     data = as_dataset(random_pictures(len(captions), side), captions=[[caption] for caption in captions])
-    _, processor = build_small_clip(captions, image_size=side)
-
-    def clip() -> CLIPModel:
-        torch.manual_seed(0)
-        if not setting.cuda:
-            return build_small_clip(captions, image_size=side)[0]
+    torch.manual_seed(0)
+    model, processor = build_small_clip(captions, image_size=side)
+    if setting.cuda:
         known = processor.tokenizer
         tokens = {"pad_token_id": known.pad_token_id, "bos_token_id": known.bos_token_id}
         tokens["eos_token_id"] = known.eos_token_id
-        return CLIPModel(CLIPConfig(text_config=tokens))
+        with setting.device:
+            model = CLIPModel(CLIPConfig(text_config=tokens))
 
     def processed() -> Iterator[dict[str, Tensor]]:
         while True:
@@ -58,15 +68,14 @@ def clip_steps(setting: Setting, folder: str) -> Iterator[Row]:
                 )
 
     ready = [{name: value.to(setting.device) for name, value in batch.items()} for batch in islice(processed(), 2)]
-    processing, given = "CLIPModel's own loss and processor", "CLIPModel's own loss, inputs ready"
-    rounds = Rounds(
-        setting,
-        {
-            AC: trainer_step(setting, "alignment_calibration", clip(), processor, data, folder),
-            processing: PlainClipStep(setting, clip(), processed()),
-            given: PlainClipStep(setting, clip(), endless(ready)),
-        },
-    )
-    rate = throughput(setting, rounds, "pairs")
-    for other in (processing, given):
-        yield rounds.compare(f"CLIP step, {setting.pictures} pairs", AC, other, rate)
+    splits = encoded_splits(model, processor, data)
+    contenders: dict[str, Work] = {}
+    for name, method in list(OURS.items())[: 1 if setting.compiled else None]:
+        contenders[name] = trainer_step(setting, method, deepcopy(model), processor, splits, folder)
+        if name == AC:
+            contenders["CLIPModel's own loss, inputs ready"] = PlainClipStep(setting, deepcopy(model), endless(ready))
+    if not setting.cuda:
+        contenders["CLIPModel's own loss and processor"] = PlainClipStep(setting, deepcopy(model), processed())
+    rounds = Rounds(setting, contenders)
+    note = throughput(setting, rounds, "pairs")
+    yield from compared(rounds, f"CLIP step, {setting.pictures} pairs{', compiled' * setting.compiled}", note)

@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import math
 import platform
 import statistics
 import subprocess
@@ -27,6 +28,7 @@ class Setting:
     workers: int
     compiled: bool = False
     clock: Callable[[], float] = time.perf_counter
+    deadline: float = math.inf
 
     @property
     def cuda(self) -> bool:
@@ -37,6 +39,21 @@ class Setting:
     def pictures(self) -> int:
         """Pictures of a batch; SimCLR and MoCo see two views of each."""
         return 16 if self.small else 256
+
+    @property
+    def calls(self) -> int:
+        """Calls that are timed as one: on a GPU several, for the host runs ahead of it."""
+        return 10 if self.cuda and not self.small else 1
+
+    @property
+    def first_calls(self) -> int:
+        """Calls before any is timed: kernels are chosen and compiled in the first, CUDA graphs recorded in the next."""
+        return 4 if self.cuda or self.compiled else 1
+
+    @property
+    def seconds_left(self) -> float:
+        """Until no further row is begun."""
+        return self.deadline - time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -76,16 +93,40 @@ def _seconds(value: float) -> str:
 
 
 class Rounds:
-    """What every contender took, round by round."""
+    """What every contender took, round by round.
 
-    def __init__(self, setting: Setting, contenders: dict[str, Work]) -> None:
-        self.contenders = contenders
-        for work in contenders.values():  # once without a clock: caches, lazy initialisation, kernel choice
-            work()
-        self.taken: dict[str, list[Measurement]] = {name: [] for name in contenders}
-        for _ in range(setting.repeats):
-            for name, work in contenders.items():
-                self.taken[name].append(measure(setting.device, work, setting.clock))
+    Attributes:
+        contenders: the ways to do the work, by name; those whose first calls no time was left for are not among them.
+        begun: seconds of each one's first calls, compilation among them.
+        taken: what a call took, in each round.
+
+    Args:
+        setting: where, and how often.
+        contenders: the ways to do the work, the more important ones first.
+        unclocked: calls before a round's clock starts: as many as a loader may have prepared while others ran.
+    """
+
+    def __init__(self, setting: Setting, contenders: dict[str, Work], unclocked: dict[str, int] | None = None) -> None:
+        self.contenders: dict[str, Work] = {}
+        self.begun: dict[str, float] = {}
+        for name, work in contenders.items():
+            if len(self.contenders) > 1 and setting.seconds_left < 0:
+                break
+            self.contenders[name] = work
+            started = time.perf_counter()
+            for _ in range(setting.first_calls):
+                work()
+            if setting.cuda:
+                torch.cuda.synchronize()
+            self.begun[name] = time.perf_counter() - started
+        self.taken: dict[str, list[Measurement]] = {name: [] for name in self.contenders}
+        for done in range(setting.repeats):
+            if done and setting.seconds_left < 0:
+                break
+            for name, work in self.contenders.items():
+                for _ in range((unclocked or {}).get(name, 0)):
+                    work()
+                self.taken[name].append(measure(setting.device, work, setting.clock, setting.calls))
 
     def seconds(self, name: str) -> float:
         """Median of a contender."""
@@ -96,7 +137,7 @@ class Rounds:
         return statistics.median(m.peak for m in self.taken[name])
 
     def compare(self, work: str, first: str, second: str, note: str = "") -> Row:
-        """One contender against another."""
+        """One contender against another; both must have been timed."""
         pairs = zip(self.taken[first], self.taken[second], strict=True)
         ratios = [b.seconds / a.seconds for a, b in pairs]
         return Row(
@@ -114,23 +155,27 @@ class Rounds:
         )
 
 
-def measure(device: torch.device, work: Work, clock: Callable[[], float] = time.perf_counter) -> Measurement:
-    """Run once and read clock and memory."""
+def measure(
+    device: torch.device, work: Work, clock: Callable[[], float] = time.perf_counter, calls: int = 1
+) -> Measurement:
+    """Read clock and memory around some calls; seconds are of one, with the device done with all of them."""
     if device.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated() / 2**20
         started = clock()
-        work()
+        for _ in range(calls):
+            work()
         torch.cuda.synchronize()
-        return Measurement(clock() - started, torch.cuda.max_memory_allocated() / 2**20 - before)
+        return Measurement((clock() - started) / calls, torch.cuda.max_memory_allocated() / 2**20 - before)
     if platform.system() == "Linux":
         ctypes.CDLL(None).malloc_trim(0)  # or memory that an earlier round gave back would hide this one's
         Path("/proc/self/clear_refs").write_text("5")  # starts the peak anew
     before = _process_memory("VmRSS")
     started = clock()
-    work()
-    return Measurement(clock() - started, _process_memory("VmHWM") - before)
+    for _ in range(calls):
+        work()
+    return Measurement((clock() - started) / calls, _process_memory("VmHWM") - before)
 
 
 def _process_memory(field: str) -> float:

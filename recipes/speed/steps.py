@@ -1,8 +1,10 @@
 """Training steps of the library's own Trainer, and what they are given."""
 
+import io
 from collections.abc import Iterator
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from datasets import Dataset
@@ -16,12 +18,13 @@ from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.methods import METHODS
 from hf_unlearn.training.preprocessor import make_preprocessor
 from hf_unlearn.training.trainer import UnlearningTrainer
-from speed.rounds import Rounds, Setting, Work, matrix_rate
+from speed.rounds import Rounds, Row, Setting, matrix_rate
 
 UNLEARN_SHARE = 0.1  # the paper's 10% task
 
 
-AC, FINE_TUNE, REFERENCE = "AC", "Fine-Tune", "the reference's construction"
+AC, FINE_TUNE, TARGETED = "AC", "Fine-Tune", "Targeted Calibration"
+OURS = {AC: "alignment_calibration", FINE_TUNE: "fine_tune", TARGETED: "targeted_calibration"}
 
 
 class TrainerStep:
@@ -47,7 +50,17 @@ def endless(loader: Any) -> Iterator[Any]:
         yield from loader
 
 
-def trainer_step(setting: Setting, method: str, model: nn.Module, processor: Any, data: Dataset, folder: str) -> Work:
+def encoded_splits(model: nn.Module, processor: Any, data: Dataset) -> dict[str, EncodedSplit]:
+    """Splits for `trainer_step`, encoded once for every method; validation is a copy of the unlearn rows."""
+    unlearn = round(UNLEARN_SHARE * len(data))
+    preprocessor = make_preprocessor(model, processor, DataConfig())  # type: ignore[arg-type]
+    rows = {"retain": range(unlearn, len(data)), "unlearn": range(unlearn), "validation": range(unlearn)}
+    return {name: EncodedSplit(data.select(places), preprocessor) for name, places in rows.items()}
+
+
+def trainer_step(
+    setting: Setting, method: str, model: nn.Module, processor: Any, splits: dict[str, EncodedSplit], folder: str
+) -> TrainerStep:
     """The step of a method on a model, with the paper's optimiser for views and AdamW for CLIP."""
     config = METHODS[method].config_class(
         output_dir=folder,
@@ -58,14 +71,10 @@ def trainer_step(setting: Setting, method: str, model: nn.Module, processor: Any
         per_device_train_batch_size=setting.pictures,
         report_to="none",
     )
-    unlearn = round(UNLEARN_SHARE * len(data))
-    splits = {"retain": data.select(range(unlearn, len(data))), "unlearn": data.select(range(unlearn))}
-    preprocessor = make_preprocessor(model, processor, DataConfig())  # type: ignore[arg-type]
-    encoded = {name: EncodedSplit(part, preprocessor) for name, part in splits.items()}
     trainer = METHODS[method](
         model,  # type: ignore[arg-type]
         config,
-        encoded,
+        splits,
         processing_class=processor,
         optimizers=(optimizer_of(model.to(setting.device)), None),
     )
@@ -86,8 +95,12 @@ def random_pictures(count: int, side: int) -> np.ndarray:
 
 
 def as_dataset(pixels: np.ndarray, **columns: list[Any]) -> Dataset:
-    """Pictures in the library's schema."""
-    return Dataset.from_dict({"image": [Image.fromarray(picture) for picture in pixels], **columns})
+    """Pictures in the library's schema, stored without compression."""
+    stored = []
+    for picture in pixels:
+        Image.fromarray(picture).save(file := io.BytesIO(), "BMP")
+        stored.append({"bytes": file.getvalue(), "path": None})
+    return Dataset.from_dict({"image": stored, **columns}).cast_column("image", datasets.Image())
 
 
 def throughput(setting: Setting, rounds: Rounds, items: str) -> str:
@@ -99,4 +112,17 @@ def throughput(setting: Setting, rounds: Rounds, items: str) -> str:
     share = 100 * counter.get_total_flops() / rounds.seconds(AC) / rate
     kind = str(dtype).removeprefix("torch.")
     speed = setting.pictures / rounds.seconds(AC)
-    return f"AC {speed:.0f} {items}/s, {share:.0f}% of the measured {rate / 1e9:.0f} GFLOP/s of {kind} matrix products"
+    return (
+        f"AC {speed:.0f} {items}/s, {share:.0f}% of the measured {rate / 1e9:.0f} GFLOP/s of {kind} matrix products; "
+        f"its first {setting.first_calls} steps {rounds.begun[AC]:.1f} s"
+    )
+
+
+def compared(rounds: Rounds, work: str, note: str) -> Iterator[Row]:
+    """Alignment Calibration against what is not ours, and our other methods against Fine-Tune; the note comes once."""
+    pairs = [(AC, other) for other in rounds.contenders if other not in OURS]
+    pairs += [(FINE_TUNE, method) for method in (AC, TARGETED) if {method, FINE_TUNE} <= rounds.contenders.keys()]
+    for first, second in pairs:
+        wanted = " (wanted: at most 1.05)" if first == FINE_TUNE else ""
+        yield rounds.compare(work + wanted, first, second, note)
+        note = ""

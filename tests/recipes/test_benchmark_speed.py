@@ -45,10 +45,9 @@ def test_lines_set_one_way_against_another(benchmark, tmp_path, capsys):
 
 
 def test_steps_of_view_encoders_against_the_references_construction(benchmark, capsys):
-    pytest.importorskip("lightly", reason="the extra `benchmark` is not installed")
     benchmark("--small", "--repeats", "1", "--only", "views", "--device", "cpu")
     printed = capsys.readouterr().out
-    assert "SimCLR step, 32 views: AC against the reference's construction" in printed
+    assert "SimCLR step, 32 views: AC against the published construction" in printed
     assert "MoCo step, 32 views: Fine-Tune against AC" in printed
 
 
