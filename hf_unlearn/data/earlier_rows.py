@@ -1,18 +1,14 @@
-"""Rows of requests that a model has been through: kept out of its splits, and held where they are at a bounded cost."""
+"""Rows of requests that a model has been through: kept out of its splits, and held where their own runs left them."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 REQUEST_COLUMN = "request"  # of the split `earlier`: the number of the request that named a row
 
@@ -30,22 +26,6 @@ class PastRows:
 
     requested: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     held_out: Mapping[str, Collection[str]] = field(default_factory=dict)
-
-
-def drawn_earlier(earlier: Dataset, asked: int, retain: float, seed: int = 0) -> Dataset:
-    """The rows of earlier requests that a run holds where they are, so that they stay unlearned.
-
-    However many requests there were, a run takes at most as many of their rows as are asked for now, or a tenth of
-    retain where that is more; they are drawn anew for every seed.
-
-    Args:
-        earlier: Rows of earlier requests, from `make_splits`.
-        asked: Number of rows asked for now.
-        retain: Number of retain rows.
-        seed: Of the draw.
-    """
-    most = int(min(max(asked, retain // 10), len(earlier)))
-    return earlier.select(np.sort(np.random.default_rng(seed).permutation(len(earlier))[:most]))
 
 
 def marked(

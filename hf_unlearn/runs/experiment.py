@@ -99,7 +99,7 @@ class Experiment(RunReports):
         self.splits = {name: EncodedSplit(split, preprocessor, memory) for name, split in task.splits.items()}
         self.training_splits: dict[str, Any] = {**self.splits}
         if EARLIER in task.splits:
-            earlier = EarlierRequests.of(task.past, task.splits, arguments.split_seed)
+            earlier = EarlierRequests.of(task.past, task.splits[EARLIER])
             self.training_splits[EARLIER] = replace(earlier, rows=EncodedSplit(earlier.rows, preprocessor, memory))
         if (retain := task.streamed) is not None:
             buffer = run.data.shuffle_buffer or SHUFFLE_BUFFER

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel
 
-from hf_unlearn.data.earlier_rows import REQUEST_COLUMN, drawn_earlier
+from hf_unlearn.data.earlier_rows import REQUEST_COLUMN
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.hub.history import PastRequests
@@ -24,7 +24,7 @@ class EarlierRequests:
     """Rows of earlier requests, and how far the model that a training starts from has moved since.
 
     Attributes:
-        rows: A bounded draw of them; None where the data has none.
+        rows: All that the data has, encoded or not; None where it has none.
         risen: `[n]` by how much the mean alignment of each row's request lies above what its own run left, a cosine.
         unseen_risen: By how much that of held-out rows lies above where the original model had them.
     """
@@ -34,28 +34,20 @@ class EarlierRequests:
     unseen_risen: float = 0.0
 
     @classmethod
-    def of(cls, past: PastRequests, splits: Mapping[str, Dataset], seed: int) -> "EarlierRequests":
-        """Draw rows of the split `earlier`.
-
-        Args:
-            past: What the records of the model say.
-            splits: From `make_splits`.
-            seed: Of the draw.
-        """
-        drawn = drawn_earlier(splits[EARLIER], len(splits["unlearn"]), len(splits["retain"]), seed)
-        risen = np.array([past.risen(number) for number in drawn[REQUEST_COLUMN]], dtype=np.float64)
-        return cls(drawn.remove_columns(REQUEST_COLUMN), risen, past.unseen_risen)
+    def of(cls, past: PastRequests, earlier: Dataset) -> "EarlierRequests":
+        """Of what the records of the model say, and the split `earlier` of `make_splits`."""
+        risen = np.array([past.risen(number) for number in earlier[REQUEST_COLUMN]], dtype=np.float64)
+        return cls(earlier.remove_columns(REQUEST_COLUMN), risen, past.unseen_risen)
 
 
 def find_earlier_requests(
-    splits: Mapping[str, Any], model: PreTrainedModel, seed: int
+    splits: Mapping[str, Any], model: PreTrainedModel
 ) -> tuple[Mapping[str, Any], EarlierRequests | None]:
     """The splits without rows of earlier requests, and these, as `make_splits` found them; None if it found none.
 
     Args:
         splits: What a Trainer was given.
         model: Its model, which knows where it was loaded from.
-        seed: Draws the rows of earlier requests, where there are many.
 
     Raises:
         UserError: Rows of an earlier request are among those to retain or held out, or it cannot be told.
@@ -71,7 +63,7 @@ def find_earlier_requests(
         return splits, None
     if earlier is not None:
         rest = DatasetDict({name: split for name, split in splits.items() if name != EARLIER})
-        return rest, EarlierRequests.of(past, splits, seed)
+        return rest, EarlierRequests.of(past, earlier)
     if not all(isinstance(split, Dataset) for split in splits.values()):
         raise UserError(f"the model has been through earlier requests, whose rows cannot be told in a stream; {REMEDY}")
     try:

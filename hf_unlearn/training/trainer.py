@@ -108,7 +108,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         refuse_unusable(self.config_class, model, args, train_dataset, kwargs)
         self.initial_model = initial_model
         self.source_splits = train_dataset if isinstance(train_dataset, DatasetDict) else None
-        train_dataset, self.earlier = find_earlier_requests(train_dataset, model, args.seed)
+        train_dataset, self.earlier = find_earlier_requests(train_dataset, model)
         self.data_config = data_config or DataConfig()
         self.preprocessor = make_preprocessor(model, processing_class, self.data_config)
         if isinstance(train_dataset, Mapping):
