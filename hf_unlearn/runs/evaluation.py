@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -18,13 +19,14 @@ from hf_unlearn.data.splits import HOLDOUT
 from hf_unlearn.embedding import BATCH, embed_split
 from hf_unlearn.metrics.agreement import agreement
 from hf_unlearn.metrics.alignment import matched_cosine
+from hf_unlearn.metrics.attacks import MembershipAttack
 from hf_unlearn.metrics.cka import linear_cka
 from hf_unlearn.metrics.cmia import cmia, fitted_note
 from hf_unlearn.metrics.emia import emia, view_alignment
 from hf_unlearn.metrics.estimated_gap import ImageTextEvidence, ProbeEvidence, ViewEvidence
 from hf_unlearn.metrics.forgetting_score import forgetting_score
-from hf_unlearn.metrics.knn_probe import knn_probe
-from hf_unlearn.metrics.linear_probe import cached_views, linear_probe
+from hf_unlearn.metrics.knn_probe import KnnProbe, knn_probe
+from hf_unlearn.metrics.linear_probe import LinearProbe, cached_views, linear_probe
 from hf_unlearn.metrics.negative_alignment import negative_alignment
 from hf_unlearn.metrics.retrieval import Retrieval, retrieval
 from hf_unlearn.models.contrastive import embed_images, embed_texts
@@ -239,13 +241,18 @@ class ImageViewEvaluator(Evaluator):
     def evaluate(self, model: PreTrainedModel) -> Evaluation:
         """Attack the encoder with views, and a linear probe on cached views where there are labels.
 
-        The retain views that the attack needs are those the probe trains on, so no picture is embedded twice.
+        The retain views that the attack needs are those the probe trains on, so no picture is embedded twice. The
+        attack on the probe is fitted on the host, in a thread, while the device embeds the views of the other splits.
         """
-        viewed = {
-            "retain": self._embed_views(model, self.splits["retain"], self._attacked()),
-            **{name: self._embed_views(model, self.splits[name]) for name in (*SPLITS[1:], *self._further)},
-        }
-        alignment = {name: view_alignment(features) for name, features in viewed.items()}
+        viewed = {"retain": self._embed_views(model, self.splits["retain"], self._attacked())}
+        alignment = {"retain": view_alignment(viewed["retain"])}
+        with ThreadPoolExecutor(1) as beside:
+            if self.labels is not None:
+                probe, near = self._probe(model, self.labels, viewed["retain"])
+                confidences = probe.retain_confidence, probe.unlearn_confidence, probe.test_confidence
+                attacked = beside.submit(cmia, *confidences)
+            viewed |= {name: self._embed_views(model, self.splits[name]) for name in (*SPLITS[1:], *self._further)}
+            alignment |= {name: view_alignment(features) for name, features in viewed.items() if name != "retain"}
         attack = emia(alignment["retain"], alignment["unlearn"], alignment["test"])
         metrics = {
             "emia": attack.efficacy,
@@ -257,9 +264,8 @@ class ImageViewEvaluator(Evaluator):
         metrics |= {f"alignment_{name}": 100 * float(alignment[name].mean()) for name in self._holdouts}
         evidence = ViewEvidence(alignment["unlearn"], alignment["validation"], holdout=self._holdout(alignment))
         if self.labels is not None:
-            probed, probe = self._probe(model, self.labels, viewed["retain"])
-            metrics |= probed
-            evidence = replace(evidence, probe=probe)
+            metrics |= _probe_metrics(probe, near, attacked.result())
+            evidence = replace(evidence, probe=_probe_evidence(probe))
         unlearn = viewed["unlearn"]
         elements = unlearn[:, 0].numpy(force=True), unlearn[:, 1].numpy(force=True)
         return Evaluation(metrics, alignment["unlearn"], *elements, evidence, alignment.get(EARLIER))
@@ -274,7 +280,7 @@ class ImageViewEvaluator(Evaluator):
 
     def _probe(
         self, model: PreTrainedModel, labels: Mapping[str, npt.NDArray[np.int64]], views: Tensor
-    ) -> tuple[dict[str, float], ProbeEvidence]:
+    ) -> tuple[LinearProbe, KnnProbe]:
         def embed(encoded: Encoded, _: int) -> tuple[Tensor, ...]:
             return (embed_images(model, self.preprocessor.normalise(encoded["pixels"]).to(model.dtype)),)
 
@@ -284,28 +290,7 @@ class ImageViewEvaluator(Evaluator):
         probe = linear_probe(
             retain, unlearn, test, augmented=cached_views(views), seed=self.seed, validation=validation
         )
-        assert probe.validation_accuracy is not None and probe.validation_confidence is not None
-        evidence = ProbeEvidence(
-            probe.retain_accuracy,
-            probe.unlearn_accuracy,
-            probe.validation_accuracy,
-            probe.unlearn_confidence,
-            probe.validation_confidence,
-            *(probe.hits[name] for name in ("retain", "unlearn", "validation")),
-        )
-        attack = cmia(probe.retain_confidence, probe.unlearn_confidence, probe.test_confidence)
-        metrics = {
-            "retain_accuracy": probe.retain_accuracy,
-            "validation_accuracy": probe.validation_accuracy,
-            "test_accuracy": probe.test_accuracy,
-            "unlearn_accuracy": probe.unlearn_accuracy,
-            "knn_accuracy": knn_probe(*retain, *test).accuracy,
-            "cmia": attack.efficacy,
-            "cmia_distance": attack.distance,
-            "cmia_auc": attack.auc,
-            "cmia_tpr_at_1_fpr": attack.tpr_at_1_fpr,
-        }
-        return metrics, evidence
+        return probe, knn_probe(*retain, *test)
 
     def _embed_views(self, model: PreTrainedModel, split: EncodedSplit, rows: Sequence[int] | None = None) -> Tensor:
         """`[n, views, d]` backbone features of seeded views, the same for every model."""
@@ -318,6 +303,33 @@ class ImageViewEvaluator(Evaluator):
         # Small pictures keep an accelerator busy only by the thousand; large ones fill its memory.
         many = model.device.type != "cpu" and self.preprocessor.views.config.size <= SMALL_SIDE
         return embed_split(model, split, embed, rows, batch_size=BATCH if many else BATCH // 4)[0]
+
+
+def _probe_evidence(probe: LinearProbe) -> ProbeEvidence:
+    assert probe.validation_accuracy is not None and probe.validation_confidence is not None
+    return ProbeEvidence(
+        probe.retain_accuracy,
+        probe.unlearn_accuracy,
+        probe.validation_accuracy,
+        probe.unlearn_confidence,
+        probe.validation_confidence,
+        *(probe.hits[name] for name in ("retain", "unlearn", "validation")),
+    )
+
+
+def _probe_metrics(probe: LinearProbe, near: KnnProbe, attack: MembershipAttack) -> dict[str, float]:
+    assert probe.validation_accuracy is not None
+    return {
+        "retain_accuracy": probe.retain_accuracy,
+        "validation_accuracy": probe.validation_accuracy,
+        "test_accuracy": probe.test_accuracy,
+        "unlearn_accuracy": probe.unlearn_accuracy,
+        "knn_accuracy": near.accuracy,
+        "cmia": attack.efficacy,
+        "cmia_distance": attack.distance,
+        "cmia_auc": attack.auc,
+        "cmia_tpr_at_1_fpr": attack.tpr_at_1_fpr,
+    }
 
 
 def view_notes(splits: Mapping[str, EncodedSplit | Dataset], labels: ClassLabels | None) -> tuple[str, ...]:
