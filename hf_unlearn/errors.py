@@ -32,6 +32,14 @@ def is_disk_full(error: BaseException) -> bool:
     return any(words in str(error) for words in ("No space left on device", "PytorchStreamWriter", "inline_container"))
 
 
+def sentence_of_panic(error: BaseException) -> str | None:
+    """What to say where the tokenizers package gave up on a text, by an exception that is no `Exception`."""
+    if type(error).__name__ != "PanicException":  # which no module exports
+        return None
+    words = (str(error).strip() or "no further words").splitlines()[0]
+    return f"the tokenizer gave up on a text ({words})"
+
+
 def missing_extra(needing: str, package: str, extra: str) -> UserError:
     """The error for a package that an extra of this library brings along, with the line that installs it.
 

@@ -61,6 +61,8 @@ def build_app(*, hub_only: bool = False, limits: Limits | None = None) -> "gr.Bl
         import gradio as gr
     except ModuleNotFoundError as error:
         raise missing_extra("The app", "gradio", "app") from error
+    from hf_unlearn.audit.app_uploads import upload
+
     limits = limits or (Limits.public() if hub_only else Limits())
 
     def settings(folder: Path, **chosen: Any) -> AuditSettings:
@@ -167,9 +169,9 @@ def build_app(*, hub_only: bool = False, limits: Limits | None = None) -> "gr.Bl
     def arms(prefix: str) -> list[Any]:
         with gr.Row():
             return [
-                gr.File(label="Requested: to be unlearned", elem_id=f"{prefix}requested", **pictures),
-                gr.File(label="Optional: still in training", elem_id=f"{prefix}still_trained", **pictures),
-                gr.File(label="Optional: never in training", elem_id=f"{prefix}never_trained", **pictures),
+                upload(label="Requested: to be unlearned", elem_id=f"{prefix}requested", **pictures),
+                upload(label="Optional: still in training", elem_id=f"{prefix}still_trained", **pictures),
+                upload(label="Optional: never in training", elem_id=f"{prefix}never_trained", **pictures),
             ]
 
     # One job at a time for all visitors: they share one machine, and a waiting one is told its place.
@@ -183,18 +185,18 @@ def build_app(*, hub_only: bool = False, limits: Limits | None = None) -> "gr.Bl
                     after = gr.Textbox(label="Model after", placeholder="org/clip-unlearned", elem_id="after")
                 requested, still_trained, never_trained = arms("")
                 with gr.Accordion("Plan, recording, captions and views", open=False):
-                    plan_files = gr.File(
+                    plan_files = upload(
                         label="plan.json and view_secret.json; the pictures above are then both halves",
                         file_count="multiple",
                         file_types=[".json"],
                         elem_id="plan",
                     )
-                    recording = gr.File(
+                    recording = upload(
                         label="A recording of the model before, instead of its name",
                         file_types=[".safetensors"],
                         elem_id="recording",
                     )
-                    captions = gr.File(label="CSV: image, and caption, owner or group", elem_id="captions", **table)
+                    captions = upload(label="CSV: image, and caption, owner or group", elem_id="captions", **table)
                     views = gr.Dropdown(
                         [AUTOMATIC, *training_views()], value=AUTOMATIC, label="Views, as in the models' training"
                     )
@@ -222,8 +224,8 @@ def build_app(*, hub_only: bool = False, limits: Limits | None = None) -> "gr.Bl
                     **queue,
                 )
             with gr.Tab("Plan a request", id="plan-request"):
-                mine = gr.File(label="Your pictures, all of them in training", elem_id="plan-pictures", **pictures)
-                groups = gr.File(label="Optional CSV: image and group (what belongs together)", **table)
+                mine = upload(label="Your pictures, all of them in training", elem_id="plan-pictures", **pictures)
+                groups = upload(label="Optional CSV: image and group (what belongs together)", **table)
                 audits = gr.Slider(
                     1, MOST_AUDITS, value=1, step=1, label="How many audits over time (they share the error)"
                 )
@@ -234,7 +236,7 @@ def build_app(*, hub_only: bool = False, limits: Limits | None = None) -> "gr.Bl
             with gr.Tab("Record the model before", id="record"):
                 model = gr.Textbox(label="Model", placeholder="org/clip", elem_id="record-model")
                 recorded_arms = arms("record-")
-                recorded_captions = gr.File(label="CSV: image, and caption or owner", **table)
+                recorded_captions = upload(label="CSV: image, and caption or owner", **table)
                 go = gr.Button("Record", variant="primary", elem_id="go")
                 done = gr.HTML(elem_id="recorded")
                 out = gr.File(label="Recording", elem_id="record-file")
@@ -250,9 +252,11 @@ def serve(*, hub_only: bool = False, limits: Limits | None = None, port: int | N
         limits: As for `build_app`.
         port: Of the page; the first free one by default.
     """
+    from hf_unlearn.audit.app_uploads import launch_options
+
     limits = limits or (Limits.public() if hub_only else Limits())
     page = build_app(hub_only=hub_only, limits=limits)
-    page.queue(max_size=limits.waiting).launch(server_port=port, max_file_size=limits.file_bytes)
+    page.queue(max_size=limits.waiting, api_open=False).launch(**launch_options(limits, port))
 
 
 def _arm(files: Sequence[str] | None, folder: Path, limits: Limits) -> Path | None:

@@ -1,5 +1,6 @@
 """What one visitor of the app may upload and ask for."""
 
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -16,6 +17,9 @@ from hf_unlearn.errors import UserError, listed
 from hf_unlearn.parsing import PICTURE_DAMAGE
 
 MEGABYTE = 2**20
+MOST_NAME = 240  # bytes of a file's name: a number may come before it
+MOST_MODEL_NAME = 300  # letters of what a visitor typed
+MOST_TEXT = 64 * MEGABYTE  # of a configuration or a tokenizer
 
 
 @dataclass(frozen=True)
@@ -27,9 +31,10 @@ class Limits:
         upload_bytes: Bytes of one arm's pictures.
         picture_pixels: Pixels of one picture.
         model_bytes: Bytes that a model of the Hub may have, asked before anything is fetched; None for any size.
-        models: Hub ids that may be audited; None for all.
+        models: Hub ids that may be audited, `id@revision` where not the newest; None for all.
         views: Views a picture.
         file_bytes: Bytes of one uploaded file, refused while it comes in.
+        stored_bytes: Bytes of all visitors' files that lie here at once, which go after an hour; None for any.
         seconds: Time in which the models must have answered; None for any.
         at_once: Jobs that run at the same time, for all visitors.
         waiting: Jobs that wait for their turn; further ones are sent away.
@@ -42,6 +47,7 @@ class Limits:
     models: frozenset[str] | None = None
     views: int = 40
     file_bytes: int = 4_096 * MEGABYTE
+    stored_bytes: int | None = None
     seconds: float | None = None
     at_once: int = 1
     waiting: int | None = None
@@ -57,6 +63,7 @@ class Limits:
             models=models,
             views=20,
             file_bytes=64 * MEGABYTE,
+            stored_bytes=4_096 * MEGABYTE,
             seconds=1_200,
             waiting=8,
         )
@@ -88,6 +95,8 @@ def copy_uploads(files: Sequence[str] | None, folder: Path, limits: Limits, what
     names = [Path(file).name for file in files]
     if strange := [name for name in names if name.startswith(".") or Path(name).suffix.lower() in NOT_PICTURES]:
         raise UserError(f"{listed(strange)} is no picture by its name; rename or leave it out.")
+    if long := [name for name in names if len(os.fsencode(name)) > MOST_NAME]:
+        raise UserError(f"'{long[0][:40]}...' has a name of more than {MOST_NAME} bytes; give it a shorter one.")
     size = sum(Path(file).stat().st_size for file in files)
     if size > limits.upload_bytes:
         raise UserError(
@@ -144,9 +153,11 @@ def usable_model(name: str, side: str, hub_only: bool, limits: Limits) -> str:
         raise UserError(f"The model {side} has no name; give a Hub id such as org/clip.")
     if not hub_only:
         return name
-    if is_endpoint(name) or is_precomputed(name) or Path(name).exists():
+    no_id = len(name) > MOST_MODEL_NAME or not name.isprintable()
+    if no_id or is_endpoint(name) or is_precomputed(name) or Path(name).exists():
         raise UserError(f"The model {side} must be a Hub id such as org/clip; run the audit locally for anything else.")
-    if limits.models is not None and name.partition("@")[0] not in limits.models:
+    # Whole names: anybody may open a pull request, whose files are a revision of the repository.
+    if limits.models is not None and name not in limits.models:
         raise UserError(f"The model {side} is not among those audited here: {', '.join(sorted(limits.models))}.")
     if limits.model_bytes is None:
         return name
@@ -175,7 +186,11 @@ def _hub_size(name: str) -> tuple[float, str | None]:
         raise UserError(f"The model '{name}' cannot be looked up on the Hub; check its name.") from error
     files = info.siblings or []
     wanted = [file for file in files if any(fnmatch(file.rfilename, pattern) for pattern in WANTED_FILES)]
-    return sum(inf if file.size is None else file.size for file in wanted), info.sha
+    sizes = {file.rfilename: inf if file.size is None else file.size for file in wanted}
+    # Read whole, into many times their bytes.
+    if large := [file for file, size in sizes.items() if size > MOST_TEXT and not file.endswith(".safetensors")]:
+        raise UserError(f"The model '{name}' has over {MOST_TEXT // MEGABYTE} MB of {large[0]}; name another.")
+    return sum(sizes.values()), info.sha
 
 
 def _check_pixels(path: Path, limits: Limits) -> None:

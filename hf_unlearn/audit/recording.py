@@ -13,7 +13,7 @@ from hf_unlearn.audit.encoders import embed_pictures
 from hf_unlearn.audit.pictures import list_pictures
 from hf_unlearn.audit.plan import AuditPlan, commit_views, draw_plan, write_plan
 from hf_unlearn.audit.run import refuse_no_folder
-from hf_unlearn.audit.settings import AuditSettings
+from hf_unlearn.audit.settings import LARGEST_AUDITS, AuditSettings
 from hf_unlearn.distributed import owned_together
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import owned, refuse_to_write_to
@@ -107,8 +107,8 @@ def plan_audit(
     Raises:
         UserError: When the pictures cannot be read or are too few, or the folder holds a plan.
     """
-    if audits < 1:
-        raise UserError(f"A plan is for at least 1 audit, not {audits}.")
+    if not 1 <= audits <= LARGEST_AUDITS:
+        raise UserError(f"A plan is for at least 1 audit and at most {LARGEST_AUDITS}, not {audits}.")
     pictures = list_pictures(images)
     groups = read_table(Path(captions), pictures)[2] if captions is not None else {}
     numbers = picture_clusters(pictures, [groups.get(picture.name, "") for picture in pictures]).tolist()

@@ -17,7 +17,7 @@ SEED_BITS = 128
 SEED_FILE = "secret_seed.json"
 """Holds the seed of an unfinished audit, so that the same command goes on with the same views."""
 VIEW_COUNT, MOST_VIEWS = 10, 40
-LARGEST_SIDE, LARGEST_COUNT = 4_096, 1_000
+LARGEST_SIDE, LARGEST_COUNT, LARGEST_AUDITS = 4_096, 1_000, 1_000
 _KINDS = {
     **dict.fromkeys(("views", "features", "backend", "device"), str),
     **dict.fromkeys(("view_count", "most_views", "view_side", "seed", "audits"), int),
@@ -82,8 +82,8 @@ class AuditSettings:
                 f"An audit needs at least 2 views a picture to compare, and at most {LARGEST_COUNT}, not "
                 f"{self.view_count}."
             )
-        if self.audits < 1:
-            raise UserError(f"This audit is one of at least 1, not {self.audits}.")
+        if not 1 <= self.audits <= LARGEST_AUDITS:
+            raise UserError(f"This audit is one of at least 1 and at most {LARGEST_AUDITS}, not {self.audits}.")
 
     def with_recorded(self, source: Mapping[str, Any]) -> "AuditSettings":
         """Fill in what is not chosen from what a recording of this library says of itself."""

@@ -16,10 +16,8 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import NoReturn
 
-from safetensors import SafetensorError
-
 from hf_unlearn.cli.terminal import terminal
-from hf_unlearn.errors import UserError, is_disk_full, is_out_of_memory
+from hf_unlearn.errors import UserError, is_disk_full, is_out_of_memory, sentence_of_panic
 from hf_unlearn.text import printable
 
 UNFORESEEN = 70  # EX_SOFTWARE of sysexits.h: neither an answer nor a refusal
@@ -46,7 +44,7 @@ def guarded(main: Callable[[], None]) -> None:
     try:
         with terminal():
             main()
-    except (UserError, OSError, MemoryError, RuntimeError, SafetensorError) as error:
+    except BaseException as error:
         sentence = _sentence(error)
         if debug or sentence is None:
             raise
@@ -73,7 +71,7 @@ def _leave_processes() -> None:
         dist.destroy_process_group()
 
 
-def _sentence(error: Exception) -> str | None:
+def _sentence(error: BaseException) -> str | None:
     """What a user is told of a fault that can be foreseen; None for any other."""
     if isinstance(error, UserError):
         return str(error)
@@ -86,9 +84,12 @@ def _sentence(error: Exception) -> str | None:
         return f"{error.filename}: {error.strerror}; name another path, or change what is there or who may use it"
     if isinstance(error, RuntimeError) and "home directory" in str(error):  # of pathlib, as in docker --user
         return "this user has no home folder; set HOME, or HF_UNLEARN_CACHE, to a folder that can be written to"
+    if isinstance(error, RuntimeError) and "Symlink loop" in str(error):  # of pathlib
+        return f"{str(error).removeprefix('Symlink loop from ')}: its links lead in a circle; name another path"
     if is_out_of_memory(error):
         return "out of memory; use a device with more, or --use_cpu true"
-    return None
+    panic = sentence_of_panic(error)
+    return panic and f"{panic}; save the tokenizer that the model was trained with beside it"
 
 
 def _tell_unforeseen(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> NoReturn:

@@ -37,6 +37,8 @@ T = TypeVar("T")
 MAX_PIXELS = 1024**3 // 4 // 3  # 89 million; Pillow warns there, too, and raises only at twice as many
 # A processor that makes the shorter side of 1 x 20,000 pixels 224 long makes the longer one 4 million.
 MAX_SIDE_RATIO = 100
+# Of a progressive JPEG, which has about ten: each is decoded over all pixels, and may have a few bytes.
+MOST_SCANS = 100
 # The formats that data sets of pictures have, as Pillow calls its plugins; they read pixels and nothing else, where EPS
 # is a program that is handed to Ghostscript. MPO, of cameras with two lenses, is opened as JPEG.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
@@ -94,11 +96,15 @@ def read_image(stored: Mapping[str, Any]) -> PILImage.Image:
 
     Raises:
         UserError: The image is missing, unreadable, truncated, none of `FORMATS`, larger than `MAX_PIXELS`, longer than
-            `MAX_SIDE_RATIO` times its width or the other way round, or its EXIF block is broken.
+            `MAX_SIDE_RATIO` times its width or the other way round, a JPEG of over `MOST_SCANS`, or its EXIF block is
+            broken.
     """
     try:
-        with PILImage.open(io.BytesIO(encoded_image(stored)), formats=_opened()) as image:
+        data = encoded_image(stored)
+        with PILImage.open(io.BytesIO(data), formats=_opened()) as image:
             check_size(*image.size)
+            if image.format in ("JPEG", "MPO") and (scans := data.count(b"\xff\xda")) > MOST_SCANS:
+                raise UserError(f"it is a JPEG of {scans:,} scans, more than the {MOST_SCANS} allowed: save it again")
             image.load()
             if exif := image.info.get("exif"):  # opening a JPEG has swallowed the error that an unreadable block raises
                 PILImage.Exif().load(exif)

@@ -26,6 +26,7 @@ from hf_unlearn.records.file_names import (
     MANIFEST_NAME,
     SIGNATURE_NAME,
     could_be_loaded,
+    is_foreign,
     is_published,
     missing_code,
     published_names,
@@ -302,7 +303,8 @@ def _could_mislead(name: str) -> bool:
     """Say whether a file left from before would pass for the new model's weights, code or pictures."""
     # A loader that meets a config of the other kind would look for the other kind's weights.
     config = name in ("config.json", ADAPTER_CONFIG_NAME)
-    return config or name in EVIDENCE or could_be_loaded(name) or (name.startswith("assets/") and is_published(name))
+    taken = could_be_loaded(name) or is_foreign(name)
+    return config or name in EVIDENCE or taken or (name.startswith("assets/") and is_published(name))
 
 
 def _sends(name: str, contents: dict[str, Content]) -> bool:

@@ -112,7 +112,8 @@ def _request(subject: str, request: RequestRecord) -> Statement:
         return Statement(subject, Outcome.FAILS, "it names a row twice")
     combined = combine_hashes(request.row_hashes)
     problem = f"its rows combine to SHA-256 {combined}, recorded {request.sha256}: a row was changed"
-    return judged(subject, combined == request.sha256, f"{request.count} row hashes combine to its SHA-256", problem)
+    fine = f"{request.count} row hashes combine to its SHA-256; whose rows they are is seen with --salt and --image"
+    return judged(subject, combined == request.sha256, fine, problem)
 
 
 def _history(manifest: UnlearningManifest) -> Iterator[Statement]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from hf_unlearn.errors import UserError
+from hf_unlearn.hub.base_check import verify_base
 from hf_unlearn.hub.card import render_card
 from hf_unlearn.hub.card_check import verify_card
 from hf_unlearn.hub.download import fetch
@@ -17,7 +18,7 @@ from hf_unlearn.hub.records_check import OwnedSample, verify_manifest, verify_re
 from hf_unlearn.hub.requests_check import verify_requests
 from hf_unlearn.hub.signing import verify_signature, verify_token
 from hf_unlearn.hub.verification_report import Outcome, Statement, VerificationReport
-from hf_unlearn.hub.weights_check import recorded_files, verify_base, verify_files, verify_local, verify_repository
+from hf_unlearn.hub.weights_check import recorded_files, verify_files, verify_local, verify_repository
 from hf_unlearn.models.weights import has_weights
 from hf_unlearn.parsing import read_text
 from hf_unlearn.records.file_names import AUDIT_NAME, CARD_NAME, EVALUATION_NAME, PUBLISHED
@@ -71,7 +72,7 @@ def verify_repo(
     manifest = UnlearningManifest.load(folder)
     statements = list(verify_folder(folder, manifest))
     if local:
-        statements.append(verify_local(folder))
+        statements += verify_local(folder, manifest)
     else:
         statements += verify_repository(str(repo_or_dir), manifest, folder.name, token)
     statements += verify_base(folder, manifest, base)

@@ -10,18 +10,26 @@ from hf_unlearn.hub.card import hash_files, hub_identifier, is_adapter
 from hf_unlearn.hub.verification_report import Outcome, Statement, judged
 from hf_unlearn.models.weights import (
     ADAPTER_CONFIG_NAME,
-    changes_nothing,
-    differing_tensors,
+    CONFIG_NAME,
     file_sha256,
     has_weights,
     leads_out,
+    tensor_header,
     weight_files,
     weights_sha256,
 )
-from hf_unlearn.parsing import read_json
-from hf_unlearn.records.file_names import MANIFEST_NAME, foreign_files, is_foreign, published_names
+from hf_unlearn.parsing import read_json, read_text
+from hf_unlearn.records.file_names import (
+    MANIFEST_NAME,
+    is_foreign,
+    is_published,
+    other_files,
+    published_names,
+)
 from hf_unlearn.records.schemas import BaseModel, UnlearningManifest
 
+_TOKENIZERS = ("tokenizer.json", "vocab.json")
+_KINDS = {"float16": "F16", "bfloat16": "BF16"}  # what safetensors calls them
 # Fields of configurations that name classes to load, and whose code they are: of transformers and of modules.json.
 _REMOTE_CODE = ("auto_map", "custom_pipelines", "type")
 
@@ -35,6 +43,7 @@ def verify_files(folder: Path, manifest: UnlearningManifest) -> Iterator[Stateme
     yield from recorded_files(folder, manifest.files)
     yield _links(folder)
     yield _preprocessing(folder)
+    yield _tokenizers(folder)
     yield _code(folder, manifest)
     if is_adapter(manifest):
         yield _adapter_base(folder, manifest.base_model)
@@ -62,9 +71,25 @@ def _tensors(folder: Path) -> Statement:
         model = load_model(str(folder))
     except UserError as error:
         return Statement("tensors", Outcome.FAILS, str(error))
+    if (rounded := _rounded(folder)) is not None:
+        return Statement("tensors", Outcome.FAILS, rounded)
     broken = [name for name, tensor in model.state_dict().items() if not bool(tensor.isfinite().all())]
     fine, problem = "all of the model's tensors are there, in its shapes", f"not finite: {listed(broken)}"
     return judged("tensors", not broken, fine, problem)
+
+
+def _rounded(folder: Path) -> str | None:
+    """What is wrong where loaders round the weights to a coarser type than they are stored in; None where they do not.
+
+    transformers follows config.json unless it is told otherwise, and this library loads everything as float32.
+    """
+    config = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).is_file() else {}
+    named = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
+    kinds = {kind for file in weight_files(folder) for kind, _ in tensor_header(file).values()}
+    finer = kinds & {"F64", "F32", "F16", "BF16"} - {_KINDS.get(named)}
+    if named in ("float32", "float64") or not finer:
+        return None
+    return f"{CONFIG_NAME} asks for {named}, to which loaders round what is stored as {listed(sorted(finer))}"
 
 
 def _preprocessing(folder: Path) -> Statement:
@@ -82,6 +107,25 @@ def _preprocessing(folder: Path) -> Statement:
     differing = sorted(name for name in names if within.get(name) != alone.get(name))
     problem = f"{files[0].name} and {files[1].name} differ in {listed(differing)}, and loaders on which they read"
     return judged(subject, not differing, fine, problem)
+
+
+def _tokenizers(folder: Path) -> Statement:
+    """Some loaders read tokenizer.json, and others the vocabulary and the merges beside it."""
+    subject, fine = "tokenizer", "one tokenizer for all loaders"
+    try:
+        whole, vocabulary = [read_json(folder / n) if (folder / n).is_file() else {} for n in _TOKENIZERS]
+        model = whole.get("model") if isinstance(whole, dict) else None
+        if not isinstance(model, dict) or not vocabulary:
+            return Statement(subject, Outcome.HOLDS, fine)
+        same = model.get("vocab") == vocabulary
+        if (folder / "merges.txt").is_file():
+            lines = read_text(folder / "merges.txt").splitlines()
+            merges = [one.split(" ") if isinstance(one, str) else one for one in model.get("merges") or ()]
+            same &= merges == [line.split(" ") for line in lines if line and not line.startswith("#version")]
+    except UserError as error:
+        return Statement(subject, Outcome.FAILS, str(error))
+    problem = f"{' and '.join(_TOKENIZERS)} (with merges.txt) differ, and loaders on which they read"
+    return judged(subject, same, fine, problem)
 
 
 def _changed(manifest: UnlearningManifest) -> Statement:
@@ -118,11 +162,14 @@ def _code(folder: Path, manifest: UnlearningManifest) -> Statement:
     for name in published_names(folder):
         if name.endswith(".json"):
             try:
-                foreign += [f"{name} names {one}" for one in _references(read_json(folder / name)) if "--" in one]
+                content = read_json(folder / name)
+                foreign += [f"{name} names {one}" for one in _references(content) if "--" in one]
+                if name == ADAPTER_CONFIG_NAME:
+                    foreign += [f"{name} imports {one}" for one in _imports(content)]
             except UserError as error:
                 return Statement("code", Outcome.FAILS, str(error))
     if foreign:
-        return Statement("code", Outcome.FAILS, f"loading would run code of another repository: {listed(foreign)}")
+        return Statement("code", Outcome.FAILS, f"loading would run code from elsewhere: {listed(foreign)}")
     modules = [name for name in published_names(folder) if name.endswith(".py")]
     ours = {path.name: set[str]() for path in Path(models.__path__[0]).rglob("*.py")}
     for path in Path(models.__path__[0]).rglob("*.py"):
@@ -134,6 +181,14 @@ def _code(folder: Path, manifest: UnlearningManifest) -> Statement:
     same = manifest.library_version == __version__
     detail = f"{listed(others)} is not this library's own; read it before you allow it to run"
     return Statement("code", Outcome.FAILS if same else Outcome.UNCHECKED, detail)
+
+
+def _imports(config: Any) -> list[str]:
+    """The modules that peft's automatic classes would import for an adapter, but for those of model families."""
+    mapping = config.get("auto_mapping") if isinstance(config, dict) else None
+    named = mapping.get("parent_library") if isinstance(mapping, dict) else None
+    known = named is None or str(named).startswith(("transformers.models.", f"{models.__name__}."))
+    return [] if known else [str(named)]
 
 
 def _references(config: Any) -> Iterator[str]:
@@ -167,9 +222,12 @@ def _adapter_base(folder: Path, base: BaseModel) -> Statement:
     return judged("adapter's base", same, "the recorded base model", problem)
 
 
-def verify_local(folder: Path) -> Statement:
+def verify_local(folder: Path, manifest: UnlearningManifest) -> Iterator[Statement]:
     """Check what lies beside what is published."""
-    return _other_files(foreign_files(folder))
+    if manifest.repo_id is not None:
+        named = f"its records name {manifest.repo_id}; whether this is what lies there is seen by verifying that"
+        yield Statement("repository", Outcome.UNCHECKED, named)
+    yield from _other_files(other_files(folder))
 
 
 def verify_repository(
@@ -186,39 +244,13 @@ def verify_repository(
     except (HTTPError, OSError) as error:
         yield Statement("other weights", Outcome.UNCHECKED, f"the Hub cannot be reached ({type(error).__name__})")
         return
-    yield _other_files(sorted(name for name in names if is_foreign(name)))
+    yield from _other_files([name for name in names if not is_published(name)])
 
 
-def _other_files(foreign: Sequence[str]) -> Statement:
+def _other_files(names: Sequence[str]) -> Iterator[Statement]:
     """Say whether there is anything beside what is published that could be loaded, or run, as the model's."""
-    fine = "no pickles, weights of another form or foreign code beside what is published"
-    return judged("other weights", not foreign, fine, f"also holds {', '.join(foreign)}")
-
-
-def verify_base(folder: Path, manifest: UnlearningManifest, base: str | Path | None) -> Iterator[Statement]:
-    """Check the base model's hash, and that unlearning changed some of its tensors, whatever files they lie in."""
-    recorded = manifest.base_model.sha256
-    if base is None:
-        yield Statement("base weights", Outcome.UNCHECKED, "give the base model's folder with --base")
-        return
-    actual = weights_sha256(base)
-    if recorded is None:
-        yield Statement("base weights", Outcome.UNCHECKED, "its hash was not recorded")
-    else:
-        problem = f"SHA-256 is {actual}, recorded {recorded}"
-        yield judged("base weights", actual == recorded, f"SHA-256 {actual}", problem)
-    subject, problem = "tensors", "every tensor is the base model's: nothing was unlearned"
-    try:
-        if is_adapter(manifest):
-            same = changes_nothing(folder)
-            yield judged(
-                subject, not same, "the adapter changes its base model", "the adapter adds zero: no unlearning"
-            )
-            return
-        differing, count, apart = differing_tensors(folder, base)
-    except UserError as error:
-        yield Statement(subject, Outcome.FAILS, str(error))
-        return
-    fine = f"{differing} of {count} differ from the base model's, by {apart:.2%} of their size"
-    # A tensor that the base lacks is one that no model reads, and changes nothing.
-    yield judged(subject, differing > 0 and apart > 0, fine, problem)
+    foreign = sorted(filter(is_foreign, names))
+    fine = "no pickles, weights of another form, foreign code or look-alikes beside what is published"
+    yield judged("other weights", not foreign, fine, f"also holds {listed(foreign)}")
+    if inert := sorted({*names} - {*foreign, ".gitattributes"}):
+        yield Statement("other files", Outcome.UNCHECKED, f"no record describes {listed(inert)}")

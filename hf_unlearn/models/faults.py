@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedConfig
 
-from hf_unlearn.errors import UserError, is_out_of_memory, no_such_model
-from hf_unlearn.models.weights import has_weights, weight_files
+from hf_unlearn.errors import UserError, is_out_of_memory, no_such_model, sentence_of_panic
+from hf_unlearn.models.weights import has_weights, tensor_header, weight_files
 
 SMALL = 10_000_000  # parameters, which are 40 MB and in nobody's way
 MOST_PARTS = 1_000_000  # of a kind, such as labels: a table of them is made while a configuration is read
@@ -47,6 +46,10 @@ def told(sentence: Callable[[str], str], name_or_path: str) -> Iterator[None]:
         if "Repo id must" in str(error):  # the client's words for what could not be a name
             raise no_such_model(name_or_path) from error
         raise UserError(sentence(reason(name_or_path, error))) from error
+    except BaseException as error:
+        if (words := sentence_of_panic(error)) is None:
+            raise
+        raise UserError(sentence(words)) from error
 
 
 def reason(name_or_path: str, error: Exception) -> str:
@@ -124,14 +127,7 @@ def stored_shapes(folder: Path) -> Shapes:
     Raises:
         UserError: A file is damaged.
     """
-    shapes: list[tuple[int, ...]] = []
-    for file in weight_files(folder):
-        try:
-            with safe_open(file, "pt") as opened:
-                shapes += [tuple(opened.get_slice(name).get_shape()) for name in opened.keys()]  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError) as error:
-            raise UserError(f"{file.name} of {folder.name} is no whole safetensors file ({error})") from error
-    return shapes
+    return [shape for file in weight_files(folder) for _, shape in tensor_header(file).values()]
 
 
 def _layers(config: Any) -> Iterator[int]:

@@ -108,8 +108,9 @@ def check_texts(model: Any, tokenizer: Any, name: str) -> dict[str, torch.Tensor
         name,
     ):
         size = getattr(model.config.get_text_config(), "vocab_size", None)
-        if size is not None and len(tokenizer) > size:
-            raise UserError(f"{name}: its tokenizer knows {len(tokenizer)} tokens and the model {size}; {remedy}")
+        last = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values()))  # numbers may leave some out
+        if size is not None and last > size:
+            raise UserError(f"{name}: its tokenizer knows {last} tokens and the model {size}; {remedy}")
         length = caption_length(model, tokenizer)
         _check_end(model, tokenizer(TEXTS[0], truncation=True, max_length=length)["input_ids"], tokenizer, name)
         tokens = tokenizer(list(TEXTS), padding="max_length", truncation=True, max_length=length, return_tensors="pt")

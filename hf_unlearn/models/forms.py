@@ -6,7 +6,7 @@ from huggingface_hub import snapshot_download
 from transformers import PretrainedConfig
 from transformers.utils import cached_file
 
-from hf_unlearn.errors import UserError
+from hf_unlearn.errors import UserError, listed
 from hf_unlearn.models.weights import OPEN_CLIP_CONFIG_NAME, SENTENCE_CONFIG_NAME
 from hf_unlearn.parsing import read_json
 
@@ -29,7 +29,7 @@ def located(name_or_path: str, revision: str | None = None) -> tuple[str, str]:
 
     Raises:
         OSError: when there is no such repository.
-        UserError: when the modules of a sentence-transformers model are no CLIP.
+        UserError: when the modules of a sentence-transformers model are no CLIP, or a file might never end.
     """
     folder = Path(name_or_path)
     if not folder.is_dir():
@@ -37,9 +37,17 @@ def located(name_or_path: str, revision: str | None = None) -> tuple[str, str]:
             return name_or_path, TRANSFORMERS
         folder = Path(snapshot_download(name_or_path, revision=revision, allow_patterns=FETCHED))
     form = form_of(folder)
+    place = clip_module(folder) if form == SENTENCE_TRANSFORMERS else folder
+    _refuse_endless(place)
     if form == SENTENCE_TRANSFORMERS:
-        return str(clip_module(folder)), form
+        return str(place), form
     return (str(folder) if form == OPEN_CLIP else name_or_path), form
+
+
+def _refuse_endless(folder: Path) -> None:
+    """Loaders open whatever has the name of a file of theirs, and a pipe or a device never ends."""
+    if odd := [path.name for path in folder.iterdir() if path.exists() and not (path.is_file() or path.is_dir())]:
+        raise UserError(f"{folder.name} holds {listed(odd)}, which is no regular file; put the file itself there")
 
 
 def clip_module(folder: Path) -> Path:

@@ -21,9 +21,10 @@ from hf_unlearn.models.adapters import apply_adapter, base_of, find_adapter
 from hf_unlearn.models.contrastive import is_contrastive, is_dual_encoder
 from hf_unlearn.models.faults import refuse_larger, refuse_many, stored_shapes, told
 from hf_unlearn.models.fit import check_fit, check_texts
-from hf_unlearn.models.forms import OPEN_CLIP, located
-from hf_unlearn.models.open_clip import load_open_clip
-from hf_unlearn.models.open_clip_processor import load_open_clip_processor
+from hf_unlearn.models.forms import OPEN_CLIP, TRANSFORMERS, form_of, located
+from hf_unlearn.models.open_clip import clip_config, load_open_clip
+from hf_unlearn.models.open_clip_processor import load_open_clip_processor, read_config
+from hf_unlearn.models.processor_files import TOKENIZER_FILES, check_processor_files
 from hf_unlearn.models.weights import has_weights, weight_files
 
 logger = logging.getLogger(__name__)
@@ -123,6 +124,29 @@ def load_tokenizer(model: PreTrainedModel, folder: str, name: str) -> Any:
     return tokenizer
 
 
+def load_config(folder: str | Path) -> PreTrainedConfig:
+    """The configuration of the model saved in a folder, in transformers' form.
+
+    Raises:
+        UserError: when there is none, or it needs code that comes with it.
+    """
+    with told(lambda reason: f"the configuration of {folder} cannot be read: {reason}", str(folder)):
+        place, form = located(str(folder))
+        if form == OPEN_CLIP:
+            return clip_config(read_config(Path(place))["model_cfg"])
+        return AutoConfig.from_pretrained(place, trust_remote_code=False)
+
+
+def load_preparation(folder: str | Path) -> tuple[Any, Any]:
+    """The image processor and the tokenizer saved in a folder, whether or not they fit its model; None where none is.
+
+    Raises:
+        UserError: when one is damaged.
+    """
+    texts = form_of(folder) != TRANSFORMERS or any((Path(folder) / name).is_file() for name in TOKENIZER_FILES)
+    return load_image_processor(str(folder)), _beside(AutoTokenizer, "tokenizer", str(folder)) if texts else None
+
+
 def load_vision_model(name_or_path: str, revision: str | None = None) -> PreTrainedModel:
     """A pretrained vision model, complete and in float32, that `from_vision_model` can start SimCLR or MoCo from.
 
@@ -156,6 +180,8 @@ def _beside(
 
     with told(sentence, name_or_path):
         place, form = located(name_or_path, revision)
+        if kind is not AutoImageProcessor:
+            check_processor_files(place, revision)
         if form == OPEN_CLIP:
             processor = load_open_clip_processor(Path(place), options.get("backend"))
             return {AutoImageProcessor: processor.image_processor, AutoTokenizer: processor.tokenizer}.get(

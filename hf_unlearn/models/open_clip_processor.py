@@ -9,6 +9,7 @@ from typing import Any
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPImageProcessorPil, CLIPProcessor, CLIPTokenizer
 
 from hf_unlearn.errors import UserError
+from hf_unlearn.models.processor_files import TOKENIZER_FILES
 from hf_unlearn.models.weights import OPEN_CLIP_CONFIG_NAME
 from hf_unlearn.parsing import read_json
 
@@ -86,7 +87,7 @@ def preprocess_config(processor: Any) -> dict[str, Any]:
 
 def _tokenizer(folder: Path, settings: Mapping[str, Any], length: int) -> Any:
     """The tokenizer saved in the folder, or CLIP's own from the installed `open_clip_torch`."""
-    if any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer_config.json")):
+    if any((folder / name).is_file() for name in TOKENIZER_FILES):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         tokenizer.model_max_length = min(tokenizer.model_max_length, length)
         return tokenizer

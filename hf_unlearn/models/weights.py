@@ -2,11 +2,16 @@
 
 import hashlib
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_unlearn.errors import UserError, listed
-from hf_unlearn.parsing import read_json, read_tensors
+from hf_unlearn.parsing import parse_json, read_json, read_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WEIGHTS_NAME = "model.safetensors"
 WEIGHTS_INDEX_NAME = "model.safetensors.index.json"
@@ -86,7 +91,7 @@ def _shards(folder: Path) -> list[Path]:
             f"{WEIGHTS_INDEX_NAME} names {listed(map(repr, missing))}, which {folder.name} lacks; save the model again."
         )
     for name in names:
-        held, due = set(tensor_names(folder / name)), {tensor for tensor, file in shards.items() if file == name}
+        held, due = set(tensor_header(folder / name)), {tensor for tensor, file in shards.items() if file == name}
         if odd := sorted(held ^ due):
             raise UserError(
                 f"{name} of {folder.name} and {WEIGHTS_INDEX_NAME} differ on {listed(odd)}, and loaders on which they "
@@ -95,19 +100,22 @@ def _shards(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def tensor_names(path: Path) -> list[str]:
-    """The names of the tensors of a safetensors file, from its header.
+def tensor_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The type (`F32`) and shape of every tensor of a safetensors file, from its header.
 
     Raises:
-        UserError: It is damaged.
+        UserError: It is damaged, or names a tensor twice, of which readers take the one or the other.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, "np") as opened:
-            return list(opened.keys())
+        with safe_open(path, "np"):  # refuses what is not whole
+            pass
+        with path.open("rb") as file:
+            header = parse_json(file.read(int.from_bytes(file.read(8), "little")).decode(), path.name)
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path.name} is no whole safetensors file ({error}); save the model again.") from error
+    return {name: (field["dtype"], tuple(field["shape"])) for name, field in header.items() if name != "__metadata__"}
 
 
 def leads_out(path: Path, folder: Path) -> bool:
@@ -149,40 +157,12 @@ def weights_sha256(folder: str | Path) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def differing_tensors(folder: str | Path, other: str | Path) -> tuple[int, int, float]:
-    """Count the tensors in which two checkpoints differ by value, however they are cut into files or typed.
-
-    Args:
-        folder: A checkpoint.
-        other: Another one.
-
-    Returns:
-        The number of tensors that differ or that one of the two lacks, that of all, and how far those that both have
-        lie apart as a share of the other's size (both as Euclidean norms).
+def stored_tensors(folder: str | Path) -> "dict[str, Tensor]":
+    """Every tensor of a checkpoint by its name, however it is cut into files.
 
     Raises:
         UserError: As `weight_files` does, or a file is damaged.
     """
-    ours, theirs = _tensors(folder), _tensors(other)
-    differing = sum(name not in theirs or not _same(ours[name], theirs[name]) for name in ours)
-    lacking = len(theirs.keys() - ours.keys())
-    shared = [n for n in ours.keys() & theirs.keys() if ours[n].shape == theirs[n].shape]
-    apart = sum(float((ours[n].double() - theirs[n].double()).square().sum()) for n in shared)
-    size = sum(float(theirs[n].double().square().sum()) for n in shared)
-    return differing + lacking, len(ours) + lacking, math.sqrt(apart / size) if size else 0.0
-
-
-def changes_nothing(folder: str | Path) -> bool:
-    """Say whether an adapter adds exactly zero to its base model: every one of its `lora_B` is zero.
-
-    Raises:
-        UserError: As `weight_files` does, or the file is damaged.
-    """
-    outputs = [tensor for name, tensor in _tensors(folder).items() if "lora_B" in name or "lora_embedding_B" in name]
-    return bool(outputs) and not any(bool(tensor.any()) for tensor in outputs)
-
-
-def _tensors(folder: str | Path) -> dict[str, Any]:
     return {
         name: tensor
         for file in weight_files(folder)
@@ -190,9 +170,37 @@ def _tensors(folder: str | Path) -> dict[str, Any]:
     }
 
 
-def _same(ours: Any, theirs: Any) -> bool:
-    """Whether two tensors hold the same values, once both have the coarser of their types."""
-    if ours.shape != theirs.shape:
-        return False
+@dataclass(frozen=True)
+class Difference:
+    """How the tensors of two checkpoints differ.
+
+    Args:
+        differing: Tensors of one name and shape whose values differ.
+        shared: Tensors of one name and shape.
+        alone: Names or shapes that only one of the two has.
+        apart: How far the shared ones lie apart, as a share of the other's size (both as Euclidean norms).
+    """
+
+    differing: int
+    shared: int
+    alone: int
+    apart: float
+
+
+def difference(ours: "Mapping[str, Tensor]", theirs: "Mapping[str, Tensor]") -> Difference:
+    """Compare the tensors of two checkpoints by value, in the coarser of their types."""
+    shared = [name for name in ours.keys() & theirs.keys() if ours[name].shape == theirs[name].shape]
+    apart = sum(float((ours[name].double() - theirs[name].double()).square().sum()) for name in shared)
+    size = sum(float(theirs[name].double().square().sum()) for name in shared)
+    return Difference(
+        differing=sum(not _same(ours[name], theirs[name]) for name in shared),
+        shared=len(shared),
+        alone=len(ours) + len(theirs) - 2 * len(shared),
+        apart=math.sqrt(apart / size) if size else 0.0,
+    )
+
+
+def _same(ours: "Tensor", theirs: "Tensor") -> bool:
+    """Whether two tensors of one shape hold the same values, once both have the coarser of their types."""
     coarser = min(ours.dtype, theirs.dtype, key=lambda kind: kind.itemsize)
     return bool((ours.to(coarser) == theirs.to(coarser)).all())

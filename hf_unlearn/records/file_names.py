@@ -1,7 +1,7 @@
 """Which files of a run's folder are published: those on this list, and nothing else."""
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -67,8 +67,11 @@ _TRAINING = ("training_args.bin", "checkpoint-*/*")
 
 
 def is_foreign(name: str) -> bool:
-    """Say whether a file, named by its path, could be loaded or run as the model's although it is never published."""
-    return not is_published(name) and could_be_loaded(name)
+    """Say whether a file, named by its path, could be taken for one of the model's although it is never published.
+
+    It could be loaded or run; or its name is a published one in other letters, of which some machines keep one.
+    """
+    return not is_published(name) and (could_be_loaded(name) or _matches(name.lower(), map(str.lower, PUBLISHED)))
 
 
 def could_be_loaded(name: str) -> bool:
@@ -76,17 +79,21 @@ def could_be_loaded(name: str) -> bool:
     return name.lower().endswith(WEIGHT_SUFFIXES) or ("/" not in name and name.lower().endswith(CODE_SUFFIXES))
 
 
-def foreign_files(folder: str | Path) -> list[str]:
-    """List the foreign files of a folder, but for the checkpoints and arguments that a Trainer leaves beside a run."""
+def other_files(folder: str | Path) -> list[str]:
+    """List the files of a folder that are never published, but for the checkpoints and arguments of a Trainer."""
     folder = Path(folder)
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     left = (name for name in names if not any(fnmatchcase(name, pattern) for pattern in _TRAINING))
-    return sorted(name for name in left if is_foreign(name))
+    return sorted(name for name in left if not is_published(name))
 
 
 def is_published(name: str) -> bool:
     """Say whether a file, named by its path inside the repository, is one that publishing sends."""
-    return any(name.count("/") == pattern.count("/") and fnmatchcase(name, pattern) for pattern in PUBLISHED)
+    return _matches(name, PUBLISHED)
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(name.count("/") == pattern.count("/") and fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def published_names(folder: str | Path) -> list[str]:

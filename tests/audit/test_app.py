@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -139,8 +140,9 @@ def test_a_model_is_weighed_before_it_is_fetched(monkeypatch):
     files.append(SimpleNamespace(rfilename="c.safetensors", size=None))
     with pytest.raises(UserError, match="has inf MB"):
         usable_model("org/clip", "before", True, Limits.public())
-    with pytest.raises(UserError, match="not among those"):
-        usable_model("org/other", "after", True, Limits.public(frozenset({"org/clip"})))
+    files[-1:] = [SimpleNamespace(rfilename="config.json", size=10**9)]
+    with pytest.raises(UserError, match=r"over 64 MB of config\.json"):
+        usable_model("org/clip", "before", True, Limits.public())
     assert usable_model("/any/folder", "after", False, Limits()) == "/any/folder"
 
 
@@ -157,6 +159,9 @@ def test_uploads_are_limited_and_two_of_one_name_are_two(tmp_path):
     (hidden := tmp_path / ".hidden.png").write_bytes(between.read_bytes())  # it would be passed over, unsaid
     with pytest.raises(UserError, match=r"\.hidden\.png is no picture by its name"):
         copy_uploads([str(hidden)], tmp_path / "odd", Limits(), "pictures")
+    (long := tmp_path / f"{'a' * 250}.png").write_bytes(between.read_bytes())
+    with pytest.raises(UserError, match="has a name of more than 240 bytes"):
+        copy_uploads([str(long), str(long)], tmp_path / "odd", Limits(), "pictures")
     with pytest.raises(UserError, match=r"'picture-00\.png' has .* MB, and 0 MB are allowed"):
         one_file(files[0], Limits(file_bytes=10))
     for limits, words in (
@@ -239,9 +244,72 @@ def test_a_public_page_limits_uploads_as_they_come_in_and_who_waits(monkeypatch)
     import gradio as gr
 
     told = {}
-    monkeypatch.setattr(gr.Blocks, "launch", lambda self, **how: told.update(how, queue=self._queue.max_size))
+    monkeypatch.setattr(
+        gr.Blocks, "launch", lambda self, **how: told.update(how, queue=self._queue.max_size, past=self.api_open)
+    )
     serve(hub_only=True)
     assert told["max_file_size"] == Limits.public().file_bytes and told["queue"] == Limits.public().waiting
+    assert told["past"] is False, "nobody goes past those who wait"
+
+
+@pytest.fixture
+def served(monkeypatch, tmp_path):
+    """A public page that is not opened: requests reach it, and the folder of uploads is its own."""
+    from fastapi.testclient import TestClient
+    from gradio.routes import App
+
+    from hf_unlearn.audit.app_uploads import launch_options
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    limits = replace(Limits.public(), upload_bytes=10_000, stored_bytes=30_000)
+    page = build_app(hub_only=True, limits=limits).queue(api_open=False)
+    page.max_file_size = limits.file_bytes  # as launching it does
+    app = App.create_app(page, app_kwargs=launch_options(limits, None)["app_kwargs"])
+    return TestClient(app, raise_server_exceptions=False)
+
+
+def test_no_visitor_fills_the_disk(served, monkeypatch):
+    from hf_unlearn.audit import app_uploads
+
+    monkeypatch.setattr(app_uploads, "MOST_WORDS", 1_000)
+
+    def send(number, size):
+        return served.post("/gradio_api/upload", files={"files": (f"{number}.png", bytes([number]) * size)})
+
+    assert send(0, 12_000).status_code == 413, "more than an arm may have"
+    assert [send(number, 9_000).status_code for number in range(5)] == [200, 200, 200, 413, 413]
+
+    def unannounced():
+        yield b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+        yield from [b"a" * 5_000] * 20
+
+    how = {"content-type": "multipart/form-data; boundary=x"}
+    assert served.post("/gradio_api/upload", content=unannounced(), headers=how).status_code != 200
+    assert served.post("/gradio_api/queue/join", content=b"[" * 2_000).status_code == 413
+
+
+@pytest.mark.parametrize("address", ["http://example.org/a.png", "HTTPS://169.254.169.254/"])
+def test_nothing_is_fetched_from_an_address_that_a_visitor_names(address):
+    import asyncio
+
+    import gradio as gr
+
+    page = build_app(hub_only=True)
+    places = {part for job in page.fns.values() for part in job.inputs if isinstance(part, gr.File)}
+    assert len(places) == 12
+    for place in places:
+        with pytest.raises(gr.Error, match="An address is no upload"):
+            asyncio.run(place.async_move_resource_to_block_cache(address))
+
+
+def test_an_allowed_model_is_allowed_as_it_is():
+    """A pull request, which anybody may open, is a revision of the repository."""
+    limits = Limits(models=frozenset({"org/clip", "org/old@v1"}), model_bytes=None)
+    for name in ("org/clip", "org/old@v1"):
+        assert usable_model(name, "before", True, limits) == name
+    for name in ("org/clip@refs/pr/1", "org/old", "org/other"):
+        with pytest.raises(UserError, match="not among those"):
+            usable_model(name, "before", True, limits)
 
 
 def test_without_gradio_the_remedy_is_said(monkeypatch):

@@ -80,6 +80,27 @@ def test_what_cannot_be_parsed_is_a_sentence_without_secrets(cli, words, named, 
     assert err.endswith(f"; see '{command} --help'\n") and err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("Symlink loop from '/a'"), "'/a': its links lead in a circle; name another path"),
+        (type("PanicException", (BaseException,), {})("over\nstack"), "the tokenizer gave up on a text (over); save"),
+    ],
+)
+def test_what_no_kind_of_exception_tells_is_a_sentence(error, words, capsys):
+    def fail():
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        guarded(fail)
+    assert ended.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_a_number_without_end_is_a_sentence(cli):
+    status, _, err = cli("audit", "plan", "--images", "x", "--output_dir", "y", "--audits", "9" * 300)
+    assert status == 2 and "at most 1000" in err
+
+
 def test_without_words_it_explains_itself(cli):
     assert cli()[:2] == cli("--help")[:2]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import struct
@@ -199,6 +200,17 @@ def test_a_thin_picture_is_refused_by_its_header(size: tuple[int, int], encode: 
     with pytest.raises(UserError, match=f"{size[0]} x {size[1]} pixels, and one side must not be more than 100 times"):
         read_image({"bytes": cut, "path": None})
     assert read_image({"bytes": encode(PILImage.new("L", (2, 200))), "path": None}).size == (2, 200)
+
+
+def test_a_jpeg_of_endless_scans_is_refused_before_they_are_decoded() -> None:
+    """Each takes as long as the picture has pixels, and may have some forty bytes."""
+    file = io.BytesIO()
+    PILImage.new("RGB", (64, 64)).save(file, "JPEG", progressive=True)
+    data = file.getvalue()
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    assert read_image({"bytes": data[:-2] + 10 * scan + data[-2:], "path": None}).size == (64, 64)
+    with pytest.raises(UserError, match=r"a JPEG of .* scans, more than the 100 allowed"):
+        read_image({"bytes": data[:-2] + 100 * scan + data[-2:], "path": None})
 
 
 def test_an_eps_by_any_name_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

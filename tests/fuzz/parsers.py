@@ -36,7 +36,7 @@ from hf_unlearn.hub.history import PastRequests, PrivateRows
 from hf_unlearn.hub.screening import screen
 from hf_unlearn.hub.verification import check_card, verify_repo
 from hf_unlearn.models.loading import load_encoder, load_model
-from hf_unlearn.models.weights import differing_tensors, weights_sha256
+from hf_unlearn.models.weights import difference, stored_tensors, weights_sha256
 from hf_unlearn.records.schemas import EvaluationRecord, UnlearningManifest
 from hf_unlearn.runs.arguments import parse_run
 from hf_unlearn.runs.pretrain import run_time_seconds
@@ -58,14 +58,12 @@ class Parser:
         material: Makes real files.
         file: The one of them that is changed, by its path in their folder.
         read: Reads the folder with the changed file.
-        mutants: How many files a test tries; few where one takes long.
     """
 
     name: str
     material: Material
     file: str
     read: Folder
-    mutants: int = 12
 
 
 class Hang(BaseException):
@@ -152,7 +150,7 @@ def _trials(folder: Path) -> Any:
 
 
 def _weights(folder: Path) -> Any:
-    return weights_sha256(folder), differing_tensors(folder, folder), load_model(str(folder))
+    return weights_sha256(folder), difference(*[stored_tensors(folder)] * 2), load_model(str(folder))
 
 
 def _of(file: str, name: str, parsers: "tuple[Any, ...]") -> Parser:
@@ -164,8 +162,8 @@ RUN_FILES = (
     *("README.md", "unlearning.json", "evaluation.json", "config.json", "tokenizer_config.json", "model.safetensors"),
     *("assets/alignment_matrices.png", "removal.intoto.json", "bom.cdx.json", "digests.sha256"),
 )
-CLIP = (material.clip, lambda folder: load_encoder(str(folder)), 6)
-RUN = (material.run, _verify, 3)
+CLIP = (material.clip, lambda folder: load_encoder(str(folder)))
+RUN = (material.run, _verify)
 
 PARSERS: dict[str, Parser] = {
     parser.name: parser
@@ -175,9 +173,9 @@ PARSERS: dict[str, Parser] = {
         Parser("evaluation", material.run, "run/evaluation.json", _records),
         *(_of(f"run/{file}", f"verify-{Path(file).name}", RUN) for file in RUN_FILES),
         Parser("card-results", material.run, "results.json", lambda folder: write_card(folder / "run")),
-        Parser("card-check", material.run, "run/README.md", lambda folder: check_card(folder / "run"), 3),
-        Parser("screen-weights", material.run, "run/model.safetensors", _publish, 6),
-        Parser("screen-text", material.run, "run/tokenizer_config.json", _publish, 6),
+        Parser("card-check", material.run, "run/README.md", lambda folder: check_card(folder / "run")),
+        Parser("screen-weights", material.run, "run/model.safetensors", _publish),
+        Parser("screen-text", material.run, "run/tokenizer_config.json", _publish),
         Parser(
             "heatmap",
             material.run,
@@ -215,22 +213,21 @@ PARSERS: dict[str, Parser] = {
         Parser("request-csv", material.texts, "ids.csv", lambda folder: read_request(folder / "ids.csv")),
         Parser("request-json", material.texts, "ids.json", lambda folder: read_request(folder / "ids.json")),
         # Data sets.
-        Parser("metadata-csv", material.data, "csv/pictures/metadata.csv", _data("csv"), 8),
-        Parser("metadata-jsonl", material.data, "jsonl/pictures/metadata.jsonl", _data("jsonl"), 8),
-        Parser("metadata-parquet", material.data, "parquet/pictures/metadata.parquet", _data("parquet"), 8),
+        Parser("metadata-csv", material.data, "csv/pictures/metadata.csv", _data("csv")),
+        Parser("metadata-jsonl", material.data, "jsonl/pictures/metadata.jsonl", _data("jsonl")),
+        Parser("metadata-parquet", material.data, "parquet/pictures/metadata.parquet", _data("parquet")),
         Parser("data-readme", material.data, "hub/README.md", lambda folder: load_source(folder / "hub")),
-        Parser("saved-info", material.data, "saved/dataset_info.json", _saved("saved"), 8),
-        Parser("saved-state", material.data, "saved/state.json", _saved("saved"), 8),
-        Parser("saved-rows", material.data, "saved/data-00000-of-00001.arrow", _saved("saved"), 8),
-        Parser("rows", material.data, "rows/train.parquet", _saved("rows"), 8),
+        Parser("saved-info", material.data, "saved/dataset_info.json", _saved("saved")),
+        Parser("saved-state", material.data, "saved/state.json", _saved("saved")),
+        Parser("saved-rows", material.data, "saved/data-00000-of-00001.arrow", _saved("saved")),
+        Parser("rows", material.data, "rows/train.parquet", _saved("rows")),
         Parser(
             "stream-parquet",
             material.streams,
             "parquet/train-00000.parquet",
             _streamed("parquet", "captions", "image"),
-            4,
         ),
-        Parser("stream-tar", material.streams, "tar/train-00000.tar", _streamed("tar", "txt", "png"), 4),
+        Parser("stream-tar", material.streams, "tar/train-00000.tar", _streamed("tar", "txt", "png")),
         *(
             Parser(f"picture-{kind}", material.formats, f"picture.{kind}", list_pictures)
             for kind in ("png", "jpg", "webp", "gif", "bmp", "tiff", "ppm", "jp2", "avif")
@@ -258,7 +255,7 @@ PARSERS: dict[str, Parser] = {
             "ids.txt",
             lambda folder: retry_after((folder / "ids.txt").read_bytes().decode("latin-1")),
         ),
-        Parser("repeat", material.report, REPORT, lambda folder: repeat_audit(folder / "report", folder / "again"), 2),
+        Parser("repeat", material.report, REPORT, lambda folder: repeat_audit(folder / "report", folder / "again")),
         # Models of every family and form.
         *(_of(file, f"clip-{file}", CLIP) for file in CLIP_FILES),
         Parser("index", material.shards, "model.safetensors.index.json", _weights),
@@ -268,7 +265,6 @@ PARSERS: dict[str, Parser] = {
                 material.views,
                 f"{name}/{file}",
                 lambda folder, name=name: load_encoder(str(folder / name)),
-                5,
             )
             for name in ("simclr", "moco")
             for file in ("config.json", "preprocessor_config.json")
@@ -279,7 +275,6 @@ PARSERS: dict[str, Parser] = {
                 material.adapter,
                 f"adapter/{file}",
                 lambda folder: load_encoder(str(folder / "adapter"), base=str(folder / "base")),
-                5,
             )
             for file in ("adapter_config.json", "adapter_model.safetensors", "unlearning.json")
         ),
@@ -323,7 +318,7 @@ def fault(parser: Parser, content: bytes) -> str | None:
         except Hang:
             return f"took more than {SECONDS} seconds"
         except BaseException as error:  # noqa: BLE001  # any other than those above is what is looked for
-            sentence = _sentence(error) if isinstance(error, Exception) else None
+            sentence = _sentence(error)
             if sentence is None:
                 return _where(error)
             return None if sentence.strip() else f"an empty sentence of {type(error).__name__}"

@@ -191,12 +191,22 @@ def flip(path: Path) -> None:
             {"adapter_config.json", "adapter's base"},
         ),
         (lambda run: (run / "model.safetensors").write_bytes(b"another model"), {"weights"}),
+        (
+            lambda run: rewrite(run / "adapter_config.json", auto_mapping={"parent_library": "evil"}),
+            {"adapter_config.json", "code"},
+        ),
     ],
-    ids=["a byte of the adapter", "its settings", "its base", "a model beside it"],
+    ids=["a byte of the adapter", "its settings", "its base", "a model beside it", "a module to import"],
 )
 def test_what_was_tampered_with_is_named(run: Path, tamper, named: set[str]) -> None:
     tamper(run)
     assert failures(verify_repo(run)) == named
+
+
+def test_an_adapter_that_is_multiplied_by_zero_changes_nothing(run: Path, tiny_clip: Path) -> None:
+    """Its weights are other than zero all the same."""
+    rewrite(run / "adapter_config.json", lora_alpha=0)
+    assert failures(verify_repo(run, base=tiny_clip)) == {"adapter_config.json", "tensors"}
 
 
 def test_pickled_adapters_are_neither_sent_nor_loaded(run: Path, hub: LocalHub) -> None:

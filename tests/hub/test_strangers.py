@@ -114,6 +114,20 @@ def two_preprocessings(run: Path, base: Path) -> None:
     write_card(run)
 
 
+def two_tokenizers(run: Path, base: Path) -> None:
+    vocabulary = json.loads((run / "tokenizer.json").read_text())["model"]["vocab"]
+    first, second, *_ = vocabulary
+    swapped = {**vocabulary, first: vocabulary[second], second: vocabulary[first]}
+    (run / "vocab.json").write_text(json.dumps(swapped))
+    write_card(run)
+
+
+def a_pipe_for_a_config(run: Path, base: Path) -> None:
+    """Loaders open it, and wait."""
+    (run / "config.json").unlink()
+    os.mkfifo(run / "config.json")
+
+
 def a_date_before_all_dates(run: Path, base: Path) -> None:
     changed(run, created="0001-01-01T00:00:00+23:59")
 
@@ -167,6 +181,22 @@ def code_as_a_module(run: Path, base: Path) -> None:
     write_card(run)
 
 
+def a_tensor_twice_in_one_header(run: Path, base: Path) -> None:
+    """Of another shape the first time, which some readers take."""
+    data = (run / "model.safetensors").read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    name = next(name for name, field in header.items() if len(field.get("shape", ())) == 2)
+    first = {**header[name], "shape": header[name]["shape"][::-1]}
+    text = data[8:end].replace(b"{", b"{" + json.dumps({name: first})[1:-1].encode() + b",", 1)
+    (run / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data[end:])
+    rewrite(run)
+
+
+def weights_that_loaders_round(run: Path, base: Path) -> None:
+    edit(run, "config.json", dtype="float16")
+
+
 def many_labels(run: Path, base: Path) -> None:
     """A table of them would be made before the model is."""
     edit(run, "config.json", num_labels=10**9)
@@ -210,6 +240,8 @@ FORGERIES: dict[str, tuple[Forgery, str]] = {
     "weights that are no numbers": (weights_that_are_no_numbers, "tensors"),
     "a linked folder of pictures": (a_folder_of_pictures_that_is_a_link, "links"),
     "two preprocessings": (two_preprocessings, "preprocessing"),
+    "two tokenizers": (two_tokenizers, "tokenizer"),
+    "a pipe for a config": (a_pipe_for_a_config, "tensors"),
     "a date before all dates": (a_date_before_all_dates, "history"),
     "more rows than there are": (more_rows_than_there_are_numbers, "unlearning.json: counts"),
     "code deep in a config": (code_deep_in_a_config, "code"),
@@ -220,6 +252,8 @@ FORGERIES: dict[str, tuple[Forgery, str]] = {
     "code in the folder of a module": (code_in_the_folder_of_a_module, "code"),
     "code as a module": (code_as_a_module, "code"),
     "many labels": (many_labels, "tensors"),
+    "a tensor twice in one header": (a_tensor_twice_in_one_header, "tensors"),
+    "weights that loaders round": (weights_that_loaders_round, "tensors"),
     "many layers of another name": (many_layers_of_another_name, "tensors"),
     "levels without an interval": (levels_without_an_interval, "request 1"),
     "the hash of the data for the request": (request_of_another_hash, "unlearning.json: hashes"),
@@ -310,3 +344,58 @@ def test_the_base_with_a_tensor_that_no_model_reads_is_the_base(run: Path, base:
     save_file(tensors, run / "model.safetensors", metadata={"format": "pt"})
     rewrite(run)
     assert "tensors" in failed(verify_repo(run, base=base))
+
+
+def test_a_base_of_other_names_is_nothing_to_compare_with(run: Path, base: Path, tmp_path: Path) -> None:
+    theirs = Path(shutil.copytree(base, tmp_path / "theirs"))
+    renamed = {f"module.{name}": tensor for name, tensor in load_file(base / "model.safetensors").items()}
+    save_file(renamed, theirs / "model.safetensors", metadata={"format": "pt"})
+    line = next(line for line in verify_repo(run, base=theirs).statements if "in one of the two alone" in line.detail)
+    assert line.outcome is Outcome.UNCHECKED
+
+
+def other_pictures(run: Path) -> None:
+    config = json.loads((run / "processor_config.json").read_text())
+    config["image_processor"]["image_mean"] = [0.9, 0.9, 0.9]
+    edit(run, "processor_config.json", **config)
+
+
+def other_tokens(run: Path) -> None:
+    """Every word of the request is read as another one."""
+    steps = json.loads((run / "tokenizer.json").read_text())
+    swap = {"type": "Replace", "pattern": {"String": "apple"}, "content": "pear"}
+    edit(run, "tokenizer.json", normalizer={"type": "Sequence", "normalizers": [swap, steps["normalizer"]]})
+
+
+def another_activation(run: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    config["text_config"]["hidden_act"] = "relu"
+    edit(run, "config.json", **config)
+
+
+SETTINGS = {
+    "image processor's image_mean": other_pictures,
+    "tokenizer's normalizer": other_tokens,
+    "model's text_config": another_activation,
+}
+
+
+@pytest.mark.parametrize(("named", "forge"), SETTINGS.items(), ids=SETTINGS)
+def test_settings_are_the_bases(run: Path, base: Path, forge: Callable[[Path], None], named: str) -> None:
+    forge(run)
+    assert verify_repo(run).ok, "without the base there is nothing to compare with"
+    (line,) = verify_repo(run, base=base).failures
+    assert line.subject == "settings" and line.detail.endswith(f": {named}")
+
+
+def test_a_folder_that_names_a_repository_says_so(run: Path) -> None:
+    changed(run, repo_id="somebody/else")
+    line = next(line for line in verify_repo(run).statements if line.subject == "repository")
+    assert line.outcome is Outcome.UNCHECKED and "somebody/else" in line.detail
+
+
+def test_files_that_no_record_describes_are_said(run: Path) -> None:
+    (run / "custom_generate").mkdir()
+    (run / "custom_generate" / "generate.py").write_text("")
+    line = next(line for line in verify_repo(run).statements if line.subject == "other files")
+    assert line.outcome is Outcome.UNCHECKED and "custom_generate/generate.py" in line.detail

@@ -32,7 +32,8 @@ def test_everything_that_can_be_checked_of_a_fresh_run_holds(run: Path, base: Pa
     report = verify_repo(run, base=base, salt=SALT, samples=samples)
     assert report.ok, report.failures
     unchecked = {line.subject for line in report.statements if line.outcome is Outcome.UNCHECKED}
-    assert unchecked == {"data", "training", "method", "metrics", "evidence", "signature"}  # it is not signed
+    own = {"data", "training", "method", "metrics", "evidence", "signature"}  # it is not signed
+    assert unchecked == {*own, "other files"}, "its log"
     assert {"weights", "request", "card tables", "card text", "card metadata", "card pictures", "config.json"} < {
         line.subject for line in report.statements if line.outcome is Outcome.HOLDS
     }
@@ -401,7 +402,17 @@ def test_a_pickle_added_later_and_a_copy_elsewhere_are_found(run: Path, hub: Loc
     assert subjects(verify_repo("org/copy")) == ["repository", "other weights"]
 
 
-FOREIGN = ["model.onnx", "onnx/model.onnx", "m.gguf", "m.tflite", "m.keras", "handler.py", "tf_model.h5", "M.PT"]
+FOREIGN = [
+    "model.onnx",
+    "onnx/model.onnx",
+    "m.gguf",
+    "m.tflite",
+    "m.keras",
+    "handler.py",
+    "tf_model.h5",
+    "M.PT",
+    "Config.json",
+]
 
 
 @pytest.mark.parametrize("name", FOREIGN)

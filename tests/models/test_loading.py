@@ -223,6 +223,15 @@ def saved_processor(folder: Path, change) -> None:
     processor.save_pretrained(folder)
 
 
+def replaced_in(path: Path, *fields: str, change) -> None:
+    content = json.loads(path.read_text())
+    holder = content
+    for field in fields[:-1]:
+        holder = holder[field]
+    holder[fields[-1]] = change(holder[fields[-1]])
+    path.write_text(json.dumps(content))
+
+
 def end_with(folder: Path, token: int) -> None:
     config = json.loads((folder / "config.json").read_text())
     config["text_config"]["eos_token_id"] = token
@@ -247,6 +256,10 @@ MISFITS = {
     "a greater tokenizer": (
         lambda f: saved_processor(f, lambda p: p.tokenizer.add_tokens([f"new{i}" for i in range(2000)])),
         r"its tokenizer knows \d+ tokens and the model \d+",
+    ),
+    "a token of a number beyond": (
+        lambda f: replaced_in(f / "tokenizer.json", "model", "vocab", change=lambda v: v | {"zebra": 10**6}),
+        r"its tokenizer knows 1000001 tokens and the model \d+",
     ),
     "no files of a tokenizer": (
         lambda f: [file.unlink() for file in f.glob("tokenizer*")],

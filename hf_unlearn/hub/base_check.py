@@ -1,0 +1,102 @@
+"""With the base model at hand: is it the recorded one, and what of it did unlearning change?"""
+
+import json
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from hf_unlearn.errors import UserError, listed
+from hf_unlearn.hub.card import is_adapter
+from hf_unlearn.hub.verification_report import Outcome, Statement, judged
+from hf_unlearn.models.weights import Difference, difference, has_weights, stored_tensors, weights_sha256
+from hf_unlearn.records.schemas import UnlearningManifest
+
+# What things are called and where they came from, not what they do; of a tokenizer, the length it was last asked for.
+_NAMES = {"image_processor_type", "processor_class", "architectures", "auto_map", "dtype", "torch_dtype"}
+_NAMES |= {"_name_or_path", "transformers_version", "version", "truncation", "padding"}
+
+
+def verify_base(folder: Path, manifest: UnlearningManifest, base: str | Path | None) -> Iterator[Statement]:
+    """Check the base model's hash, that unlearning changed some of its tensors, and nothing else of it."""
+    recorded = manifest.base_model.sha256
+    if base is None:
+        yield Statement("base weights", Outcome.UNCHECKED, "give the base model's folder with --base")
+        return
+    actual = weights_sha256(base)
+    if recorded is None:
+        yield Statement("base weights", Outcome.UNCHECKED, "its hash was not recorded")
+    else:
+        problem = f"SHA-256 is {actual}, recorded {recorded}"
+        yield judged("base weights", actual == recorded, f"SHA-256 {actual}", problem)
+    if not has_weights(folder):
+        return
+    try:
+        if is_adapter(manifest) and find_spec("peft") is None:
+            yield Statement("tensors", Outcome.UNCHECKED, "what an adapter changes is seen with the package peft")
+        else:
+            yield _tensors(_adapted(folder, base) if is_adapter(manifest) else _stored(folder, base))
+    except UserError as error:
+        yield Statement("tensors", Outcome.FAILS, str(error))
+    yield _settings(folder, Path(base), is_adapter(manifest))
+
+
+def _stored(folder: Path, base: str | Path) -> Difference:
+    return difference(stored_tensors(folder), stored_tensors(base))
+
+
+def _adapted(folder: Path, base: str | Path) -> Difference:
+    """What an adapter makes of its base model, whatever its file holds: it may be multiplied by zero."""
+    from hf_unlearn.models.adapters import merged
+    from hf_unlearn.models.loading import load_model
+
+    plain = load_model(str(base)).state_dict()
+    return difference(merged(load_model(str(folder), base=str(base))).state_dict(), plain)
+
+
+def _tensors(found: Difference) -> Statement:
+    subject, alone = "tensors", f"{found.alone} names or shapes are in one of the two alone"
+    if found.shared <= found.alone:
+        return Statement(
+            subject, Outcome.UNCHECKED, f"{alone}, so that nothing can be compared; give the base in the model's form"
+        )
+    fine = f"{found.differing} of {found.shared} differ from the base model's, by {found.apart:.2%} of their size"
+    # A tensor that one of the two lacks is one that no model reads, and changes nothing.
+    changed = found.differing > 0 and found.apart > 0
+    problem = "every tensor is the base model's: nothing was unlearned"
+    return judged(subject, changed, f"{fine}; {alone}" if found.alone else fine, problem)
+
+
+def _settings(folder: Path, base: Path, adapter: bool) -> Statement:
+    """Pictures or captions that go in otherwise, or another activation, look unlearned, whatever the weights do."""
+    subject = "settings"
+    try:
+        ours = _every_setting(folder, with_config=not adapter)
+    except UserError as error:
+        return Statement(subject, Outcome.FAILS, str(error))
+    try:
+        theirs = _every_setting(base, with_config=not adapter)
+    except UserError as error:
+        return Statement(subject, Outcome.UNCHECKED, f"the base model's cannot be read: {error}")
+    changed = [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
+    problem = f"other than the base model's, which changes every figure without unlearning: {listed(changed)}"
+    return judged(subject, not changed, "model, image processor and tokenizer are set as the base's", problem)
+
+
+def _every_setting(folder: Path, with_config: bool) -> dict[str, Any]:
+    """What a model, its image processor and its tokenizer do, as plain values."""
+    from hf_unlearn.models.loading import load_config, load_preparation
+
+    images, tokenizer = load_preparation(folder)
+    found = {"image processor": json.loads(images.to_json_string())}
+    if hasattr(tokenizer, "backend_tokenizer"):
+        found["tokenizer"] = json.loads(tokenizer.backend_tokenizer.to_str())
+    if with_config:
+        found["model"] = json.loads(load_config(folder).to_json_string(use_diff=False))
+    return {f"{part}'s {name}": value for part, settings in found.items() for name, value in _plain(settings).items()}
+
+
+def _plain(settings: Any) -> Any:
+    if not isinstance(settings, dict):
+        return settings
+    return {name: _plain(value) for name, value in settings.items() if name not in _NAMES}
