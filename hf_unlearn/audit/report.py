@@ -58,8 +58,8 @@ def report_digest(folder: Path) -> str:
 
 def _sums(folder: Path, record: str) -> str:
     """A line a file, as `sha256sum -c` reads it; the record's own is that of the text to be written."""
-    names = [REPORT_FILE, PAGE_FILE, LETTER_FILE, *sorted(path.name for path in folder.glob("*.png"))]
-    names += sorted(path.name for path in folder.glob("*.safetensors"))
+    others = [path for kind in ("*.png", "*.safetensors") for path in sorted(folder.glob(kind)) if path.is_file()]
+    names = [REPORT_FILE, PAGE_FILE, LETTER_FILE, *(path.name for path in others)]
     lines = []
     for name in names:
         content = record.encode(errors="backslashreplace") if name == REPORT_FILE else (folder / name).read_bytes()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from hf_unlearn.data.images import encoded_image, stored_rows
 from hf_unlearn.errors import UserError
+from hf_unlearn.parsing import read_bytes
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -31,7 +32,7 @@ def sample_hash(image: bytes | Path, captions: Iterable[str] = (), salt: str | N
     Returns:
         64 hexadecimal digits.
     """
-    encoded = image.read_bytes() if isinstance(image, Path) else image
+    encoded = read_bytes(image) if isinstance(image, Path) else image
     digest = hashlib.sha256()
     texts = [text.encode(errors="surrogateescape") for text in (salt or "", *sorted(captions))]  # as they were typed
     for part in [texts[0], encoded, *texts[1:]]:

@@ -1,6 +1,5 @@
 """With the base model at hand: is it the recorded one, and what of it did unlearning change?"""
 
-import json
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,6 +9,7 @@ from hf_unlearn.errors import UserError, listed
 from hf_unlearn.hub.card import is_adapter
 from hf_unlearn.hub.verification_report import Outcome, Statement, judged
 from hf_unlearn.models.weights import Difference, difference, has_weights, stored_tensors, weights_sha256
+from hf_unlearn.parsing import parse_json
 from hf_unlearn.records.schemas import UnlearningManifest
 
 # What things are called and where they came from, not what they do; of a tokenizer, the length it was last asked for.
@@ -88,12 +88,16 @@ def _every_setting(folder: Path, with_config: bool) -> dict[str, Any]:
     from hf_unlearn.models.loading import load_config, load_preparation
 
     images, tokenizer = load_preparation(folder)
-    found = {"image processor": json.loads(images.to_json_string())}
+    found = {"image processor": images.to_json_string()}
     if hasattr(tokenizer, "backend_tokenizer"):
-        found["tokenizer"] = json.loads(tokenizer.backend_tokenizer.to_str())
+        found["tokenizer"] = tokenizer.backend_tokenizer.to_str()
     if with_config:
-        found["model"] = json.loads(load_config(folder).to_json_string(use_diff=False))
-    return {f"{part}'s {name}": value for part, settings in found.items() for name, value in _plain(settings).items()}
+        found["model"] = load_config(folder).to_json_string(use_diff=False)
+    return {
+        f"{part}'s {name}": value
+        for part, settings in found.items()
+        for name, value in _plain(parse_json(settings, part)).items()
+    }
 
 
 def _plain(settings: Any) -> Any:

@@ -103,6 +103,8 @@ def verify_token(folder: Path, authority: Path | None) -> Statement | None:
         return Statement(
             "time-stamp", Outcome.UNCHECKED, "give the certificate of its authority with --tsa_certificate"
         )
+    if not authority.is_file():
+        raise UserError(f"there is no certificate {authority}; name that of the time-stamp's authority, as PEM")
     if shutil.which("openssl") is None:
         return Statement("time-stamp", Outcome.UNCHECKED, "openssl is not installed here")
     given: list[str | Path] = ["-data", folder / DIGESTS_NAME, "-in", token, "-CAfile", authority]

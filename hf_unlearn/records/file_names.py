@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from hf_unlearn.errors import UserError
 from hf_unlearn.models.weights import CLIP_MODULE
-from hf_unlearn.parsing import read_json
+from hf_unlearn.parsing import read_json, read_text
 
 CARD_NAME = "README.md"
 MANIFEST_NAME = "unlearning.json"  # how a checkpoint was unlearned
@@ -123,7 +124,10 @@ def missing_code(folder: str | Path, names: Sequence[str]) -> list[str]:
     needed = {f"{name.split('.')[0]}.py" for name in references if isinstance(name, str) and "--" not in name}
     for name in names:
         if name.endswith(".py"):
-            tree = ast.parse((folder / name).read_text(encoding="utf-8"))
+            try:
+                tree = ast.parse(read_text(folder / name))
+            except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+                raise UserError(f"{name} is no Python ({type(error).__name__}); restore or remove it.") from error
             imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
             needed |= {f"{node.module}.py" for node in imports}
     return sorted(needed - set(names))

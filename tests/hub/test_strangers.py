@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hub.finished_run import SALT
 from hub.local_hub import LocalHub
 from hub.test_forged_folders import changed, edit, failed, other_version, rewrite
 from PIL import Image as Picture
@@ -20,7 +21,7 @@ from transformers import CLIPImageProcessor, CLIPModel
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.card import write_card
 from hf_unlearn.hub.publishing import publish_run
-from hf_unlearn.hub.verification import verify_repo
+from hf_unlearn.hub.verification import OwnedSample, verify_repo
 from hf_unlearn.hub.verification_report import Outcome
 from hf_unlearn.records.schemas import EvaluationRecord, HistoryEntry, RequestStatus, UnlearningManifest
 
@@ -318,6 +319,15 @@ def test_a_recorded_picture_that_would_never_end_is_not_opened(run: Path, name: 
     manifest = UnlearningManifest.load(run)
     replace(manifest, files={**manifest.files, name: "0" * 64}).save(run)
     assert name in failed(verify_repo(run))
+
+
+def test_what_an_owner_names_ends(run: Path, tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe.png")
+    with pytest.raises(UserError, match=r"pipe\.png is no regular file"):
+        verify_repo(run, salt=SALT, samples=[OwnedSample(pipe)])
+    (run / "digests.sha256.tsr").write_bytes(TIME_STAMP)
+    with pytest.raises(UserError, match="there is no certificate"):
+        verify_repo(run, tsa_certificate=pipe)
 
 
 def test_a_time_stamp_may_say_anything(run: Path, tmp_path: Path) -> None:
