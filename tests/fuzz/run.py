@@ -24,6 +24,7 @@ from fuzz.parsers import PARSERS, SECONDS, fault
 from hf_unlearn.cli.terminal import quiet_loading
 
 CORPUS = Path(__file__).parent / "corpus"
+FORKS = multiprocessing.get_context("fork")  # what is imported here is there
 WAIT = 15 * SECONDS  # for a word of a parser, which may get little of the processor
 GROWTH = 2 * 2**20  # kilobytes by which one file may make the process grow
 
@@ -53,8 +54,8 @@ def fuzz(names: list[str], seconds: float, seed: int) -> tuple[int, int]:
     counts, faults = dict.fromkeys(names, 0), {name: dict[str, bytes]() for name in names}
     left = list(names)
     while left:
-        ours, theirs = multiprocessing.get_context("spawn").Pipe(duplex=False)
-        process = multiprocessing.get_context("spawn").Process(target=work, args=(left, seconds, seed, theirs))
+        ours, theirs = FORKS.Pipe(duplex=False)
+        process = FORKS.Process(target=work, args=(left, seconds, seed, theirs))
         process.start()
         theirs.close()
         name, tried, ended = left[0], b"", None
