@@ -109,7 +109,7 @@ def read_yaml(path: str | Path, remedy: str = "mend it") -> Any:
     return parse_yaml(read_text(path, remedy), Path(path).name, remedy)
 
 
-def parse_yaml(text: str, source: str, remedy: str = "mend it") -> Any:
+def parse_yaml(text: str, source: str, remedy: str = "mend it") -> object:
     """Parse YAML of plain values; a few aliases are followed, merge keys (`<<`) are not.
 
     Args:
@@ -170,7 +170,7 @@ class _PlainLoader(yaml.SafeLoader):
         return super().construct_scalar(node)
 
 
-def _bounded(data: Any, source: str, most: int | None = None) -> Any:
+def _bounded(data: object, source: str, most: int | None = None) -> object:
     """The same data, whose levels, and values where there is a limit, are few enough."""
     level, values = [data], 1
     for _ in range(MOST_LEVELS):
@@ -183,7 +183,7 @@ def _bounded(data: Any, source: str, most: int | None = None) -> Any:
     return data
 
 
-def _items(value: Any) -> list[Any]:
+def _items(value: object) -> list[object]:
     if isinstance(value, dict):
         return list(value.values())
     return list(value) if isinstance(value, list | tuple | set) else []
@@ -193,7 +193,7 @@ def _too_deep(source: str) -> UserError:
     return UserError(f"{source} is nested more than {MOST_LEVELS} levels deep; no file of ours is.")
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)

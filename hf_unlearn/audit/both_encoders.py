@@ -91,9 +91,9 @@ class BothEncoders:
             skip=skip,
         )
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Everything needed to repeat the measurement."""
-        how: dict[str, Any] = {"views": "precomputed", "held_back_views": None}
+        how: dict[str, object] = {"views": "precomputed", "held_back_views": None}
         if self.families is not None:
             how = {"views": self.families[0].describe(), "held_back_views": self.families[1].describe()}
         local = [encoder for encoder in self.encoders.values() if isinstance(encoder, LocalEncoder)]
@@ -191,7 +191,7 @@ def view_families(
     return TrainingViews(preset, side), HeldBackViews(side)
 
 
-def how_drawn(views: ViewFamily, settings: AuditSettings) -> dict[str, Any]:
+def how_drawn(views: ViewFamily, settings: AuditSettings) -> dict[str, object]:
     """How views are drawn, as JSON gives it back."""
     drawn = {
         "views": views.describe(),
@@ -202,7 +202,7 @@ def how_drawn(views: ViewFamily, settings: AuditSettings) -> dict[str, Any]:
     return json.loads(json.dumps(drawn))
 
 
-def _question(families: tuple[ViewFamily, ViewFamily] | None, settings: AuditSettings) -> dict[str, Any]:
+def _question(families: tuple[ViewFamily, ViewFamily] | None, settings: AuditSettings) -> dict[str, object]:
     return {} if families is None else how_drawn(families[0], settings)
 
 
@@ -227,7 +227,7 @@ def _recorded_question(recorded: Embeddings) -> dict[str, Any]:
     return {**source.get("drawn", {}), **{name: source[name] for name in _QUESTION if name in source}}
 
 
-def _check_same_question(asked: Mapping[str, Mapping[str, Any]]) -> None:
+def _check_same_question(asked: Mapping[str, Mapping[str, object]]) -> None:
     """Refuse to compare a recording with what is measured, or was recorded, otherwise."""
     before, after = asked["before"], asked["after"]
     if other := [name for name in _QUESTION if name in before and name in after and before[name] != after[name]]:

@@ -21,7 +21,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlunsplit
 
 import numpy as np
@@ -120,7 +119,7 @@ class EndpointEncoder:
         hashes = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
         return self._embed("text", hashes, lambda i: texts[i], 0)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """URL, model, form, and when it was asked."""
         return {
             "kind": "endpoint",
@@ -250,10 +249,10 @@ class EndpointEncoder:
             request.headers["Authorization"] = f"Bearer {self._token}"
         return request
 
-    def _body(self, kind: str, items: list[str]) -> dict[str, Any]:
+    def _body(self, kind: str, items: list[str]) -> dict[str, object]:
         if not self.openai:
             return {"inputs": items}
-        body: dict[str, Any] = {"input": items, "encoding_format": "float"}
+        body: dict[str, object] = {"input": items, "encoding_format": "float"}
         if kind == "image":
             body |= {"input": [f"data:image/png;base64,{item}" for item in items], "modality": "image"}
         return body | {"model": self.model} if self.model else body

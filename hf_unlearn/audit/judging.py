@@ -30,7 +30,7 @@ def judge(measured: BothEncoders, provenance: Mapping[Arm, str]) -> dict[str, Au
     sides = {side: embeddings.take(range(n)) for side, embeddings in everything.items()}
     clusters = _clusters(sides["before"], pictures)
     settings = measured.settings
-    how: dict[str, Any] = {
+    how: dict[str, object] = {
         "plan_sha256": pictures.plan.sha256 if pictures.plan else None,
         "provenance": provenance,
         "problems": _problems(sides),

@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 from hf_unlearn.audit.embedding_files import save_embeddings
 from hf_unlearn.audit.finished_audit import AlignmentMatrices, Audit
@@ -67,7 +66,7 @@ def _sums(folder: Path, record: str) -> str:
     return "".join(lines)
 
 
-def to_json(audit: Audit) -> dict[str, Any]:
+def to_json(audit: Audit) -> dict[str, object]:
     """Everything the audit found, as strict JSON values.
 
     Args:

@@ -51,7 +51,7 @@ def render(audit: Audit) -> str:
     return _page(audit, owners)
 
 
-def _figures(result: AuditResult, matrices: AlignmentMatrices, folder: Path, prefix: str) -> list[dict[str, Any]]:
+def _figures(result: AuditResult, matrices: AlignmentMatrices, folder: Path, prefix: str) -> list[dict[str, object]]:
     """Draw one owner's plots, each with its heading, caption and words for those who cannot see it."""
     drawn = (
         _matrices_figure(matrices, folder / f"{prefix}alignment_matrices.png"),
@@ -63,7 +63,7 @@ def _figures(result: AuditResult, matrices: AlignmentMatrices, folder: Path, pre
     return [figure for figure in drawn if figure is not None]
 
 
-def _matrices_figure(matrices: AlignmentMatrices, path: Path) -> dict[str, Any]:
+def _matrices_figure(matrices: AlignmentMatrices, path: Path) -> dict[str, object]:
     n = len(matrices.pictures)
     plot_alignment_matrices(
         matrices.am_before,
@@ -89,7 +89,7 @@ def _matrices_figure(matrices: AlignmentMatrices, path: Path) -> dict[str, Any]:
     )
 
 
-def _pairs_figure(result: AuditResult, path: Path) -> dict[str, Any]:
+def _pairs_figure(result: AuditResult, path: Path) -> dict[str, object]:
     means = "; ".join(
         f"{ARM_NAMES[summary.arm]}: {_number(_mean(result, summary.arm, 'before'))} before, "
         f"{_number(_mean(result, summary.arm, 'after'))} after"
@@ -105,7 +105,7 @@ def _pairs_figure(result: AuditResult, path: Path) -> dict[str, Any]:
     )
 
 
-def _permutations_figure(result: AuditResult, path: Path) -> dict[str, Any] | None:
+def _permutations_figure(result: AuditResult, path: Path) -> dict[str, object] | None:
     if plot_permutations(result, path) is None:
         return None
     test = result.tests["T2"]
@@ -119,7 +119,7 @@ def _permutations_figure(result: AuditResult, path: Path) -> dict[str, Any] | No
     )
 
 
-def _levels_figure(result: AuditResult, path: Path) -> dict[str, Any] | None:
+def _levels_figure(result: AuditResult, path: Path) -> dict[str, object] | None:
     if plot_levels(result, path) is None:
         return None
     after = result.effects["gap_after"]
@@ -135,7 +135,7 @@ def _levels_figure(result: AuditResult, path: Path) -> dict[str, Any] | None:
     )
 
 
-def _power_figure(result: AuditResult, path: Path) -> dict[str, Any] | None:
+def _power_figure(result: AuditResult, path: Path) -> dict[str, object] | None:
     if plot_power(result, path) is None:
         return None
     return _figure(
@@ -147,7 +147,7 @@ def _power_figure(result: AuditResult, path: Path) -> dict[str, Any] | None:
     )
 
 
-def _figure(path: Path, heading: str, caption: str, alt: str, strip: Sequence[str] = ()) -> dict[str, Any]:
+def _figure(path: Path, heading: str, caption: str, alt: str, strip: Sequence[str] = ()) -> dict[str, object]:
     with Image.open(path, formats=["PNG"]) as image:
         width, height = image.size
     return {
@@ -162,7 +162,7 @@ def _figure(path: Path, heading: str, caption: str, alt: str, strip: Sequence[st
     }
 
 
-def _owner(audit: Audit, name: str, anchor: str, figures: list[dict[str, Any]]) -> dict[str, Any]:
+def _owner(audit: Audit, name: str, anchor: str, figures: list[dict[str, object]]) -> dict[str, object]:
     """What the template needs of one owner."""
     result = audit.results[name]
     few = len(result.images) <= MOST_THUMBNAILS
@@ -211,7 +211,7 @@ def _page(audit: Audit, owners: list[dict[str, Any]]) -> str:
     )
 
 
-def _labelled(encoders: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def _labelled(encoders: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, object]]:
     return {side: {**found, "label": found.get("name") or found.get("file")} for side, found in encoders.items()}
 
 
@@ -239,7 +239,7 @@ def _facts(audit: Audit, result: AuditResult) -> list[tuple[str, str]]:
     return facts
 
 
-def _command(command: Mapping[str, Any]) -> str:
+def _command(command: Mapping[str, object]) -> str:
     words = [f"--{name} {value}" for name, value in command.items() if value is not None]
     return f"hf-unlearn audit {' '.join(words)}; to repeat it: hf-unlearn audit --repeat REPORT_FOLDER"
 

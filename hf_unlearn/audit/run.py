@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from hf_unlearn.audit.audited_pictures import AuditedPictures, collect_pictures
 from hf_unlearn.audit.both_encoders import embed_both
@@ -161,7 +160,7 @@ def _provenance(
     }
 
 
-def relative_command(arguments: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def relative_command(arguments: Mapping[str, object], folder: Path) -> dict[str, object]:
     """An audit's arguments as they can be repeated from its report: paths relative to it, which tell no one's home."""
     return {
         name: os.path.relpath(Path(value).resolve(), folder.resolve())

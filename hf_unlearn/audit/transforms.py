@@ -8,7 +8,7 @@ advance, adding a picture changes no other picture's views, and drawing more vie
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ class ViewFamily(Protocol):
     def draw(self, image: Image.Image, seed: int, count: int) -> Views:
         """Draw `count` views `[count, side, side, 3]` of an RGB picture."""
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """What the report says about the family."""
 
 
@@ -81,7 +81,7 @@ class TrainingViews:
         drawn = self._views(pixels, seed=seed, count=count)[0]
         return (drawn.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Preset and every probability and range."""
         described = asdict(self.config)
         return {"family": self.preset, **{name: described[name] for name in described if name not in ("mean", "std")}}
@@ -126,7 +126,7 @@ class HeldBackViews:
         noise = generator.normal(0.0, generator.uniform(*self.noise), size=(self.side, self.side, 3))
         return np.clip(np.asarray(blurred) + noise, 0, 255).round().astype(np.uint8)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Every range: degrees, shares of the side, and noise on the 0-255 scale."""
         return {
             "family": "held-back",

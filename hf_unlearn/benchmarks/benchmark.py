@@ -59,12 +59,12 @@ class Benchmark:
     """
 
     family: str
-    options: dict[str, Any]
+    options: dict[str, object]
     trials: tuple[int, ...] = (0, 1, 2)
     ablation: bool = False
     alpha: tuple[float, ...] = ()
     beta: tuple[float, ...] = ()
-    without_initial: dict[str, dict[str, Any]] = field(default_factory=dict)
+    without_initial: dict[str, dict[str, object]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.family not in BUILDERS:

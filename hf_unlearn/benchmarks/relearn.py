@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.errors import UserError
@@ -22,10 +22,12 @@ class _Curve(TrainerCallback):
         self.measure, self.every = measure, every
         self.points: list[Measured] = []
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.points = [self.measure(kwargs["model"])]
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step % self.every == 0:
             self.points.append(self.measure(kwargs["model"]))
 
@@ -34,7 +36,7 @@ def relearn(
     model: PreTrainedModel,
     config: FineTuneConfig,
     shown: EncodedSplit,
-    processor: Any,
+    processor: object,
     measure: Callable[[PreTrainedModel], Measured],
     steps: int = 20,
     every: int = 1,

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -245,9 +244,9 @@ class Trial:
         folder = self.folder_of(RETRAIN, f"request-1-to-{number}")
         return RowAlignments.load(folder) if (folder / ROW_ALIGNMENTS_NAME).is_file() else None
 
-    def _argv(self, method: str, request: str, **more: Any) -> list[str]:
+    def _argv(self, method: str, request: str, **more: object) -> list[str]:
         benchmark = self.sequence.benchmark
-        options: dict[str, Any] = {n: v for n, v in benchmark.options.items() if n not in UNLEARN}
+        options: dict[str, object] = {n: v for n, v in benchmark.options.items() if n not in UNLEARN}
         given = {
             "dataset_name": self.folder / "data",
             "unlearn_request": self.folder / f"{request}.txt",

@@ -5,7 +5,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from datasets import concatenate_datasets
 
@@ -151,7 +150,7 @@ def _signals_of(
     extractor: SignalExtractor,
     config: UnlearningConfig | None,
     path: Path,
-    shared: dict[str, Any],
+    shared: dict[str, object],
 ) -> AttackSignals:
     """One model's signals, from their file if that had the same data and settings; None stands for the base model."""
     made_by = {} if config is None else {**public_hyper_parameters(config), "seed": config.seed}

@@ -63,9 +63,9 @@ def _digest(file: dict[str, Any] | None) -> bytes:
     ).digest()
 
 
-def _values(column: list[Any], group: np.ndarray, groups: int) -> list[list[Any]]:
+def _values(column: list[object], group: np.ndarray, groups: int) -> list[list[object]]:
     """The distinct values of each group, lists taken apart, in order."""
-    found: list[list[Any]] = [[] for _ in range(groups)]
+    found: list[list[object]] = [[] for _ in range(groups)]
     for which, value in zip(group.tolist(), column, strict=True):
         for each in value if isinstance(value, list) else [value]:
             if each not in found[which]:

@@ -224,7 +224,7 @@ def _grouped(root: Path, split_of: Mapping[Path, str | None]) -> dict[str, list[
     return {split: files for split, files in found.items() if files}
 
 
-def _configurations(root: Path) -> list[dict[str, Any]]:
+def _configurations(root: Path) -> list[dict[str, object]]:
     """What the README.md of a data set on the Hub says of its configurations; empty where it says nothing."""
     card = root / CARD
     if not card.is_file():
@@ -243,7 +243,7 @@ def _configurations(root: Path) -> list[dict[str, Any]]:
     return configs
 
 
-def _of_configuration(root: Path, declared: list[dict[str, Any]], wanted: str | None) -> FolderContent:
+def _of_configuration(root: Path, declared: list[dict[str, object]], wanted: str | None) -> FolderContent:
     by_name = {str(entry.get("config_name", "default")): entry for entry in declared}
     marked = [name for name, entry in by_name.items() if entry.get("default") is True]
     default = marked[0] if marked else "default" if "default" in by_name else None

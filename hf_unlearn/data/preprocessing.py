@@ -52,7 +52,7 @@ class ContrastivePreprocessor(ABC):
     columns: ClassVar[tuple[str, ...]] = ("image",)
     """What `encode` reads of rows."""
 
-    def __init__(self, image_processor: Any) -> None:
+    def __init__(self, image_processor: object) -> None:
         self.image_processor = image_processor
         self.preparation = Preparation.of(image_processor)
 
@@ -86,7 +86,7 @@ class ContrastivePreprocessor(ABC):
         """The same inputs with the work of each step compiled, where there is any to speak of."""
         return self
 
-    def _resize(self, images: list[Any]) -> Tensor:
+    def _resize(self, images: list[object]) -> Tensor:
         """`[n, 3, H, W]` uint8 pictures at the model's size; not more large ones at a time than `PIXELS_AT_ONCE`."""
         pictures: list[Tensor] = []
         decoded: list[PILImage.Image] = []
@@ -129,7 +129,7 @@ class ImageTextPreprocessor(ContrastivePreprocessor):
 
     columns = ("image", "captions")
 
-    def __init__(self, processor: Any, max_length: int, flip_probability: float = 0.0, masked: bool = True) -> None:
+    def __init__(self, processor: object, max_length: int, flip_probability: float = 0.0, masked: bool = True) -> None:
         if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
             raise UserError(
                 f"{type(processor).__name__} cannot prepare image-text pairs; pass the processor saved with the model "
@@ -207,7 +207,7 @@ class ImageViewPreprocessor(ContrastivePreprocessor):
         views: how a view is drawn; its size and normalisation are taken from the image processor.
     """
 
-    def __init__(self, image_processor: Any, views: ViewConfig) -> None:
+    def __init__(self, image_processor: object, views: ViewConfig) -> None:
         super().__init__(image_processor)
         self.views = BatchedViews(views.matching(image_processor))
 
@@ -229,7 +229,7 @@ class ImageViewPreprocessor(ContrastivePreprocessor):
         return {"pixel_values": self.views(pixels, seed=seed)}
 
 
-def _picture(stored: Any, place: int) -> PILImage.Image:
+def _picture(stored: object, place: int) -> PILImage.Image:
     """The upright RGB picture of a row, which a stream may have decoded already."""
     try:
         if isinstance(stored, PILImage.Image):

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import fsspec
 import numpy as np
@@ -158,12 +158,12 @@ class _Asked:
 
     ids: Collection[str] = field(repr=False)
 
-    def __call__(self, row_id: Any) -> bool:
+    def __call__(self, row_id: object) -> bool:
         return str(row_id) in self.ids
 
 
 class _Unasked(_Asked):
-    def __call__(self, row_id: Any) -> bool:
+    def __call__(self, row_id: object) -> bool:
         return str(row_id) not in self.ids
 
 

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import count, islice
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -77,7 +77,7 @@ class StreamedSplit:
         order = self.dataset.shuffle(generator=np.random.default_rng(draw), buffer_size=self.shuffle_buffer)
         return split_dataset_by_node(order, rank=process, world_size=processes)
 
-    def next(self, rows: Iterator[dict[str, Any]], size: int) -> Encoded:
+    def next(self, rows: Iterator[dict[str, object]], size: int) -> Encoded:
         """Encode the next `size` rows of an iterator, or all of them if there are fewer.
 
         A row that is left out is replaced by the one that follows, so which rows a batch holds depends on them alone.
@@ -174,7 +174,7 @@ class StreamedBatches(torch.utils.data.IterableDataset[dict[str, Tensor]]):
                 index[self.retain_per_batch :] = torch.tensor(unlearn_rows)
             yield {**concatenate(parts), "index": index, "is_unlearn": is_unlearn}
 
-    def _endless_rows(self) -> Iterator[dict[str, Any]]:
+    def _endless_rows(self) -> Iterator[dict[str, object]]:
         for visit in count():
             found = False
             rows = self.retain.shuffled((self.seed, self.epoch, visit), self.process, self.processes)

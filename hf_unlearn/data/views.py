@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -60,7 +59,7 @@ class ViewConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is a probability, so {getattr(self, name)} must be within [0, 1].")
 
-    def matching(self, image_processor: Any) -> ViewConfig:
+    def matching(self, image_processor: object) -> ViewConfig:
         """The same views with the size and normalisation of a Hugging Face image processor.
 
         Args:

@@ -1,7 +1,6 @@
 """The tables of a model card, cell by cell from the records; what they hold is escaped here."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from hf_unlearn.records.metric_labels import in_display_order, metric_label, short_name, shown
 from hf_unlearn.records.schemas import EvaluationRecord, RequestStatus, UnlearningManifest
@@ -121,18 +120,18 @@ def _code(value: str | None) -> str:
     return markdown_code(value) if value else NONE
 
 
-def texts(rows: Iterable[Sequence[Any]]) -> list[tuple[str, ...]]:
+def texts(rows: Iterable[Sequence[object]]) -> list[tuple[str, ...]]:
     """Rows of plain text, which markdown must not act on."""
     return [tuple(markdown_text(cell) for cell in row) for row in rows]
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[Any]], numbers: int = 0) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[object]], numbers: int = 0) -> str:
     """Lay out a markdown table; its last `numbers` columns are aligned to the right."""
     rule = ["---"] * (len(header) - numbers) + ["---:"] * numbers
     lines = [header, rule, *rows]
     return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     """Keep a value inside its cell."""
     return str(value).replace("|", r"\|")

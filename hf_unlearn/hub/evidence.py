@@ -7,7 +7,6 @@ import json
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from hf_unlearn.files import write_atomically
 from hf_unlearn.hub.card import PIPELINE_TAGS, card_title
@@ -39,7 +38,7 @@ LIMITS = (
 _AFTERWARDS = (DIGESTS_NAME, SIGNATURE_NAME, TOKEN_NAME)
 
 
-def removal_statement(manifest: UnlearningManifest, weights: Mapping[str, str]) -> dict[str, Any]:
+def removal_statement(manifest: UnlearningManifest, weights: Mapping[str, str]) -> dict[str, object]:
     """The removal as an in-toto Statement v1.
 
     Args:
@@ -72,7 +71,7 @@ def removal_statement(manifest: UnlearningManifest, weights: Mapping[str, str]) 
 
 def bill_of_materials(
     manifest: UnlearningManifest, evaluation: EvaluationRecord | None, weights: Mapping[str, str]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The model as a CycloneDX 1.7 ML-BOM: its hashes, the model it descends from, and its figures.
 
     Args:
@@ -81,14 +80,14 @@ def bill_of_materials(
         weights: SHA-256 of each weight file, by its name.
     """
     base = manifest.base_model
-    ancestor: dict[str, Any] = {"type": "machine-learning-model", "name": base.name_or_path}
+    ancestor: dict[str, object] = {"type": "machine-learning-model", "name": base.name_or_path}
     if base.revision:
         ancestor["version"] = base.revision
     if base.sha256:
         ancestor["hashes"] = [_hash(base.sha256)]
     metrics = evaluation.metrics if evaluation is not None else {}
     task = PIPELINE_TAGS.get(evaluation.family if evaluation is not None else "", "feature-extraction")
-    component: dict[str, Any] = {
+    component: dict[str, object] = {
         "type": "machine-learning-model",
         "bom-ref": "model",
         "name": card_title(manifest),
@@ -226,11 +225,11 @@ def _hash(sha256: str) -> dict[str, str]:
     return {"alg": "SHA-256", "content": sha256}
 
 
-def _json(content: Any) -> str:
+def _json(content: object) -> str:
     return json.dumps(_printable(content), indent=2, ensure_ascii=False) + "\n"
 
 
-def _printable(value: Any) -> Any:
+def _printable(value: object) -> object:
     if isinstance(value, dict):
         return {key: _printable(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -159,7 +159,7 @@ def record_run(
     dataset: DatasetRecord,
     request: RequestRecord,
     splits: Mapping[str, int],
-    hyper_parameters: Mapping[str, Any],
+    hyper_parameters: Mapping[str, object],
     description: MethodDescription | None = None,
     preset: str | None = None,
     split_seed: int | None = None,
@@ -243,7 +243,7 @@ def _license(folder: Path) -> dict[str, str | None]:
     return {"license": data.license, "license_name": data.license_name, "license_link": data.license_link}
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     if isinstance(value, dict):
         return bool(value) and all(isinstance(name, str) and _is_plain(item) for name, item in value.items())
     if isinstance(value, str):  # a word, or options such as momentum=0.9,nesterov=True

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from hf_unlearn import __version__, models
 from hf_unlearn.errors import UserError, listed
@@ -183,7 +182,7 @@ def _code(folder: Path, manifest: UnlearningManifest) -> Statement:
     return Statement("code", Outcome.FAILS if same else Outcome.UNCHECKED, detail)
 
 
-def _imports(config: Any) -> list[str]:
+def _imports(config: object) -> list[str]:
     """The modules that peft's automatic classes would import for an adapter, but for those of model families."""
     mapping = config.get("auto_mapping") if isinstance(config, dict) else None
     named = mapping.get("parent_library") if isinstance(mapping, dict) else None
@@ -191,7 +190,7 @@ def _imports(config: Any) -> list[str]:
     return [] if known else [str(named)]
 
 
-def _references(config: Any) -> Iterator[str]:
+def _references(config: object) -> Iterator[str]:
     """Every class that a configuration names, wherever in it that stands."""
     if isinstance(config, list):
         for item in config:
@@ -201,7 +200,7 @@ def _references(config: Any) -> Iterator[str]:
             yield from _strings(value) if key in _REMOTE_CODE else _references(value)
 
 
-def _strings(value: Any) -> Iterator[str]:
+def _strings(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):

@@ -1,7 +1,7 @@
 """Fine-Tune: keep training on retain alone and let the rest fade."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -42,6 +42,6 @@ class FineTuneTrainer(UnlearningTrainer):
     uses = ("retain",)
     config_class: ClassVar[type[UnlearningConfig]] = FineTuneConfig
 
-    def batch_loss(self, terms: ContrastiveTerms, is_unlearn: Tensor, *beside: Any) -> BatchLoss:
+    def batch_loss(self, terms: ContrastiveTerms, is_unlearn: Tensor, *beside: object) -> BatchLoss:
         """Eq. 1 on the retain samples of a batch."""
         return info_nce(terms, ~is_unlearn), {}

@@ -1,7 +1,7 @@
 """Gradient Ascent: climb the loss of the unlearn samples."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -44,6 +44,6 @@ class GradientAscentTrainer(UnlearningTrainer):
     config_class = GradientAscentConfig
     args: GradientAscentConfig
 
-    def batch_loss(self, terms: ContrastiveTerms, is_unlearn: Tensor, *beside: Any) -> BatchLoss:
+    def batch_loss(self, terms: ContrastiveTerms, is_unlearn: Tensor, *beside: object) -> BatchLoss:
         """Minus Eq. 1 on the unlearn samples of a batch."""
         return -info_nce(terms, is_unlearn), {}

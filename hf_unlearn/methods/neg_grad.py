@@ -1,7 +1,7 @@
 """NegGrad: descend on retain while climbing on unlearn."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -51,7 +51,7 @@ class NegGradTrainer(UnlearningTrainer):
     config_class = NegGradConfig
     args: NegGradConfig
 
-    def batch_loss(self, terms: ContrastiveTerms, is_unlearn: Tensor, *beside: Any) -> BatchLoss:
+    def batch_loss(self, terms: ContrastiveTerms, is_unlearn: Tensor, *beside: object) -> BatchLoss:
         """Eq. 1 on retain minus Eq. 1 on unlearn."""
         retain, unlearn = info_nce(terms, ~is_unlearn), info_nce(terms, is_unlearn)
         if self.args.preset == "reference":

@@ -80,7 +80,7 @@ class SCRUBTrainer(TeacherTrainer):
     config_class = SCRUBConfig
     args: SCRUBConfig
 
-    def beside(self, model: nn.Module, batch: TrainingBatch) -> tuple[Any, ...]:
+    def beside(self, model: nn.Module, batch: TrainingBatch) -> tuple[object, ...]:
         """The teacher's terms, and 1 in the steps that raise the divergence of unlearn samples, 0 after them."""
         raising = self.state.global_step < self.args.ascent_share * self.state.max_steps
         return *super().beside(model, batch), constant_scale(float(raising), batch.is_unlearn.device)

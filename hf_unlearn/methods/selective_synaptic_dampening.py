@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -110,7 +110,7 @@ class SSDTrainer(OneShotTrainer):
     config_class = SSDConfig
     args: SSDConfig
 
-    def __init__(self, *positional: Any, **kwargs: Any) -> None:
+    def __init__(self, *positional: object, **kwargs: object) -> None:
         super().__init__(*positional, **kwargs)
         share = len(self._unlearn) / (len(self._unlearn) + len(self._retain))
         if self.args.alpha * share >= 1:  # all of train holds unlearn: I_D >= share I_U

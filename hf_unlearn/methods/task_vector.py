@@ -108,7 +108,7 @@ class TaskVectorTrainer(UnlearningTrainer):
         self._signs: dict[str, Tensor] = {}  # those all of them share: -1 or 1; 0 where they do not
         self.add_callback(_NextVector(self))
 
-    def batch_loss(self, terms: ContrastiveTerms, is_unlearn: Tensor, *beside: Any) -> BatchLoss:
+    def batch_loss(self, terms: ContrastiveTerms, is_unlearn: Tensor, *beside: object) -> BatchLoss:
         """Eq. 1 on the unlearn samples of a batch, which is lowered."""
         return info_nce(terms, is_unlearn), {}
 
@@ -187,7 +187,7 @@ class _NextVector(TrainerCallback):
         self._ends: set[int] = set()
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Share out the steps: vector k of n gets `k / (1 + 2 + ... + n)` of them."""
         count = self._trainer.args.vectors

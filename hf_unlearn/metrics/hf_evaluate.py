@@ -5,7 +5,7 @@ mix splits.
 """
 
 from dataclasses import fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import datasets
 import evaluate
@@ -30,6 +30,7 @@ VECTOR = datasets.Sequence(datasets.Value("float64"))
 NUMBER = datasets.Value("float64")
 CLASS = datasets.Value("int64")
 NAME = datasets.Value("string")
+Column: TypeAlias = npt.NDArray[Any]  # of vectors, numbers, classes or names, as `columns` says
 
 CITATION = """\
 @article{wang2024alignment,
@@ -44,7 +45,7 @@ CITATION = """\
 class ColumnMetric(evaluate.Metric):
     """A metric whose subclass says its columns and hands them to a pure function."""
 
-    columns: ClassVar[dict[str, Any]]
+    columns: ClassVar[dict[str, object]]
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -54,7 +55,7 @@ class ColumnMetric(evaluate.Metric):
             features=datasets.Features(self.columns),
         )
 
-    def _compute(self, **inputs: Any) -> dict[str, float]:
+    def _compute(self, **inputs: object) -> dict[str, float]:
         # evaluate hands out nested lists; its own NumPy format refuses columns of vectors
         return self._measure(**{k: np.asarray(v) if k in self.columns else v for k, v in inputs.items()})
 
@@ -67,7 +68,7 @@ class MatchedCosineMetric(ColumnMetric):
 
     columns: ClassVar = {"predictions": VECTOR, "references": VECTOR}
 
-    def _measure(self, predictions: Any, references: Any) -> dict[str, float]:
+    def _measure(self, predictions: Column, references: Column) -> dict[str, float]:
         return numbers(matched_cosine(predictions, references))
 
 
@@ -76,7 +77,7 @@ class RetrievalMetric(ColumnMetric):
 
     columns: ClassVar = {"predictions": VECTOR, "references": VECTOR}
 
-    def _measure(self, predictions: Any, references: Any, ks: tuple[int, ...] = (1, 5)) -> dict[str, float]:
+    def _measure(self, predictions: Column, references: Column, ks: tuple[int, ...] = (1, 5)) -> dict[str, float]:
         result = retrieval(predictions, references, ks=ks)
         to_text = {f"recall_at_{k}_image_to_text": share for k, share in result.image_to_text.items()}
         to_image = {f"recall_at_{k}_text_to_image": share for k, share in result.text_to_image.items()}
@@ -88,7 +89,7 @@ class ForgettingScoreMetric(ColumnMetric):
 
     columns: ClassVar = {"predictions": NUMBER, "references": NUMBER}
 
-    def _measure(self, predictions: Any, references: Any) -> dict[str, float]:
+    def _measure(self, predictions: Column, references: Column) -> dict[str, float]:
         return numbers(forgetting_score(before=references, after=predictions))
 
 
@@ -97,7 +98,7 @@ class NegativeAlignmentMetric(ColumnMetric):
 
     columns: ClassVar = {"x_before": VECTOR, "y_before": VECTOR, "x_after": VECTOR, "y_after": VECTOR}
 
-    def _measure(self, x_before: Any, y_before: Any, x_after: Any, y_after: Any) -> dict[str, float]:
+    def _measure(self, x_before: Column, y_before: Column, x_after: Column, y_after: Column) -> dict[str, float]:
         return numbers(negative_alignment(x_before, y_before, x_after, y_after))
 
 
@@ -106,7 +107,7 @@ class EmiaMetric(ColumnMetric):
 
     columns: ClassVar = {"predictions": NUMBER, "references": NAME}
 
-    def _measure(self, predictions: Any, references: Any, preset: Any = "paper") -> dict[str, float]:
+    def _measure(self, predictions: Column, references: Column, preset: Any = "paper") -> dict[str, float]:
         return numbers(emia(*by_split(predictions, references), preset=preset))
 
 
@@ -115,7 +116,7 @@ class CmiaMetric(ColumnMetric):
 
     columns: ClassVar = {"predictions": NUMBER, "references": NAME}
 
-    def _measure(self, predictions: Any, references: Any) -> dict[str, float]:
+    def _measure(self, predictions: Column, references: Column) -> dict[str, float]:
         return numbers(cmia(*by_split(predictions, references)))
 
 
@@ -124,7 +125,7 @@ class LinearProbeMetric(ColumnMetric):
 
     columns: ClassVar = {"predictions": VECTOR, "references": CLASS, "splits": NAME}
 
-    def _measure(self, predictions: Any, references: Any, splits: Any, **settings: Any) -> dict[str, float]:
+    def _measure(self, predictions: Column, references: Column, splits: Column, **settings: Any) -> dict[str, float]:
         retain, unlearn, test = zip(by_split(predictions, splits), by_split(references, splits), strict=True)
         return numbers(linear_probe(retain, unlearn, test, **settings))
 
@@ -134,7 +135,7 @@ class KnnProbeMetric(ColumnMetric):
 
     columns: ClassVar = {"predictions": VECTOR, "references": CLASS, "splits": NAME}
 
-    def _measure(self, predictions: Any, references: Any, splits: Any, **settings: Any) -> dict[str, float]:
+    def _measure(self, predictions: Column, references: Column, splits: Column, **settings: Any) -> dict[str, float]:
         known, *queries = zip(by_split(predictions, splits), by_split(references, splits), strict=True)
         unlearn, test = (knn_probe(*known, *query, **settings).accuracy for query in queries)
         return {"unlearn_accuracy": unlearn, "test_accuracy": test}
@@ -145,7 +146,7 @@ class LinearCkaMetric(ColumnMetric):
 
     columns: ClassVar = {"predictions": VECTOR, "references": VECTOR}
 
-    def _measure(self, predictions: Any, references: Any) -> dict[str, float]:
+    def _measure(self, predictions: Column, references: Column) -> dict[str, float]:
         return numbers(linear_cka(predictions, references))
 
 
@@ -154,13 +155,11 @@ class AgreementMetric(ColumnMetric):
 
     columns: ClassVar = {"predictions": NUMBER, "references": NUMBER}
 
-    def _measure(self, predictions: Any, references: Any) -> dict[str, float]:
+    def _measure(self, predictions: Column, references: Column) -> dict[str, float]:
         return numbers(agreement(predictions, references))
 
 
-def by_split(
-    values: npt.NDArray[Any], splits: npt.NDArray[Any]
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+def by_split(values: Column, splits: Column) -> tuple[Column, Column, Column]:
     """The rows of retain, of unlearn and of test, each in the given order."""
     found = set(map(str, splits))
     if found != set(SPLITS):

@@ -40,7 +40,7 @@ def require_peft() -> Any:
     return peft
 
 
-def is_adapted(model: Any) -> bool:
+def is_adapted(model: object) -> bool:
     """Whether a model is a `PeftModel`: a base model with an adapter."""
     return hasattr(model, "get_base_model")
 

@@ -103,7 +103,7 @@ def refuse_larger(name: str, config: PreTrainedConfig, build: Callable[[Any], nn
         )
 
 
-def refuse_many(name: str, config: Any) -> None:
+def refuse_many(name: str, config: object) -> None:
     """Refuse a number of labels, experts or other parts that takes memory before there is a model to compare.
 
     Raises:
@@ -130,7 +130,7 @@ def stored_shapes(folder: Path) -> Shapes:
     return [shape for file in weight_files(folder) for _, shape in tensor_header(file).values()]
 
 
-def _layers(config: Any) -> Iterator[int]:
+def _layers(config: object) -> Iterator[int]:
     """Every number of layers or blocks that a configuration or a part of it names."""
     if isinstance(config, Mapping):
         for name, value in config.items():

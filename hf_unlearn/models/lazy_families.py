@@ -24,7 +24,7 @@ class _Configs(dict[str, Any]):
     def __contains__(self, model_type: object) -> bool:
         return model_type in FAMILIES or super().__contains__(model_type)
 
-    def __missing__(self, model_type: str) -> Any:
+    def __missing__(self, model_type: str) -> object:
         importlib.import_module(FAMILIES[model_type])
         return dict.__getitem__(self, model_type)
 

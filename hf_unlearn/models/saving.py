@@ -12,7 +12,7 @@ from hf_unlearn.models.forms import FORMS, OPEN_CLIP, SENTENCE_TRANSFORMERS, TRA
 from hf_unlearn.models.weights import CLIP_MODULE, SENTENCE_CONFIG_NAME
 
 
-def check_form(model: Any, form: str, adapted: bool = False) -> None:
+def check_form(model: object, form: str, adapted: bool = False) -> None:
     """Refuse, before anything is trained, a form that a model, or its adapter, cannot be saved in."""
     if form not in FORMS:
         raise UserError(f"--save_format {form} is unknown; choose one of {', '.join(FORMS)}")

@@ -14,7 +14,7 @@ from hf_unlearn.parsing import parse_json
 Record = TypeVar("Record")
 
 
-def to_json(record: Any) -> str:
+def to_json(record: object) -> str:
     """Render a frozen dataclass as indented JSON; numbers that are not finite become null, which JSON can hold."""
     return json.dumps(encode(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -69,7 +69,7 @@ def decode(kind: Any, data: Any, where: str, *, words: bool = False) -> Any:
         UserError: A field is unknown, missing or of another type; the message names it.
     """
     origin, arguments = get_origin(kind), get_args(kind)
-    if kind is Any:
+    if kind is object:
         return data
     if is_dataclass(kind):
         return _decode_dataclass(kind, data, where, words)
@@ -96,7 +96,7 @@ def decode(kind: Any, data: Any, where: str, *, words: bool = False) -> Any:
     )
 
 
-def _number(data: Any, words: bool) -> float | None:
+def _number(data: object, words: bool) -> float | None:
     """A finite number, or one of the words for one that is not; None for anything else."""
     if words and data in ("inf", "-inf", "nan"):
         return float(data)
@@ -108,7 +108,7 @@ def _number(data: Any, words: bool) -> float | None:
         return None
 
 
-def _named(kind: Any) -> str:
+def _named(kind: object) -> str:
     return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
 
 

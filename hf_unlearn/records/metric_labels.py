@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ def is_beside(key: str, keys: Iterable[str]) -> bool:
     return any(other != key and other in keys for other in beside)
 
 
-def shown(metrics: Mapping[str, Any], key: str = "estimated_gap", decimals: int = 2) -> str:
+def shown(metrics: Mapping[str, object], key: str = "estimated_gap", decimals: int = 2) -> str:
     """A metric as tables, cards and the terminal show it, with its interval where it has one.
 
     Example:

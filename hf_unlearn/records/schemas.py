@@ -109,7 +109,7 @@ class UnlearningManifest:
     library_version: str
     description: MethodDescription = field(default_factory=MethodDescription)  # the method's own words
     preset: str | None = None
-    hyper_parameters: dict[str, Any] = field(default_factory=dict)
+    hyper_parameters: dict[str, object] = field(default_factory=dict)
     split_seed: int | None = None
     seed: int | None = None
     versions: dict[str, str] = field(default_factory=dict)

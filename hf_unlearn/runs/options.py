@@ -14,7 +14,7 @@ INITIAL = "initial"  # the section of the training of what that starts from
 MODEL = "model"  # the section of the architecture to pre-train
 
 
-def section_options(section: str, setting: Mapping[str, Any]) -> list[str]:
+def section_options(section: str, setting: Mapping[str, object]) -> list[str]:
     """The words of a command line that set fields of one section, such as a method."""
     return [token for name, value in setting.items() for token in (f"--{section}.{name}", str(value))]
 
@@ -57,12 +57,12 @@ def read_yaml(path: Path) -> tuple[list[Option], dict[str, list[Option]], dict[s
     return _yaml_options({k: v for k, v in content.items() if not isinstance(v, dict)}), sections, model
 
 
-def yaml_value(name: str, words: list[str]) -> Any:
+def yaml_value(name: str, words: list[str]) -> object:
     """What YAML makes of the words of an option."""
     return parse_yaml(" ".join(words), f"--{name} {' '.join(words)!r}")
 
 
-def _yaml_options(content: dict[str, Any]) -> list[Option]:
+def _yaml_options(content: dict[str, object]) -> list[Option]:
     return [
         (str(name), [str(item) for item in value] if isinstance(value, list) else [str(value)])
         for name, value in content.items()

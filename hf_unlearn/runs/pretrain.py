@@ -53,7 +53,7 @@ BASE_CARD = (
 def pretrain(
     task: UnlearningTask,
     model: PreTrainedModel,
-    processor: Any,
+    processor: object,
     config: RetrainConfig,
     data_config: DataConfig,
     initial: InitialModel | None = None,
@@ -221,5 +221,5 @@ def _license(data: DatasetRecord) -> str:
     return "license: cc-by-sa-4.0\n" if data.name == OPENMOJI else ""
 
 
-def _architecture(model: PreTrainedModel) -> Mapping[str, Any]:
+def _architecture(model: PreTrainedModel) -> Mapping[str, object]:
     return {k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}

@@ -11,7 +11,6 @@ import logging
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from accelerate import PartialState
 
@@ -57,15 +56,15 @@ class RunState:
     def __init__(self, folder: Path, resume: bool = False) -> None:
         self.folder, self.resume = folder, resume
         self._begun = False
-        self._key: dict[str, Any] = {}
+        self._key: dict[str, object] = {}
         self._finished: dict[str, str] = {}
-        self._stored: dict[str, Any] = {}
+        self._stored: dict[str, object] = {}
         if resume and (folder / RUN_NAME).is_file():
             self._stored, self._finished = _read_record(folder / RUN_NAME)
         elif resume:
             logger.info("Nothing to resume in %s; the run starts.", folder)
 
-    def require(self, key: dict[str, Any]) -> None:
+    def require(self, key: dict[str, object]) -> None:
         """Add to what this run is, and refuse to resume one that was another.
 
         Raises:
@@ -173,7 +172,7 @@ def _is_readable(folder: Path, sha256: str) -> bool:
     return any(isinstance(found.get(name), dict | list) for name in CONFIG_NAMES)
 
 
-def _read_record(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+def _read_record(path: Path) -> tuple[dict[str, object], dict[str, str]]:
     """A run's key and its finished methods."""
     try:
         content = read_json(path)
@@ -185,7 +184,7 @@ def _read_record(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     return key, finished
 
 
-def data_key(arguments: RunArguments, task: UnlearningTask) -> dict[str, Any]:
+def data_key(arguments: RunArguments, task: UnlearningTask) -> dict[str, object]:
     """What is unlearned from which rows, as flat names and plain values; ids and paths stay out."""
     return {
         "request": task.request.sha256,
@@ -197,7 +196,7 @@ def data_key(arguments: RunArguments, task: UnlearningTask) -> dict[str, Any]:
     }
 
 
-def training_key(run: Run) -> dict[str, Any]:
+def training_key(run: Run) -> dict[str, object]:
     """Every setting of every method that may change its weights; a run may gain methods."""
     settings = {
         f"{method}.{name}": value
@@ -242,6 +241,6 @@ def _local_files_hash(arguments: RunArguments) -> str | None:
     return combine_hashes(sorted(found))
 
 
-def base_key(base: BaseModel) -> dict[str, Any]:
+def base_key(base: BaseModel) -> dict[str, object]:
     """The model that is unlearned from."""
     return {"base_model": base.name_or_path, "base_model.sha256": base.sha256}

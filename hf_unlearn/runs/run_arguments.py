@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, fields
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.methods import METHODS, PAPER_METHODS, load_method
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 OPENMOJI = "openmoji"  # the embedded dataset
 UNLEARN = ("unlearn_fraction", "unlearn_request", "unlearn_where")  # ways to say what is unlearned
 # Options of an adapter, as TRL names them: what peft calls them, and their defaults.
-LORA: dict[str, tuple[str, Any]] = {
+LORA: dict[str, tuple[str, object]] = {
     "lora_r": ("r", 16),
     "lora_alpha": ("lora_alpha", 32),
     "lora_dropout": ("lora_dropout", 0.0),

@@ -78,11 +78,11 @@ class BatchTrainer(LeanTrainer):
             prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
         )
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+    def get_eval_dataloader(self, eval_dataset: object = None) -> DataLoader[Any]:
         """As the Trainer does, for a split of rows, too, which is encoded first."""
         return super().get_eval_dataloader(self.rows.evaluation(eval_dataset))
 
-    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
+    def get_test_dataloader(self, test_dataset: object) -> DataLoader[Any]:
         """As `get_eval_dataloader`."""
         return super().get_test_dataloader(self.rows.evaluation(test_dataset))
 
@@ -93,7 +93,7 @@ class BatchTrainer(LeanTrainer):
             return len(rows) * rows.processes * (rows.retain_per_batch + rows.unlearn_per_batch)
         return super().num_examples(dataloader)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> SplitSampler:
+    def _get_train_sampler(self, train_dataset: object = None) -> SplitSampler:
         splits = self.train_dataset
         assert isinstance(splits, EncodedSplits)  # a stream needs no sampler
         return SplitSampler(splits.retain, splits.unlearn, self._train_batch_size, self.args.seed)

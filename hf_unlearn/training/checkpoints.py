@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 CHECKSUMS_NAME = "checkpoint.json"
 
 
-def write_checksums(folder: Path, seconds: float, training: Mapping[str, Any]) -> None:
+def write_checksums(folder: Path, seconds: float, training: Mapping[str, object]) -> None:
     """Write the SHA-256 of each of a checkpoint's files, and flush everything to disk.
 
     Args:
@@ -65,7 +65,7 @@ def seconds_trained(folder: Path) -> float:
     return float(_read_checksums(folder)["seconds"])
 
 
-def refuse_other_training(folder: Path, training: Mapping[str, Any]) -> None:
+def refuse_other_training(folder: Path, training: Mapping[str, object]) -> None:
     """Refuse a checkpoint of a training that was another one.
 
     Args:

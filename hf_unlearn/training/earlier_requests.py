@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,8 +40,8 @@ class EarlierRequests:
 
 
 def find_earlier_requests(
-    splits: Mapping[str, Any], model: PreTrainedModel
-) -> tuple[Mapping[str, Any], EarlierRequests | None]:
+    splits: Mapping[str, object], model: PreTrainedModel
+) -> tuple[Mapping[str, object], EarlierRequests | None]:
     """The splits without rows of earlier requests, and these, as `make_splits` found them; None if it found none.
 
     Args:

@@ -1,13 +1,14 @@
 """What a Trainer is given, checked before anything is made of it."""
 
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pyarrow.compute as pc
 from datasets import Dataset
 
 from hf_unlearn.data.columns import arrow_column
 from hf_unlearn.errors import UserError, listed
+from hf_unlearn.training.config import UnlearningConfig
 
 _NO_EFFECT = {
     **dict.fromkeys(
@@ -20,7 +21,9 @@ _NO_EFFECT = {
 }
 
 
-def refuse_unusable(config_class: type[Any], model: Any, args: Any, splits: Any, options: Mapping[str, Any]) -> None:
+def refuse_unusable(
+    config_class: type[UnlearningConfig], model: object, args: object, splits: object, options: Mapping[str, object]
+) -> None:
     """Refuse what a Trainer could make nothing of, or something else than was meant.
 
     Args:
@@ -58,6 +61,6 @@ def refuse_unusable(config_class: type[Any], model: Any, args: Any, splits: Any,
             )
 
 
-def refuse_search(*_: Any, **__: Any) -> NoReturn:
+def refuse_search(*_: object, **__: object) -> NoReturn:
     """Refuse `Trainer.hyperparameter_search`: a loss does not tell how near to Retrain a model is."""
     raise UserError("hyperparameter_search minimises a loss; search with hf-unlearn tune, for the gap to Retrain")

@@ -82,7 +82,7 @@ class DivergenceGuard(TrainerCallback):
         self._losses.append(loss)
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Copy the state that training starts or goes on from; checkpoints are only taken of good ones."""
         model = self._trainer.model
@@ -129,13 +129,15 @@ class DivergenceGuard(TrainerCallback):
         elif bad.item():  # the others skip parameters without a gradient
             inner.zero_grad(set_to_none=True)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         """Check every `guard_steps` steps, at the end, and before a checkpoint is written."""
         if state.global_step % self._every == 0 or control.should_save or control.should_training_stop:
             self._check(state, control)
 
     def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Check before an epoch's checkpoint; a training that was stopped writes none."""
         if self.stopped:
@@ -143,12 +145,12 @@ class DivergenceGuard(TrainerCallback):
         elif control.should_save and self.good_step != state.global_step:
             self._check(state, control)
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Remember when the last checkpoint was written."""
         self._saved = time.monotonic()
 
     def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Give back the memory."""
         self._watched, self._good = [], []

@@ -32,7 +32,7 @@ class LossTrainer(BatchTrainer):
         self._terms: dict[str, dict[str, list[Tensor]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
         super().__init__(*positional, **kwargs)
 
-    def batch_loss(self, terms: ContrastiveTerms, is_unlearn: Tensor, *beside: Any) -> BatchLoss:
+    def batch_loss(self, terms: ContrastiveTerms, is_unlearn: Tensor, *beside: object) -> BatchLoss:
         """The loss of a batch.
 
         Args:
@@ -42,7 +42,7 @@ class LossTrainer(BatchTrainer):
         """
         raise NotImplementedError(f"{type(self).__name__} overrides neither batch_loss nor compute_loss")
 
-    def beside(self, model: nn.Module, batch: TrainingBatch) -> tuple[Any, ...]:
+    def beside(self, model: nn.Module, batch: TrainingBatch) -> tuple[object, ...]:
         """What `batch_loss` takes besides the terms and which samples are to be unlearned: nothing by default."""
         return ()
 
@@ -52,7 +52,11 @@ class LossTrainer(BatchTrainer):
         return contrastive_terms(model, batch.inputs, self.args.forward_chunk_size), batch.is_unlearn
 
     def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: object = None,
     ) -> Any:
         """The loss of a batch of the loader, and its parts for the logs."""
         batch = self.model_batch(model, inputs)
@@ -68,7 +72,7 @@ class LossTrainer(BatchTrainer):
         fits = matrix <= LARGEST_WHOLE_BYTES and world_size() == 1
         return self.compiled(self.batch_loss) if fits else self.batch_loss
 
-    def report(self, loss: Tensor, terms: ContrastiveTerms, return_outputs: bool, **parts: Tensor) -> Any:
+    def report(self, loss: Tensor, terms: ContrastiveTerms, return_outputs: bool, **parts: Tensor) -> object:
         """What `compute_loss` returns: the loss, and the terms it is of if outputs are asked for.
 
         The named parts of the loss go to the logs; that costs no synchronisation.

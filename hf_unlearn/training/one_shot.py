@@ -55,7 +55,9 @@ class OneShotTrainer(UnlearningTrainer, ABC):
     def edit(self) -> dict[str, float]:
         """Change the model's weights, the same way on all processes; returns what is logged."""
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *positional: Any, **kwargs: Any) -> TrainOutput:
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, *positional: object, **kwargs: object
+    ) -> TrainOutput:
         """Measure and edit.
 
         Args:

@@ -1,7 +1,5 @@
 """The inputs of a model's kind: image-text pairs for dual encoders, random views for SimCLR and MoCo."""
 
-from typing import Any
-
 from transformers import PreTrainedModel
 
 from hf_unlearn.data.config import DataConfig
@@ -12,7 +10,7 @@ from hf_unlearn.models.contrastive import caption_length, is_dual_encoder, unwra
 from hf_unlearn.models.fit import check_fit
 
 
-def make_preprocessor(model: PreTrainedModel, processing_class: Any, data: DataConfig) -> ContrastivePreprocessor:
+def make_preprocessor(model: PreTrainedModel, processing_class: object, data: DataConfig) -> ContrastivePreprocessor:
     """How rows become batches for a model.
 
     Args:

@@ -86,7 +86,7 @@ class TrainingRows:
         if not self._watched and (args.retain_loss_budget is not None or args.collapse_floor is not None):
             logger.warning("%s: too few retain samples to watch; its budgets against divergence are off.", args.title)
 
-    def encoded(self, split: Any) -> EncodedSplit:
+    def encoded(self, split: object) -> EncodedSplit:
         """A split as encoded rows, encoded once for as long as the split is there.
 
         Raises:
@@ -98,7 +98,7 @@ class TrainingRows:
             self._encoded[split] = self._encode(split)
         return self._encoded[split]
 
-    def _encode(self, split: Any) -> EncodedSplit:
+    def _encode(self, split: object) -> EncodedSplit:
         """As `encoded`, kept by the caller alone: what is moved to a device must not stay here as well."""
         if isinstance(split, EncodedSplit):
             return split

@@ -41,7 +41,7 @@ class SavingTrainer(Trainer):
     _partial_folder: str | None = None
 
     @property
-    def identity(self) -> Mapping[str, Any]:
+    def identity(self) -> Mapping[str, object]:
         """What identifies this training: a checkpoint of one that differs in it is not gone on from."""
         raise NotImplementedError
 
@@ -95,19 +95,21 @@ class SavingTrainer(Trainer):
             raise UserError("push_to_hub checks what it sends before and after, so it blocks; leave blocking=True")
         if self.source_splits is None:
             raise UserError("push_to_hub needs the rows that were unlearned; pass train_dataset as a DatasetDict")
-        named: dict[str, Any] = {
-            "commit_message": commit_message,
-            "token": token,
-            "revision": revision,
-            "private": private,
-        }
-        return push_trainer(self, self._record(self.source_splits), **named, **options)
+        return push_trainer(
+            self,
+            self._record(self.source_splits),
+            commit_message=commit_message,
+            token=token,
+            revision=revision,
+            private=private,
+            **options,
+        )
 
     def _record(self, splits: DatasetDict) -> Callable[[Path], UnlearningManifest]:
         statuses = self.request_statuses()
         return trainer_record(self, self.args.method, splits, description=self.args.description, requests=statuses)
 
-    def create_model_card(self, *positional: Any, **kwargs: Any) -> None:
+    def create_model_card(self, *positional: object, **kwargs: object) -> None:
         """Nothing: the card is written from the run's records, by `save_model` and `hf-unlearn card`."""
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:

@@ -1,7 +1,7 @@
 """What a training step costs beside the loss and its gradient: as few operations as the Trainer's own, fused."""
 
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -56,7 +56,7 @@ class LeanTrainer(Trainer):
         """A value of this step that outlives it, without its graph; a CUDA graph writes its outputs over."""
         return value.detach().clone() if self.args.torch_compile_mode else value.detach()
 
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+    def floating_point_ops(self, inputs: dict[str, object]) -> int:
         """0: the Trainer's estimate walks over all weights at every step and means nothing for pairs or views."""
         return 0
 
@@ -97,7 +97,7 @@ class LeanTrainer(Trainer):
             fused.grad_scale = (self.gradient_norm.float() * (1 / limit)).clamp_(min=1)  # type: ignore[attr-defined]
         return self.gradient_norm
 
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+    def _get_grad_norm(self, model: nn.Module, grad_norm: object = None) -> object:
         """The norm that clipping found; without clipping it is measured, and nothing is multiplied by one."""
         if grad_norm is None and self.fused_optimizer is not None:
             self.gradient_norm = self._norm(model)

@@ -29,7 +29,7 @@ class TeacherTrainer(UnlearningTrainer):
         super().__init__(*positional, **kwargs)
         self.teacher = frozen_copy(self.model)
 
-    def beside(self, model: nn.Module, batch: TrainingBatch) -> tuple[Any, ...]:
+    def beside(self, model: nn.Module, batch: TrainingBatch) -> tuple[object, ...]:
         """The teacher's terms on the inputs that the model sees."""
         with torch.no_grad(), self.accelerator.autocast():
             return (contrastive_terms(self.teacher, batch.inputs, self.args.forward_chunk_size),)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -31,7 +30,7 @@ class LogitScaleBound(TrainerCallback):
         self._largest = None if start is None else max(math.log(MAX_LOGIT_SCALE), start.item())
 
     def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Put back what an update moved beyond the bound."""
         if self._largest is not None:

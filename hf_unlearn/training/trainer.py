@@ -84,7 +84,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
     loss_is_scaled_for_ga = False
     hyperparameter_search = refuse_search  # type: ignore[assignment]
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         config = vars(cls).get("config_class")
         if config is None:
@@ -153,7 +153,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         self._is_shrunk = False
         self.begin_holding()
 
-    def _saliency_mask(self, splits: Mapping[str, Any]) -> SaliencyMask:
+    def _saliency_mask(self, splits: Mapping[str, object]) -> SaliencyMask:
         if not splits.get("unlearn"):
             raise UserError(
                 "saliency_share ranks weights by their gradient on the unlearn split, which is empty or missing; pass "
@@ -180,7 +180,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
             )
 
     @property
-    def identity(self) -> Mapping[str, Any]:
+    def identity(self) -> Mapping[str, object]:
         """Everything that decides the weights: method, settings, processes, rows, and what the training starts from."""
         streams = isinstance(self.train_dataset, StreamedBatches)  # each worker reads shards of its own
         return {
@@ -194,7 +194,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
             "model": self._started_from,
         }
 
-    def create_optimizer(self, *positional: Any, **kwargs: Any) -> torch.optim.Optimizer:
+    def create_optimizer(self, *positional: object, **kwargs: object) -> torch.optim.Optimizer:
         """As the Trainer does; what FSDP shards next is made ready for it before."""
         if self.is_fsdp_enabled and not isinstance(self.model, FSDPModule):
             make_shardable(self.model)
@@ -206,7 +206,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         """`hf_unlearn.training.gradients.mean_gradient` over the batches of a split."""
         return mean_gradient(self.model, self.split_batches(split), objective, self.args.forward_chunk_size, size)
 
-    def report(self, loss: Tensor, terms: ContrastiveTerms, return_outputs: bool, **parts: Tensor) -> Any:
+    def report(self, loss: Tensor, terms: ContrastiveTerms, return_outputs: bool, **parts: Tensor) -> object:
         """As the base class does; to the loss of a training step the term of held rows is added."""
         if self.held is not None and self.model.training:
             parts["held_distance"] = self.held_distance()
@@ -311,7 +311,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         )
 
     def prediction_step(
-        self, model: nn.Module, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: Any = None
+        self, model: nn.Module, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: object = None
     ) -> tuple[Tensor, None, None]:
         """InfoNCE of held-out rows: pairs with their first caption, or two seeded views of each picture.
 

@@ -1,7 +1,5 @@
 """Configuration of the MoCo family."""
 
-from typing import Any
-
 from .view_encoder import ViewEncoderConfig
 
 
@@ -31,7 +29,7 @@ class MoCoConfig(ViewEncoderConfig):
     queue_size: int = 4096
     batch_norm_splits: int = 0
 
-    def __post_init__(self, **kwargs: Any) -> None:
+    def __post_init__(self, **kwargs: object) -> None:
         if not 0 <= self.momentum < 1 or self.queue_size < 1 or self.batch_norm_splits < 0:
             raise ValueError(
                 f"momentum {self.momentum} must be in [0, 1), queue_size {self.queue_size} at least 1 and "

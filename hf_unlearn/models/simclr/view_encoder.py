@@ -5,7 +5,7 @@ test keeps the copies identical.
 """
 
 import math
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -134,7 +134,7 @@ class ViewEncoderModel(PreTrainedModel):
             initialization.kaiming_normal_(module.weight, nonlinearity="relu")
 
     @classmethod
-    def from_vision_pretrained(cls, name: str, **settings: Any) -> Any:
+    def from_vision_pretrained(cls, name: str, **settings: Any) -> Self:
         """Start from a pretrained vision model, with a fresh projection head.
 
         Args:
@@ -156,7 +156,7 @@ class ViewEncoderModel(PreTrainedModel):
         return cls.from_vision_model(backbone, **settings)
 
     @classmethod
-    def from_vision_model(cls, backbone: PreTrainedModel, **settings: Any) -> Any:
+    def from_vision_model(cls, backbone: PreTrainedModel, **settings: Any) -> Self:
         """Start from a vision model that has been loaded; otherwise as `from_vision_pretrained`."""
         if hasattr(backbone.config, "vision_config"):
             raise ValueError(f"{backbone.name_or_path} is an image-text model: pass its vision_model, saved alone.")
