@@ -9,7 +9,7 @@ ranks, which data-parallel training takes of losses and gradients alike, is then
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -19,6 +19,7 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.files import owned
 
 T = TypeVar("T")
+Context: TypeAlias = Any  # of an autograd function, which carries whatever is put there; torch has no such type
 
 
 def world_size() -> int:
@@ -35,14 +36,14 @@ class _AllGather(torch.autograd.Function):
     """Forward: concatenate over ranks. Backward: sum over ranks, keep this rank's rows."""
 
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+    def forward(ctx: Context, tensor: Tensor) -> Tensor:
         ctx.rows = tensor.shape[0]
         parts = [torch.empty_like(tensor) for _ in range(world_size())]
         dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+    def backward(ctx: Context, *grads: Tensor) -> Tensor:
         grad = grads[0].contiguous()
         dist.all_reduce(grad)
         return grad[rank() * ctx.rows : (rank() + 1) * ctx.rows]
@@ -52,13 +53,13 @@ class _AllReduceSum(torch.autograd.Function):
     """Forward and backward: sum over ranks."""
 
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+    def forward(ctx: Context, tensor: Tensor) -> Tensor:
         total = tensor.clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+    def backward(ctx: Context, *grads: Tensor) -> Tensor:
         grad = grads[0].clone()
         dist.all_reduce(grad)
         return grad

@@ -8,8 +8,9 @@ import json
 import struct
 import zlib
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import yaml
 
@@ -23,6 +24,8 @@ MOST_BYTES = 2**28  # of a text file: a record of millions of rows has fewer
 MOST_YAML = 2**21  # characters, which the parser takes half a minute for
 MOST_VALUES = 100_000  # of YAML, each alias counted as what it stands for
 MOST_DIGITS = 400  # of a number in YAML, whose parser takes the square of their number
+# What an object of such a file holds, by name; who reads a field checks it.
+Fields: TypeAlias = Mapping[str, Any]
 RESTORE = "restore it from the run that wrote it"
 # What PyYAML raises beside its own errors: on dates and numbers that are none, on tags on the wrong value.
 _YAML_FAULTS = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)

@@ -76,7 +76,7 @@ def build_app(*, hub_only: bool = False, limits: Limits | None = None) -> "gr.Bl
             **chosen,
         )
 
-    def in_a_folder(work: Callable[[Path], tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    def in_a_folder(work: Callable[[Path], tuple[object, ...]]) -> Iterator[tuple[object, ...]]:
         # A generator: what it yields is served from the page's own cache, then the folder with the pictures is gone.
         with TemporaryDirectory(prefix="hf-unlearn-audit-") as folder:
             try:
@@ -96,8 +96,8 @@ def build_app(*, hub_only: bool = False, limits: Limits | None = None) -> "gr.Bl
         view_count: float,
         plan_files: list[str] | None = None,
         recording: str | None = None,
-    ) -> Iterator[tuple[Any, ...]]:
-        def work(folder: Path) -> tuple[Any, ...]:
+    ) -> Iterator[tuple[object, ...]]:
+        def work(folder: Path) -> tuple[object, ...]:
             found = run_audit(
                 one_file(recording, limits) or usable_model(before, "before", hub_only, limits),
                 usable_model(after, "after", hub_only, limits),
@@ -126,8 +126,8 @@ def build_app(*, hub_only: bool = False, limits: Limits | None = None) -> "gr.Bl
 
         yield from in_a_folder(work)
 
-    def plan(images: list[str] | None, groups: str | None, audits: float) -> Iterator[tuple[Any, ...]]:
-        def work(folder: Path) -> tuple[Any, ...]:
+    def plan(images: list[str] | None, groups: str | None, audits: float) -> Iterator[tuple[object, ...]]:
+        def work(folder: Path) -> tuple[object, ...]:
             pictures = copy_uploads(images, folder / "pictures", limits, "the pictures that are in training")
             planned = whole_number(audits, 1, MOST_AUDITS, "The number of audits")
             drawn = plan_audit(pictures, folder / "plan", captions=one_file(groups, limits), audits=planned)
@@ -148,8 +148,8 @@ def build_app(*, hub_only: bool = False, limits: Limits | None = None) -> "gr.Bl
         never_trained: list[str] | None,
         captions: str | None,
         model: str,
-    ) -> Iterator[tuple[Any, ...]]:
-        def work(folder: Path) -> tuple[Any, ...]:
+    ) -> Iterator[tuple[object, ...]]:
+        def work(folder: Path) -> tuple[object, ...]:
             written = record_embeddings(
                 usable_model(model, "before", hub_only, limits),
                 copy_uploads(images, folder / "requested", limits, REQUESTED),

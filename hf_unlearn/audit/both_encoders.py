@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from hf_unlearn.audit.settings import AuditSettings, keep_seed
 from hf_unlearn.audit.transforms import HeldBackViews, TrainingViews, ViewFamily
 from hf_unlearn.distributed import map_across_processes, world_size
 from hf_unlearn.errors import UserError
+from hf_unlearn.parsing import Fields
 
 logger = logging.getLogger(__name__)
 
@@ -221,7 +221,7 @@ def _choices(encoder: Encoder) -> dict[str, str]:
     return encoder.choices if isinstance(encoder, LocalEncoder) else {}
 
 
-def _recorded_question(recorded: Embeddings) -> dict[str, Any]:
+def _recorded_question(recorded: Embeddings) -> Fields:
     """What a file says of how it was made: everything if it was recorded here, nothing if it is another's."""
     source = recorded.source
     return {**source.get("drawn", {}), **{name: source[name] for name in _QUESTION if name in source}}

@@ -13,7 +13,7 @@ import numpy as np
 from hf_unlearn.audit.embeddings import Array, Embeddings
 from hf_unlearn.audit.pictures import Picture
 from hf_unlearn.errors import UserError
-from hf_unlearn.parsing import read_tensors
+from hf_unlearn.parsing import Fields, read_tensors
 from hf_unlearn.records.codec import decode, from_json
 
 SUFFIXES = (".npy", ".safetensors", ".parquet")
@@ -106,7 +106,7 @@ def save_embeddings(
     embeddings: Embeddings,
     pictures: Sequence[Picture],
     path: str | Path,
-    drawn: Mapping[str, Any],
+    drawn: Mapping[str, object],
     captions: Sequence[Sequence[str]] | None = None,
 ) -> Path:
     """Write embeddings for a later audit, together with the hashes of the pictures and of their captions.
@@ -139,7 +139,7 @@ def save_embeddings(
     return target
 
 
-Parts = tuple[dict[str, Array], dict[str, Any]]
+Parts = tuple[dict[str, Array], Fields]
 
 
 def _read_npy(file: Path, pictures: Sequence[Picture]) -> Parts:
@@ -183,8 +183,8 @@ class _Record:
     """What a recording says of itself; every hash is that of a picture, or of its captions, in their order."""
 
     pictures: tuple[str, ...]
-    source: dict[str, Any]
-    drawn: dict[str, Any]
+    source: dict[str, object]
+    drawn: dict[str, object]
     captions: tuple[str, ...] | None = None
 
 

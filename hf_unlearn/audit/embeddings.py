@@ -1,6 +1,6 @@
 """What an audit measures: embeddings of views and captions, their alignments, and their faults in plain words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.metrics.alignment_matrices import COLLAPSED, Matrix, unit_rows
+from hf_unlearn.parsing import Fields
 
 Array = NDArray[np.floating[Any]]
 
@@ -36,7 +37,7 @@ class Embeddings:
     repeats: Array | None = None
     nudged: Array | None = None
     original_first: bool = False
-    source: Mapping[str, Any] = field(default_factory=dict)
+    source: Fields = field(default_factory=dict)
 
     def alignments(self, *, held_back: bool = False) -> Matrix:
         """Mean cosine of each picture's positive pairs: its views with each other, or with its captions.

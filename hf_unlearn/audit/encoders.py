@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -15,6 +15,7 @@ from hf_unlearn.audit.transforms import ViewFamily, Views, draw_nudges, draw_vie
 from hf_unlearn.distributed import map_across_processes
 from hf_unlearn.errors import UserError, no_such_model
 from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, weights_sha256
+from hf_unlearn.parsing import Fields
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +45,7 @@ class Encoder(Protocol):
     def embed_texts(self, texts: Sequence[str]) -> Array:
         """Embed texts as `[m, d]`."""
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Fields:
         """What the report says about the encoder; never a secret."""
 
 
@@ -134,7 +135,7 @@ class LocalEncoder:
         """Embed texts as `[m, d]`, through the checkpoint's own tokenizer."""
         return self._batched(texts, self._text_batch)
 
-    def _batched(self, items: Any, embed: Any) -> Array:
+    def _batched(self, items: Any, embed: "Callable[..., Tensor]") -> Array:
         import torch
 
         parts: list[Tensor] = []
@@ -165,9 +166,9 @@ class LocalEncoder:
         ).to(self.device)
         return embed_texts(self.model, **tokens)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Fields:
         """Name, revision, hash of the weights, architecture, which features, and the processor's settings."""
-        described: dict[str, Any] = {
+        described: dict[str, object] = {
             "kind": "checkpoint",
             "name": self.name if self.revision else Path(self.name).name,
             "revision": self.revision,

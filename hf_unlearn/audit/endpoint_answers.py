@@ -76,13 +76,13 @@ def parse_answer(text: str, count: int, *, openai: bool) -> Matrix:
     return np.array(_in_order(answer["data"], count) if openai else answer, dtype=np.float64)
 
 
-def _in_order(data: Any, count: int) -> list[Any]:
+def _in_order(data: Any, count: int) -> list[object]:
     """The embeddings of an OpenAI-style answer by index, which must be exactly 0 to count - 1.
 
     Raises:
         ValueError: When an index is missing, repeated or no whole number.
     """
-    found: dict[int, Any] = {}
+    found: dict[int, object] = {}
     for item in data:
         index = item["index"]
         if isinstance(index, bool) or not isinstance(index, int) or index in found:

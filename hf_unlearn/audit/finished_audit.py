@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from hf_unlearn.audit.embeddings import Embeddings
 from hf_unlearn.audit.pictures import Picture
 from hf_unlearn.errors import UserError
 from hf_unlearn.metrics.alignment_matrices import Matrix
+from hf_unlearn.parsing import Fields
 from hf_unlearn.records.audit_result import AuditResult
 
 
@@ -50,10 +50,10 @@ class Audit:
     results: Mapping[str, AuditResult]
     matrices: Mapping[str, AlignmentMatrices]
     pictures: Mapping[str, Picture]
-    measurement: Mapping[str, Any]
+    measurement: Fields
     notes: tuple[str, ...]
     folder: Path
-    command: Mapping[str, Any] = field(default_factory=dict)
+    command: Fields = field(default_factory=dict)
     recordings: Mapping[str, Embeddings] = field(default_factory=dict)
     captions: Sequence[Sequence[str]] = ()
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from hf_unlearn.audit.embeddings import Embeddings
 from hf_unlearn.audit.plan import view_commitment
 from hf_unlearn.audit.stability import verdict_stability
 from hf_unlearn.audit.verdict import Circumstances, run_tests, run_tests_by_owner
+from hf_unlearn.parsing import Fields
 from hf_unlearn.records.audit_result import Arm, AuditResult, ImageRow
 
 ARM_WORDS = {Arm.STILL_TRAINED: "still in training", Arm.NEVER_TRAINED: "never in training"}
@@ -51,9 +51,7 @@ def judge(measured: BothEncoders, provenance: Mapping[Arm, str]) -> dict[str, Au
     return {owner: replace(result, stability=stability.get(owner)) for owner, result in results.items()}
 
 
-def _run(
-    rows: list[ImageRow], circumstances: Mapping[str, Circumstances], how: Mapping[str, Any]
-) -> dict[str, AuditResult]:
+def _run(rows: list[ImageRow], circumstances: Mapping[str, Circumstances], how: Fields) -> dict[str, AuditResult]:
     if any(circumstances):
         return run_tests_by_owner(rows, circumstances=circumstances, **how)
     return {"": run_tests(rows, circumstances=circumstances[""], **how)}

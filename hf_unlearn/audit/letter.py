@@ -6,10 +6,10 @@ It asks and accuses nobody. What law gives an owner differs from place to place;
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from hf_unlearn.audit.headlines import SUSPICIOUS
+from hf_unlearn.parsing import Fields
 from hf_unlearn.records.audit_result import AuditResult, Verdict
 
 WIDTH = 90
@@ -45,7 +45,7 @@ ASKED = {
 }
 
 
-def letter(results: Iterable[AuditResult], measurement: Mapping[str, Any]) -> str:
+def letter(results: Iterable[AuditResult], measurement: Fields) -> str:
     """Write the letter of one or several owners.
 
     Args:
@@ -84,7 +84,7 @@ def _asked(result: AuditResult) -> tuple[str, ...]:
     return ASKED[Verdict.RESIDUAL_UNDETERMINED if result.headline == SUSPICIOUS else result.verdict]
 
 
-def _name(source: Mapping[str, Any]) -> str:
+def _name(source: Fields) -> str:
     return str(source.get("name") or source.get("file") or "embeddings in a file")
 
 

@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hf_unlearn.audit.endpoint_address import is_endpoint
 from hf_unlearn.audit.report import REPORT_FILE
 from hf_unlearn.audit.run import run_audit
 from hf_unlearn.audit.settings import AuditSettings
 from hf_unlearn.errors import UserError
-from hf_unlearn.parsing import read_json
+from hf_unlearn.parsing import Fields, read_json
 from hf_unlearn.records.audit_result import Arm, AuditResult
 
 CLOSE = 1e-3
@@ -128,7 +127,7 @@ def compare_audits(first: dict[str, AuditResult], again: dict[str, AuditResult])
     return Comparison(verdicts, max(known), tuple(sorted(unmatched)))  # type: ignore[arg-type]
 
 
-def read_report(folder: Path) -> dict[str, Any]:
+def read_report(folder: Path) -> Fields:
     """Read a finished audit's record.
 
     Raises:

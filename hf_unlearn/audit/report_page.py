@@ -18,6 +18,7 @@ from hf_unlearn.figures.drawing import MINUS
 from hf_unlearn.figures.heatmaps import plot_alignment_matrices
 from hf_unlearn.figures.layout import MAX_LABELS
 from hf_unlearn.metrics.alignment_matrices import alignment_gap_matrix, diagonal_statistics
+from hf_unlearn.parsing import Fields
 from hf_unlearn.records.audit_result import Arm, AuditResult, Interval, Verdict
 
 PIXEL_RATIO = 1.6  # pixels of a plot to one of the page: letters come out about as large as the text around them
@@ -183,7 +184,7 @@ def _owner(audit: Audit, name: str, anchor: str, figures: list[dict[str, object]
     }
 
 
-def _page(audit: Audit, owners: list[dict[str, Any]]) -> str:
+def _page(audit: Audit, owners: Sequence[Fields]) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(

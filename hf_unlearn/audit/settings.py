@@ -2,16 +2,15 @@
 
 import json
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from hf_unlearn.audit.encoders import Backend, Features
 from hf_unlearn.audit.endpoint import EndpointOptions
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import write_atomically
-from hf_unlearn.parsing import read_json
+from hf_unlearn.parsing import Fields, read_json
 
 SEED_BITS = 128
 SEED_FILE = "secret_seed.json"
@@ -85,7 +84,7 @@ class AuditSettings:
         if not 1 <= self.audits <= LARGEST_AUDITS:
             raise UserError(f"This audit is one of at least 1 and at most {LARGEST_AUDITS}, not {self.audits}.")
 
-    def with_recorded(self, source: Mapping[str, Any]) -> "AuditSettings":
+    def with_recorded(self, source: Fields) -> "AuditSettings":
         """Fill in what is not chosen from what a recording of this library says of itself."""
         drawn = source.get("drawn", {})
         views = drawn["views"] if isinstance(drawn.get("views"), dict) else {}  # a word where they came from a file

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -71,7 +70,7 @@ class Benchmark:
             raise UserError(f"family {self.family!r} is unknown; choose from {', '.join(BUILDERS)}")
 
     @classmethod
-    def load(cls, path: Path, content: dict[str, Any] | None = None) -> "Benchmark":
+    def load(cls, path: Path, content: dict[str, object] | None = None) -> "Benchmark":
         """Read a benchmark file (or what was read from it already); a `config` is a file beside it, or one shipped."""
         if not path.is_file():
             raise UserError(f"the benchmark file {path} does not exist")
@@ -106,7 +105,7 @@ class Benchmark:
         return chosen | {f"beta={value:g}": {"beta": value} for value in self.beta}
 
 
-def _words(value: Any) -> list[str]:
+def _words(value: object) -> list[str]:
     return [str(item) for item in value] if isinstance(value, list | tuple) else [str(value)]
 
 

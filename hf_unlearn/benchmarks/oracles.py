@@ -6,13 +6,12 @@ such a folder.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +25,7 @@ from hf_unlearn.files import write_atomically
 from hf_unlearn.metrics.agreement import agreement
 from hf_unlearn.metrics.gap import gap_to_retrain
 from hf_unlearn.models.loading import load_encoder
-from hf_unlearn.parsing import read_json, read_tensors
+from hf_unlearn.parsing import Fields, read_json, read_tensors
 from hf_unlearn.runs.arguments import Run, parse_run
 from hf_unlearn.runs.builders import BUILDERS
 from hf_unlearn.runs.evaluation import Evaluation, Evaluator
@@ -108,7 +107,7 @@ class Oracle:
     seeds: tuple[int, ...]
     metrics: tuple[Metrics, ...]
     alignment: Array = field(repr=False)
-    made: Mapping[str, Any] = field(repr=False)
+    made: Fields = field(repr=False)
 
     @property
     def base_model(self) -> str:
@@ -168,7 +167,7 @@ class Oracle:
         )
 
 
-def _mean(values: Any) -> float:
+def _mean(values: Iterable[float]) -> float:
     return float(np.mean(list(values)))
 
 
@@ -204,7 +203,9 @@ def load_oracle(name: str | Path) -> Oracle:
         raise UserError(f"the oracle in {folder} is damaged ({error}); make it again") from error
 
 
-def make_oracle(name: str, seeds: Sequence[int], folder: Path, say: Any = lambda line: None) -> Oracle:
+def make_oracle(
+    name: str, seeds: Sequence[int], folder: Path, say: Callable[[str], object] = lambda line: None
+) -> Oracle:
     """Train the Retrains of a task that its oracle lacks, and write the oracle after each.
 
     Args:
@@ -220,7 +221,7 @@ def make_oracle(name: str, seeds: Sequence[int], folder: Path, say: Any = lambda
         return _make(name, seeds, folder, say)
 
 
-def _make(name: str, seeds: Sequence[int], folder: Path, say: Any) -> Oracle:
+def _make(name: str, seeds: Sequence[int], folder: Path, say: Callable[[str], object]) -> Oracle:
     known = load_oracle(folder) if (folder / RECORD_NAME).is_file() else None
     found = {seed: (known.metrics[i], known.alignment[i]) for i, seed in enumerate(known.seeds)} if known else {}
     run = oracle_run(name)

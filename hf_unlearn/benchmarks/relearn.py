@@ -9,6 +9,7 @@ import numpy.typing as npt
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_unlearn.data.encoded import EncodedSplit
+from hf_unlearn.data.resizing import Processor
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
 
@@ -36,7 +37,7 @@ def relearn(
     model: PreTrainedModel,
     config: FineTuneConfig,
     shown: EncodedSplit,
-    processor: object,
+    processor: Processor,
     measure: Callable[[PreTrainedModel], Measured],
     steps: int = 20,
     every: int = 1,

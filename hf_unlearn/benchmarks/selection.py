@@ -4,14 +4,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from hf_unlearn.benchmarks.benchmark import RETRAIN_AGAIN
 from hf_unlearn.errors import UserError
 from hf_unlearn.metrics.gap import gap_to_retrain
-from hf_unlearn.parsing import read_json
+from hf_unlearn.parsing import Fields, read_json
 from hf_unlearn.runs.evaluation import ImageTextEvaluator, ImageViewEvaluator
 from hf_unlearn.runs.experiment import BEFORE, RETRAIN
 from hf_unlearn.runs.results import markdown
@@ -145,14 +144,14 @@ def selection_table(tasks: Mapping[str, Sequence[Candidate]], by_part: bool = Fa
     return markdown(lines)
 
 
-def _file_rows(path: Path) -> Iterable[dict[str, Any]]:
+def _file_rows(path: Path) -> Iterable[Fields]:
     """Rows of a sweep, whose metrics lie beside the gap, or of a comparison, whose metrics are a mapping in it."""
     content = read_json(path)
     rows = content if isinstance(content, list) else content["rows"]
     return [{**row.get("metrics", {}), **row, "method": row["method"]} for row in rows]
 
 
-def _trial_rows(folder: Path) -> Iterable[dict[str, Any]]:
+def _trial_rows(folder: Path) -> Iterable[Fields]:
     """Rows of a benchmark's trial, with the gap to its own Retrain."""
     runs = {file.stem: read_json(file) for file in sorted(folder.glob("*.json"))}
     evaluator = ImageTextEvaluator if "cosine_retain" in runs[RETRAIN] else ImageViewEvaluator
@@ -162,6 +161,6 @@ def _trial_rows(folder: Path) -> Iterable[dict[str, Any]]:
     ]
 
 
-def _name(row: Mapping[str, Any]) -> str:
+def _name(row: Fields) -> str:
     setting = ", ".join(f"{name} {value}" for name, value in row.get("setting", {}).items())
     return f"{row['method']} {setting}".strip()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from hf_unlearn.data.columns import arrow_column, is_text
+from hf_unlearn.parsing import Fields
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -56,7 +57,7 @@ def _are_one_picture(dataset: Dataset, group: np.ndarray) -> bool:
     )
 
 
-def _digest(file: dict[str, Any] | None) -> bytes:
+def _digest(file: Fields | None) -> bytes:
     content = (file or {}).get("bytes")
     return blake2b(
         str((file or {}).get("path")).encode(errors="surrogateescape") if content is None else content

@@ -16,14 +16,14 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageOps, UnidentifiedImageError
 
 from hf_unlearn.errors import UserError, listed
-from hf_unlearn.parsing import PICTURE_DAMAGE
+from hf_unlearn.parsing import PICTURE_DAMAGE, Fields
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -141,7 +141,7 @@ def check_size(width: int, height: int) -> None:
         )
 
 
-def encoded_image(stored: Mapping[str, Any]) -> bytes:
+def encoded_image(stored: Fields) -> bytes:
     """Return the encoded file of a stored image.
 
     Raises:
@@ -162,7 +162,7 @@ def encoded_image(stored: Mapping[str, Any]) -> bytes:
         raise UserError(f"its file {file} cannot be read ({getattr(error, 'strerror', error)})") from error
 
 
-def stored_rows(dataset: Dataset, *columns: str) -> Iterator[dict[str, Any]]:
+def stored_rows(dataset: Dataset, *columns: str) -> Iterator[Fields]:
     """Yield every row's `image` as stored, undecoded, with the other columns asked for."""
     from datasets import Image
 
@@ -177,7 +177,7 @@ def map_images(dataset: Dataset, function: Callable[[PILImage.Image], T], descri
     """Decode every image once, on several threads, for the function's results, with the fault where one is bad."""
     from datasets.utils import tqdm
 
-    def apply(row: Mapping[str, Any]) -> T | UserError:
+    def apply(row: Fields) -> T | UserError:
         try:
             return function(read_image(row["image"]))
         except UserError as error:

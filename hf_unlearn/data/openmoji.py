@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image as PILImage
 
+from hf_unlearn.data.picture_folders import Row
 from hf_unlearn.errors import UserError, missing_extra
 from hf_unlearn.parsing import read_json
 
@@ -158,8 +159,8 @@ def _captions(name: str, short_names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(" ".join(text.lower().split()) for text in texts))
 
 
-def _merge_identical(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    merged: dict[bytes, dict[str, Any]] = {}
+def _merge_identical(rows: Iterable[Row]) -> list[Row]:
+    merged: dict[bytes, Row] = {}
     for row in rows:
         first = merged.setdefault(row["pixels"], row)
         first["captions"] = list(dict.fromkeys([*first["captions"], *row["captions"]]))

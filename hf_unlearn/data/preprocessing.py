@@ -15,7 +15,7 @@ from PIL import Image as PILImage
 from torch import Tensor
 
 from hf_unlearn.data.images import check_size, read_image, to_rgb
-from hf_unlearn.data.resizing import Preparation, resize
+from hf_unlearn.data.resizing import Preparation, Processor, resize
 from hf_unlearn.data.views import BatchedViews, Compiler, ViewConfig
 from hf_unlearn.errors import UserError, listed
 
@@ -52,7 +52,7 @@ class ContrastivePreprocessor(ABC):
     columns: ClassVar[tuple[str, ...]] = ("image",)
     """What `encode` reads of rows."""
 
-    def __init__(self, image_processor: object) -> None:
+    def __init__(self, image_processor: Processor) -> None:
         self.image_processor = image_processor
         self.preparation = Preparation.of(image_processor)
 
@@ -71,7 +71,7 @@ class ContrastivePreprocessor(ABC):
             )
 
     @abstractmethod
-    def encode(self, rows: Mapping[str, list[Any]]) -> Encoded:
+    def encode(self, rows: Mapping[str, list[object]]) -> Encoded:
         """Decode, resize and tokenise a batch of rows; every tensor has one entry a row.
 
         Raises:
@@ -129,7 +129,9 @@ class ImageTextPreprocessor(ContrastivePreprocessor):
 
     columns = ("image", "captions")
 
-    def __init__(self, processor: object, max_length: int, flip_probability: float = 0.0, masked: bool = True) -> None:
+    def __init__(
+        self, processor: Processor, max_length: int, flip_probability: float = 0.0, masked: bool = True
+    ) -> None:
         if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
             raise UserError(
                 f"{type(processor).__name__} cannot prepare image-text pairs; pass the processor saved with the model "
@@ -149,7 +151,7 @@ class ImageTextPreprocessor(ContrastivePreprocessor):
         names = [name for name in self.tokenizer.model_input_names if self.masked or name != "attention_mask"]
         return {name: tokens[name] for name in names if name in tokens}
 
-    def encode(self, rows: Mapping[str, list[Any]]) -> Encoded:
+    def encode(self, rows: Mapping[str, list[object]]) -> Encoded:
         """`pixels [n, 3, H, W]` uint8, `caption_counts [n]`, and per tokenizer output `[n, captions, max_length]`."""
         captions = _caption_lists(rows["captions"])
         width = max(map(len, captions))
@@ -207,7 +209,7 @@ class ImageViewPreprocessor(ContrastivePreprocessor):
         views: how a view is drawn; its size and normalisation are taken from the image processor.
     """
 
-    def __init__(self, image_processor: object, views: ViewConfig) -> None:
+    def __init__(self, image_processor: Processor, views: ViewConfig) -> None:
         super().__init__(image_processor)
         self.views = BatchedViews(views.matching(image_processor))
 
@@ -217,7 +219,7 @@ class ImageViewPreprocessor(ContrastivePreprocessor):
         inputs.views = self.views.compiled(compiler)
         return inputs
 
-    def encode(self, rows: Mapping[str, list[Any]]) -> Encoded:
+    def encode(self, rows: Mapping[str, list[object]]) -> Encoded:
         """`pixels [n, 3, H, W]` uint8."""
         return {"pixels": self._resize(rows["image"])}
 

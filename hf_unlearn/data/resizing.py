@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from PIL import Image as PILImage
@@ -20,6 +20,8 @@ from hf_unlearn.errors import UserError
 # Grey levels of the plain pictures, and sides that differ, as those of a dataset's pictures do.
 _LEVELS, _SIDES = (0, 85, 170, 255), (48, 56, 64, 72)
 _TOLERANCE = 1e-4  # of the range of values; one grey level is 4e-3 of it
+# Of transformers: a processor of images and texts, or of images alone. Its parts are attributes that have no types.
+Processor: TypeAlias = Any
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Preparation:
     std: tuple[float, ...]
 
     @classmethod
-    def of(cls, image_processor: Any) -> Preparation:
+    def of(cls, image_processor: Processor) -> Preparation:
         """Measure what an image processor does to plain square pictures.
 
         Its own `image_mean` and `image_std` are taken to the last digit where they explain its output; where they do
@@ -82,7 +84,7 @@ class Preparation:
         return (values - mean).div_(std)
 
 
-def resize(image_processor: Any, pictures: Sequence[PILImage.Image]) -> list[Tensor]:
+def resize(image_processor: Processor, pictures: Sequence[PILImage.Image]) -> list[Tensor]:
     """`[3, H, W]` pixels in [0, 255] of every picture, resized and cropped by the processor and no more."""
     off = {"do_rescale": False, "do_normalize": False}
     if hasattr(image_processor, "include_top"):  # EfficientNet's: a second division by the standard deviation

@@ -4,7 +4,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from hf_unlearn.errors import UserError
@@ -42,6 +42,9 @@ from hf_unlearn.records.method_description import PAPER_CITATION
 from hf_unlearn.records.metric_labels import metric_label, short_name
 from hf_unlearn.records.schemas import EvaluationRecord, Results, UnlearningManifest
 from hf_unlearn.text import markdown_code, markdown_line, markdown_text, printable, python_string, shell_word
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCardData
 
 _KEPT = (CARD_NAME, MANIFEST_NAME, EVALUATION_NAME)
 TEMPLATE = Path(__file__).parent / "templates" / "card.md.j2"
@@ -182,7 +185,7 @@ def card_title(manifest: UnlearningManifest) -> str:
     return manifest.repo_id or f"{manifest.base_model.name_or_path.split('/')[-1]}-{manifest.method.replace('_', '-')}"
 
 
-def card_metadata(manifest: UnlearningManifest, evaluation: EvaluationRecord | None) -> Any:
+def card_metadata(manifest: UnlearningManifest, evaluation: EvaluationRecord | None) -> "ModelCardData":
     """Build the metadata block (`huggingface_hub.ModelCardData`), every metric as an entry of its `model-index`."""
     from huggingface_hub import EvalResult, ModelCardData
 

@@ -5,9 +5,8 @@ it differs. Of a card of another version, whose words may be others, the figures
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 from hf_unlearn import __version__
@@ -15,7 +14,7 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.hub.card import render_card
 from hf_unlearn.hub.card_parsing import metadata, prose, table_cells
 from hf_unlearn.hub.verification_report import Outcome, Statement, judged
-from hf_unlearn.parsing import read_text
+from hf_unlearn.parsing import Fields, read_text
 from hf_unlearn.records.file_names import CARD_NAME
 from hf_unlearn.records.schemas import EvaluationRecord, UnlearningManifest
 
@@ -116,7 +115,7 @@ def _metadata(text: str, expected_text: str) -> Statement:
     return judged("card metadata", not wrong, f"{len(recorded)} metrics as in the records", "; ".join(wrong))
 
 
-def _metrics(block: Mapping[str, Any]) -> dict[str, Any]:
+def _metrics(block: Fields) -> dict[str, object]:
     """The figures of a `model-index`; none where it has another form than a card's."""
     try:
         results = [result for model in block.get("model-index", ()) for result in model["results"]]

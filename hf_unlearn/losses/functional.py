@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributed.tensor import DTensor, Partial
 
-from hf_unlearn.distributed import all_gather, all_reduce_sum, world_size
+from hf_unlearn.distributed import Context, all_gather, all_reduce_sum, world_size
 from hf_unlearn.losses.terms import ContrastiveTerms
 
 
@@ -63,7 +62,7 @@ class _MeanOfOthers(torch.autograd.Function):
     """`scale * mean_{i != j} <x_i, y_j>` over the samples of weight 1, on one process."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, scale: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Context, x: Tensor, y: Tensor, scale: Tensor, weight: Tensor) -> Tensor:
         count, member = weight.sum(), weight[:, None]
         share = member / (count * (count - 1)).clamp_(min=1)
         shares = x * share
@@ -75,7 +74,7 @@ class _MeanOfOthers(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
         scale, member, share, shares, others, mean = ctx.saved_tensors
         (grad,) = grads
         scaled = grad * scale

@@ -5,11 +5,11 @@ Where it is not, it is visited in blocks of rows: forward keeps one log-sum-exp 
 each block again. Both are exact; the idea of the second follows Inf-CL (arXiv 2410.17243).
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from hf_unlearn.distributed import Context
 
 # Elements of one block of the similarity matrix, of which a few copies live at a time: on a CPU a block should stay in
 # the caches (2^20 floats are 4 MiB), on an accelerator it should outlast the launch of its kernels (64 MiB).
@@ -55,7 +55,7 @@ class _Whole(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: Context,
         anchors: Tensor,
         candidates: Tensor,
         scale: Tensor,
@@ -83,7 +83,7 @@ class _Whole(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
         anchors, candidates, scale, scaled, by_row, by_column, own, rows = ctx.saved_tensors
         grad_rows, grad_columns = grads
         grad_own = None
@@ -105,7 +105,7 @@ class _LogPartition(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: Context,
         anchors: Tensor,
         candidates: Tensor,
         scale: Tensor,
@@ -131,7 +131,7 @@ class _LogPartition(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
         anchors, candidates, scale, own, rows, columns, scaled, masked = ctx.saved_tensors
         grad_rows, grad_columns = grads
         if masked is not None and (columns is not None or len(candidates) < 2):

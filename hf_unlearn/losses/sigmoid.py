@@ -12,14 +12,13 @@ takes the log-partition's place: what a method does with the three quantities, i
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hf_unlearn.distributed import all_gather, world_size
+from hf_unlearn.distributed import Context, all_gather, world_size
 from hf_unlearn.losses.partition import ACCELERATOR_BLOCK_ELEMENTS, CPU_BLOCK_ELEMENTS, blocks
 from hf_unlearn.losses.terms import ContrastiveTerms, Quantity
 
@@ -27,7 +26,7 @@ from hf_unlearn.losses.terms import ContrastiveTerms, Quantity
 class _SoftplusSums(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, anchors: Tensor, candidates: Tensor, scale: Tensor, bias: Tensor, both: bool, block_elements: int
+        ctx: Context, anchors: Tensor, candidates: Tensor, scale: Tensor, bias: Tensor, both: bool, block_elements: int
     ) -> tuple[Tensor, Tensor]:
         rows = anchors.new_empty(len(anchors))
         columns = anchors.new_zeros(len(candidates) if both else 0)
@@ -42,7 +41,7 @@ class _SoftplusSums(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
         anchors, candidates, scale, bias = ctx.saved_tensors
         grad_rows, grad_columns = grads
         grad_anchors, grad_candidates = torch.empty_like(anchors), torch.zeros_like(candidates)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hf_unlearn.distributed import all_gather, rank, world_size
+from hf_unlearn.distributed import Context, all_gather, rank, world_size
 from hf_unlearn.losses.partition import log_partition
 
 
@@ -18,7 +18,7 @@ class _Unit(torch.autograd.Function):
     """`v / |v|`, with the backward pass in four operations where PyTorch's own takes fifteen."""
 
     @staticmethod
-    def forward(ctx: Any, vectors: Tensor) -> Tensor:
+    def forward(ctx: Context, vectors: Tensor) -> Tensor:
         norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp_(min=1e-12)
         unit = vectors / norm
         ctx.save_for_backward(unit, norm)
@@ -26,7 +26,7 @@ class _Unit(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+    def backward(ctx: Context, *grads: Tensor) -> Tensor:
         unit, norm = ctx.saved_tensors
         (grad,) = grads
         return grad.addcmul(unit, (grad * unit).sum(-1, keepdim=True), value=-1).div_(norm)
@@ -53,7 +53,7 @@ class Quantity:
         self._function, self.__doc__ = function, function.__doc__
         self.__isabstractmethod__ = getattr(function, "__isabstractmethod__", False)
 
-    def __get__(self, terms: Any, owner: type) -> Any:
+    def __get__(self, terms: object, owner: type) -> Any:
         if terms is None:
             return self
         value = self._function(terms)

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -106,7 +106,7 @@ class AlignmentCalibrationTrainer(UnlearningTrainer):
     config_class = AlignmentCalibrationConfig
     args: AlignmentCalibrationConfig
 
-    def batch_loss(self, terms: ContrastiveTerms, is_unlearn: Tensor, *beside: Any) -> BatchLoss:
+    def batch_loss(self, terms: ContrastiveTerms, is_unlearn: Tensor, *beside: object) -> BatchLoss:
         """Eq. 5, or the published code's construction."""
         args, eps = self.args, self.unlearn_to_retain
         if args.preset == "reference":

@@ -83,7 +83,7 @@ class SLUGTrainer(OneShotTrainer):
     config_class = SLUGConfig
     args: SLUGConfig
 
-    def __init__(self, model: Any, args: SLUGConfig, train_dataset: Any, *positional: Any, **kwargs: Any) -> None:
+    def __init__(self, model: object, args: SLUGConfig, train_dataset: Any, *positional: Any, **kwargs: Any) -> None:
         super().__init__(model, args, train_dataset, *positional, **kwargs)
         held_out = train_dataset.get("validation")
         if args.target_cosine is None and not held_out:

@@ -165,7 +165,9 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
     args: TargetedCalibrationConfig
     targets: AlignmentTargets
 
-    def __init__(self, model: Any, args: TargetedCalibrationConfig, train_dataset: Any, *rest: Any, **kwargs: Any):
+    def __init__(
+        self, model: PreTrainedModel, args: TargetedCalibrationConfig, train_dataset: Any, *rest: Any, **kwargs: Any
+    ):
         super().__init__(model, args, train_dataset, *rest, **kwargs)
         held_out = train_dataset.get("validation")
         if not held_out:

@@ -5,7 +5,7 @@ mix splits.
 """
 
 from dataclasses import fields
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import datasets
 import evaluate
@@ -107,7 +107,9 @@ class EmiaMetric(ColumnMetric):
 
     columns: ClassVar = {"predictions": NUMBER, "references": NAME}
 
-    def _measure(self, predictions: Column, references: Column, preset: Any = "paper") -> dict[str, float]:
+    def _measure(
+        self, predictions: Column, references: Column, preset: Literal["paper", "reference"] = "paper"
+    ) -> dict[str, float]:
         return numbers(emia(*by_split(predictions, references), preset=preset))
 
 

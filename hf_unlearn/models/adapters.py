@@ -4,6 +4,7 @@ import re
 import warnings
 from copy import deepcopy
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -27,7 +28,7 @@ ALL_LINEAR = "all-linear"  # of peft: every linear layer
 RECORDS_NAME = "unlearning.json"  # where a finished run notes the hash of its base model
 
 
-def require_peft() -> Any:
+def require_peft() -> ModuleType:
     """The peft package.
 
     Raises:

@@ -146,7 +146,7 @@ def as_weights(model: nn.Module, value: Tensor) -> Tensor:
     return value.to(model.dtype) if value.is_floating_point() else value  # type: ignore[arg-type]
 
 
-def caption_length(model: PreTrainedModel, tokenizer: Any, wanted: int | None = None) -> int:
+def caption_length(model: PreTrainedModel, tokenizer: object, wanted: int | None = None) -> int:
     """Tokens a caption may have, by the text encoder's positions and by its tokenizer, which may reserve some.
 
     Args:

@@ -4,8 +4,9 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import PreTrainedModel
+from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_unlearn.data.resizing import Processor
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.contrastive import (
     caption_length,
@@ -25,7 +26,7 @@ MOST_SIDE = 4096  # pixels of what a model takes
 OTHER_MODELS = "name a CLIP, SigLIP, ALIGN or another dual encoder, or a SimCLR or MoCo"
 
 
-def check_fit(model: PreTrainedModel, processor: Any, name: str) -> None:
+def check_fit(model: PreTrainedModel, processor: Processor, name: str) -> None:
     """Embed two pictures and two texts, and refuse what cannot be right, before anything is trained or measured.
 
     Args:
@@ -51,7 +52,7 @@ def check_fit(model: PreTrainedModel, processor: Any, name: str) -> None:
     _terms(family, {"pixel_values": check_pictures(family, processor.image_processor, name), **texts}, name)
 
 
-def check_pictures(model: Any, image_processor: Any, name: str) -> torch.Tensor:
+def check_pictures(model: PreTrainedModel, image_processor: BaseImageProcessor, name: str) -> torch.Tensor:
     """Check that an encoder takes what an image processor makes of a picture.
 
     Returns:
@@ -86,7 +87,7 @@ def check_pictures(model: Any, image_processor: Any, name: str) -> torch.Tensor:
     return pixels
 
 
-def check_texts(model: Any, tokenizer: Any, name: str) -> dict[str, torch.Tensor]:
+def check_texts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> dict[str, torch.Tensor]:
     """Check that a dual encoder takes what a tokenizer makes of a text, and tells texts apart.
 
     Returns:
@@ -130,7 +131,7 @@ def check_texts(model: Any, tokenizer: Any, name: str) -> dict[str, torch.Tensor
     return texts
 
 
-def _terms(model: Any, inputs: dict[str, torch.Tensor], name: str) -> None:
+def _terms(model: PreTrainedModel, inputs: dict[str, torch.Tensor], name: str) -> None:
     """What training needs of a model: both elements from one forward pass."""
     pass_ = f"{name}: a forward pass of {type(model).__name__} does not give the two elements of a pair"
     with (
@@ -147,7 +148,7 @@ def _require_finite(embeds: torch.Tensor, name: str) -> None:
         raise UserError(f"{name}: an embedding is not finite; its weights are damaged, name another checkpoint")
 
 
-def _check_end(model: Any, tokens: list[int], tokenizer: Any, name: str) -> None:
+def _check_end(model: PreTrainedModel, tokens: list[int], tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """A text encoder that reads a caption at its end token must know the token its tokenizer ends captions with."""
     for end in _ends(model):
         found = max(tokens) if end == GREATEST_IS_END else end
@@ -159,6 +160,6 @@ def _check_end(model: Any, tokens: list[int], tokenizer: Any, name: str) -> None
             )
 
 
-def _ends(model: Any) -> set[int]:
+def _ends(model: PreTrainedModel) -> set[int]:
     """The tokens that the text encoder takes for a caption's end."""
     return {end for module in model.modules() if isinstance(end := getattr(module, "eos_token_id", None), int)}

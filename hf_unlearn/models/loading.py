@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from hf_unlearn.data.resizing import Processor
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.adapters import apply_adapter, base_of, find_adapter
 from hf_unlearn.models.contrastive import is_contrastive, is_dual_encoder
@@ -26,6 +27,7 @@ from hf_unlearn.models.open_clip import clip_config, load_open_clip
 from hf_unlearn.models.open_clip_processor import load_open_clip_processor, read_config
 from hf_unlearn.models.processor_files import TOKENIZER_FILES, check_processor_files
 from hf_unlearn.models.weights import has_weights, weight_files
+from hf_unlearn.parsing import Fields
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ OTHER_FAMILIES = {
 
 def load_encoder(
     name_or_path: str, revision: str | None = None, trust_remote_code: bool = False, base: str | None = None
-) -> tuple[PreTrainedModel, Any]:
+) -> tuple[PreTrainedModel, Processor]:
     """Load an encoder in float32 and the processor saved with it, and check that they fit each other.
 
     Args:
@@ -91,7 +93,7 @@ def load_model(
         return apply_adapter(plain, adapter)
 
 
-def load_image_processor(name_or_path: str, backend: str | None = None, revision: str | None = None) -> Any:
+def load_image_processor(name_or_path: str, backend: str | None = None, revision: str | None = None) -> Processor:
     """The image processor saved with a model; no code that comes with it runs.
 
     Args:
@@ -102,7 +104,7 @@ def load_image_processor(name_or_path: str, backend: str | None = None, revision
     Raises:
         UserError: when there is none.
     """
-    options: dict[str, Any] = {} if backend is None else {"backend": backend}
+    options = {} if backend is None else {"backend": backend}
     return _beside(AutoImageProcessor, "image processor", name_or_path, revision=revision, **options)
 
 
@@ -232,11 +234,11 @@ def _load_complete(name_or_path: str, revision: str | None, trust_remote_code: b
     return model
 
 
-def _random(config: Any) -> PreTrainedModel:
+def _random(config: PreTrainedConfig) -> PreTrainedModel:
     return AutoModel.from_config(config, trust_remote_code=False)
 
 
-def _check_config(name_or_path: str, config: Mapping[str, Any]) -> None:
+def _check_config(name_or_path: str, config: Fields) -> None:
     """Refuse, before anything is built, what is served under another name, or asks for foreign compiled code."""
     if config.get("model_type") in OTHER_FAMILIES:
         raise UserError(f"the model {name_or_path} is {OTHER_FAMILIES[config['model_type']]}")
@@ -251,7 +253,7 @@ def _check_config(name_or_path: str, config: Mapping[str, Any]) -> None:
             )
 
 
-def _attentions(config: Any) -> Iterator[Any]:
+def _attentions(config: object) -> Iterator[object]:
     """Every attention implementation that a configuration or a part of it names."""
     if isinstance(config, Mapping):
         for name, value in config.items():

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPConfig, CLIPModel, PreTrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.faults import refuse_larger
 from hf_unlearn.models.open_clip_processor import CLIP_END, CLIP_TOKENS, preprocess_config, read_config
 from hf_unlearn.models.weights import OPEN_CLIP_CONFIG_NAME, OPEN_CLIP_WEIGHTS_NAME
-from hf_unlearn.parsing import read_tensors
+from hf_unlearn.parsing import Fields, read_tensors
 
 INSTEAD = "convert it with the package that made it, or name a checkpoint of transformers"
 GREATEST_IS_END = 2  # CLIP's config for "a text ends at its greatest token", OpenCLIP's pooling `argmax`
@@ -92,7 +92,7 @@ def load_open_clip(folder: Path) -> CLIPModel:
     return model.eval()
 
 
-def save_open_clip(model: CLIPModel, processor: Any, folder: Path) -> None:
+def save_open_clip(model: CLIPModel, processor: ProcessorMixin, folder: Path) -> None:
     """Write a `CLIPModel` and its processor as OpenCLIP reads them.
 
     Raises:
@@ -109,7 +109,7 @@ def save_open_clip(model: CLIPModel, processor: Any, folder: Path) -> None:
     processor.tokenizer.save_pretrained(folder)
 
 
-def clip_config(model: Mapping[str, Any]) -> CLIPConfig:
+def clip_config(model: Fields) -> CLIPConfig:
     """CLIP's configuration of OpenCLIP's `model_cfg`.
 
     Raises:
@@ -159,7 +159,7 @@ def clip_config(model: Mapping[str, Any]) -> CLIPConfig:
     )
 
 
-def open_clip_config(config: CLIPConfig, tokenizer: Any) -> dict[str, Any]:
+def open_clip_config(config: CLIPConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
     """OpenCLIP's `model_cfg` of a CLIP's configuration."""
     vision: Any = config.vision_config
     text: Any = config.text_config
@@ -237,7 +237,7 @@ def to_open_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
-def _tower(cfg: Mapping[str, Any], heads: int, layers: int) -> dict[str, Any]:
+def _tower(cfg: Fields, heads: int, layers: int) -> dict[str, Any]:
     width = cfg["width"]
     return {
         "hidden_size": width,
@@ -252,6 +252,6 @@ def _public(name: str) -> str:
     return Path(name or "tokenizer").name if not name or Path(name).is_absolute() or Path(name).exists() else name
 
 
-def _sizes(config: Any) -> dict[str, Any]:
+def _sizes(config: PreTrainedConfig) -> dict[str, object]:
     width = config.hidden_size
     return {"width": width, "layers": config.num_hidden_layers, "mlp_ratio": config.intermediate_size / width}

@@ -2,23 +2,31 @@
 
 import gzip
 import importlib.util
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, CLIPImageProcessor, CLIPImageProcessorPil, CLIPProcessor, CLIPTokenizer
+from transformers import (
+    AutoTokenizer,
+    CLIPImageProcessor,
+    CLIPImageProcessorPil,
+    CLIPProcessor,
+    CLIPTokenizer,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.processor_files import TOKENIZER_FILES
 from hf_unlearn.models.weights import OPEN_CLIP_CONFIG_NAME
-from hf_unlearn.parsing import read_json
+from hf_unlearn.parsing import Fields, read_json
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # OpenAI's, OpenCLIP's defaults
 RESAMPLING = {"bicubic": 3, "bilinear": 2}  # PIL's numbers
 CLIP_TOKENS, CLIP_END = 49408, 49407  # of CLIP's own tokenizer
 
 
-def load_open_clip_processor(folder: Path, backend: str | None = None) -> Any:
+def load_open_clip_processor(folder: Path, backend: str | None = None) -> CLIPProcessor:
     """The processor that an OpenCLIP folder describes: its preprocessing, and CLIP's own tokenizer or the one saved.
 
     Args:
@@ -34,7 +42,7 @@ def load_open_clip_processor(folder: Path, backend: str | None = None) -> Any:
     return CLIPProcessor(image_processor=image_processor, tokenizer=_tokenizer(folder, settings, length))
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> Fields:
     """`open_clip_config.json`: `model_cfg` with `vision_cfg` and `text_cfg`, and `preprocess_cfg`."""
     try:
         settings = read_json(folder / OPEN_CLIP_CONFIG_NAME)
@@ -45,7 +53,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def clip_image_processor(settings: Mapping[str, Any], kind: Any) -> Any:
+def clip_image_processor(settings: Fields, kind: Any) -> Any:
     """CLIP's image processor, of this class, of OpenCLIP's `preprocess_cfg`."""
     preprocess = settings.get("preprocess_cfg") or {}
     side = preprocess.get("size") or settings["model_cfg"]["vision_cfg"].get("image_size", 224)
@@ -67,7 +75,7 @@ def clip_image_processor(settings: Mapping[str, Any], kind: Any) -> Any:
     )
 
 
-def preprocess_config(processor: Any) -> dict[str, Any]:
+def preprocess_config(processor: ProcessorMixin) -> dict[str, object]:
     """OpenCLIP's `preprocess_cfg` of an image processor."""
     images = processor.image_processor
     size = dict(images.size)
@@ -85,7 +93,7 @@ def preprocess_config(processor: Any) -> dict[str, Any]:
     }
 
 
-def _tokenizer(folder: Path, settings: Mapping[str, Any], length: int) -> Any:
+def _tokenizer(folder: Path, settings: Fields, length: int) -> PreTrainedTokenizerBase:
     """The tokenizer saved in the folder, or CLIP's own from the installed `open_clip_torch`."""
     if any((folder / name).is_file() for name in TOKENIZER_FILES):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

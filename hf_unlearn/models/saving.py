@@ -2,10 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from transformers import CLIPModel, PreTrainedModel
 
+from hf_unlearn.data.resizing import Processor
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.adapters import is_adapted
 from hf_unlearn.models.forms import FORMS, OPEN_CLIP, SENTENCE_TRANSFORMERS, TRANSFORMERS
@@ -21,7 +21,7 @@ def check_form(model: object, form: str, adapted: bool = False) -> None:
         raise UserError(f"--save_format {form} holds a whole CLIPModel, not {what}; use transformers")
 
 
-def save_encoder(model: PreTrainedModel, processor: Any, folder: str | Path, form: str = TRANSFORMERS) -> None:
+def save_encoder(model: PreTrainedModel, processor: Processor, folder: str | Path, form: str = TRANSFORMERS) -> None:
     """Write a model and its processor into a folder.
 
     Args:

@@ -1,8 +1,7 @@
 """The two encoders of a dual encoder, and keeping one of them as it is."""
 
-from typing import Any
-
 from torch import nn
+from transformers import PreTrainedModel
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.contrastive import is_dual_encoder, unwrap
@@ -10,7 +9,7 @@ from hf_unlearn.models.contrastive import is_dual_encoder, unwrap
 TOWERS = {"vision": ("vision_", "visual_"), "text": ("text_",)}  # how the names of their tensors begin
 
 
-def freeze_tower(model: Any, tower: str) -> None:
+def freeze_tower(model: PreTrainedModel, tower: str) -> None:
     """Train only the other encoder of a dual encoder, in place; the temperature stays trainable.
 
     Args:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from hf_unlearn.parsing import Fields
 from hf_unlearn.records.codec import decode, encode
 
 SCHEMA = 1
@@ -271,12 +272,12 @@ class AuditResult:
     stability: float | None = None
     schema: int = field(default=SCHEMA)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The result as strict JSON values; numbers that JSON lacks become the strings "inf", "-inf" and "nan"."""
         return encode(self, words=True)
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> AuditResult:
+    def from_dict(cls, data: Fields) -> AuditResult:
         """The inverse of `to_dict`.
 
         Raises:

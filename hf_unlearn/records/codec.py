@@ -33,7 +33,7 @@ def from_json(kind: type[Record], text: str, source: str) -> Record:
     return decode(kind, parse_json(text, source), source)
 
 
-def encode(value: Any, *, words: bool = False) -> Any:
+def encode(value: object, *, words: bool = False) -> Any:
     """Turn a record into values that JSON holds: dataclasses to objects, tuples to lists.
 
     A dataclass may name properties in `DERIVED`, which are written along with its fields.
@@ -69,7 +69,7 @@ def decode(kind: Any, data: Any, where: str, *, words: bool = False) -> Any:
         UserError: A field is unknown, missing or of another type; the message names it.
     """
     origin, arguments = get_origin(kind), get_args(kind)
-    if kind is object:
+    if kind in (Any, object):
         return data
     if is_dataclass(kind):
         return _decode_dataclass(kind, data, where, words)
@@ -112,7 +112,7 @@ def _named(kind: object) -> str:
     return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
 
 
-def _decode_dataclass(kind: Any, data: Any, where: str, words: bool) -> Any:
+def _decode_dataclass(kind: Any, data: object, where: str, words: bool) -> Any:
     if not isinstance(data, dict):
         raise UserError(f"{where} should be a JSON object, but is a {type(data).__name__}.")
     hints, names = get_type_hints(kind), [item.name for item in fields(kind)]

@@ -5,7 +5,10 @@ A setting that is not in the list counts, whether transformers adds it or a meth
 
 import dataclasses
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 # Where, how often and how loudly, never what.
 WITHOUT_EFFECT = frozenset({
@@ -26,7 +29,7 @@ WITHOUT_EFFECT = frozenset({
 })  # fmt: skip
 
 
-def weight_settings(*configs: Any) -> dict[str, Any]:
+def weight_settings(*configs: "DataclassInstance") -> dict[str, Any]:
     """Every setting of some dataclasses that may change weights, by name, as plain values."""
     return {
         field.name: _plain(getattr(config, field.name))
@@ -36,7 +39,7 @@ def weight_settings(*configs: Any) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, Enum):
         return value.value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -5,6 +5,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from hf_unlearn.data.resizing import Processor
 from hf_unlearn.data.views import VIEW_PRESETS
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.image_processor import image_processor_of
@@ -17,10 +18,10 @@ from hf_unlearn.runs.run_data import UnlearningTask
 
 OF_RESNETS = ("backbone", "stem", "width", "image_size")  # fields that describe the backbone
 # From a run and its task to an untrained model and its processor.
-Builder = Callable[[Run, UnlearningTask], tuple[PreTrainedModel, Any]]
+Builder = Callable[[Run, UnlearningTask], tuple[PreTrainedModel, Processor]]
 
 
-def small_clip(run: Run, task: UnlearningTask) -> tuple[PreTrainedModel, Any]:
+def small_clip(run: Run, task: UnlearningTask) -> tuple[PreTrainedModel, Processor]:
     """A CLIP of about 1 M parameters with a tokenizer trained on the captions of train."""
     if run.arguments.vision_model is not None:
         raise UserError("--vision_model is the backbone of a SimCLR or MoCo; for a CLIP, name --initial_model")
@@ -30,21 +31,21 @@ def small_clip(run: Run, task: UnlearningTask) -> tuple[PreTrainedModel, Any]:
     return build_small_clip(captions, **run.model)
 
 
-def simclr(run: Run, task: UnlearningTask) -> tuple[PreTrainedModel, Any]:
+def simclr(run: Run, task: UnlearningTask) -> tuple[PreTrainedModel, Processor]:
     """A SimCLR with the fields of the config's `model` section, on the run's vision model if it names one."""
     if run.arguments.vision_model is not None:
         return _on_vision_model(SimCLRModel, run)
     return SimCLRModel(SimCLRConfig(**run.model)), image_processor_of(VIEW_PRESETS[run.data.views])
 
 
-def moco(run: Run, task: UnlearningTask) -> tuple[PreTrainedModel, Any]:
+def moco(run: Run, task: UnlearningTask) -> tuple[PreTrainedModel, Processor]:
     """A MoCo with the fields of the config's `model` section, on the run's vision model if it names one."""
     if run.arguments.vision_model is not None:
         return _on_vision_model(MoCoModel, run)
     return MoCoModel(MoCoConfig(**run.model)), image_processor_of(VIEW_PRESETS[run.data.views])
 
 
-def _on_vision_model(family: Any, run: Run) -> tuple[PreTrainedModel, Any]:
+def _on_vision_model(family: Any, run: Run) -> tuple[PreTrainedModel, Processor]:
     """A view encoder whose backbone is a pretrained vision model, and that model's image processor."""
     name, revision = run.arguments.vision_model, run.arguments.vision_revision
     assert name is not None

@@ -4,13 +4,13 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import PartialState
 from transformers import PreTrainedModel, set_seed
 
 from hf_unlearn.data.openmoji import cache_folder
+from hf_unlearn.data.resizing import Processor
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import clear_interrupted, finished_folder
 from hf_unlearn.hub.recording import describe_base_model
@@ -29,7 +29,7 @@ class InitialModel:
     """A model that trainings start from, its processor, and what it is called in records."""
 
     model: PreTrainedModel
-    processor: Any
+    processor: Processor
     record: BaseModel
 
     @property

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods import METHODS
@@ -42,7 +41,7 @@ def underscored(tokens: Iterable[str]) -> list[str]:
     ]
 
 
-def read_yaml(path: Path) -> tuple[list[Option], dict[str, list[Option]], dict[str, Any]]:
+def read_yaml(path: Path) -> tuple[list[Option], dict[str, list[Option]], dict[str, object]]:
     """A YAML config as general options, one list of options per method, and the model section."""
     content = parse_yaml(read_text(path, "mend it"), f"--config {path}")
     if not isinstance(content, dict):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from accelerate import PartialState
 from datasets import DatasetDict
@@ -18,6 +18,7 @@ from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.fingerprint import dataset_sha256
 from hf_unlearn.data.openmoji import cache_folder
+from hf_unlearn.data.resizing import Processor
 from hf_unlearn.data.streaming import StreamedSplit
 from hf_unlearn.distributed import world_size
 from hf_unlearn.errors import UserError
@@ -53,7 +54,7 @@ BASE_CARD = (
 def pretrain(
     task: UnlearningTask,
     model: PreTrainedModel,
-    processor: object,
+    processor: Processor,
     config: RetrainConfig,
     data_config: DataConfig,
     initial: InitialModel | None = None,
@@ -95,7 +96,7 @@ def train_from_scratch(
     train: Callable[[], EncodedSplit | StreamedSplit],
     data: DatasetRecord,
     model: PreTrainedModel,
-    processor: Any,
+    processor: Processor,
     config: RetrainConfig,
     data_config: DataConfig,
     log: Path | None = None,
@@ -153,7 +154,7 @@ def _train(
     train: Callable[[], EncodedSplit | StreamedSplit],
     data: DatasetRecord,
     model: PreTrainedModel,
-    processor: Any,
+    processor: Processor,
     config: RetrainConfig,
     data_config: DataConfig,
     log: Path | None,

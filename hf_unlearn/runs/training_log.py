@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from tqdm.auto import tqdm
 from transformers import (
@@ -30,7 +29,7 @@ class TrainingLog(TrainerCallback):
 
     def __init__(self, training: str, folder: Path | None) -> None:
         self.training, self.folder = training, folder
-        self._bar: Any = None
+        self._bar: tqdm | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object

@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -45,7 +46,7 @@ RANDOM_TRIALS = 5  # after the default setting, before the estimator has enough 
 logger = logging.getLogger(__name__)
 
 Setting = dict[str, Any]
-Row = dict[str, Any]  # method, setting, key, and the metrics with `estimated_gap`, or why the trial was `stopped`
+Row = Setting  # method, setting, key, and the metrics with `estimated_gap`, or why the trial was `stopped`
 
 
 @dataclass(frozen=True)
@@ -248,7 +249,7 @@ def _short(part: str) -> str:
     return part.removesuffix("_accuracy")
 
 
-def tuned_config(argv: Sequence[str], method: str, setting: Setting) -> dict[str, Any]:
+def tuned_config(argv: Sequence[str], method: str, setting: Setting) -> Setting:
     """What `--config` takes to run a method with a setting: the YAML and the options of `argv`, and the setting."""
     options = grouped_options(argv)
     config = next((values[0] for name, values in reversed(options) if name == "config"), None)
@@ -323,7 +324,7 @@ def _words(setting: Setting) -> str:
     return ", ".join(f"{name} {v:.3g}" if isinstance(v, float) else f"{name} {v}" for name, v in setting.items())
 
 
-def _optuna() -> Any:
+def _optuna() -> ModuleType:
     """The module, quiet."""
     try:
         import optuna

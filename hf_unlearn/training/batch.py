@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from accelerate.data_loader import DataLoaderShard
@@ -63,7 +62,7 @@ class BatchTrainer(LeanTrainer):
             for settings in (self.args.accelerator_config, self.accelerator.dataloader_config):
                 settings.non_blocking = False  # type: ignore[union-attr]  # or it would warn that nothing is pinned
 
-    def get_train_dataloader(self) -> DataLoader[Any]:
+    def get_train_dataloader(self) -> DataLoader[object]:
         """Ready batches: drawn from resident splits by `SplitSampler`, or from a stream by each of its processes."""
         if not isinstance(self.train_dataset, StreamedBatches):
             return super().get_train_dataloader()
@@ -78,15 +77,15 @@ class BatchTrainer(LeanTrainer):
             prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
         )
 
-    def get_eval_dataloader(self, eval_dataset: object = None) -> DataLoader[Any]:
+    def get_eval_dataloader(self, eval_dataset: object = None) -> DataLoader[object]:
         """As the Trainer does, for a split of rows, too, which is encoded first."""
         return super().get_eval_dataloader(self.rows.evaluation(eval_dataset))
 
-    def get_test_dataloader(self, test_dataset: object) -> DataLoader[Any]:
+    def get_test_dataloader(self, test_dataset: object) -> DataLoader[object]:
         """As `get_eval_dataloader`."""
         return super().get_test_dataloader(self.rows.evaluation(test_dataset))
 
-    def num_examples(self, dataloader: DataLoader[Any]) -> int:
+    def num_examples(self, dataloader: DataLoader[object]) -> int:
         """Rows of an epoch; for a stream, whose items are batches, those of all its batches."""
         rows = dataloader.dataset
         if isinstance(rows, StreamedBatches):

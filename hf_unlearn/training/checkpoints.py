@@ -7,7 +7,6 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +15,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.files import sync_tree
 from hf_unlearn.models.weights import file_sha256
-from hf_unlearn.parsing import read_json
+from hf_unlearn.parsing import Fields, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +132,7 @@ def _numbered(output_dir: Path) -> dict[int, Path]:
     return {int(match[1]): path for match, path in matches if match}
 
 
-def _read_checksums(folder: Path) -> Any:
+def _read_checksums(folder: Path) -> Fields:
     return read_json(folder / CHECKSUMS_NAME)
 
 

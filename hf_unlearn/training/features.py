@@ -1,7 +1,6 @@
 """What another encoder makes of pictures and captions, as features to predict alignments from."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hf_unlearn.data.resizing import Processor
 from hf_unlearn.models.contrastive import caption_length, embed_images, embed_texts, evaluation_mode
 
 Array = npt.NDArray[np.floating]
@@ -27,7 +27,7 @@ class FeatureEncoder:
     """
 
     model: PreTrainedModel
-    processor: Any
+    processor: Processor
     knows_retain: bool = False
 
     @torch.no_grad()

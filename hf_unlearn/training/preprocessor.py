@@ -4,13 +4,14 @@ from transformers import PreTrainedModel
 
 from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.preprocessing import ContrastivePreprocessor, ImageTextPreprocessor, ImageViewPreprocessor
+from hf_unlearn.data.resizing import Processor
 from hf_unlearn.data.views import VIEW_PRESETS
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.contrastive import caption_length, is_dual_encoder, unwrap
 from hf_unlearn.models.fit import check_fit
 
 
-def make_preprocessor(model: PreTrainedModel, processing_class: object, data: DataConfig) -> ContrastivePreprocessor:
+def make_preprocessor(model: PreTrainedModel, processing_class: Processor, data: DataConfig) -> ContrastivePreprocessor:
     """How rows become batches for a model.
 
     Args:

@@ -7,7 +7,6 @@ Epochs are left alone, so that every setting of a method has the same budget.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Around:
 class Choice:
     """One of these values."""
 
-    values: tuple[Any, ...]
+    values: tuple[int | float | str | None, ...]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What a training step costs beside the loss and its gradient: as few operations as the Trainer's own, fused."""
 
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from accelerate import Accelerator

@@ -16,6 +16,7 @@ from transformers.trainer_utils import TrainOutput
 
 from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.encoded import EncodedSplit, EncodedSplits, as_batch
+from hf_unlearn.data.resizing import Processor
 from hf_unlearn.data.streaming import StreamedBatches, StreamedSplit
 from hf_unlearn.distributed import world_size
 from hf_unlearn.errors import DivergenceError, UserError, is_out_of_memory
@@ -99,7 +100,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         args: UnlearningConfig,
         train_dataset: DatasetDict | Mapping[str, Split],
         eval_dataset: Dataset | EncodedSplit | Mapping[str, Dataset | EncodedSplit] | None = None,
-        processing_class: Any = None,
+        processing_class: Processor = None,
         peft_config: "LoraConfig | None" = None,
         data_config: DataConfig | None = None,
         initial_model: PreTrainedModel | None = None,

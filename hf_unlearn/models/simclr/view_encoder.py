@@ -5,7 +5,7 @@ test keeps the copies identical.
 """
 
 import math
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 BUILT_IN_ATTENTION = (None, "eager", "sdpa", "flex_attention")
+Context: TypeAlias = Any  # of an autograd function, which carries whatever is put there; torch has no such type
 RESNETS: dict[str, dict[str, Any]] = {
     "resnet18": {"layer_type": "basic", "depths": [2, 2, 2, 2], "expansion": 1},
     "resnet50": {"layer_type": "bottleneck", "depths": [3, 4, 6, 3], "expansion": 4},
@@ -47,7 +48,7 @@ class ViewEncoderConfig(PreTrainedConfig):
     projection_batch_norm: bool = True
     sync_batch_norm: bool = True
 
-    def __post_init__(self, **kwargs: Any) -> None:
+    def __post_init__(self, **kwargs: object) -> None:
         if isinstance(self.backbone_config, dict):
             self.backbone_config = AutoConfig.for_model(**self.backbone_config)
         if self.backbone_config is not None:
@@ -282,7 +283,7 @@ class Unit(torch.autograd.Function):
     """Unit-norm vectors `[..., d]`, with the backward pass in four operations where PyTorch's own takes fifteen."""
 
     @staticmethod
-    def forward(ctx: Any, vectors: Tensor) -> Tensor:
+    def forward(ctx: Context, vectors: Tensor) -> Tensor:
         """Divide by the norm."""
         norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp_(min=1e-12)
         unit = vectors / norm
@@ -290,7 +291,7 @@ class Unit(torch.autograd.Function):
         return unit
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+    def backward(ctx: Context, *gradients: Tensor) -> Tensor:
         """Of the gradient, keep what is at right angles to the vector."""
         unit, norm = ctx.saved_tensors
         (gradient,) = gradients
@@ -301,14 +302,14 @@ class AllGather(torch.autograd.Function):
     """Stack a tensor over processes, `[...]` to `[R, ...]`; gradients flow back to the process a part came from."""
 
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+    def forward(ctx: Context, tensor: Tensor) -> Tensor:
         """Gather, with equal shapes on all processes."""
         parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
         dist.all_gather(parts, tensor.contiguous())
         return torch.stack(parts)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+    def backward(ctx: Context, *gradients: Tensor) -> Tensor:
         """Sum the gradient over processes and keep this one's part."""
         gradient = gradients[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(gradient)
