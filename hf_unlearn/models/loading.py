@@ -104,7 +104,7 @@ def load_image_processor(name_or_path: str, backend: str | None = None, revision
     Raises:
         UserError: when there is none.
     """
-    options = {} if backend is None else {"backend": backend}
+    options: dict[str, Any] = {} if backend is None else {"backend": backend}
     return _beside(AutoImageProcessor, "image processor", name_or_path, revision=revision, **options)
 
 
