@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw
 from transformers import CLIPImageProcessor
 
 from hf_unlearn.audit.endpoint import EndpointOptions
+from hf_unlearn.audit.endpoint_cache import EmbeddingCache
 from hf_unlearn.models.moco import MoCoConfig, MoCoModel
 from hf_unlearn.models.simclr import SimCLRConfig, SimCLRModel
 from hf_unlearn.models.small_clip import build_small_clip
@@ -19,6 +20,19 @@ FAST = EndpointOptions(batch_size=8, attempts=3, timeout=5, backoff=0.01)
 def endpoint():
     with serve() as server:
         yield server
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """What endpoints answered."""
+    with EmbeddingCache(tmp_path / "answers.sqlite") as opened:
+        yield opened
+
+
+@pytest.fixture
+def waits():
+    """Seconds that an endpoint was waited for."""
+    return []
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,5 @@
 """Small encoders of every family, whose folders are checked around each test, and trainers on them."""
 
-import gc
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -65,7 +64,6 @@ def encoded(bases: dict[str, Path], splits: DatasetDict) -> dict[str, dict[str, 
     """The splits as each family takes them."""
     light = DataConfig(views="light")
     inputs = {family: make_preprocessor(*load_encoder(str(folder)), light) for family, folder in bases.items()}
-    gc.freeze()  # a Trainer collects garbage first, and most of what was imported will never be any
     return {f: {name: EncodedSplit(rows, inputs[f]) for name, rows in splits.items()} for f in bases}
 
 
