@@ -7,6 +7,7 @@ by the real data loader. The global batch is fixed: with R processes, process r 
 import gc
 import sys
 import zlib
+from functools import cache
 from typing import ClassVar
 
 import torch
@@ -87,10 +88,17 @@ def neighbours(mask):
     return order
 
 
+@cache
+def clip_processor():
+    """Made once, before the processes part; and the random state then, which the weights are drawn from."""
+    torch.manual_seed(0)
+    _, processor = build_small_clip([caption for captions in ROWS["captions"] for caption in captions], image_size=16)
+    return processor, torch.get_rng_state()
+
+
 def build(family):
     """A tiny encoder with the same weights in every process, and its processor."""
     torch.manual_seed(0)
-    captions = [caption for captions in ROWS["captions"] for caption in captions]
     if family in ("simclr", "moco"):
         backbone = ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic")
         small = {"backbone_config": backbone, "projection_dim": 8}
@@ -98,7 +106,8 @@ def build(family):
             SimCLRModel(SimCLRConfig(**small)) if family == "simclr" else MoCoModel(MoCoConfig(**small, queue_size=20))
         )
         return model, image_processor_of(VIEW_PRESETS["light"])
-    _, processor = build_small_clip(captions, image_size=16)
+    processor, state = clip_processor()
+    torch.set_rng_state(state)
     tokenizer = processor.tokenizer
     common = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 1}
     text = {**common, "vocab_size": len(tokenizer), "max_position_embeddings": MAX_LENGTH}

@@ -19,7 +19,8 @@ from hf_unlearn.runs.resuming import RUN_NAME, RunState
 from hf_unlearn.runs.run_arguments import RunArguments
 from hf_unlearn.training.checkpoints import CHECKSUMS_NAME, damage
 
-QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+pytestmark = pytest.mark.slow
+QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 NAMES = sorted(
     {f"--{name}" for method in METHODS.values() for name in method.config_class.__dataclass_fields__}
     | {f"--{name}" for name in RunArguments.__dataclass_fields__}

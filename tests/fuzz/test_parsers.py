@@ -8,6 +8,7 @@ from fuzz.material import made
 from fuzz.mutate import mutant
 from fuzz.parsers import PARSERS, Parser, fault
 
+pytestmark = pytest.mark.slow
 CORPUS = Path(__file__).parent / "corpus"
 DRAWN = 3  # files a parser, of which `make fuzz` tries hundreds
 

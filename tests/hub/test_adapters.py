@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import ends
 from datasets import Dataset
 from folders import folder_hash
 from hub.local_hub import LocalHub
 from hub.test_end_to_end import environment
 
+from hf_unlearn.cli.unlearn import run_methods
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.card import write_card
 from hf_unlearn.hub.publishing import publish_run
@@ -23,9 +25,8 @@ from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.weights import weights_sha256
 from hf_unlearn.records.schemas import UnlearningManifest
 
-ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
 REPO = "org/clip-lora"
-COMMAND_LINE = "from hf_unlearn.cli import main; main()"
 
 STRANGER = """
 import sys
@@ -48,12 +49,13 @@ main()
 """
 
 
-def python(*command: object, **variables: str) -> subprocess.CompletedProcess[str]:
+def python(*command: object, **variables: str) -> str:
+    """What a process of its own prints."""
     words = [sys.executable, *map(str, command)]
     surroundings = {**os.environ, "HF_HUB_OFFLINE": "1", **variables}
     done = subprocess.run(words, env=surroundings, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
-    return done
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -67,14 +69,16 @@ def data(tmp_path_factory: pytest.TempPathFactory, shapes: Dataset) -> list[str]
 
 @pytest.fixture(scope="module")
 def adapter_run(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Path, data: list[str]) -> Path:
-    """The folder of a method that the recipe ran with `--use_peft`, in a process of its own."""
+    """The folder of a method that the recipe ran with `--use_peft`."""
     folder = tmp_path_factory.mktemp("lora")
     before = folder_hash(tiny_clip)
     settings = ["--use_peft", "--lora_r", "4", "--lora_alpha", "8", "--lora_dropout", "0"]
     settings += ["--lora_target_modules", "q_proj", "v_proj", "--methods", "alignment_calibration"]
     settings += ["--num_train_epochs", "2", "--learning_rate", "1e-2", "--per_device_train_batch_size", "16"]
     settings += ["--model_name_or_path", str(tiny_clip), "--output_dir", str(folder / "out"), "--use_cpu", "true"]
-    python(ROOT / "recipes" / "unlearn_clip.py", *data, *settings, HF_UNLEARN_CACHE=str(folder / "cache"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_UNLEARN_CACHE", str(folder / "cache"))
+        run_methods([*data, *settings], family="clip")
     assert folder_hash(tiny_clip) == before
     return folder / "out" / "alignment_calibration"
 
@@ -109,14 +113,16 @@ def test_the_run_leaves_the_adapter_alone_with_its_records(adapter_run: Path, ti
     assert not failures(verify_repo(adapter_run, base=tiny_clip))
 
 
-def test_what_was_measured_is_what_loads(adapter_run: Path, data: list[str], tiny_clip: Path, tmp_path: Path) -> None:
+def test_what_was_measured_is_what_loads(adapter_run: Path, data: list[str], tiny_clip: Path, tmp_path: Path, capsys):
     command = ["evaluate", str(adapter_run), "--base", str(tiny_clip), "--dataset", data[-1], *data[:2]]
-    python("-c", COMMAND_LINE, *command, "--output_dir", tmp_path / "table", "--use_cpu", "true")
+    assert ends(*command, "--output_dir", tmp_path / "table", "--use_cpu", "true") == 0
     rows = {r["method"]: r["metrics"] for r in json.loads((tmp_path / "table" / "results.json").read_text())["rows"]}
     recorded = json.loads((adapter_run / "evaluation.json").read_text())["metrics"]
     for name in ("cosine_retain", "cosine_unlearn", "cosine_test", "forgetting_score"):
         assert rows["alignment_calibration"][name] == pytest.approx(recorded[name], abs=1e-4)
-    verified = python("-c", COMMAND_LINE, "verify", *command[1:], "--use_cpu", "true").stdout.splitlines()
+    capsys.readouterr()
+    assert ends("verify", *command[1:], "--use_cpu", "true") == 0
+    verified = capsys.readouterr().out.splitlines()
     assert [line for line in verified if "recomputed and holds    metrics after: " in line]
     assert [line for line in verified if "recomputed and holds    metrics before: " in line]
     assert recorded["cosine_unlearn"] != pytest.approx(rows["before"]["cosine_unlearn"], abs=0.1)
@@ -131,7 +137,7 @@ def test_a_stranger_loads_and_verifies_the_adapter(run: Path, tiny_clip: Path, h
     assert config["base_model_name_or_path"] == f"local/{tiny_clip.name}"
     assert str(tiny_clip.parent).encode() not in hub.everything_received()
     done = python("-c", STRANGER, REPO, tiny_clip, "", **environment(hub, tmp_path / "home"))
-    theirs, through_us, *lines = done.stdout.splitlines()
+    theirs, through_us, *lines = done.splitlines()
     model, processor = load_encoder(str(run))
     size = processor.image_processor.crop_size["height"]
     pixels = torch.linspace(-1, 1, 3 * size * size).view(1, 3, size, size)
@@ -144,9 +150,7 @@ def test_a_stranger_loads_and_verifies_the_adapter(run: Path, tiny_clip: Path, h
         assert any(subject in line for line in held), subject
 
 
-def test_an_adapter_whose_base_is_on_the_hub_loads_by_its_name(
-    run: Path, tiny_clip: Path, hub: LocalHub, tmp_path: Path
-) -> None:
+def test_an_adapter_whose_base_is_on_the_hub_loads_by_its_name(run: Path, tiny_clip: Path, hub: LocalHub) -> None:
     base = hub_model(hub, tiny_clip)
     manifest = UnlearningManifest.load(run)
     pinned = {**vars(manifest.base_model), "name_or_path": "org/base", "revision": base}
@@ -158,8 +162,7 @@ def test_an_adapter_whose_base_is_on_the_hub_loads_by_its_name(
         publish_run(run, "org/base", create_pr=True, show_samples=True)
     publish_run(run, REPO, show_samples=True)
     assert json.loads(hub.files(REPO)["adapter_config.json"]).items() >= named.items()
-    script = f"from hf_unlearn import load_encoder; print(type(load_encoder({REPO!r})[0]).__name__)"
-    assert python("-c", script, **environment(hub, tmp_path / "home")).stdout.strip() == "PeftModel"
+    assert type(load_encoder(REPO)[0]).__name__ == "PeftModel"
     assert not failures(verify_repo(REPO, base=tiny_clip))
 
 
@@ -245,4 +248,4 @@ def test_an_audit_takes_an_adapter_as_it_takes_a_model(run: Path) -> None:
 def test_publishing_and_verifying_load_neither_torch_nor_peft() -> None:
     modules = "hf_unlearn.hub.publishing, hf_unlearn.hub.verification, hf_unlearn.hub.trainer_push"
     script = f"import sys, {modules}; print({{'torch', 'transformers', 'peft'}} & set(sys.modules))"
-    assert python("-c", script).stdout.strip() == "set()"
+    assert python("-c", script).strip() == "set()"
