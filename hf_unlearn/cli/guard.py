@@ -79,11 +79,15 @@ def _sentence(error: BaseException) -> str | None:
         words = str(error).splitlines()[0]
         return f"no space left on the disk ({words}); free some, what was finished before is as it was"
     if isinstance(error, OSError):
-        if not error.filename or not error.strerror:
+        if not error.strerror:
             return None
+        if not error.filename:
+            return f"the system says '{error.strerror}', of no file in particular; check the disk and the network"
         return f"{error.filename}: {error.strerror}; name another path, or change what is there or who may use it"
     if isinstance(error, RuntimeError) and "home directory" in str(error):  # of pathlib, as in docker --user
         return "this user has no home folder; set HOME, or HF_UNLEARN_CACHE, to a folder that can be written to"
+    if isinstance(error, UnicodeEncodeError) or (isinstance(error, ValueError) and "embedded null" in str(error)):
+        return f"a name, path or token holds a character that none can have ({error}); type it anew"
     if isinstance(error, RuntimeError) and "Symlink loop" in str(error):  # of pathlib
         return f"{str(error).removeprefix('Symlink loop from ')}: its links lead in a circle; name another path"
     if is_out_of_memory(error):

@@ -83,6 +83,7 @@ def test_what_cannot_be_parsed_is_a_sentence_without_secrets(cli, words, named, 
 @pytest.mark.parametrize(
     ("error", "words"),
     [
+        (ValueError("embedded null byte"), "holds a character that none can have (embedded null byte)"),
         (RuntimeError("Symlink loop from '/a'"), "'/a': its links lead in a circle; name another path"),
         (type("PanicException", (BaseException,), {})("over\nstack"), "the tokenizer gave up on a text (over); save"),
     ],
