@@ -12,11 +12,10 @@ from transformers import PreTrainedModel
 from transformers.utils import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from hf_unlearn.errors import UserError, missing_extra
+from hf_unlearn.errors import UserError, listed, missing_extra
 from hf_unlearn.models.contrastive import is_dual_encoder, unwrap
-from hf_unlearn.models.faults import stored_shapes
 from hf_unlearn.models.moco import MoCoModel
-from hf_unlearn.models.weights import ADAPTER_NAME, LOCAL_PREFIX, weights_sha256
+from hf_unlearn.models.weights import ADAPTER_NAME, LOCAL_PREFIX, tensor_header, weight_files, weights_sha256
 from hf_unlearn.parsing import read_json
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
 # A pattern with a group that repeats, or four repetitions: on some names they take longer than anybody waits.
 _SLOW = re.compile(r"\)[*+{]|([*+{][^*+{]*){4}")
+PLAIN_STARTS = (True, False, "gaussian")  # of LoRA: what loading overwrites
 ALL_LINEAR = "all-linear"  # of peft: every linear layer
 RECORDS_NAME = "unlearning.json"  # where a finished run notes the hash of its base model
 
@@ -146,7 +146,7 @@ def apply_adapter(model: PreTrainedModel, folder: Path) -> Any:
     Raises:
         UserError: when the adapter lacks weights for this model, or is recorded as that of another base.
     """
-    _refuse_wider(_plain_config(folder), folder)
+    _refuse_more(_plain_config(folder), folder)
     _check_base(str(model.name_or_path), folder)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Found missing adapter keys")
@@ -166,6 +166,11 @@ def _plain_config(folder: Path) -> Any:
     config = peft.PeftConfig.from_pretrained(str(folder))
     if not isinstance(config, peft.LoraConfig) or config.megatron_config is not None:
         raise UserError(f"{folder.name} is no plain LoRA adapter ({config.peft_type}), and no other kind is loaded")
+    if config.init_lora_weights not in PLAIN_STARTS:
+        raise UserError(
+            f"{folder.name} is made of its base's weights (init_lora_weights {config.init_lora_weights!r}), which "
+            "loading would compute anew; convert it to a plain LoRA with peft"
+        )
     patterns = [config.target_modules, config.exclude_modules, config.layers_pattern]
     patterns += [*(config.rank_pattern or ()), *(config.alpha_pattern or ())]
     if slow := [text for text in patterns if isinstance(text, str) and _SLOW.search(text)]:
@@ -173,13 +178,22 @@ def _plain_config(folder: Path) -> Any:
     return config
 
 
-def _refuse_wider(config: Any, folder: Path) -> None:
-    """Refuse settings of a far larger adapter than its weights are, before memory is taken for it.
+def _refuse_more(config: Any, folder: Path) -> None:
+    """Refuse an adapter that is more than its settings say, or less, before memory is taken for it.
 
     Raises:
-        UserError: A rank is beyond every side of its weights, or layers are to be repeated.
+        UserError: It holds tensors of its base model, which loading would put in place of those that are there; or a
+            rank is beyond every side of its weights, or layers are to be repeated.
     """
-    widest = max((side for shape in stored_shapes(folder) for side in shape), default=0)
+    shapes = {name: shape for file in weight_files(folder) for name, (_, shape) in tensor_header(file).items()}
+    own = [".lora_", *(f".{name}." for name in config.modules_to_save or ())]
+    biases = config.bias != "none"
+    if base := [name for name in shapes if not any(o in name for o in own) and not (biases and name.endswith(".bias"))]:
+        raise UserError(
+            f"the adapter {folder.name} holds {listed(sorted(base)[:4])} of its base model, which loading would "
+            "replace; save it with save_pretrained"
+        )
+    widest = max((side for shape in shapes.values() for side in shape), default=0)
     ranks = [config.r, *(config.rank_pattern or {}).values()]
     if config.layer_replication or not all(isinstance(rank, int) and rank <= widest for rank in ranks):
         raise UserError(

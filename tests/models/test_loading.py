@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 from pathlib import Path
 
 import pytest
@@ -34,12 +33,6 @@ from hf_unlearn.models.simclr import SimCLRConfig, SimCLRModel
 
 WAYS = {"run, evaluate and Python": load_encoder, "audit": lambda folder: LocalEncoder(folder, device="cpu")}
 SMALL = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-
-
-@pytest.fixture
-def folder(tiny_clip, tmp_path) -> Path:
-    """A copy of a CLIP and its processor, to be changed."""
-    return Path(shutil.copytree(tiny_clip, tmp_path / "clip"))
 
 
 def with_weights(folder: Path, change) -> None:

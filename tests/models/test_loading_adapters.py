@@ -3,6 +3,8 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.loading import load_encoder, load_model
@@ -43,4 +45,21 @@ def test_an_adapter_is_not_larger_than_its_weights(change, folder, tmp_path):
 def test_an_adapter_names_layers_by_no_pattern_that_takes_for_ever(change, folder, tmp_path):
     adapter = _adapter(folder, tmp_path / "a", change)
     with pytest.raises(UserError, match="which may take for ever"):
+        load_model(adapter, base=str(folder))
+
+
+def test_an_adapter_replaces_no_tensor_of_its_base(folder, tmp_path):
+    """peft would put it there, whatever the adapter's settings say."""
+    adapter = _adapter(folder, tmp_path / "a", {})
+    load_model(adapter, base=str(folder))
+    weights = tmp_path / "a" / "adapter_model.safetensors"
+    save_file({**load_file(weights), "base_model.model.logit_scale": torch.tensor(9.0)}, weights)
+    with pytest.raises(UserError, match=r"holds base_model\.model\.logit_scale of its base model"):
+        load_model(adapter, base=str(folder))
+
+
+@pytest.mark.parametrize("start", ["pissa_niter_100000000", "olora", "eva"])
+def test_an_adapter_is_not_computed_anew(start, folder, tmp_path):
+    adapter = _adapter(folder, tmp_path / "a", {"init_lora_weights": start})
+    with pytest.raises(UserError, match="is made of its base's weights"):
         load_model(adapter, base=str(folder))

@@ -95,11 +95,3 @@ def test_a_pattern_that_the_tokenizer_gives_up_on_is_one_sentence(folder: Path):
     path.write_text(json.dumps({**json.loads(path.read_text()), "normalizer": slow}))
     with pytest.raises(UserError, match="gave up on a text"):
         load_encoder(str(folder))
-
-
-@pytest.fixture
-def folder(tiny_clip: Path, tmp_path: Path) -> Path:
-    """A copy of a CLIP and its processor, to be changed."""
-    import shutil
-
-    return Path(shutil.copytree(tiny_clip, tmp_path / "clip"))
