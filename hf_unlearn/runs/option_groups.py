@@ -45,7 +45,6 @@ _HELP = {
     "bf16": "Compute in bfloat16, weights stay in float32.",
     "torch_compile": "Compile views, model and loss.",
     "use_cpu": "Train on the CPU although there is an accelerator.",
-    "dataloader_num_workers": "Processes that decode pictures beside the training.",
     "report_to": "Trackers of the losses: tensorboard, trackio, wandb and so on.",
     "disable_tqdm": "Show no progress bar.",
 }

@@ -1,5 +1,6 @@
 """Batches of a training: how they are drawn and loaded, and what the model gets of one."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -53,8 +54,14 @@ class BatchTrainer(LeanTrainer):
     _seeded_step = -1
     _micro_step = 0
 
-    def _keep_on_device(self, splits: EncodedSplits) -> None:
-        """Put encoded splits on the accelerator if they take at most a quarter of its free memory."""
+    def _feed_accelerator(self, splits: EncodedSplits) -> None:
+        """Keep encoded splits there if a quarter of its free memory has room; decode others in processes beside."""
+        args = self.args
+        if args.workers_unset and splits.nbytes is None:
+            processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            args.dataloader_num_workers = max(1, processors // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1)
+        if args.dataloader_num_workers:
+            return
         free, _ = torch.accelerator.get_memory_info(self.args.device)
         if splits.nbytes is not None and splits.nbytes <= free // 4:
             self.train_dataset = splits.on(self.args.device)
@@ -66,7 +73,7 @@ class BatchTrainer(LeanTrainer):
         """Ready batches: drawn from resident splits by `SplitSampler`, or from a stream by each of its processes."""
         if not isinstance(self.train_dataset, StreamedBatches):
             return super().get_train_dataloader()
-        workers = min(self.args.dataloader_num_workers, self.train_dataset.shards)
+        workers = min(self.args.dataloader_num_workers or 0, self.train_dataset.shards)
         return DataLoaderShard(
             self.train_dataset,
             device=self.args.device,

@@ -78,6 +78,13 @@ class UnlearningConfig(TrainingArguments):
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Hide losses that are not finite; the guard stops at them instead."}
     )
+    dataloader_num_workers: int | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={
+            "help": "Processes that decode pictures beside the training; default: on an accelerator, where rows do not "
+            "fit into memory, one for every processor but one; elsewhere, and for a stream, none."
+        },
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Rows are encoded by the library itself."})
     seed: int = field(default=0, metadata={"help": "Seed of the order of samples, of views and of new weights."})
     forward_chunk_size: int | None = field(
@@ -114,6 +121,8 @@ class UnlearningConfig(TrainingArguments):
     def __post_init__(self) -> None:
         if self.torch_compile and self.torch_compile_mode is None and torch.cuda.is_available() and not self.use_cpu:
             self.torch_compile_mode = "reduce-overhead"  # CUDA graphs: with compiled kernels alone the GPU still waits
+        self.workers_unset = self.dataloader_num_workers is None  # the rows decide, which are not here yet
+        self.dataloader_num_workers = self.dataloader_num_workers or 0
         super().__post_init__()
         refuse_lone_processes()
         self.accelerate_state = AccelerateState()

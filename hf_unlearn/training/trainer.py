@@ -144,8 +144,8 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
             as_matrix_products(model)
         if args.channels_last or (args.channels_last is None and args.device.type != "cpu"):
             model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
-        if isinstance(batches, EncodedSplits) and args.device.type != "cpu" and args.dataloader_num_workers == 0:
-            self._keep_on_device(batches)
+        if isinstance(batches, EncodedSplits) and args.device.type != "cpu":
+            self._feed_accelerator(batches)
         self._started_from = checkpoints.fingerprint(model)
         self.guard = DivergenceGuard(self)
         self.add_callback(self.guard)

@@ -3,7 +3,9 @@
 import pytest
 import torch
 from torch._dynamo.utils import counters
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
+
+from hf_unlearn.methods.fine_tune import FineTuneConfig
 
 # What else there is minimises InfoNCE alone.
 WITH_MORE_THAN_INFO_NCE = ("alignment_calibration", "l1_sparsity", "neg_grad", "npo", "scrub", "targeted_calibration")
@@ -60,3 +62,28 @@ def test_a_compiled_training_ends_where_the_other_does(family, make_trainer, no_
         weights.append([p.detach() for p in trainer.model.parameters()])
     for ours, theirs in zip(*weights, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "given", "resolved"),
+    [
+        (True, {}, "reduce-overhead"),
+        (True, {"torch_compile_mode": "default"}, "default"),
+        (True, {"torch_compile": False}, None),
+        (True, {"use_cpu": True}, None),
+        (False, {}, None),
+    ],
+)
+def test_what_is_compiled_for_a_gpu_is_recorded_as_cuda_graphs(gpu, given, resolved, monkeypatch):
+    """The choice is made before `TrainingArguments` looks for devices, so that it can be seen on any machine."""
+    seen = []
+
+    def arguments(config):
+        seen.append(config.torch_compile_mode)
+        raise InterruptedError
+
+    monkeypatch.setattr(TrainingArguments, "__post_init__", arguments)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    with pytest.raises(InterruptedError):
+        FineTuneConfig(output_dir="out", **{"torch_compile": True, **given})
+    assert seen == [resolved]

@@ -1,5 +1,7 @@
 """What all methods share: batches, seeds, gradient accumulation, logs, evaluation and what is written."""
 
+import os
+
 import pytest
 import torch
 from torch.utils.data import Sampler
@@ -242,9 +244,32 @@ def test_loaders_copy_as_the_config_says(make_trainer, splits, stream):
 def test_what_is_kept_on_the_device_is_not_copied(make_trainer, monkeypatch):
     monkeypatch.setattr(torch.accelerator, "get_memory_info", lambda device: (2**40, 2**40))
     trainer = make_trainer("neg_grad", accelerator_config={"non_blocking": True})
-    trainer._keep_on_device(trainer.train_dataset)
+    trainer._feed_accelerator(trainer.train_dataset)
     assert not trainer.args.accelerator_config.non_blocking
     assert not trainer.get_train_dataloader()._non_blocking
+
+
+@pytest.mark.parametrize(
+    ("settings", "processes", "workers"),
+    [
+        ({"resident_bytes": 0}, 1, 7),
+        ({"resident_bytes": 0}, 4, 1),
+        ({"resident_bytes": 0}, 16, 1),
+        ({"resident_bytes": 0, "dataloader_num_workers": 3}, 1, 3),
+        ({"resident_bytes": 0, "dataloader_num_workers": 0}, 1, 0),
+        ({}, 1, 0),
+    ],
+)
+def test_pictures_that_are_decoded_again_are_so_beside_the_training(
+    settings, processes, workers, make_trainer, monkeypatch
+):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    monkeypatch.setattr(torch.accelerator, "get_memory_info", lambda device: (2**40, 2**40))
+    trainer = make_trainer("neg_grad", **settings)
+    assert trainer.args.dataloader_num_workers == settings.get("dataloader_num_workers", 0)  # on a CPU
+    trainer._feed_accelerator(trainer.train_dataset)
+    assert trainer.args.dataloader_num_workers == workers
 
 
 def test_convolutions_are_laid_out_channels_last_on_request(make_trainer):
