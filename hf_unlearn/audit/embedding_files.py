@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from tokenize import TokenError  # how numpy reads a header
-from typing import Any
 
 import numpy as np
 
@@ -195,7 +194,7 @@ class _Drawn:
     seed: int | None = None
     count: int | None = None
     original_first: bool = False
-    views: Any = None  # where they are none of ours, a word; else a table whose family and size become settings
+    views: object = None  # where they are none of ours, a word; else a table whose family and size become settings
 
 
 def _record(text: str, file: Path) -> _Record:

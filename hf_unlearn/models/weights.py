@@ -5,10 +5,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hf_unlearn.errors import UserError, listed
-from hf_unlearn.parsing import parse_json, read_json, read_tensors
+from hf_unlearn.parsing import Fields, parse_json, read_json, read_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,7 +128,7 @@ def leads_out(path: Path, folder: Path) -> bool:
     return not cached and not target.is_relative_to(folder)
 
 
-def _object(path: Path) -> dict[str, Any]:
+def _object(path: Path) -> Fields:
     """The JSON object in a file; empty where there is no file.
 
     Raises:

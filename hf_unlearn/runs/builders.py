@@ -1,7 +1,6 @@
 """Small encoders that the recipes pre-train when the user names no model."""
 
 from collections.abc import Callable
-from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -45,7 +44,7 @@ def moco(run: Run, task: UnlearningTask) -> tuple[PreTrainedModel, Processor]:
     return MoCoModel(MoCoConfig(**run.model)), image_processor_of(VIEW_PRESETS[run.data.views])
 
 
-def _on_vision_model(family: Any, run: Run) -> tuple[PreTrainedModel, Processor]:
+def _on_vision_model(family: type[SimCLRModel] | type[MoCoModel], run: Run) -> tuple[PreTrainedModel, Processor]:
     """A view encoder whose backbone is a pretrained vision model, and that model's image processor."""
     name, revision = run.arguments.vision_model, run.arguments.vision_revision
     assert name is not None
