@@ -13,8 +13,6 @@ from transformers import PreTrainedModel
 
 from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.encoded import EncodedSplit
-from hf_unlearn.data.preprocessing import ContrastivePreprocessor
-from hf_unlearn.data.resizing import Processor
 from hf_unlearn.data.streaming import SHUFFLE_BUFFER, StreamedSplit
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import finished_folder
@@ -204,7 +202,7 @@ class Experiment(RunReports):
         evaluation = evaluation.compared_with(self.before, self.original)
         return evaluation if self.retrain is None else evaluation.compared_with_retrain(self.retrain)
 
-    def _load_base(self) -> tuple[PreTrainedModel, Processor]:
+    def _load_base(self) -> tuple[PreTrainedModel, Any]:
         """The base model, anew, and its processor; one that is itself an adapter on another is made whole."""
         model, processor = load_encoder(self.base, self.arguments.model_revision, self.arguments.trust_remote_code)
         if self.peft_config is not None and is_adapted(model):
@@ -332,11 +330,7 @@ class Experiment(RunReports):
 
 
 def make_evaluator(
-    model: PreTrainedModel,
-    task: UnlearningTask,
-    splits: dict[str, EncodedSplit],
-    preprocessor: ContrastivePreprocessor,
-    data: DataConfig,
+    model: PreTrainedModel, task: UnlearningTask, splits: dict[str, EncodedSplit], preprocessor: Any, data: DataConfig
 ) -> Evaluator:
     """The evaluator of a model's family."""
     if is_dual_encoder(model):
