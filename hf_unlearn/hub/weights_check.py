@@ -93,8 +93,11 @@ def _rounded(folder: Path) -> str | None:
 
 def _preprocessing(folder: Path) -> Statement:
     """Who loads a processor reads one file, and who loads an image processor may read the other."""
-    subject, fine = "preprocessing", "one image processor for all loaders"
+    from hf_unlearn.models.processor_files import check_processor_files
+
+    subject, fine = "preprocessing", "one image processor for all loaders, and nothing that leads elsewhere"
     try:
+        check_processor_files(str(folder))
         files = [folder / "processor_config.json", folder / "preprocessor_config.json"]
         whole, alone = [read_json(file) if file.is_file() else None for file in files]
     except UserError as error:

@@ -115,6 +115,11 @@ def two_preprocessings(run: Path, base: Path) -> None:
     write_card(run)
 
 
+def a_processor_that_fetches(run: Path, base: Path) -> None:
+    named = {"audio_tokenizer_class": "AutoModel", "audio_tokenizer_name_or_path": "org/evil"}
+    edit(run, "processor_config.json", audio_tokenizer=named)
+
+
 def two_tokenizers(run: Path, base: Path) -> None:
     vocabulary = json.loads((run / "tokenizer.json").read_text())["model"]["vocab"]
     first, second, *_ = vocabulary
@@ -241,6 +246,7 @@ FORGERIES: dict[str, tuple[Forgery, str]] = {
     "weights that are no numbers": (weights_that_are_no_numbers, "tensors"),
     "a linked folder of pictures": (a_folder_of_pictures_that_is_a_link, "links"),
     "two preprocessings": (two_preprocessings, "preprocessing"),
+    "a processor that fetches": (a_processor_that_fetches, "preprocessing"),
     "two tokenizers": (two_tokenizers, "tokenizer"),
     "a pipe for a config": (a_pipe_for_a_config, "tensors"),
     "a date before all dates": (a_date_before_all_dates, "history"),
