@@ -59,11 +59,14 @@ def _whole(scalar: Any) -> Tensor:
     return all_reduce_sum(scalar.full_tensor() / world_size()) if hasattr(scalar, "full_tensor") else scalar
 
 
+def is_sigmoid(model: nn.Module) -> bool:
+    """Whether a model is trained with SigLIP's sigmoid loss, which a bias of its logits tells, and not with InfoNCE."""
+    return getattr(model, "logit_bias", None) is not None
+
+
 @singledispatch
 def terms_from_outputs(model: nn.Module, outputs: Any) -> ContrastiveTerms:
     """`ContrastiveTerms` of one forward pass; the default serves every dual encoder of the Hugging Face kind.
-
-    One with a bias of its logits, as SigLIP has, is trained with SigLIP's sigmoid loss; every other with InfoNCE.
 
     Raises:
         UserError: for a model of an unknown family.
@@ -74,7 +77,7 @@ def terms_from_outputs(model: nn.Module, outputs: Any) -> ContrastiveTerms:
             "get_text_features, or a function registered in hf_unlearn.models.terms_from_outputs"
         )
     elements = outputs.image_embeds, outputs.text_embeds
-    if getattr(model, "logit_bias", None) is not None:
+    if is_sigmoid(model):
         return SigmoidTerms(*elements, logit_scale(model), _whole(model.logit_bias).squeeze())
     return CrossModalTerms(*elements, logit_scale(model))
 

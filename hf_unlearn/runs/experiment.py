@@ -21,7 +21,7 @@ from hf_unlearn.hub.recording import describe_base_model, public_hyper_parameter
 from hf_unlearn.methods import METHODS
 from hf_unlearn.methods.retrain import RetrainConfig
 from hf_unlearn.models.adapters import adapter_settings, add_adapter, is_adapted, merged
-from hf_unlearn.models.contrastive import is_dual_encoder
+from hf_unlearn.models.contrastive import is_dual_encoder, is_sigmoid
 from hf_unlearn.models.forms import TRANSFORMERS, located, stored_dtype
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.saving import check_form, save_encoder
@@ -145,7 +145,7 @@ class Experiment(RunReports):
         if (name or config.method) == RETRAIN:
             self.retrain = evaluation
         else:
-            trained = replace(trained, doubts=sanity_notes(self.before, evaluation))
+            trained = replace(trained, doubts=sanity_notes(self.before, evaluation, is_sigmoid(trained.model)))
         for note in trained.doubts if PartialState().is_main_process else ():
             logger.warning("%s: %s", config.title, note)
         return trained, evaluation

@@ -42,6 +42,22 @@ def test_image_text_models(after, words):
     assert len(notes) == len(words) and all(word in note for word, note in zip(words, notes, strict=True))
 
 
+def test_the_level_is_said_to_be_unfelt_where_the_loss_is_infonce(tiny_clip):
+    from transformers import SiglipConfig, SiglipModel
+
+    from hf_unlearn.models.contrastive import is_sigmoid
+    from hf_unlearn.models.loading import load_encoder
+
+    after = pairs(0.9, cosine_retain=95.0, cosine_unlearn=92.0, cosine_validation=90.0)
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    siglip = SiglipModel(
+        SiglipConfig(text_config={**small, "vocab_size": 8}, vision_config={**small, "image_size": 16})
+    )
+    for model, unfelt in ((load_encoder(str(tiny_clip))[0], True), (siglip, False)):
+        (note,) = sanity_notes(pairs(), after, is_sigmoid(model))
+        assert "All cosines moved together" in note and ("which InfoNCE does not feel" in note) == unfelt
+
+
 @pytest.mark.parametrize(
     ("after", "words"),
     [
