@@ -22,10 +22,12 @@ class PastRows:
             and that request's number, from 1.
         held_out: Ids of the rows that the first run held out, by the name of their split; a split that is not named
             was not recorded, and is drawn.
+        notes: What a reader must know of rows that were not found, or not as they were recorded.
     """
 
     requested: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     held_out: Mapping[str, Collection[str]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def marked(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from hf_unlearn.data.images import encoded_image, stored_rows
 from hf_unlearn.errors import UserError
@@ -14,7 +14,15 @@ from hf_unlearn.parsing import read_bytes
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-__all__ = ["combine_hashes", "dataset_sha256", "row_hashes", "sample_hash"]
+__all__ = ["PartHashes", "combine_hashes", "dataset_sha256", "part_hashes", "row_hashes", "sample_hash"]
+
+
+class PartHashes(NamedTuple):
+    """`sample_hash` of one row, of its picture alone, and of its captions alone; None for a row without captions."""
+
+    row: str
+    picture: str
+    captions: str | None
 
 
 def sample_hash(image: bytes | Path, captions: Iterable[str] = (), salt: str | None = None) -> str:
@@ -54,14 +62,28 @@ def row_hashes(dataset: Dataset, salt: str | None = None) -> list[str]:
     Raises:
         UserError: A row has no image, or its file cannot be read.
     """
-    hashes = []
+    return [sample_hash(image, captions, salt) for image, captions in _stored_samples(dataset)]
+
+
+def part_hashes(dataset: Dataset, salt: str | None = None) -> list[PartHashes]:
+    """As `row_hashes`, with those of each row's parts, by which it is known when the other part is edited."""
+    return [
+        PartHashes(
+            sample_hash(image, captions, salt),
+            sample_hash(image, (), salt),
+            sample_hash(b"", captions, salt) if captions else None,
+        )
+        for image, captions in _stored_samples(dataset)
+    ]
+
+
+def _stored_samples(dataset: Dataset) -> Iterator[tuple[bytes | Path, list[str]]]:
     columns = [column for column in ("captions", "id") if column in dataset.column_names]
     for number, row in enumerate(stored_rows(dataset, *columns)):
         try:
-            hashes.append(sample_hash(encoded_image(row["image"]), row.get("captions", ()), salt))
+            yield encoded_image(row["image"]), row.get("captions", [])
         except UserError as error:
             raise UserError(f"The image of row {row.get('id', number)} cannot be hashed: {error}.") from error
-    return hashes
 
 
 def combine_hashes(hashes: Iterable[str]) -> str:

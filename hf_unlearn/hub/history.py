@@ -8,59 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_unlearn.data.earlier_rows import REQUEST_COLUMN, PastRows
-from hf_unlearn.data.fingerprint import combine_hashes, row_hashes
+from hf_unlearn.data.fingerprint import combine_hashes
 from hf_unlearn.data.requests import checked_ids, read_entries
 from hf_unlearn.data.splits import rows_by_role
 from hf_unlearn.errors import UserError, listed
-from hf_unlearn.files import write_atomically
 from hf_unlearn.hub.download import fetch
-from hf_unlearn.parsing import read_text
-from hf_unlearn.records.codec import from_json, to_json
+from hf_unlearn.hub.recorded_rows import Found, RecordedRows, RowIndex
 from hf_unlearn.records.file_names import EVALUATION_NAME, MANIFEST_NAME
-from hf_unlearn.records.schemas import EvaluationRecord, HistoryEntry, RequestRecord, RequestStatus, UnlearningManifest
+from hf_unlearn.records.schemas import EvaluationRecord, HistoryEntry, RequestStatus, UnlearningManifest
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 logger = logging.getLogger(__name__)
-
-PRIVATE_ROWS_NAME = "private_rows.json"
-
-
-@dataclass(frozen=True)
-class PrivateRows:
-    """What `private_rows.json` holds: hashes without a salt, by which the next run knows the rows of this one.
-
-    Whoever has a picture can look for it here, so the file stays beside the weights and is never published.
-
-    Attributes:
-        requests: SHA-256 of each request that the model has been through, and `sample_hash` of each of its rows.
-        held_out: The same of the rows that the first run held out, by split.
-    """
-
-    requests: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    held_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
-
-    @classmethod
-    def load(cls, folder: Path) -> "PrivateRows":
-        """Read the file beside a model's weights; empty where there is none."""
-        path = folder / PRIVATE_ROWS_NAME
-        return from_json(cls, read_text(path), PRIVATE_ROWS_NAME) if path.is_file() else cls()
-
-    @classmethod
-    def of(cls, request: RequestRecord, unlearn: "Dataset", held_out: "Mapping[str, Dataset]") -> "PrivateRows":
-        """What a run leaves of its own rows."""
-        kept = {name: tuple(sorted(row_hashes(rows))) for name, rows in held_out.items()}
-        return cls({request.sha256: tuple(sorted(row_hashes(unlearn)))}, kept)
-
-    def joined(self, later: "PrivateRows") -> "PrivateRows":
-        """With the requests of a later run; what was held out first stays."""
-        return PrivateRows({**self.requests, **later.requests}, self.held_out or later.held_out)
-
-    def save(self, folder: Path) -> None:
-        """Write the file beside freshly saved weights; not where there is nothing to tell."""
-        if self.requests or self.held_out:
-            write_atomically(folder / PRIVATE_ROWS_NAME, to_json(self))
 
 
 @dataclass(frozen=True)
@@ -68,16 +28,16 @@ class PastRequests:
     """What the records of a model say of the unlearning runs it has been through.
 
     Attributes:
-        runs: The runs, oldest first; those with a salt bring the hashes of their rows.
-        salted_held_out: Salted hashes of the rows that the first run held out, by split.
-        private: The hashes without a salt.
+        runs: The runs, oldest first.
+        private: Hashes of their rows without a salt.
+        salted: Hashes of their rows with one.
         evaluation: What was measured after the last run; None where nothing was.
         levels: Where a Trainer on its own left each request.
     """
 
     runs: tuple[HistoryEntry, ...] = ()
-    salted_held_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    private: PrivateRows = field(default_factory=PrivateRows)
+    private: RecordedRows = field(default_factory=RecordedRows)
+    salted: RecordedRows = field(default_factory=RecordedRows)
     evaluation: EvaluationRecord | None = None
     levels: tuple[RequestStatus, ...] = ()
 
@@ -102,17 +62,22 @@ class PastRequests:
         manifest = UnlearningManifest.load(folder)
         runs = (*manifest.history, manifest.as_history_entry())
         evaluation = EvaluationRecord.load_if_evaluated(folder)
-        return cls(runs, dict(manifest.held_out), PrivateRows.load(folder), evaluation, manifest.requests)
+        requests = {run.request.sha256: run.request.row_hashes for run in runs if run.request.row_hashes is not None}
+        salted = RecordedRows(requests, manifest.held_out, manifest.parts)
+        return cls(runs, RecordedRows.load(folder), salted, evaluation, manifest.requests)
 
     @property
     def original(self) -> dict[str, float | None] | None:
         """Metrics of the model before any request, as far as it was measured."""
         return None if self.evaluation is None else self.evaluation.original or self.evaluation.before
 
+    @property
+    def _measured(self) -> tuple[RequestStatus, ...]:
+        return self.levels if self.evaluation is None else self.evaluation.requests
+
     def statuses(self) -> tuple[RequestStatus, ...]:
         """Where each request stood after the last run; without figures where it was not measured."""
-        measured = self.levels if self.evaluation is None else self.evaluation.requests
-        known = {status.number: status for status in measured}
+        known = {status.number: status for status in self._measured}
         unmeasured = (
             RequestStatus(number, run.method, run.created, run.request.count, 0)
             for number, run in enumerate(self.runs, start=1)
@@ -136,33 +101,39 @@ class PastRequests:
         there = Counter(splits["earlier"][REQUEST_COLUMN]) if self.runs else {}
         return tuple(
             f"Of the {run.request.count} rows of request {number}, {run.request.count - there.get(number, 0)} are not "
-            "in the data any more or are asked for again: whether the model has drifted back to them is measured on "
-            f"the other {there.get(number, 0)}."
+            "in the data any more, not as they were, or are asked for again: whether the model has drifted back to "
+            f"them is measured on the other {there.get(number, 0)}."
             for number, run in enumerate(self.runs, start=1)
             if there.get(number, 0) < run.request.count
         )
 
-    def _row_hashes(self, run: HistoryEntry) -> tuple[str, ...] | None:
-        return run.request.row_hashes if run.request.salted else self.private.requests.get(run.request.sha256)
+    def _recorded(self, run: HistoryEntry) -> RecordedRows:
+        return self.salted if run.request.salted else self.private
 
     def find(
-        self, data: "Dataset | DatasetDict", salt: str | None = None, files: Sequence[str | Path] = ()
+        self,
+        data: "Dataset | DatasetDict",
+        salt: str | None = None,
+        files: Sequence[str | Path] = (),
+        allow_unfound_rows: bool = False,
     ) -> PastRows | None:
         """Find the rows of earlier requests, and those that the first run held out.
 
-        A row is known by the hash of its stored image and captions; where a run recorded none that can be compared,
-        by the ids in the request's file.
+        A row is known by the hash of its stored image and captions, or of one of these where the other was edited;
+        where a run recorded none that can be compared, by the ids in the request's file.
 
         Args:
             data: The next run's data, in the library's schema.
             salt: The text that the recorded hashes were salted with.
             files: Requests of earlier runs (`read_request`), in any order.
+            allow_unfound_rows: Go on where hardly any recorded row is found.
 
         Returns:
             The rows by their ids; None for a model that has been through no request.
 
         Raises:
-            UserError: A request's rows can be told neither by hash nor by file, or a file is of no request.
+            UserError: A request's rows can be told neither by hash nor by file, hardly any recorded row is found, so
+                that rows may have been edited rather than dropped, or a file is of no request.
         """
         if not self.runs:
             if files:
@@ -171,54 +142,70 @@ class PastRequests:
                     "the unlearned model with --model_name_or_path"
                 )
             return None
-        pool, ready, held_out = rows_by_role(data)
-        parts = {"train": pool, **({} if ready is None else {"unlearn": ready}), **held_out}
-        rows = [(name, row) for name, part in parts.items() for row in part["id"]]
-        by_salt = {given: dict(zip(rows, _hashes(parts, given), strict=True)) for given in self._salts(salt)}
-        named = self._files(files, by_salt)
-        requested: dict[str, dict[str, int]] = {name: {} for name in parts}
+        pool, ready, brought = rows_by_role(data)
+        splits = {"train": pool, **({} if ready is None else {"unlearn": ready}), **brought}
+        known = {None: self.private} | ({} if salt is None else {salt: self.salted})
+        indices = {given: RowIndex(splits, given) for given, recorded in known.items() if recorded != RecordedRows()}
+        named = self._files(files, indices)
+        requested: dict[str, dict[str, int]] = {name: {} for name in splits}
+        found = dict[int, Found]()
         for number, run in enumerate(self.runs, start=1):
             if number in named:
-                found = [row for row in rows if row[0] == "train" and row[1] in named[number]]
+                rows = tuple(("train", row) for row in pool["id"] if row in named[number])
             else:
-                known, hashes = by_salt[salt if run.request.salted else None], frozenset(self._row_hashes(run) or ())
-                found = [row for row, sha256 in known.items() if sha256 in hashes]
-            for name, row in found:
+                recorded, index = self._recorded(run), indices[salt if run.request.salted else None]
+                found[number] = index.find(recorded.requests[run.request.sha256], recorded.parts)
+                rows = found[number].rows
+            for name, row in rows:
                 requested[name][row] = number
-            logger.info("Request %d: %d of its %d rows are in the data.", number, len(found), run.request.count)
-        kept: dict[str, frozenset[str]] = {}
-        for given, recorded in ((None, self.private.held_out), (salt, self.salted_held_out)):
-            for name, of_split in recorded.items():
-                hashes, known = frozenset(of_split), by_salt.get(given, {})
-                kept[name] = kept.get(name, frozenset()) | {
-                    row for (_, row), sha256 in known.items() if sha256 in hashes
-                }
-        if salt is not None and any(run.request.salted for run in self.runs):
-            self._check_salt(requested, kept)
-        return PastRows(requested, kept)
+            logger.info("Request %d: %d of its %d rows are in the data.", number, len(rows), run.request.count)
+        held = dict[str, Found]()
+        for given, index in indices.items():
+            for name, hashes in known[given].held_out.items():
+                held.setdefault(name, index.find(hashes, known[given].parts))
+        held_out = sum(held.values(), Found())
+        if not allow_unfound_rows:
+            self._refuse_unfound(found, held_out)
+            if gone := [name for name, of_split in held.items() if name not in brought and not of_split.is_most]:
+                raise UserError(
+                    f"of the {held_out.recorded} rows that the first run held out, {held_out.found} are found in this "
+                    f"data, and {' and '.join(gone)} would be drawn from rows that the model was trained on: bring "
+                    "this split with rows that it never saw, or say --allow_unfound_rows true"
+                )
+        kept = {name: frozenset(row for _, row in of_split.rows) for name, of_split in held.items()}
+        return PastRows(requested, kept, found_notes(sum(found.values(), held_out), held_out))
 
-    def _salts(self, salt: str | None) -> list[str | None]:
-        """Salts under which rows must be hashed to be compared with what was recorded."""
-        recorded = {run.request.salted for run in self.runs if self._row_hashes(run) is not None}
-        return [*([None] if False in recorded else []), *([salt] if True in recorded and salt is not None else [])]
+    def _refuse_unfound(self, found: Mapping[int, Found], held_out: Found) -> None:
+        """Refuse data in which rows of a request are missing and too few others are known to say: they were dropped."""
+        dropped = {status.number for status in self._measured if not status.measured}
+        lost = [number for number, of_request in found.items() if not of_request.is_most and number not in dropped]
+        if not lost or any(group.recorded and group.is_most for group in (*found.values(), held_out)):
+            return
+        counts = [f"{found[number].found} of the {found[number].recorded} rows of request {number}" for number in lost]
+        counts += [f"{held_out.found} of the {held_out.recorded} rows that the first run held out"]
+        salt = ", or give the salt that they were recorded with as --request_salt" if self.salted.requests else ""
+        raise UserError(
+            f"the model has been through earlier requests, and this data has {listed(counts)}: where both pictures and "
+            "captions were edited, rows are not recognised and would be taught again; name the files of these requests "
+            f"with --earlier_requests{salt}, or say --allow_unfound_rows true if these rows were dropped"
+        )
 
-    def _files(
-        self, files: Sequence[str | Path], by_salt: dict[str | None, dict[tuple[str, str], str]]
-    ) -> dict[int, frozenset[str]]:
+    def _files(self, files: Sequence[str | Path], indices: Mapping[str | None, RowIndex]) -> dict[int, frozenset[str]]:
         """The ids of the requests that a file was given for, by number; each other one must be known by hashes."""
         named: dict[int, frozenset[str]] = {}
         for file in files:
             ids, problems = checked_ids(read_entries(file))
             if problems:
                 raise UserError(f"The earlier request {file} must be corrected; it has {'; '.join(problems)}.")
-            number = self._number_of(ids, by_salt, taken=named)
+            number = self._number_of(ids, indices, taken=named)
             if number is None:
                 raise UserError(f"--earlier_requests {file} is none of the requests that this model has been through")
             named[number] = frozenset(ids)
         unknown = [
             f"{number} ({run.request.count} rows, {run.created[:10]})"
             for number, run in enumerate(self.runs, start=1)
-            if number not in named and (self._row_hashes(run) is None or (run.request.salted and not any(by_salt)))
+            if number not in named
+            and (run.request.sha256 not in self._recorded(run).requests or (run.request.salted and not any(indices)))
         ]
         if unknown:
             raise UserError(
@@ -229,36 +216,42 @@ class PastRequests:
         return named
 
     def _number_of(
-        self, ids: list[str], by_salt: dict[str | None, dict[tuple[str, str], str]], taken: dict[int, frozenset[str]]
+        self, ids: list[str], indices: Mapping[str | None, RowIndex], taken: dict[int, frozenset[str]]
     ) -> int | None:
-        """Which request these ids are: the one with their hash, or else the first salted one of their number."""
-        known = next((known for given, known in by_salt.items() if given is not None), None)
-        salted = None if known is None else {row: sha256 for (name, row), sha256 in known.items() if name == "train"}
+        """Which request these ids are: the one with their hash, or else the first salted one of their number.
+
+        A salted request cannot be compared without the salt, or where its rows are not in the data as they were.
+        """
+        index = next((index for given, index in indices.items() if given is not None), None)
+        salted = {} if index is None else {r: sha256 for (name, r), sha256 in index.hashes.items() if name == "train"}
         for number, run in enumerate(self.runs, start=1):
             if number in taken:
                 continue
             if not run.request.salted:
                 if run.request.sha256 == combine_hashes(ids):
                     return number
-            elif salted is None or not all(row in salted for row in ids):
-                if run.request.count == len(ids):  # nothing more can be compared
+            elif index is not None and all(row in salted for row in ids):
+                if combine_hashes(salted[row] for row in ids) == run.request.sha256:
                     return number
-            elif combine_hashes(salted[row] for row in ids) == run.request.sha256:
+                recorded = self.salted.requests.get(run.request.sha256, ())
+                if run.request.count == len(ids) and not index.find(recorded, {}).is_most:
+                    return number
+            elif run.request.count == len(ids):
                 return number
         return None
 
-    def _check_salt(self, requested: dict[str, dict[str, int]], held_out: dict[str, frozenset[str]]) -> None:
-        salted = {n for n, run in enumerate(self.runs, start=1) if run.request.salted}
-        found = {number for of_split in requested.values() for number in of_split.values()}
-        if not salted & found and not any(held_out.values()):
-            raise UserError(
-                "--request_salt: none of the rows that earlier runs recorded, removed or held out, is in this data; "
-                "give the salt that those runs were given, or the files of their requests with --earlier_requests"
-            )
 
-
-def _hashes(parts: "Mapping[str, Dataset]", salt: str | None) -> list[str]:
-    return [sha256 for part in parts.values() for sha256 in row_hashes(part, salt)]
+def found_notes(found: Found, held_out: Found) -> tuple[str, ...]:
+    """What a reader must know of recorded rows: how many that were held out are not there, and how many were edited."""
+    notes = []
+    if held_out.found < held_out.recorded:
+        notes.append(f"Of the {held_out.recorded} rows that the first run held out, {held_out.found} are in the data.")
+    if found.edited:
+        notes.append(
+            f"{found.edited} rows of earlier requests or held out by the first run are known by their picture alone or "
+            "by their captions alone: the other was edited, so what is measured of them now is of another pair."
+        )
+    return tuple(notes)
 
 
 def past_rows(
@@ -267,6 +260,7 @@ def past_rows(
     salt: str | None = None,
     files: Sequence[str | Path] = (),
     revision: str | None = None,
+    allow_unfound_rows: bool = False,
 ) -> PastRows | None:
     """Find the rows of a model's earlier requests in the data of its next run, for `make_splits(..., past=...)`.
 
@@ -276,6 +270,7 @@ def past_rows(
         salt: The text that the recorded hashes were salted with.
         files: Requests of earlier runs, in any order, where the model's records cannot tell their rows.
         revision: A branch, tag or commit on the Hub.
+        allow_unfound_rows: Go on where hardly any recorded row is found, because these rows were dropped.
 
     Returns:
         The rows by their ids; None for a model that has been through no request.
@@ -283,7 +278,10 @@ def past_rows(
     Raises:
         UserError: As `PastRequests.read` and `PastRequests.find` do.
     """
-    return PastRequests.read(model, revision).find(data, salt, files)
+    past = PastRequests.read(model, revision).find(data, salt, files, allow_unfound_rows)
+    for note in () if past is None else past.notes:
+        logger.warning("%s", note)
+    return past
 
 
 def drift_notes(statuses: tuple[RequestStatus, ...]) -> tuple[str, ...]:

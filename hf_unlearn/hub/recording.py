@@ -170,6 +170,7 @@ def record_run(
     history: Sequence[HistoryEntry] = (),
     retain_sha256: str | None = None,
     held_out: Mapping[str, tuple[str, ...]] | None = None,
+    parts: Mapping[str, tuple[str, ...]] | None = None,
     requests: Sequence[RequestStatus] = (),
 ) -> UnlearningManifest:
     """Write `unlearning.json` beside freshly saved weights, hashing them and naming versions, hardware and time.
@@ -191,6 +192,7 @@ def record_run(
         history: Earlier runs on the same model, oldest first.
         retain_sha256: Identifies the rows that stayed.
         held_out: Salted hashes of the rows that the first run held out, by split.
+        parts: For the salted hash of each row, those of its picture alone and of its captions alone.
         requests: Where each request stands, if no `evaluation.json` says so.
 
     Returns:
@@ -227,6 +229,7 @@ def record_run(
         history=tuple(history),
         retain_sha256=retain_sha256,
         held_out=dict(held_out or {}),
+        parts=dict(parts or {}),
         requests=tuple(requests),
     )
     manifest.save(folder)

@@ -64,6 +64,8 @@ def _hashes(manifest: UnlearningManifest) -> Statement:
         others |= {f"held_out.{split}[{number}]": sha256 for number, sha256 in enumerate(hashes)}
         if len(set(hashes)) < len(hashes):
             named[f"held_out.{split}, which repeats one"] = "repeated"
+    for number, (row, hashes) in enumerate(manifest.parts.items()):
+        others |= {f"parts[{number}]": sha256 for sha256 in (row, *hashes)}
     malformed = [
         name for name, sha256 in (named | others).items() if sha256 is not None and not _SHA256.fullmatch(sha256)
     ]

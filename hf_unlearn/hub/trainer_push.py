@@ -6,11 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_unlearn.data.splits import HELD_OUT
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.card import write_card
-from hf_unlearn.hub.history import PastRequests, PrivateRows, drift_notes
+from hf_unlearn.hub.history import PastRequests, drift_notes
 from hf_unlearn.hub.publishing import PublishResult, publish_run
+from hf_unlearn.hub.recorded_rows import RecordedRows
 from hf_unlearn.hub.recording import describe_base_model, public_hyper_parameters, record_run
 from hf_unlearn.models.weights import weights_sha256
 from hf_unlearn.records.file_names import EVALUATION_NAME
@@ -98,8 +98,7 @@ def trainer_record(
         requests=requests,
         retain_sha256=dataset_sha256(splits["retain"]) if "retain" in splits else None,
     )
-    held_out = {name: splits[name] for name in HELD_OUT if name in splits}
-    own_rows = PrivateRows.of(request, splits["unlearn"], held_out)
+    own_rows = RecordedRows.of(request, splits)
 
     def record(folder: Path) -> UnlearningManifest:
         PastRequests.read(base, revision).private.joined(own_rows).save(folder)

@@ -122,6 +122,8 @@ class UnlearningManifest:
     retain_sha256: str | None = None  # of the rows that stayed: what a Retrain is compared by
     # Where the request has a salt: salted hashes of the rows that the first run held out, by split.
     held_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    # The same for the hash of each row, requested or held out: of its picture alone, and of its captions alone.
+    parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
     requests: tuple[RequestStatus, ...] = ()  # of a Trainer on its own; a run's are in evaluation.json
     schema: int = SCHEMA
 

@@ -295,6 +295,7 @@ class Experiment(RunReports):
         statuses = request_statuses(self.task, self.before, evaluation, config.method)
         for note in drift_notes(statuses):
             logger.warning("%s: %s", config.title, note)
+        private, salted = self.task.recorded_rows(self.arguments.request_salt)
         record_run(
             folder,
             method=config.method,
@@ -314,7 +315,8 @@ class Experiment(RunReports):
             seed=config.seed,
             run_time_seconds=trained.seconds,
             retain_sha256=self.task.retain_sha256,
-            held_out=self.task.salted_held_out(self.arguments.request_salt),
+            held_out=salted.held_out,
+            parts=salted.parts,
             notes=(
                 *trained.notes,
                 *trained.doubts,
@@ -325,7 +327,7 @@ class Experiment(RunReports):
             ),
             history=self.history,
         )
-        self.task.write_private_rows(folder, self.arguments.request_salt)
+        private.save(folder)
         self._write_report(folder, evaluation, config.method)
 
 

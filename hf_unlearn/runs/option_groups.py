@@ -10,7 +10,8 @@ from hf_unlearn.training.config import UnlearningConfig
 # Group -> the options in it; of a training's, those that people set.
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "What is unlearned": (
-        "unlearn_request", "unlearn_where", "unlearn_fraction", "earlier_requests", "duplicates", "request_salt",
+        "unlearn_request", "unlearn_where", "unlearn_fraction", "earlier_requests", "allow_unfound_rows", "duplicates",
+        "request_salt",
     ),
     "Data": (
         "dataset_name", "dataset_config", "dataset_revision", "image_column", "caption_column", "label_column",

@@ -42,6 +42,7 @@ _ARGUMENTS = (
 # Arguments that say what is run and reported, not what comes out.
 _REPORTING = (
     "methods", "output_dir", "resume", "overwrite", "audit_samples", "show_samples", "request_salt", "retrain_model",
+    "allow_unfound_rows",
 )  # fmt: skip
 
 

@@ -123,6 +123,10 @@ class RunArguments:
         default=None,
         metadata={"help": "Request files of earlier runs on this model, where its records cannot tell their rows."},
     )
+    allow_unfound_rows: bool = field(
+        default=False,
+        metadata={"help": "Go on though hardly any row that earlier runs recorded is in the data: they were dropped."},
+    )
     audit_samples: int = field(default=6, metadata={"help": "Unlearn samples shown in the heatmaps."})
     show_samples: bool | None = field(
         default=None,

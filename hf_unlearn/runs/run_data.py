@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
-from hf_unlearn.data.fingerprint import dataset_sha256, row_hashes
+from hf_unlearn.data.fingerprint import dataset_sha256
 from hf_unlearn.data.openmoji import load_openmoji
 from hf_unlearn.data.sources import read_source
 from hf_unlearn.data.splits import HELD_OUT, HOLDOUT, make_splits, named_by_role, rows_where
 from hf_unlearn.data.streamed_source import EVALUATED_ROWS, StreamedRetain, stream_source
 from hf_unlearn.errors import UserError, listed
-from hf_unlearn.hub.history import PastRequests, PrivateRows
+from hf_unlearn.hub.history import PastRequests
+from hf_unlearn.hub.recorded_rows import RecordedRows
 from hf_unlearn.hub.recording import describe_request
 from hf_unlearn.records.schemas import DatasetRecord, RequestRecord
 from hf_unlearn.runs.run_arguments import OPENMOJI, RunArguments
@@ -59,22 +60,12 @@ class UnlearningTask:
         """What identifies the retain rows."""
         return dataset_sha256(self.splits["retain"]) if self.streamed is None else self.streamed.sha256
 
-    @property
-    def _held_out(self) -> dict[str, Dataset]:
-        return {name: self.splits[name] for name in HELD_OUT}
-
-    def salted_held_out(self, salt: str | None) -> dict[str, tuple[str, ...]]:
-        """Salted hashes of the rows that the first run held out, by split; nothing without a salt."""
-        if self.past.salted_held_out or salt is None:
-            return self.past.salted_held_out
-        return {name: tuple(sorted(row_hashes(rows, salt))) for name, rows in self._held_out.items()}
-
-    def write_private_rows(self, folder: Path, salt: str | None) -> None:
-        """Leave beside a model's weights what the next run knows this one's rows by, where no salt was given."""
-        rows = self.past.private
-        if salt is None:
-            rows = rows.joined(PrivateRows.of(self.request, self.splits["unlearn"], self._held_out))
-        rows.save(folder)
+    def recorded_rows(self, salt: str | None) -> tuple[RecordedRows, RecordedRows]:
+        """By what the next run knows the rows of this one and of those before it: hashes without a salt, and with."""
+        whole = {name: split for name, split in self.splits.items() if name != "retain" or self.streamed is None}
+        own = RecordedRows.of(self.request, whole, salt)
+        private, salted = self.past.private, self.past.salted
+        return (private.joined(own), salted) if salt is None else (private, salted.joined(own))
 
 
 def prepare_task(arguments: RunArguments) -> UnlearningTask:
@@ -113,13 +104,14 @@ def prepare_task(arguments: RunArguments) -> UnlearningTask:
         _refuse_set(arguments, [f"{name}_fraction" for name in brought], "the data brings this split along")
     used = _used(data)
     told = " ".join([told, *_left_aside(data, used)])
+    salt, files = arguments.request_salt, arguments.earlier_requests or ()
+    past_rows = past.find(data, salt, files, arguments.allow_unfound_rows)  # before a draw, which leaves most rows out
     if arguments.num_samples is not None:
         drawn = draw_rows(used, arguments.num_samples, arguments.split_seed)
         told += f" Drawn of them by --num_samples: {_counts(drawn)}."
         data = drawn["train"] if isinstance(data, Dataset) else drawn
-    past_rows = past.find(data, arguments.request_salt, arguments.earlier_requests or ())
-    recorded = {} if past_rows is None else past_rows.held_out
-    notes = () if arguments.model_name_or_path is None else _held_out_notes(data, recorded)
+    recorded, notes = ({}, ()) if past_rows is None else (past_rows.held_out, past_rows.notes)
+    notes += () if arguments.model_name_or_path is None else _held_out_notes(data, recorded)
     splits, request = make_splits(
         data,
         unlearn_fraction=arguments.unlearn_fraction,

@@ -32,7 +32,8 @@ from hf_unlearn.data.streamed_source import stream_source
 from hf_unlearn.errors import UserError
 from hf_unlearn.figures.drawing import shows_samples
 from hf_unlearn.hub.card import render_card, write_card
-from hf_unlearn.hub.history import PastRequests, PrivateRows
+from hf_unlearn.hub.history import PastRequests
+from hf_unlearn.hub.recorded_rows import RecordedRows
 from hf_unlearn.hub.screening import screen
 from hf_unlearn.hub.verification import check_card, verify_repo
 from hf_unlearn.models.loading import load_encoder, load_model
@@ -188,7 +189,7 @@ PARSERS: dict[str, Parser] = {
             "run/unlearning.json",
             lambda folder: PastRequests.read(folder / "run").statuses(),
         ),
-        Parser("private-rows", material.texts, "private_rows.json", PrivateRows.load),
+        Parser("private-rows", material.texts, "private_rows.json", RecordedRows.load),
         Parser("run-state", material.texts, "run.json", _run_state),
         Parser("checkpoint", material.texts, "checkpoint.json", damage),
         Parser("run-time", material.texts, "run_time.json", run_time_seconds),
