@@ -64,6 +64,8 @@ class ImageTextEvidence:
         retain: `[r]` the same of retain, for the interval; without it, retain's means are taken as exact.
         recalls: `[v]` each validation sample's share of `recall_validation`, likewise.
         holdout: `[h]` alignments of samples that were not asked for and are like those that were, if there are any.
+        predicted: `[u]` of the original encoder's evidence: what Retrain would make of each unlearn sample, predicted
+            from held-out ones and from what else is known. Without it, validation stands for these samples as it is.
     """
 
     cosine_retain: float
@@ -75,6 +77,7 @@ class ImageTextEvidence:
     retain: Array | None = None
     recalls: Array | None = None
     holdout: Array | None = None
+    predicted: Array | None = None
 
     def estimated_gap(self, before: "ImageTextEvidence") -> EstimatedGap:
         """Estimate this encoder's average gap in retain and unlearn cosine (Table 4) from the original encoder.
@@ -88,6 +91,9 @@ class ImageTextEvidence:
         counts as a further metric would, but is not averaged over, as the true gap does not have it; the level of the
         validation cosine is no utility (rankings do not depend on it) and does not count. The spread is 0 wherever one
         set of alignments lies above the other throughout, so it only distinguishes runs near the target.
+
+        Where Retrain's alignments of unlearn samples were predicted, these take the place of `v0`, and their mean that
+        of V0; the interval knows the sampling error of both sets.
 
         With samples held out to see whether more was erased than asked, what their mean cosine H lost, `max(0, H0 -
         H)`, counts as lost retrieval does: Retrain was not asked to forget them.
@@ -113,13 +119,18 @@ class ImageTextEvidence:
         retain = _difference(self.retain, before.retain, "retain")
         recalls = _difference(before.recalls, self.recalls, "validation recalls")
         erased = _difference(before.holdout, self.holdout, "holdout")
+        is_predicted = before.predicted is not None
+        target = unseen if before.predicted is None else check_scores(before.predicted, "predicted")
+        level = 100 * float(target.mean()) if is_predicted else before.cosine_validation
 
         def estimate(of_retain: Weights, of_unlearn: Weights, of_unseen: Weights, of_held: Weights) -> Parts:
-            left, unseen_left = _shift(unlearn, of_unlearn), _shift(unseen, of_unseen)
-            apart = _wasserstein(unlearn, unseen, of_unlearn, of_unseen)
-            apart -= np.abs(float(unlearn.mean() - unseen.mean()) + left - unseen_left)
+            of_target = of_unlearn if is_predicted else of_unseen
+            left, target_left = _shift(unlearn, of_unlearn), _shift(target, of_target)
+            apart = _wasserstein(unlearn, target, of_unlearn, of_target)
+            apart -= np.abs(float(unlearn.mean() - target.mean()) + left - target_left)
             lost = before.recall_validation - self.recall_validation + _shift(recalls, of_unseen)
-            off = self.cosine_unlearn - before.cosine_validation + 100 * (left - unseen_left)
+            read_off = _shift(unseen, of_unseen) if is_predicted else 0.0  # predictions move with what they are of
+            off = self.cosine_unlearn - level + 100 * (left - target_left - read_off)
             return {
                 "retain": np.abs(self.cosine_retain - before.cosine_retain + 100 * _shift(retain, of_retain)),
                 "unlearn": np.abs(off),

@@ -29,7 +29,7 @@ from hf_unlearn.records.schemas import Results, UnlearningManifest
 from hf_unlearn.runs.arguments import Run
 from hf_unlearn.runs.class_labels import class_labels
 from hf_unlearn.runs.evaluation import EARLIER, Evaluation, Evaluator, ImageTextEvaluator, ImageViewEvaluator
-from hf_unlearn.runs.initial import load_initial_model
+from hf_unlearn.runs.initial import load_initial_model, with_predictions
 from hf_unlearn.runs.pretrain import MERGED, run_time_seconds, train_from_scratch
 from hf_unlearn.runs.reports import BEFORE, RunReports
 from hf_unlearn.runs.request_statuses import as_original, request_statuses
@@ -110,6 +110,7 @@ class Experiment(RunReports):
             say_notes(self.evaluator.notes)
         self.device = run.pretrain.device
         before = self.evaluator.evaluate(_on(model, self.device))
+        before = with_predictions(before, self.initial, model, self.evaluator, task.sizes)
         self.original = as_original(before, task.past)
         self.evaluations: dict[str, Evaluation] = {BEFORE: before.with_estimated_gap(self.original)}
         self.retrain: Evaluation | None = None

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from transformers import PreTrainedModel, set_seed
@@ -14,14 +15,18 @@ from hf_unlearn.data.resizing import Processor
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import clear_interrupted, finished_folder
 from hf_unlearn.hub.recording import describe_base_model
+from hf_unlearn.metrics.estimated_gap import ImageTextEvidence
 from hf_unlearn.models.adapters import is_adapted
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.saving import save_encoder
 from hf_unlearn.records.schemas import BaseModel
 from hf_unlearn.runs.arguments import Run
 from hf_unlearn.runs.builders import Builder
+from hf_unlearn.runs.evaluation import Evaluation, Evaluator, ImageTextEvaluator
 from hf_unlearn.runs.run_arguments import RunArguments
 from hf_unlearn.runs.run_data import UnlearningTask
+from hf_unlearn.training.features import FeatureEncoder
+from hf_unlearn.training.targets import pair_targets
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,36 @@ def load_initial_model(arguments: RunArguments, base: PreTrainedModel | None = N
         _require_same_architecture(name, model, base)
     record, _ = describe_base_model(name, arguments.initial_revision)
     return InitialModel(model, processor, record)
+
+
+def with_predictions(
+    before: Evaluation, initial: InitialModel | None, base: PreTrainedModel, evaluator: Evaluator, sizes: dict[str, int]
+) -> Evaluation:
+    """The base model's evaluation, with what exact retraining would make of each unlearn pair in its evidence.
+
+    It is predicted from the initial model's embeddings, as the level of Targeted Calibration's targets is: held-out
+    pairs, weighted by their likeness to the request and lowered by what a model loses on them without it. Without an
+    initial model, and for views, whose targets are distributed as held-out ones anyway, nothing is predicted.
+
+    Args:
+        before: the base model's.
+        initial: what the base was fine-tuned from, if that is known.
+        base: the model before unlearning, on its device.
+        evaluator: of the splits.
+        sizes: rows of each split; of the whole of retain where that is a stream.
+    """
+    evidence = before.evidence
+    if initial is None or not (isinstance(evaluator, ImageTextEvaluator) and isinstance(evidence, ImageTextEvidence)):
+        return before
+    retain, unlearn, unseen = (evaluator.splits[name] for name in ("retain", "unlearn", "validation"))
+    encoder = FeatureEncoder(initial.model.to(base.device), initial.processor)  # type: ignore[arg-type]
+    ratio = sizes["unlearn"] / sizes["retain"]
+    targets = pair_targets(
+        base, evaluator.preprocessor, retain, unlearn, unseen, unlearn_to_retain=ratio, encoder=encoder
+    )
+    captions = np.array([len(row) for row in unlearn.dataset["captions"]])
+    predicted = targets.positive[len(retain) :].double().numpy().sum(1) / captions  # 0 beyond a row's last caption
+    return replace(before, evidence=replace(evidence, predicted=predicted))
 
 
 def prepare_vision_model(run: Run, task: UnlearningTask, build: Builder) -> None:

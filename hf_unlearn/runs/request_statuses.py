@@ -31,7 +31,8 @@ def as_original(before: Evaluation, past: PastRequests) -> Evaluation:
     if isinstance(evidence, ImageTextEvidence):
         held_out = np.asarray(evidence.validation) - past.unseen_risen
         known = recorded("cosine_retain", "cosine_validation", "recall_validation")
-        return replace(before, evidence=replace(evidence, validation=held_out, **known))
+        predicted = None if evidence.predicted is None else np.asarray(evidence.predicted) - past.unseen_risen
+        return replace(before, evidence=replace(evidence, validation=held_out, predicted=predicted, **known))
     if evidence.probe is None:
         return before
     probe = replace(evidence.probe, **recorded("retain_accuracy", "validation_accuracy"))

@@ -149,6 +149,18 @@ def test_interval_of_the_image_text_estimate_is_the_bootstraps():
     assert gap.high - gap.low > 10, "40 rows of standard deviation 41 are 6.5 points of standard error, halved"
 
 
+def test_what_retrain_was_predicted_to_give_takes_the_place_of_held_out_samples():
+    before, after = sampled(0, unlearn=0.8), sampled(1)
+    predicted = np.random.default_rng(5).normal(0.2, 0.3, 40)
+    gap = after.estimated_gap(replace(before, predicted=predicted))
+    stands_in = replace(before, validation=predicted, cosine_validation=100 * predicted.mean())
+    assert gap.total == pytest.approx(_definition(after, stands_in))
+    # Drawn with the samples that they are of, and no surer than the held-out samples that they were read off.
+    met = after.estimated_gap(replace(before, predicted=after.unlearn))
+    assert met.parts["unlearn"] == pytest.approx(0, abs=1e-9) and met.parts["spread"] == 0
+    assert 2 < met.high - met.total < gap.high - gap.low
+
+
 def test_more_rows_narrow_the_interval():
     few, many = (sampled(1, size=size).estimated_gap(sampled(0)) for size in (40, 4000))
     assert many.high - many.low < 0.8 * (few.high - few.low)

@@ -14,7 +14,7 @@ from hf_unlearn.models.moco import MoCoModel
 from hf_unlearn.models.simclr import SimCLRModel
 from hf_unlearn.models.small_clip import build_small_clip
 from hf_unlearn.models.weights import weights_sha256
-from hf_unlearn.records.schemas import UnlearningManifest
+from hf_unlearn.records.schemas import EvaluationRecord, UnlearningManifest
 from hf_unlearn.runs.arguments import parse_run
 from hf_unlearn.runs.builders import BUILDERS
 from hf_unlearn.runs.resuming import settings_hash
@@ -95,6 +95,12 @@ def test_targets_are_predicted_from_the_initial_model_or_from_another(unlearn, t
     }
     hashes = {name: weights_sha256(out / "targeted_calibration") for name, out in runs.items()}
     assert hashes["initial"] == hashes["features"] and len(set(hashes.values())) == 3
+    # Where the initial model is known, the estimated gap is to what it predicts, too, whatever orders the targets.
+    before = {name: EvaluationRecord.load(out / "targeted_calibration").before for name, out in runs.items()}
+    gaps = {name: metrics["estimated_gap_unlearn"] for name, metrics in before.items()}
+    plain = abs(before["none"]["cosine_unlearn"] - before["none"]["cosine_validation"])
+    assert gaps["none"] == gaps["features"] == pytest.approx(plain, abs=1e-4)
+    assert gaps["initial"] == gaps["fine-tuned"] != pytest.approx(plain, abs=0.01)
 
 
 def test_rows_set_apart_train_the_initial_model_and_are_in_no_split(shapes, tmp_path, monkeypatch):
