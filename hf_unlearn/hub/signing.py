@@ -21,7 +21,7 @@ def _explained(what: str) -> Iterator[None]:
         raise missing_extra("signing", "model-signing", "sign") from error
     except UserError:
         raise
-    except (ValueError, TypeError, OSError, RuntimeError, AttributeError) as error:
+    except Exception as error:  # those of cryptography and protobuf, too, of which none need be here
         raise UserError(f"{what}: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 

@@ -15,6 +15,7 @@ from hf_unlearn.hub.card import write_card
 from hf_unlearn.hub.descendants import Descendant, find_descendants
 from hf_unlearn.hub.evidence import write_evidence
 from hf_unlearn.hub.publishing import publish_run
+from hf_unlearn.hub.signing import verify_signature
 from hf_unlearn.hub.verification import verify_repo
 from hf_unlearn.hub.verification_report import Outcome
 from hf_unlearn.records.schemas import EvaluationRecord, UnlearningManifest
@@ -89,6 +90,15 @@ def test_public_tools_alone_verify_the_folder_and_catch_one_changed_byte(
     assert all(status != 0 for status in public_tools(published, keys))
     if name != "unlearning.json":  # which is no JSON then
         assert outcomes(published, public_key=keys / "public.pem")["signature"] is Outcome.FAILS
+
+
+def test_a_damaged_signature_is_a_statement_that_does_not_hold(published: Path, keys: Path) -> None:
+    whole = (published / "model.sig").read_bytes()
+    for place in range(0, len(whole) - 2, len(whole) // 12):  # in the envelope, in what is signed, in the signature
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        (published / "model.sig").write_bytes(damaged)
+        assert verify_signature(published, keys / "public.pem").fails, place
 
 
 def test_the_statement_and_the_bill_name_weights_base_request_and_method(published: Path) -> None:
