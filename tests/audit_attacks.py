@@ -1,9 +1,7 @@
-"""Owners simulated down to their embeddings, and every way of answering that was tried against the audit.
+"""Every way of answering that was tried against the audit.
 
-Views of a picture are unit vectors around what the picture shows, spread so that their mean pairwise cosine is the
-alignment that `audit_simulation.World` gave it. Retraining moves what pictures show a little, alike for all. An attack
-is a function from the world (the model's answers before, honest answers after, and which pictures were requested) to
-the answers that the audit gets.
+An attack is a function from the world (the model's answers before, honest answers after, and which pictures were
+requested) to the answers that the audit gets.
 """
 
 from __future__ import annotations
@@ -11,93 +9,18 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
-from audit_simulation import C, R, U, View, World, verdict_rates
+from audit_answers import AT_20, LOWER, PARTS, VIEWS, WIDTH, Answers, answers, directions, edited, rotation, side, views
+from audit_simulation import DRAWS, C, R, World
 
 from hf_unlearn.audit.answer_checks import change, suspicions
 from hf_unlearn.audit.embeddings import Embeddings
 from hf_unlearn.audit.verdict import Circumstances, run_tests
 from hf_unlearn.records.audit_result import Arm, AuditResult, ImageRow, Verdict
 
-WIDTH, VIEWS = 96, 8
-PARTS = ("images", "held_back", "repeats", "nudged")
-NUDGES = (1e-6, 0.02, 0.12)  # shares of what sets a picture's views apart by which its nudges move an answer
-LOWER = 0.3  # the simulated owners' alignments reach above 1, a cosine does not
-AT_20 = World({U: 20, R: 20, C: 20}, gap=0.3, removed=1)
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What one simulated endpoint could answer: the model before, after honest unlearning, after mere drift."""
-
-    before: Embeddings
-    honest: Embeddings
-    drifted: Embeddings
-    arms: np.ndarray
-    rng: np.random.Generator
-
-    @property
-    def requested(self) -> np.ndarray:
-        return self.arms == U
-
-
-def directions(rng: np.random.Generator, n: int) -> np.ndarray:
-    found = rng.normal(size=(n, WIDTH))
-    found[:, : WIDTH // 8] += 1.5 * rng.normal(size=(n, 1)) * rng.normal(size=WIDTH // 8)  # pictures have likenesses
-    return found / np.linalg.norm(found, axis=-1, keepdims=True)
-
-
-def views(rng: np.random.Generator, content: np.ndarray, alignment: np.ndarray, count: int = VIEWS) -> np.ndarray:
-    """`count` unit vectors a picture whose expected pairwise cosine is its alignment."""
-    noise = rng.normal(size=(len(content), count, WIDTH)) / np.sqrt(WIDTH)
-    noise -= (noise * content[:, None]).sum(-1, keepdims=True) * content[:, None]
-    share = np.clip(alignment, 0.02, 0.98)[:, None, None]
-    return np.sqrt(share) * content[:, None] + np.sqrt(1 - share) * noise
-
-
-def side(rng: np.random.Generator, content: np.ndarray, audited: np.ndarray, held_back: np.ndarray) -> Embeddings:
-    images = views(rng, content, audited)
-    fresh = views(rng, content, audited, len(NUDGES))
-    share = np.array(NUDGES)[:, None]
-    shared = np.sqrt(np.clip(audited, 0.02, 0.98))[:, None, None] * content[:, None]
-    nudged = shared + np.sqrt(1 - share) * (images[:, :1] - shared) + np.sqrt(share) * (fresh - shared)
-    return Embeddings(images, held_back=views(rng, content, held_back), repeats=images[:, 0], nudged=nudged)
-
-
-def answers(world: World, rng: np.random.Generator, likeness: float = 0.9) -> Answers:
-    """One owner's pictures as the models answer about them."""
-    images = world.images(1, rng)
-    arms = np.array([arm for arm in images for _ in range(images[arm].shape[1])])
-
-    def levels(world: World) -> tuple[np.ndarray, ...]:
-        audited, held = world.view(1, rng, images), world.view(1, rng, images)
-        return tuple(
-            np.concatenate([values[arm][0] for arm in images]) - LOWER
-            for values in (audited.before, held.before, audited.after, held.after)
-        )
-
-    content = directions(rng, len(arms))
-    other = likeness * content + np.sqrt(1 - likeness**2) * directions(rng, len(arms))
-    other /= np.linalg.norm(other, axis=-1, keepdims=True)
-    first, first_held, after, after_held = levels(world)
-    before = side(rng, content, first, first_held)
-    _, _, drifted, drifted_held = levels(replace(world, removed=0.0, drift=0.055))
-    return Answers(before, side(rng, other, after, after_held), side(rng, other, drifted, drifted_held), arms, rng)
-
-
 Attack = Callable[[Answers], Embeddings]
-
-
-def edited(base: Embeddings, rows: np.ndarray, edit: Callable[[np.ndarray], np.ndarray]) -> Embeddings:
-    """The same filter over every answer about some pictures."""
-    parts = {}
-    for name in PARTS:
-        array = getattr(base, name).copy()
-        array[rows] = edit(array[rows])
-        parts[name] = array
-    return replace(base, **parts)
 
 
 def noisy(world: Answers, base: Embeddings, size: float = 0.87) -> Embeddings:
@@ -109,10 +32,6 @@ def steady(fake: Embeddings) -> Embeddings:
     nudged = fake.nudged.copy()
     nudged[:, 0] = fake.images[:, 0]
     return replace(fake, repeats=fake.images[:, 0], nudged=nudged)
-
-
-def rotation(rng: np.random.Generator) -> np.ndarray:
-    return np.linalg.qr(rng.normal(size=(WIDTH, WIDTH)))[0]
 
 
 def rotated(world: Answers, base: Embeddings) -> Embeddings:
@@ -249,6 +168,57 @@ def audited_views(world: Answers, base: Embeddings) -> Embeddings:
     return replace(base, images=fake.images, repeats=fake.repeats)
 
 
+def kept_noise(world: Answers, base: Embeddings) -> Embeddings:
+    """Noise keyed by a coarse hash: all small changes of a picture share it, its views do not."""
+    fake, rows = noisy(world, base, 0.8), world.requested
+    nudged = base.nudged.copy()
+    nudged[rows] += fake.images[rows, :1] - base.images[rows, :1]
+    return replace(fake, repeats=fake.images[:, 0], nudged=nudged)
+
+
+def noisy_views(world: Answers, base: Embeddings) -> Embeddings:
+    """The picture and its small changes get true answers; its views, found in an index, get noisy ones."""
+    fake = noisy(world, base, 0.8)
+    images = np.concatenate([base.images[:, :1], fake.images[:, 1:]], 1)
+    return replace(base, images=images, held_back=fake.held_back)
+
+
+def routed(world: Answers, others: Embeddings, turned: bool = False) -> Embeddings:
+    """A retrained model answers about requested pictures alone; a turned one comes of a training of its own."""
+    turn = rotation(world.rng) if turned else np.eye(WIDTH)
+    parts = {name: getattr(others, name).copy() for name in PARTS}
+    for name, array in parts.items():
+        array[world.requested] = getattr(world.honest, name)[world.requested] @ turn
+    return replace(others, **parts)
+
+
+def recorded_others(world: Answers) -> Embeddings:
+    """Answers about all but the requested pictures come from the recording of before."""
+    fake = noisy(world, world.drifted, 0.8)
+    for name in PARTS:
+        getattr(fake, name)[~world.requested] = getattr(world.before, name)[~world.requested]
+    return fake
+
+
+def one_answer(world: Answers, base: Embeddings) -> Embeddings:
+    """All requested pictures share their answers, view by view."""
+    return edited(base, world.requested, lambda values: np.broadcast_to(values.mean(0), values.shape))
+
+
+def shifted(world: Answers, base: Embeddings) -> Embeddings:
+    """A constant is added to all answers, which squeezes every difference."""
+    push = world.rng.normal(size=WIDTH)
+    return edited(base, np.ones(len(world.arms), bool), lambda values: values + 2 * push / np.linalg.norm(push))
+
+
+def captions_of(base: Embeddings, rows: np.ndarray, values: np.ndarray) -> Embeddings:
+    """The same pictures' answers, other answers about some captions."""
+    assert base.texts is not None
+    texts = base.texts.copy()
+    texts[rows] = values
+    return replace(base, texts=texts)
+
+
 ATTACKS: dict[str, Attack] = {
     "noise on answers about requested pictures": lambda w: noisy(w, w.before),
     "the same, all outputs rotated": lambda w: rotated(w, noisy(w, w.before)),
@@ -268,7 +238,6 @@ ATTACKS: dict[str, Attack] = {
     "requested pictures answer for each other": lambda w: swapped(w, w.before),
     "all others lifted to the requested level": lambda w: raise_others(w, w.before),
     "only the audited views changed": lambda w: audited_views(w, w.before),
-    "views pulled apart, the model drifts": lambda w: spread(w, w.drifted, 1.65),
     "all others' views pulled together": lambda w: gathered(w, w.before, (R, C)),
     "all others' views pulled together, the model drifts": lambda w: gathered(w, w.drifted, (R, C)),
     "never-trained pictures' views alone pulled together": lambda w: gathered(w, w.before, (C,)),
@@ -281,15 +250,45 @@ ATTACKS: dict[str, Attack] = {
     "outputs rounded in a secret space, the model drifts": lambda w: rounded_turned(w, w.drifted),
     "mixed with other pictures, the model drifts": lambda w: steady(mixed_in(w, w.drifted)),
     "requested pictures answer for each other, the model drifts": lambda w: steady(swapped(w, w.drifted)),
+    "noise kept for alike pictures, the model drifts": lambda w: kept_noise(w, w.drifted),
+    "pictures true, their views noisy, the model drifts": lambda w: noisy_views(w, w.drifted),
+    "a retrained model for requested pictures alone": lambda w: routed(w, w.before),
+    "a model retrained apart for requested pictures alone, drift": lambda w: routed(w, w.drifted, turned=True),
+    "other pictures answered from the recording of before": recorded_others,
+    "one answer for all requested pictures, the model drifts": lambda w: one_answer(w, w.drifted),
+    "a constant added to all answers": lambda w: shifted(w, w.before),
+    "a constant added to all answers, the model drifts": lambda w: shifted(w, w.drifted),
 }
+CAPTION_ATTACKS: dict[str, Attack] = {
+    "captions: a stranger's, the model drifts": lambda w: captions_of(
+        w.drifted, w.requested, views(w.rng, directions(w.rng, int(w.requested.sum())), np.full(20, 0.4), 1)[:, 0]
+    ),
+    "captions: an own control's, the model drifts": lambda w: captions_of(
+        w.drifted, w.requested, w.drifted.texts[w.arms == C]
+    ),
+    "captions: each other's, the model drifts": lambda w: captions_of(
+        w.drifted, w.requested, np.roll(w.drifted.texts[w.requested], 1, 0)
+    ),
+    "captions: noise": lambda w: captions_of(w.before, w.requested, noise_of(w, 1.3)(w.before.texts[w.requested])),
+}
+"""Answers about the requested pictures' captions are changed, and none about pictures."""
 
 
 SMOOTH = "views pulled apart, the model drifts"
-"""The one fake that no test sees, since it moves answers as a change of the model would: credit is conditional."""
+LIMITS: dict[str, Attack] = {
+    SMOOTH: lambda w: spread(w, w.drifted, 1.65),
+    "a model retrained for requested pictures alone, drift": lambda w: routed(w, w.drifted),
+}
+CAPTION_LIMITS: dict[str, Attack] = {
+    "captions: noise, the model drifts": lambda w: captions_of(
+        w.drifted, w.requested, noise_of(w, 1.3)(w.drifted.texts[w.requested])
+    ),
+}
+"""Fakes that no test sees, since they move answers as a change of the model would: credit is conditional."""
 
 
 def audit(
-    world: Answers, after: Embeddings, *, permutations: int = 399, checks: bool = True, from_weights: bool = False
+    world: Answers, after: Embeddings, *, permutations: int = DRAWS, checks: bool = True, from_weights: bool = False
 ) -> AuditResult:
     """The audit of one owner, from embeddings to the verdict."""
     seen = {"before": world.before.alignments(), "after": after.alignments()}
@@ -315,47 +314,35 @@ def audit(
 
 
 def verdicts(
-    attack: Attack | None, owners: int, *, world: World = AT_20, seed: int = 0, checks: bool = True
+    attack: Attack | None,
+    owners: int,
+    *,
+    world: World = AT_20,
+    seed: int = 0,
+    checks: bool = True,
+    captions: bool = False,
 ) -> Counter[Verdict]:
     """How many of the simulated owners get each verdict; without an attack, under honest unlearning."""
     counts: Counter[Verdict] = Counter()
     for number in range(owners):
-        found = answers(world, np.random.default_rng([seed, number]))
+        found = answers(world, np.random.default_rng([seed, number]), captions=captions)
         after = found.honest if attack is None else attack(found)
         counts[audit(found, after, checks=checks).verdict] += 1
     return counts
 
 
-def untouched(view: View, count: int, world: World) -> View:
-    """Some requested pictures fully remembered: as they would stand had nothing been done about them."""
-    after = {arm: values.copy() for arm, values in view.after.items()}
-    after[U][:, :count] += world.gap * world.removed
-    return View(view.before, after)
-
-
-UNTOUCHED = {(12, 1): 0.89, (12, 2): 0.63, (20, 4): 0.67, (50, 10): 0.29, (149, 15): 0.26}
-"""Arms of so many pictures, so many of them fully remembered, and how often that got the best verdict before."""
-
-
-def untouched_rates(n: int, count: int, owners: int, rng: np.random.Generator) -> Counter[Verdict]:
-    """Verdicts where `count` of `n` requested pictures were left alone."""
-    world = World({U: n, R: n, C: n}, gap=0.3, removed=1)
-    images = world.images(owners, rng)
-    seen = [untouched(world.view(owners, rng, images), count, world) for _ in range(2)]
-    return verdict_rates(seen[0], seen[1])
-
-
 def main(owners: int) -> None:
     """Print the table of docs/audit_attacks.md."""
     print("| fake | best verdict without the checks | with |\n|---|---|---|")
-    for name, attack in {"none: exact retraining": None, **ATTACKS}.items():
-        rates = [verdicts(attack, owners, checks=checks)[Verdict.WITHIN_BAND] / owners for checks in (False, True)]
-        print(f"| {name} | {rates[0]:.3f} | {rates[1]:.3f} |", flush=True)
-    rng = np.random.default_rng(0)
-    print("\n| requested | fully remembered | best verdict before | now |\n|---|---|---|---|")
-    for (n, count), before in UNTOUCHED.items():
-        rates_now = untouched_rates(n, count, owners, rng)
-        print(f"| {n} | {count} | {before:.2f} | {rates_now[Verdict.WITHIN_BAND]:.3f} |", flush=True)
+    tried = [(False, {"none: exact retraining": None, **ATTACKS, **LIMITS})]
+    tried.append((True, {"captions: exact retraining": None, **CAPTION_ATTACKS, **CAPTION_LIMITS}))
+    for captions, attacks in tried:
+        for name, attack in attacks.items():
+            rates = [
+                verdicts(attack, owners, checks=checks, captions=captions)[Verdict.WITHIN_BAND] / owners
+                for checks in (False, True)
+            ]
+            print(f"| {name} | {rates[0]:.3f} | {rates[1]:.3f} |", flush=True)
 
 
 if __name__ == "__main__":

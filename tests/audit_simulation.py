@@ -28,6 +28,8 @@ from hf_unlearn.audit.verdict import Findings, decide
 from hf_unlearn.records.audit_result import Arm, ImageRow, Verdict
 
 PAPER_MEAN, PAPER_STD = 0.025, 0.081
+DRAWS = 599
+"""Permutations: the observed one included, 600 reach every level of `levels`, as the 10,000 of an audit nearly do."""
 U, R, C = Arm.REQUESTED, Arm.STILL_TRAINED, Arm.NEVER_TRAINED
 
 
@@ -87,7 +89,7 @@ class World:
         return View(before, after)
 
 
-def findings(view: View, held_back: View | None = None, *, permutations: int = 399) -> list[Findings]:
+def findings(view: View, held_back: View | None = None, *, permutations: int = DRAWS) -> list[Findings]:
     """What `find(measure(...))` gives for each owner, as many owners at once as fit in the processor's cache."""
     found: list[Findings] = []
     sizes = [values.shape[-1] for values in view.before.values()]
@@ -173,3 +175,22 @@ def table(view: View, owner: int, held_back: View | None = None) -> list[ImageRo
         for arm in view.before
         for i in range(view.before[arm].shape[1])
     ]
+
+
+def untouched(view: View, count: int, world: World) -> View:
+    """Some requested pictures fully remembered: as they would stand had nothing been done about them."""
+    after = {arm: values.copy() for arm, values in view.after.items()}
+    after[U][:, :count] += world.gap * world.removed
+    return View(view.before, after)
+
+
+UNTOUCHED = {(12, 1): 0.89, (12, 2): 0.63, (20, 4): 0.67, (50, 10): 0.29, (149, 15): 0.26}
+"""Arms of so many pictures, so many of them fully remembered, and how often that got the best verdict before."""
+
+
+def untouched_rates(n: int, count: int, owners: int, rng: np.random.Generator) -> Counter[Verdict]:
+    """Verdicts where `count` of `n` requested pictures were left alone."""
+    world = World({U: n, R: n, C: n}, gap=0.3, removed=1)
+    images = world.images(owners, rng)
+    seen = [untouched(world.view(owners, rng, images), count, world) for _ in range(2)]
+    return verdict_rates(seen[0], seen[1])

@@ -61,6 +61,42 @@ def jumping(before: Embeddings, after: Embeddings, u: NDArray[np.int64], o: NDAr
     return None
 
 
+def steady(before: Embeddings, after: Embeddings, u: NDArray[np.int64], o: NDArray[np.int64]) -> str | None:
+    """Whether small changes move answers about requested pictures less than their views lie apart.
+
+    Noise that is the same for all small changes of a picture, keyed by what it looks like from afar, does not jump. But
+    it sets the views apart and leaves the small changes where they were, and a network moves both.
+
+    Args:
+        before, after, u, o: as in `jumping`.
+
+    Returns:
+        A sentence, or None.
+    """
+    earlier, now = _jumps(before), _jumps(after)
+    if now is None:
+        return None
+    sizes = range(1, now.shape[1])
+    for size in sizes:
+        # What is not answered is at its worst: a requested picture's answer stays, another's jumps.
+        relative = now[:, size] / np.maximum(_spread(after), LEAST_JUMP)
+        relative = np.where(np.isfinite(relative), relative, ~np.isin(np.arange(len(now)), u))
+        own, rest = (np.maximum(relative[rows], LEAST_JUMP / 10) for rows in (u, o))
+        usual = 1.0
+        if earlier is not None and size < earlier.shape[1]:
+            first = earlier[:, size] / np.maximum(_spread(before), LEAST_JUMP)
+            usual = min(1.0, _median(first[u], LEAST_JUMP / 10) / _median(first[o], LEAST_JUMP / 10))
+        if np.median(now[o, size]) < LEAST_JUMP or np.median(own) * RATIO >= usual * np.median(rest):
+            continue
+        if TwoSample(np.log(rest), np.log(own), permutations=999).p_value("greater") <= LEVEL / len(sizes):
+            return (
+                "The views of the requested pictures lie apart, but small changes hardly move their answers: "
+                f"{np.median(own):.3f} of the way between two views, other pictures' {np.median(rest):.3f}. Noise that "
+                "is kept for alike pictures does so, and so would a method that sets views apart on purpose."
+            )
+    return None
+
+
 Pair = tuple[str, tuple[Matrix | None, Matrix]]
 
 

@@ -183,6 +183,8 @@ def _at_worst(row: ImageRow, known: Sequence[ImageRow]) -> ImageRow:
 
 def _fold(rows: Sequence[ImageRow]) -> ImageRow:
     """One row for several of the same image; a measurement that one of them lacks is lacking."""
+    if len(rows) == 1:
+        return rows[0]
 
     def mean(name: str) -> float | None:
         values = [getattr(row, name) for row in rows]

@@ -117,9 +117,18 @@ class BothEncoders:
 
 
 def embed_both(
-    before: str, after: str, pictures: AuditedPictures, settings: AuditSettings, folder: Path, stack: ExitStack
+    before: str,
+    after: str,
+    pictures: AuditedPictures,
+    settings: AuditSettings,
+    folder: Path,
+    stack: ExitStack,
+    seed: int | None = None,
 ) -> BothEncoders:
     """Open both encoders, then ask both the same; a wrong name fails before anything long begins.
+
+    The views are those of `settings.seed`, else of a recording, else of `seed`, else they are drawn anew. A seed drawn
+    anew is written into the folder first, so that the same command goes on with the same views.
 
     Raises:
         UserError: When one cannot be opened or asked, or was recorded with another question.
@@ -130,6 +139,8 @@ def embed_both(
         if is_precomputed(name):
             opened[side] = read_embeddings(name, pictures.pictures, pictures.captions)
             settings = settings.with_recorded(opened[side].source)  # type: ignore[union-attr]
+    if settings.seed is None:
+        settings = replace(settings, seed=seed)
     settings = map_across_processes(1, lambda _: settings.with_defaults())[0]  # one draw of the seed for all processes
     for side, name in (("before", before), ("after", after)):
         if side not in opened:
@@ -151,8 +162,8 @@ def embed_both(
             for side, found in opened.items()
         }
     )
-    drawn = asked.seed is None and any(isinstance(encoder, EndpointEncoder) for encoder in encoders.values())
-    if drawn:
+    drawn = asked.seed is None and seed is None
+    if drawn and any(isinstance(encoder, EndpointEncoder) for encoder in encoders.values()):
         keep_seed(folder, settings.seed or 0)
     for side in ("before", "after"):
         found = opened[side]

@@ -99,7 +99,7 @@ def _why_open(measured: HypothesisTests) -> str:
     if any(tests[name].passed and tests[name].statistic > 0 for name in ("T3", "T4.T3") if name in tests):
         return (
             "they stand above, but with these images not surely enough to call it a trace "
-            f"(that takes p ≤ {2 * RESIDUAL_LEVEL:g}; {_number(measured.effects['gap_after'])})"
+            f"(that takes p ≤ {2 * RESIDUAL_LEVEL:.1g}; {_number(measured.effects['gap_after'])})"
         )
     if measured.held_back == "some":
         return "only some images were measured on held-back transforms"

@@ -157,6 +157,16 @@ def read_view_seed(plan: AuditPlan, folder: Path, number: int) -> int:
     return seed
 
 
+def planned_seed(plan_file: str | Path, number: int) -> int | None:
+    """The seed that a written plan committed to for its audit `number`; None where it committed to none.
+
+    Raises:
+        UserError: as `read_plan` and `read_view_seed` do.
+    """
+    plan = read_plan(plan_file)
+    return read_view_seed(plan, Path(plan_file).parent, number) if plan.view_commitments else None
+
+
 def write_plan(plan: AuditPlan, folder: Path, secret: str = "") -> None:
     """Write `request.csv`, `still_trained.csv` (columns `id,sha256`), the secret of the views and, last, `plan.json`.
 

@@ -6,6 +6,7 @@ number of re-assignments), which the simulations in the tests match.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import ceil, comb, floor, inf, isfinite
 
 import numpy as np
@@ -55,6 +56,7 @@ def power(effect: ArrayLike, n: int, m: int | None = None, level: float = 0.05) 
     return np.asarray(TTestIndPower().power(effect, n, alpha, ratio=m / n, alternative="larger"))
 
 
+@lru_cache(maxsize=256)
 def detectable_effect(n: int, m: int | None = None, level: float = 0.05, power: float = POWER) -> float:
     """The standardised effect that a one-sided test finds with the given power; infinite if no effect can be found.
 

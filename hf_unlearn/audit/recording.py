@@ -3,6 +3,7 @@
 import logging
 import secrets
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from hf_unlearn.audit.audited_pictures import collect_pictures, read_table
@@ -11,7 +12,7 @@ from hf_unlearn.audit.clusters import picture_clusters
 from hf_unlearn.audit.embedding_files import save_embeddings
 from hf_unlearn.audit.encoders import embed_pictures
 from hf_unlearn.audit.pictures import list_pictures
-from hf_unlearn.audit.plan import AuditPlan, commit_views, draw_plan, write_plan
+from hf_unlearn.audit.plan import AuditPlan, commit_views, draw_plan, planned_seed, write_plan
 from hf_unlearn.audit.run import refuse_no_folder
 from hf_unlearn.audit.settings import LARGEST_AUDITS, AuditSettings
 from hf_unlearn.distributed import owned_together
@@ -29,6 +30,8 @@ def record_embeddings(
     still_trained: str | Path | None = None,
     never_trained: str | Path | None = None,
     captions: str | Path | None = None,
+    plan: str | Path | None = None,
+    audit_number: int = 1,
     settings: AuditSettings | None = None,
 ) -> Path:
     """Record one encoder's embeddings now, for an audit later: the way to keep an endpoint's answers of before.
@@ -44,6 +47,8 @@ def record_embeddings(
         still_trained: Folder of pictures that will stay in training.
         never_trained: Folder of pictures that never were in training. Once the old model is gone, neither can be added.
         captions: CSV file as for `run_audit`.
+        plan: A `plan.json`, whose committed views are recorded.
+        audit_number: Which of the plan's audits this is for, from 1.
         settings: As for `run_audit`.
 
     Returns:
@@ -66,7 +71,10 @@ def record_embeddings(
             "compare with them, and no level of memory can be told."
         )
     pictures = collect_pictures(images, still_trained, never_trained, captions=captions)
-    settings = (settings or AuditSettings()).with_defaults()
+    settings = settings or AuditSettings()
+    if plan is not None and settings.seed is None:
+        settings = replace(settings, seed=planned_seed(plan, audit_number))
+    settings = settings.with_defaults()
     with ExitStack() as stack:
         stack.enter_context(owned_together(target.parent, "Another audit or recording", "--output_file"))
         encoder = open_encoder(str(model), "before", target.parent / CACHE_FILE, settings, stack)

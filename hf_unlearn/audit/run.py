@@ -11,7 +11,7 @@ from hf_unlearn.audit.both_encoders import embed_both
 from hf_unlearn.audit.embeddings import Embeddings
 from hf_unlearn.audit.judging import judge
 from hf_unlearn.audit.notes import notes
-from hf_unlearn.audit.plan import read_view_seed
+from hf_unlearn.audit.plan import planned_seed
 from hf_unlearn.audit.report import REPORT_FILE, AlignmentMatrices, Audit, write_report
 from hf_unlearn.audit.settings import SEED_FILE, AuditSettings, unfinished_seed
 from hf_unlearn.audit.stability import ENOUGH
@@ -72,8 +72,13 @@ def run_audit(
     with ExitStack() as stack:
         stack.enter_context(owned_together(folder, "Another audit"))
         pictures = collect_pictures(images, still_trained, never_trained, captions=captions, plan=plan, decoys=decoys)
-        settings = _with_seed(settings or AuditSettings(), pictures, plan, audit_number, folder)
-        measured = embed_both(str(before), str(after), pictures, settings, folder, stack)
+        settings = settings or AuditSettings()
+        if pictures.plan is not None:
+            settings = replace(settings, audits=max(settings.audits, pictures.plan.audits))
+        seed = unfinished_seed(folder)
+        if plan is not None and settings.seed is None:
+            seed = planned_seed(plan, audit_number)
+        measured = embed_both(str(before), str(after), pictures, settings, folder, stack, seed)
         given = _provenance(pictures, images, still_trained, never_trained, provenance or {})
         results = judge(measured, given)
         while measured.can_grow and any((result.stability or 1) < ENOUGH for result in results.values()):
@@ -98,20 +103,6 @@ def run_audit(
         map_across_processes(1, lambda _: write_report(audit))
         map_across_processes(1, lambda _: (folder / SEED_FILE).unlink(missing_ok=True))
         return audit
-
-
-def _with_seed(
-    settings: AuditSettings, pictures: AuditedPictures, plan: str | Path | None, number: int, folder: Path
-) -> AuditSettings:
-    """The seed that the plan committed to, or that of an interrupted audit; else it stays to be drawn.
-
-    A seed drawn anew is written into the folder first, so that the same command goes on with the same views.
-    """
-    if pictures.plan is not None and plan is not None:
-        settings = replace(settings, audits=max(settings.audits, pictures.plan.audits))
-        if settings.seed is None and pictures.plan.view_commitments:
-            return replace(settings, seed=read_view_seed(pictures.plan, Path(plan).parent, number))
-    return settings if settings.seed is not None else replace(settings, seed=unfinished_seed(folder))
 
 
 def _refuse_finished(folder: Path, overwrite: bool) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from math import ceil
 
 from hf_unlearn.audit.hypotheses import HypothesisTests
-from hf_unlearn.audit.levels import SHARE_LEVEL
+from hf_unlearn.audit.levels import RESIDUAL_LEVEL, SHARE_LEVEL
 from hf_unlearn.audit.power import level_of_one
 from hf_unlearn.audit.statistics import benjamini_yekutieli
 from hf_unlearn.records.audit_result import TestResult
@@ -31,8 +31,8 @@ def enough_permutations(permutations: int, level: float, audits: int, owners: in
     """Draws with which one owner's p-value can pass every test although no other owner's does."""
     if owners == audits == 1:
         return permutations
-    smallest = min(level, SHARE_LEVEL) / audits
-    return max(permutations, ceil(1 / level_of_one(smallest, owners)))
+    smallest = min(level_of_one(min(level, SHARE_LEVEL), owners), RESIDUAL_LEVEL)
+    return max(permutations, ceil(audits / smallest))
 
 
 def adjusted(measured: Mapping[str, HypothesisTests]) -> dict[str, HypothesisTests]:

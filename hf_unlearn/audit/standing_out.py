@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 
 from hf_unlearn.audit.arms import Arms
 from hf_unlearn.audit.statistics import Floats
@@ -68,6 +68,8 @@ def flags(before: Floats, after: Floats, unmoved: Floats, controls: Floats, gap:
     """
     moved, above = before - after - np.median(unmoved), after - controls.mean()
     suspects = (moved < MOVED_SHARE * gap) & (above > ABOVE_SHARE * gap)
+    if not suspects.any():
+        return suspects
     p_values = _together(_moved_little(moved, above, unmoved, suspects), _stands_high(above, controls))
     return suspects & (p_values <= LEVEL / len(after))
 
@@ -101,17 +103,17 @@ def _moved_little(moved: Floats, above: Floats, unmoved: Floats, suspects: NDArr
     centre = np.median(rest[others] if others.any() else rest)
     spread = 1.4826 * float(np.median(np.abs((rest[others] if others.any() else rest) - centre)))
     spread = max(spread, float(np.std(unmoved, ddof=1)) if len(unmoved) > 1 else 0.0, 1e-12)
-    return stats.norm.cdf((rest - centre) / spread)
+    return special.ndtr((rest - centre) / spread)
 
 
 def _stands_high(above: Floats, controls: Floats) -> Floats:
     """How unusual so high a level is for another image of the controls' kind (prediction by Student's t)."""
     n = len(controls)
     spread = max(float(np.std(controls, ddof=1)), 1e-12) * np.sqrt(1 + 1 / n)
-    return stats.t.sf(above / spread, n - 1)
+    return special.stdtr(n - 1, -above / spread)
 
 
 def _together(first: Floats, second: Floats) -> Floats:
     """Fisher's combination of two independent p-values."""
     floor = 1e-300
-    return stats.chi2.sf(-2 * (np.log(np.maximum(first, floor)) + np.log(np.maximum(second, floor))), 4)
+    return special.chdtrc(4, -2 * (np.log(np.maximum(first, floor)) + np.log(np.maximum(second, floor))))

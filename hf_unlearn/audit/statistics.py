@@ -132,8 +132,8 @@ class TwoSample(PermutationTest):
         self._treated_picked = picks[:, : self._n].sum(1).astype(float)
         # Sums over the picked group, and over everyone, of x, x^2 and x restricted to the treated images: with these
         # the statistics for any shift cost a few operations an assignment.
-        self._sums = [_picked_sums(values, picks) for values in (both, both**2, both * in_treated)]
-        self._totals = [values.sum(-1, keepdims=True) for values in (both, both**2, both * in_treated)]
+        values = np.stack([both, both**2, both * in_treated])
+        self._sums, self._totals = _picked_sums(values, picks), values.sum(-1, keepdims=True)
 
     def _statistics(self, shift: ArrayLike) -> Floats:
         return self._difference_and_variance(shift, slice(None))[0]

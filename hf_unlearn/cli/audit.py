@@ -45,6 +45,8 @@ Captions = Annotated[
     Path | None,
     typer.Option("--captions", help="CSV with a column image and any of caption, owner and group (a series)."),
 ]
+Plan = Annotated[Path | None, typer.Option("--plan", help="The plan.json that 'hf-unlearn audit plan' wrote.")]
+AuditNumber = Annotated[int, typer.Option("--audit_number", help="Which of the plan's audits this is.")]
 Views = Annotated[
     str | None,
     typer.Option("--views", help="How views are drawn: caption, cifar, imagenet or light; as in training, if known."),
@@ -83,10 +85,8 @@ def run(
     still_trained: StillTrained = None,
     never_trained: NeverTrained = None,
     captions: Captions = None,
-    plan: Annotated[
-        Path | None, typer.Option("--plan", help="The plan.json that 'hf-unlearn audit plan' wrote.")
-    ] = None,
-    audit_number: Annotated[int, typer.Option("--audit_number", help="Which of the plan's audits this is.")] = 1,
+    plan: Plan = None,
+    audit_number: AuditNumber = 1,
     audits: Annotated[
         int, typer.Option("--audits", help="Without a plan: audits planned of this request; they share the error.")
     ] = 1,
@@ -216,8 +216,11 @@ def plan(
         typer.echo("\n".join(textwrap.wrap(sentence, WIDTH)))
     typer.echo(f"Publish or deposit this hash when you send the request: {drawn.sha256}")
     typer.echo(f"Keep {output_dir / 'view_secret.json'} to yourself: whoever knows it knows the views of your audit.")
-    typer.echo(f"Now, while the model is unchanged: hf-unlearn audit record --model A --images {images} ...")
-    typer.echo(f"Later: hf-unlearn audit --before A --after B --images {images} --plan {output_dir / 'plan.json'}")
+    both = f"--images {images} --plan {output_dir / 'plan.json'} --never_trained C"
+    typer.echo(
+        f"Now, while the model is unchanged: hf-unlearn audit record --model A {both} --output_file a.safetensors"
+    )
+    typer.echo(f"Later: hf-unlearn audit --before a.safetensors --after B {both}")
 
 
 @app.command(short_help="Record an encoder's embeddings, to audit later.")
@@ -228,6 +231,8 @@ def record(
     still_trained: StillTrained = None,
     never_trained: NeverTrained = None,
     captions: Captions = None,
+    plan: Plan = None,
+    audit_number: AuditNumber = 1,
     views: Views = None,
     view_count: ViewCount = None,
     view_side: ViewSide = None,
@@ -251,6 +256,8 @@ def record(
         still_trained=still_trained,
         never_trained=never_trained,
         captions=captions,
+        plan=plan,
+        audit_number=audit_number,
         settings=settings,
     )
     typer.echo(f"Recorded: {written}")

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
-from audit_attacks import AT_20, ATTACKS, PARTS, WIDTH, Answers, answers, edited, rotation
+from audit_answers import AT_20, PARTS, WIDTH, Answers, answers, edited, rotation
+from audit_attacks import ATTACKS, CAPTION_ATTACKS
 
 from hf_unlearn.audit.answer_checks import change, noise, suspicions
 from hf_unlearn.audit.embeddings import Embeddings
@@ -83,6 +84,8 @@ def test_noise_is_the_change_between_two_models_as_unsteady() -> None:
         ("the embedding of an own control, the model drifts", "the answer of a different picture"),
         ("outputs rounded to 0.2, the model drifts", "are coarse"),
         ("noise on requested pictures, the model drifts", "jump"),
+        ("noise kept for alike pictures, the model drifts", "small changes hardly move"),
+        ("pictures true, their views noisy, the model drifts", "small changes hardly move"),
         ("all others lifted to the requested level", "about all pictures but the requested ones changed"),
     ],
 )
@@ -96,6 +99,13 @@ def test_honest_answers_raise_no_suspicion(world: Answers, after: str) -> None:
     assert found(world, served) == ()
     turned = edited(served, np.ones(len(world.arms), bool), lambda values: 2 * values @ rotation(world.rng))
     assert turned.images.shape[-1] == WIDTH and found(world, turned) == ()
+
+
+def test_strange_captions_are_told_from_honest_ones() -> None:
+    world = answers(AT_20, np.random.default_rng(0), captions=True)
+    assert found(world, world.honest) == ()
+    told = found(world, CAPTION_ATTACKS["captions: an own control's, the model drifts"](world))
+    assert any("requested pictures' captions show less" in sentence for sentence in told)
 
 
 def test_few_pictures_raise_no_suspicion() -> None:

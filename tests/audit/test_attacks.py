@@ -13,19 +13,9 @@ import numpy as np
 import pytest
 from audit.conftest import folder_of
 from audit.test_acceptance import DRIFT, assert_at_most
-from audit_attacks import (
-    AT_20,
-    ATTACKS,
-    SMOOTH,
-    UNTOUCHED,
-    answers,
-    audit,
-    edited,
-    rotation,
-    untouched_rates,
-    verdicts,
-)
-from audit_simulation import C, R, U, View, World, findings, table, verdict_rates
+from audit_answers import AT_20, answers, edited, rotation
+from audit_attacks import ATTACKS, CAPTION_ATTACKS, LIMITS, SMOOTH, audit, verdicts
+from audit_simulation import UNTOUCHED, C, R, U, View, World, findings, table, untouched_rates, verdict_rates
 from PIL import Image
 
 from hf_unlearn.audit.headlines import FROM_THE_MODEL, RISEN, SUSPICIOUS
@@ -39,16 +29,21 @@ BEST, PART = Verdict.WITHIN_BAND, Verdict.RESIDUAL_SIGNAL
 LETTER = {"encoders": {"before": {}, "after": {}}, "started": "2026-01-01", "finished": "2026-01-01"}
 
 
-@pytest.mark.parametrize("name", [name for name in ATTACKS if name != SMOOTH])
+@pytest.mark.parametrize("name", ATTACKS)
 def test_no_fake_gets_the_best_verdict(name: str) -> None:
     assert verdicts(ATTACKS[name], 10)[BEST] == 0
+
+
+@pytest.mark.parametrize("name", CAPTION_ATTACKS)
+def test_no_fake_of_captions_gets_the_best_verdict(name: str) -> None:
+    assert verdicts(CAPTION_ATTACKS[name], 6, captions=True)[BEST] == 0
 
 
 def test_what_is_a_change_of_the_model_from_outside_is_credited_under_a_condition() -> None:
     """A smooth filter over a drifting model moves answers as another model would: the first line says what it takes."""
     for number in range(8):
         found = answers(AT_20, np.random.default_rng([0, number]))
-        result = audit(found, ATTACKS[SMOOTH](found))
+        result = audit(found, LIMITS[SMOOTH](found))
         if result.verdict is BEST:
             break
     assert result.verdict is BEST and FROM_THE_MODEL in result.headline

@@ -215,6 +215,18 @@ def test_several_owners_are_adjusted_together(tmp_path, arms, checkpoints):
         _ = audit.result
 
 
+@pytest.mark.parametrize("committed", [True, False])
+def test_a_plan_goes_with_a_recording(tmp_path, checkpoints, committed):
+    """Planned, recorded, audited: the recording's views are used, and said where the plan committed to others."""
+    model, mine = checkpoints["simclr_a"], folder_of(tmp_path / "all", 8)
+    plan_audit(mine, tmp_path / "plan")
+    plan, settings = tmp_path / "plan" / "plan.json", replace(SMALL, seed=None)
+    how = {"plan": plan} if committed else {}
+    recorded = record_embeddings(model, mine, tmp_path / "a.safetensors", settings=settings, **how)
+    audit = run_audit(recorded, checkpoints["simclr_b"], mine, tmp_path / "r", plan=plan, settings=settings)
+    assert any("not those that the plan committed to" in finding for finding in audit.result.findings) != committed
+
+
 def test_a_plan_is_followed_and_reported(tmp_path, checkpoints):
     mine = folder_of(tmp_path / "mine", 8)
     plan = plan_audit(mine, tmp_path / "plan", seed=1)
