@@ -252,8 +252,8 @@ def limits(arms: Arms, measured: HypothesisTests) -> tuple[str, ...]:
 def _number(effect: Effect) -> str:
     """An estimate with its interval, an open end in words."""
     if effect.interval is None:
-        return f"{effect.estimate:.3f}, no interval, since the two groups spread differently"
+        return f"{effect.estimate:z.3f}, no interval, since the two groups spread differently"
     low, high = effect.interval.low, effect.interval.high
     if not isfinite(low) or not isfinite(high):
-        return f"{effect.estimate:.3f}, too few images for an interval"
-    return f"{effect.estimate:.3f}, {effect.interval.confidence:.0%} interval {low:.3f} to {high:.3f}"
+        return f"{effect.estimate:z.3f}, too few images for an interval"
+    return f"{effect.estimate:z.3f}, {effect.interval.confidence:.0%} interval {low:z.3f} to {high:z.3f}"

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from statsmodels.stats.power import TTestIndPower, TTestPower
 
+from hf_unlearn.audit.levels import TOLERANCE
 from hf_unlearn.records.audit_result import MinimumDetectableEffect
 
 POWER = 0.8
@@ -116,7 +117,7 @@ def minimum_detectable_effect(
     standardised = detectable_effect(n, m, level)
     freedom = sum(sizes) - len(sizes)
     std = float(np.sqrt(sum(np.sum((arm - arm.mean()) ** 2) for arm in arms) / freedom)) if freedom else None
-    if std is not None and not isfinite(std):
+    if std is not None and not TOLERANCE <= std < inf:  # what spreads less is rounding: nothing changed
         std = None
     cosine = standardised * std if std is not None and isfinite(standardised) else None
     effects = np.linspace(0, _CURVE_REACH * standardised, _CURVE_POINTS) if cosine is not None else np.zeros(0)

@@ -300,7 +300,7 @@ def _data_uri(content: bytes, kind: str) -> str:
 def _number(value: float | None) -> str:
     if value is None:
         return "–"
-    return f"{value:.4f}".replace("-", MINUS) if math.isfinite(value) else "n/a"
+    return f"{value:z.4f}".replace("-", MINUS) if math.isfinite(value) else "n/a"
 
 
 def _signed(value: float) -> str:

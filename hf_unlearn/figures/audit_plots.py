@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_unlearn.figures.drawing import INK, MINUS, MUTED, new_figure, save
-from hf_unlearn.records.audit_result import Arm, AuditResult, Effect
+from hf_unlearn.records.audit_result import Arm, AuditResult, Effect, Verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,10 +97,10 @@ def plot_permutations(result: AuditResult, path: str | Path) -> Path | None:
         path: Where to write the PNG.
 
     Returns:
-        The path written, or None without a comparison arm.
+        The path written, or None without a comparison arm, or where nothing changed that chance could re-assign.
     """
     test = result.tests.get("T2")
-    if test is None or test.null is None:
+    if test is None or test.null is None or result.verdict is Verdict.NO_MODEL_CHANGE:
         return None
     figure, axes = _axes(6.4, 3.2)
     edges, counts = np.array(test.null.edges), np.array(test.null.counts)
@@ -270,4 +270,4 @@ def _axes(width: float, height: float, grid: str = "y") -> "tuple[Figure, Axes]"
 
 def _signed(value: float) -> str:
     """Three decimals with a true minus sign."""
-    return f"{value:.3f}".replace("-", MINUS)
+    return f"{value:z.3f}".replace("-", MINUS)

@@ -107,3 +107,9 @@ def test_with_several_owners_the_effect_is_found_at_the_adjusted_level() -> None
 
 def test_large_arms_do_not_overflow() -> None:
     assert 0 < detectable_effect(5_000, 5_000) < 0.06
+
+
+def test_a_spread_of_rounding_gives_no_size_in_cosine() -> None:
+    """Where nothing changed, "a targeted change of 0.000 is found" would be nonsense."""
+    effect = minimum_detectable_effect("T2", np.full(6, 1e-6), np.arange(6) * 1e-6)
+    assert effect.cosine is None and not effect.curve and "0.000" not in effect.words
