@@ -163,7 +163,7 @@ def planned_seed(plan_file: str | Path, number: int) -> int | None:
     Raises:
         UserError: as `read_plan` and `read_view_seed` do.
     """
-    plan = read_plan(plan_file)
+    plan = read_plan(Path(plan_file))
     return read_view_seed(plan, Path(plan_file).parent, number) if plan.view_commitments else None
 
 
