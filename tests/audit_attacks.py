@@ -260,16 +260,9 @@ ATTACKS: dict[str, Attack] = {
     "a constant added to all answers, the model drifts": lambda w: shifted(w, w.drifted),
 }
 CAPTION_ATTACKS: dict[str, Attack] = {
-    "captions: a stranger's, the model drifts": lambda w: captions_of(
-        w.drifted, w.requested, views(w.rng, directions(w.rng, int(w.requested.sum())), np.full(20, 0.4), 1)[:, 0]
-    ),
-    "captions: an own control's, the model drifts": lambda w: captions_of(
-        w.drifted, w.requested, w.drifted.texts[w.arms == C]
-    ),
-    "captions: each other's, the model drifts": lambda w: captions_of(
-        w.drifted, w.requested, np.roll(w.drifted.texts[w.requested], 1, 0)
-    ),
     "captions: noise": lambda w: captions_of(w.before, w.requested, noise_of(w, 1.3)(w.before.texts[w.requested])),
+    "captions: an own control's": lambda w: captions_of(w.before, w.requested, w.before.texts[w.arms == C]),
+    "captions: each other's": lambda w: captions_of(w.before, w.requested, np.roll(w.before.texts[w.requested], 1, 0)),
 }
 """Answers about the requested pictures' captions are changed, and none about pictures."""
 

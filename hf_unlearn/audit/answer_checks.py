@@ -58,13 +58,6 @@ class Geometry:
     captions_after: Matrix | None
     anchors: NDArray[np.int64]
 
-    def parts(self) -> list[tuple[str, Matrix, Matrix]]:
-        """What was asked about in words, with its cosines `[s, n, m]` before and after: pictures, then captions."""
-        found = [("requested pictures", self.before, self.after)]
-        if self.captions_before is not None and self.captions_after is not None:
-            found.append(("requested pictures' captions", self.captions_before[None], self.captions_after[None]))
-        return found
-
 
 def suspicions(
     before: Embeddings,
@@ -142,7 +135,10 @@ def _cosines(embeddings: Embeddings, anchors: NDArray[np.int64], count: int) -> 
 
 def _apart(seen: Geometry, u: NDArray[np.int64], o: NDArray[np.int64], clusters: NDArray[np.int64]) -> str | None:
     """Only one side's answers changed: requested pictures against others, each side's among itself."""
-    for _, before, after in seen.parts():
+    parts = [(seen.before, seen.after)]
+    if seen.captions_before is not None and seen.captions_after is not None:
+        parts.append((seen.captions_before[None], seen.captions_after[None]))
+    for before, after in parts:
 
         def moved(
             rows: NDArray[np.int64],
@@ -185,28 +181,29 @@ def _root_mean(square: Matrix, different: NDArray[np.bool_]) -> float:
 def _content(seen: Geometry, u: NDArray[np.int64], o: NDArray[np.int64], clusters: NDArray[np.int64]) -> str | None:
     """What the model says of requested pictures depends less on what they show: a stranger's answers, or noise.
 
-    View by view, since noise averages out over views.
+    View by view, since noise averages out over views. Captions are left out: where a model had learned one by heart,
+    exact retraining moves it anywhere (its likeness agrees with that before by 0.24 in the CLIP demo, others' by 0.46).
     """
     columns = np.isin(seen.anchors, o)
     different = clusters[:, None] != clusters[seen.anchors[columns]][None, :]
-    for what, before, after in seen.parts():
+    before, after = seen.before[:, :, columns], seen.after[:, :, columns]
 
-        def likeness(i: int, before: Matrix = before[:, :, columns], after: Matrix = after[:, :, columns]) -> float:
-            views = [_correlation(x[i][different[i]], y[i][different[i]]) for x, y in zip(before, after, strict=True)]
-            return float(np.mean(views))
+    def likeness(i: int) -> float:
+        views = [_correlation(x[i][different[i]], y[i][different[i]]) for x, y in zip(before, after, strict=True)]
+        return float(np.mean(views))
 
-        kept = [np.array([likeness(i) for i in rows]) for rows in (u, o)]
-        own, rest = (values[np.isfinite(values)] for values in kept)
-        if min(len(own), len(rest)) < FEWEST or rest.mean() < CONTENT_SEEN or own.mean() > CONTENT_SHARE * rest.mean():
-            continue
-        if TwoSample(rest, own, permutations=999).p_value("greater") <= CONTENT_LEVEL:
-            return (
-                f"The answers about the {what} show less of what is on them: their likeness to other pictures "
-                f"agrees with that before by {own.mean():.2f} (correlation), that of others by {rest.mean():.2f}. A "
-                "stranger's embedding in their place would look so, and so would a method that sets unmatched pairs "
-                "apart on purpose."
-            )
-    return None
+    kept = [np.array([likeness(i) for i in rows]) for rows in (u, o)]
+    own, rest = (values[np.isfinite(values)] for values in kept)
+    if min(len(own), len(rest)) < FEWEST or rest.mean() < CONTENT_SEEN or own.mean() > CONTENT_SHARE * rest.mean():
+        return None
+    if TwoSample(rest, own, permutations=999).p_value("greater") > CONTENT_LEVEL:
+        return None
+    return (
+        "The answers about the requested pictures show less of what is on them: their likeness to other pictures "
+        f"agrees with that before by {own.mean():.2f} (correlation), other pictures' by {rest.mean():.2f}. A "
+        "stranger's embedding in their place would look so, and so would a method that sets unmatched pairs apart on "
+        "purpose."
+    )
 
 
 def _correlation(x: Matrix, y: Matrix) -> float:

@@ -104,8 +104,8 @@ def test_honest_answers_raise_no_suspicion(world: Answers, after: str) -> None:
 def test_strange_captions_are_told_from_honest_ones() -> None:
     world = answers(AT_20, np.random.default_rng(0), captions=True)
     assert found(world, world.honest) == ()
-    told = found(world, CAPTION_ATTACKS["captions: an own control's, the model drifts"](world))
-    assert any("requested pictures' captions show less" in sentence for sentence in told)
+    told = found(world, CAPTION_ATTACKS["captions: an own control's"](world))
+    assert any("Only the answers about the requested pictures changed" in sentence for sentence in told)
 
 
 def test_few_pictures_raise_no_suspicion() -> None:
