@@ -68,7 +68,9 @@ def repeat_audit(report: str | Path, output_dir: str | Path) -> Comparison:
         value = command.get(name)
         if value is None:
             return None
-        if is_endpoint(str(value)):  # whose asking would show pictures, and perhaps a token, to whoever wrote this
+        if not isinstance(value, str):
+            raise UserError(f"'{folder}' does not say what was audited ({name} is no path); audit anew.")
+        if is_endpoint(value):  # whose asking would show pictures, and perhaps a token, to whoever wrote this
             raise UserError(f"The report names the endpoint {value}; name it yourself in an audit with its --seed.")
         there = folder / value
         return str(there.resolve()) if there.exists() else value

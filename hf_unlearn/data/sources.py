@@ -234,6 +234,10 @@ def to_schema(
     Raises:
         UserError: A column is missing or of another type, a caption is empty, or an id repeated or missing.
     """
+    try:
+        dataset.data.validate(full=True)  # else the text of a row is found to be none when it is first looked at
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{name} is damaged ({_first_line(error)}); save it again, its text as UTF-8") from error
     present = dataset.column_names
     for target, source in columns.items():
         if source is not None and source not in present:
