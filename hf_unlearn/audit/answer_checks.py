@@ -11,6 +11,7 @@ Each check gives at most one sentence. A suspicion bars the best verdict; it acc
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -242,7 +243,10 @@ def _shared(
 def _closest(side: Embeddings, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Matrix:
     unit = unit_rows(side.images[:, :SLOTS])
     slots = range(unit.shape[1])
-    return np.maximum.reduce([unit[rows, s] @ unit[columns, t].T for s in slots for t in slots])
+    closest = np.full((len(rows), len(columns)), -1.0)  # one by one: a list of them all takes gigabytes
+    for s, t in itertools.product(slots, slots):
+        np.maximum(closest, unit[rows, s] @ unit[columns, t].T, out=closest)
+    return closest
 
 
 def _coarse(after: Embeddings, u: NDArray[np.int64]) -> str | None:
