@@ -9,7 +9,7 @@ from typing import Any
 from transformers.utils import cached_file
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.parsing import Fields, read_json
+from hf_unlearn.parsing import Fields, parse_json, read_text
 
 PROCESSOR_NAME, AUDIO_NAME = "processor_config.json", "audio_tokenizer_config.json"
 CONFIG_NAME, TOKENIZER_NAME = "tokenizer_config.json", "tokenizer.json"
@@ -54,7 +54,7 @@ def check_processor_files(name_or_path: str, revision: str | None = None) -> Non
 
 def _object(name_or_path: str, file: str, revision: str | None) -> Fields:
     found = cached_file(name_or_path, file, revision=revision, _raise_exceptions_for_missing_entries=False)
-    content = read_json(found, REMEDY) if found is not None else {}
+    content = parse_json(read_text(found, REMEDY), f"{file} of {name_or_path}", REMEDY) if found is not None else {}
     if not isinstance(content, dict):
         raise UserError(f"{name_or_path}: {file} is no JSON object; {REMEDY}")
     return content

@@ -114,7 +114,8 @@ def tensor_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
         with path.open("rb") as file:
             header = parse_json(file.read(int.from_bytes(file.read(8), "little")).decode(), path.name)
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path.name} is no whole safetensors file ({error}); save the model again.") from error
+        whole = f"{path.name} of {path.parent.name} is no whole safetensors file"
+        raise UserError(f"{whole} ({error}); save the model again.") from error
     return {name: (field["dtype"], tuple(field["shape"])) for name, field in header.items() if name != "__metadata__"}
 
 
