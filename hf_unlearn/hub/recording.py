@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hf_unlearn import __version__
 from hf_unlearn.errors import UserError
@@ -27,7 +27,6 @@ from hf_unlearn.records.schemas import (
 from hf_unlearn.records.settings import weight_settings
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
     from datasets import Dataset
 
     from hf_unlearn.data.requests import RemovalRequest
@@ -129,7 +128,7 @@ def describe_request(request: "RemovalRequest", unlearn: "Dataset", salt: str | 
     return RequestRecord(request.kind, len(hashes), combine_hashes(hashes), salted=True, row_hashes=hashes)
 
 
-def public_hyper_parameters(config: "DataclassInstance | None") -> dict[str, object]:
+def public_hyper_parameters(config: Any) -> dict[str, object]:
     """Pick from a dataclass of settings what a card may show: what changes the weights, nothing private.
 
     These are the fields that the method's own config declares, the usual ones of the optimiser and schedule, and every

@@ -5,10 +5,7 @@ A setting that is not in the list counts, whether transformers adds it or a meth
 
 import dataclasses
 from enum import Enum
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+from typing import Any
 
 # Where, how often and how loudly, never what.
 WITHOUT_EFFECT = frozenset({
@@ -29,7 +26,7 @@ WITHOUT_EFFECT = frozenset({
 })  # fmt: skip
 
 
-def weight_settings(*configs: "DataclassInstance") -> dict[str, Any]:
+def weight_settings(*configs: Any) -> dict[str, Any]:
     """Every setting of some dataclasses that may change weights, by name, as plain values."""
     return {
         field.name: _plain(getattr(config, field.name))
