@@ -10,6 +10,9 @@ import numpy as np
 from hf_unlearn.audit.embeddings import Array
 from hf_unlearn.errors import UserError
 
+# What a damaged file names may be no text, and then sqlite cannot even say what is wrong.
+FAULTS = (sqlite3.Error, UnicodeDecodeError)
+
 
 class EmbeddingCache:
     """Answers on disk, keyed by the hash of the question; every batch is committed as it arrives.
@@ -31,7 +34,7 @@ class EmbeddingCache:
                 self._connection.execute(
                     "CREATE TABLE IF NOT EXISTS answers (question TEXT PRIMARY KEY, vector BLOB, asked TEXT)"
                 )
-        except sqlite3.Error as error:
+        except FAULTS as error:
             raise self._fault(error) from error
 
     def __enter__(self) -> "EmbeddingCache":
@@ -55,7 +58,7 @@ class EmbeddingCache:
             row = self._connection.execute(
                 "SELECT vector, asked FROM answers WHERE question = ?", (question,)
             ).fetchone()
-        except sqlite3.Error as error:
+        except FAULTS as error:
             raise self._fault(error) from error
         if row is None:
             return None
@@ -79,11 +82,11 @@ class EmbeddingCache:
         try:
             with self._connection:
                 self._connection.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows)
-        except sqlite3.Error as error:
+        except FAULTS as error:
             raise self._fault(error) from error
         return asked
 
-    def _fault(self, error: sqlite3.Error) -> UserError:
+    def _fault(self, error: Exception) -> UserError:
         """Locked by another audit is not damaged, nor is a full disk."""
         code = getattr(error, "sqlite_errorcode", None)
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):

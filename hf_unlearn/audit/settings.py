@@ -120,7 +120,7 @@ def unfinished_seed(folder: Path) -> int | None:
         return None
     try:
         return int(read_json(path)["seed"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(f"'{path}' is damaged; delete it, and the audit starts anew with other views.") from error
 
 
