@@ -78,21 +78,24 @@ def repeat_audit(report: str | Path, output_dir: str | Path) -> Comparison:
     before, after, images = place("before"), place("after"), place("images")
     if before is None or after is None or images is None:
         raise UserError(f"'{folder}' does not say what was audited; audit anew.")
-    views = measurement["views"]
-    drawn = views if isinstance(views, dict) else {}
-    sources = measurement["encoders"].values()
-    settings = AuditSettings(
-        views=drawn.get("family"),
-        view_side=drawn.get("size"),
-        view_count=measurement["view_count"] if drawn else None,
-        most_views=measurement["view_count"],
-        features=next((source["features"] for source in sources if "features" in source), None),
-        backend=measurement["processor_backend"],
-        device=measurement["device"],
-        seed=measurement["seed"],
-        audits=measurement["audits"],
-    )
-    provenance = {Arm(arm["arm"]): arm["provenance"] for arm in record["results"][0]["arms"]}
+    try:
+        views = measurement["views"]
+        drawn = views if isinstance(views, dict) else {}
+        sources = measurement["encoders"].values()
+        settings = AuditSettings(
+            views=drawn.get("family"),
+            view_side=drawn.get("size"),
+            view_count=measurement["view_count"] if drawn else None,
+            most_views=measurement["view_count"],
+            features=next((source["features"] for source in sources if "features" in source), None),
+            backend=measurement["processor_backend"],
+            device=measurement["device"],
+            seed=measurement["seed"],
+            audits=measurement["audits"],
+        )
+        provenance = {Arm(arm["arm"]): arm["provenance"] for arm in record["results"][0]["arms"]}
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"'{folder}' does not say how it was measured ({error}); audit anew.") from error
     again = run_audit(
         before,
         after,
