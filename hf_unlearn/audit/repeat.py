@@ -82,17 +82,15 @@ def repeat_audit(report: str | Path, output_dir: str | Path) -> Comparison:
         views = measurement["views"]
         drawn = views if isinstance(views, dict) else {}
         sources = measurement["encoders"].values()
-        settings = AuditSettings(
-            views=drawn.get("family"),
-            view_side=drawn.get("size"),
-            view_count=measurement["view_count"] if drawn else None,
-            most_views=measurement["view_count"],
-            features=next((source["features"] for source in sources if "features" in source), None),
-            backend=measurement["processor_backend"],
-            device=measurement["device"],
-            seed=measurement["seed"],
-            audits=measurement["audits"],
-        )
+        given = {
+            "views": drawn.get("family"),
+            "view_side": drawn.get("size"),
+            "view_count": measurement["view_count"] if drawn else None,
+            "most_views": measurement["view_count"],
+            "features": next((source["features"] for source in sources if "features" in source), None),
+            "backend": measurement["processor_backend"],
+            **{name: measurement[name] for name in ("device", "seed", "audits")},
+        }
         provenance = {Arm(arm["arm"]): arm["provenance"] for arm in record["results"][0]["arms"]}
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"'{folder}' does not say how it was measured ({error}); audit anew.") from error
@@ -107,7 +105,7 @@ def repeat_audit(report: str | Path, output_dir: str | Path) -> Comparison:
         captions=place("captions"),
         plan=place("plan"),
         provenance=provenance,
-        settings=settings,
+        settings=AuditSettings(**given),
     )
     first = {result.owner: result for result in map(AuditResult.from_dict, record["results"])}
     return compare_audits(first, {result.owner: result for result in again.results.values()})

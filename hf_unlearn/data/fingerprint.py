@@ -41,12 +41,18 @@ def sample_hash(image: bytes | Path, captions: Iterable[str] = (), salt: str | N
         64 hexadecimal digits.
     """
     encoded = read_bytes(image) if isinstance(image, Path) else image
-    digest = hashlib.sha256()
-    texts = [text.encode(errors="surrogateescape") for text in (salt or "", *sorted(captions))]  # as they were typed
-    for part in [texts[0], encoded, *texts[1:]]:
+    return _extended(hashlib.sha256(), _text(salt or ""), encoded, *map(_text, sorted(captions))).hexdigest()
+
+
+def _extended(digest: hashlib._Hash, *parts: bytes) -> hashlib._Hash:
+    for part in parts:
         digest.update(len(part).to_bytes(8, "big"))
         digest.update(part)
-    return digest.hexdigest()
+    return digest
+
+
+def _text(text: str) -> bytes:
+    return text.encode(errors="surrogateescape")  # as it was typed
 
 
 def row_hashes(dataset: Dataset, salt: str | None = None) -> list[str]:
@@ -67,17 +73,17 @@ def row_hashes(dataset: Dataset, salt: str | None = None) -> list[str]:
 
 def part_hashes(dataset: Dataset, salt: str | None = None) -> list[PartHashes]:
     """As `row_hashes`, with those of each row's parts, by which it is known when the other part is edited."""
-    return [
-        PartHashes(
-            sample_hash(image, captions, salt),
-            sample_hash(image, (), salt),
-            sample_hash(b"", captions, salt) if captions else None,
-        )
-        for image, captions in _stored_samples(dataset)
-    ]
+    hashes = []
+    for image, captions in _stored_samples(dataset):
+        texts = [_text(caption) for caption in sorted(captions)]
+        picture = _extended(hashlib.sha256(), _text(salt or ""), image)  # the long part, hashed once
+        row = _extended(picture.copy(), *texts)
+        alone = sample_hash(b"", captions, salt) if captions else None
+        hashes.append(PartHashes(row.hexdigest(), picture.hexdigest(), alone))
+    return hashes
 
 
-def _stored_samples(dataset: Dataset) -> Iterator[tuple[bytes | Path, list[str]]]:
+def _stored_samples(dataset: Dataset) -> Iterator[tuple[bytes, list[str]]]:
     columns = [column for column in ("captions", "id") if column in dataset.column_names]
     for number, row in enumerate(stored_rows(dataset, *columns)):
         try:
