@@ -8,7 +8,6 @@ Names are imported when first used, so that `import hf_unlearn` costs nothing.
 import ast
 import importlib
 from pathlib import Path
-from typing import Any
 
 from hf_unlearn.models.lazy_families import register_families
 
@@ -27,7 +26,7 @@ __all__ = ["__version__", *_EXPORTS]
 register_families()
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _EXPORTS:
         raise AttributeError(f"module 'hf_unlearn' has no attribute {name!r}")
     value = getattr(importlib.import_module(_EXPORTS[name]), name)

@@ -11,7 +11,7 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.metrics.alignment_matrices import COLLAPSED, Matrix, unit_rows
 from hf_unlearn.parsing import Fields
 
-Array = NDArray[np.floating[Any]]
+Array = NDArray[np.floating]
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ from hf_unlearn.parsing import Fields
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ class LocalEncoder:
         return chosen | ({"features": self.features} if hasattr(self.model, "get_projected_features") else {})
 
     @cached_property
-    def _tokenizer(self) -> Any:
+    def _tokenizer(self) -> "PreTrainedTokenizerBase":
         from hf_unlearn.models.loading import load_tokenizer
 
         return load_tokenizer(self.model, str(self.folder), self.name)
@@ -135,7 +136,7 @@ class LocalEncoder:
         """Embed texts as `[m, d]`, through the checkpoint's own tokenizer."""
         return self._batched(texts, self._text_batch)
 
-    def _batched(self, items: Any, embed: "Callable[..., Tensor]") -> Array:
+    def _batched(self, items: Views | Sequence[str], embed: "Callable[..., Tensor]") -> Array:
         import torch
 
         parts: list[Tensor] = []

@@ -2,12 +2,12 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from threading import Thread
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -76,7 +76,7 @@ def parse_answer(text: str, count: int, *, openai: bool) -> Matrix:
     return np.array(_in_order(answer["data"], count) if openai else answer, dtype=np.float64)
 
 
-def _in_order(data: Any, count: int) -> list[object]:
+def _in_order(data: Iterable[Mapping[str, object]], count: int) -> list[object]:
     """The embeddings of an OpenAI-style answer by index, which must be exactly 0 to count - 1.
 
     Raises:

@@ -5,7 +5,6 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -270,7 +269,7 @@ def _left(result: AuditResult) -> str | None:
     )
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     """A mapping as `key value, key value`; empty entries left out."""
     if value is None:
         return "none"

@@ -4,7 +4,10 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+if TYPE_CHECKING:
+    import typer
 
 # Subcommand -> what it does. Each lives in the module of its name; only the one called is imported.
 COMMANDS = {
@@ -44,7 +47,7 @@ def _show_version(asked: bool) -> None:
         raise typer.Exit()
 
 
-def build_app(called: str | None) -> Any:
+def build_app(called: str | None) -> "typer.Typer":
     """The program, with the one subcommand that is called in full and the others by name."""
     import typer
 

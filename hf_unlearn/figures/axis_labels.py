@@ -1,7 +1,8 @@
 """What stands along the axes of a heatmap: thumbnails, captions or numbers."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -41,28 +42,27 @@ def label_axes(
     rows, columns = {"captions": ("image", "caption"), "views": ("view 1", "view 2")}[column_kind]
     strip = min(PANEL / n, STRIP)
     beside = strip if n <= MAX_LABELS else 0.0
-    name: dict[str, Any] = {"transform": axes.transAxes, "fontsize": 9, "color": MUTED}
+    write_name = partial(axes.text, transform=axes.transAxes, fontsize=9, color=MUTED)
     many = "" if n <= MAX_LABELS else f" ({n} samples)"
-    axes.text(0.5, -(below + 0.1) / PANEL, columns + many, ha="center", va="top", **name)
-    axes.text(-(beside + 0.1) / PANEL, 0.5, rows, ha="right", va="center", rotation=90, **name)
+    write_name(0.5, -(below + 0.1) / PANEL, columns + many, ha="center", va="top")
+    write_name(-(beside + 0.1) / PANEL, 0.5, rows, ha="right", va="center", rotation=90)
     if n > MAX_LABELS:
         return
-    label: dict[str, Any] = {"transform": axes.transAxes, "color": INK, "linespacing": 0.95}
+    write = partial(axes.text, transform=axes.transAxes, color=INK, linespacing=0.95)
     edge = 0.05 / PANEL
     for index in range(n):
         middle = (index + 0.5) / n  # from the left; rows count from the top
         if thumbnails:
             _inset(axes, thumbnails[index], right=-edge, middle=1 - middle, side=strip * 0.88 / PANEL)
         else:
-            axes.text(-edge, 1 - middle, str(index + 1), ha="right", va="center", fontsize=9, **label)
+            write(-edge, 1 - middle, str(index + 1), ha="right", va="center", fontsize=9)
         if captions:
             text, size = short_caption(captions[index], caption_lines(n)), 8.5 if n <= MAX_VALUES else 7.5
-            turned: dict[str, Any] = {"rotation": 90, "ha": "center", "va": "top", "multialignment": "right"}
-            axes.text(middle, -edge, text, fontsize=size, **turned, **label)
+            write(middle, -edge, text, fontsize=size, rotation=90, ha="center", va="top", multialignment="right")
         elif thumbnails:
             _inset(axes, thumbnails[index], top=-edge, middle=middle, side=strip * 0.88 / PANEL)
         else:
-            axes.text(middle, -edge, str(index + 1), ha="center", va="top", fontsize=9, **label)
+            write(middle, -edge, str(index + 1), ha="center", va="top", fontsize=9)
 
 
 def _inset(

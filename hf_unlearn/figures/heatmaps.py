@@ -6,7 +6,7 @@ Figures are built without pyplot: no global state, no display needed.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -140,7 +140,6 @@ def _draw_panels(
     layout = PanelLayout(n, len(panels), tuple(captions) if captions else None, titled=bool(title))
     width, height = layout.width, layout.height
     limit = symmetric_limit(list(panels.values()))
-    scale = Normalize(-limit, limit)
     figure = new_figure(width, height)
     if title:
         figure.text(0.5, 1 - 0.2 / height, title, ha="center", va="center", fontsize=12.5, fontweight="bold", color=INK)
@@ -148,7 +147,7 @@ def _draw_panels(
     for index, (name, matrix) in enumerate(panels.items()):
         x, y = layout.corner(index)
         axes = figure.add_axes((x / width, y / height, PANEL / width, PANEL / height))
-        _draw_heatmap(axes, name, matrix, scale)
+        _draw_heatmap(axes, name, matrix, limit)
         label_axes(axes, thumbnails, captions, column_kind or ("captions" if captions else "views"), n, layout.below)
 
     colour_axes = figure.add_axes(
@@ -159,7 +158,7 @@ def _draw_panels(
             layout.bar_height / height,
         )
     )
-    colour_bar = figure.colorbar(ScalarMappable(scale, COLOUR_MAP), cax=colour_axes)
+    colour_bar = figure.colorbar(ScalarMappable(Normalize(-limit, limit), COLOUR_MAP), cax=colour_axes)
     ticks = np.linspace(-limit, limit, 5).tolist()
     colour_bar.set_ticks(ticks, labels=[f"{tick:g}".replace("-", MINUS) for tick in ticks])
     colour_bar.ax.tick_params(labelsize=8.5, length=2)
@@ -168,13 +167,14 @@ def _draw_panels(
     return figure
 
 
-def _draw_heatmap(axes: "Axes", name: str, matrix: Matrix, scale: Any) -> None:
-    """Draw one matrix; cells without a value (a zero or broken embedding) are grey."""
+def _draw_heatmap(axes: "Axes", name: str, matrix: Matrix, limit: float) -> None:
+    """Draw one matrix, from `-limit` to `limit`; cells without a value (a zero or broken embedding) are grey."""
     from matplotlib import colormaps
 
     n = len(matrix)
     colours = colormaps[COLOUR_MAP].with_extremes(bad=NO_VALUE)
-    axes.imshow(matrix, cmap=colours, norm=scale, interpolation="nearest" if n <= MAX_LABELS else "auto")
+    smoothing = "nearest" if n <= MAX_LABELS else "auto"
+    axes.imshow(matrix, cmap=colours, vmin=-limit, vmax=limit, interpolation=smoothing)
     statistics = diagonal_statistics(matrix)
     axes.text(0.5, 1.105, name, transform=axes.transAxes, ha="center", va="bottom", fontsize=11, color=INK)
     summary = f"diagonal {_number(statistics.diagonal_mean)}"
@@ -192,7 +192,7 @@ def _draw_heatmap(axes: "Axes", name: str, matrix: Matrix, scale: Any) -> None:
     if n <= MAX_VALUES:
         size = min(11.0, 26.5 * PANEL / n)
         for (row, column), value in np.ndenumerate(matrix):
-            dark = np.isfinite(value) and abs(value) > 0.62 * scale.vmax
+            dark = np.isfinite(value) and abs(value) > 0.62 * limit
             axes.text(
                 column, row, _number(value), ha="center", va="center", fontsize=size, color="white" if dark else INK
             )

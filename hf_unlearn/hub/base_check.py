@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.hub.card import is_adapter
@@ -83,24 +82,25 @@ def _settings(folder: Path, base: Path, adapter: bool) -> Statement:
     return judged(subject, not changed, "model, image processor and tokenizer are set as the base's", problem)
 
 
-def _every_setting(folder: Path, with_config: bool) -> dict[str, Any]:
+def _every_setting(folder: Path, with_config: bool) -> dict[str, object]:
     """What a model, its image processor and its tokenizer do, as plain values."""
     from hf_unlearn.models.loading import load_config, load_preparation
 
     images, tokenizer = load_preparation(folder)
     found = {"image processor": images.to_json_string()}
-    if hasattr(tokenizer, "backend_tokenizer"):
+    if tokenizer is not None and hasattr(tokenizer, "backend_tokenizer"):
         found["tokenizer"] = tokenizer.backend_tokenizer.to_str()
     if with_config:
         found["model"] = load_config(folder).to_json_string(use_diff=False)
     return {
-        f"{part}'s {name}": value
+        f"{part}'s {name}": _plain(value)
         for part, settings in found.items()
-        for name, value in _plain(parse_json(settings, part)).items()
+        for name, value in parse_json(settings, part).items()
+        if name not in _NAMES
     }
 
 
-def _plain(settings: Any) -> Any:
+def _plain(settings: object) -> object:
     if not isinstance(settings, dict):
         return settings
     return {name: _plain(value) for name, value in settings.items() if name not in _NAMES}

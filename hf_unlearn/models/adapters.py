@@ -94,7 +94,7 @@ def add_adapter(model: PreTrainedModel, config: "LoraConfig") -> Any:
     return adapted
 
 
-def adapter_settings(model: Any) -> dict[str, Any]:
+def adapter_settings(model: Any) -> dict[str, object]:
     """What a card says of a model's adapter; empty without one."""
     if not is_adapted(model):
         return {}
@@ -156,7 +156,7 @@ def apply_adapter(model: PreTrainedModel, folder: Path) -> Any:
             raise UserError(f"the adapter {folder.name} does not fit its base model: weights are missing") from error
 
 
-def _plain_config(folder: Path) -> Any:
+def _plain_config(folder: Path) -> "LoraConfig":
     """The settings of an adapter, which could make peft import any module by its name.
 
     Raises:
@@ -178,7 +178,7 @@ def _plain_config(folder: Path) -> Any:
     return config
 
 
-def _refuse_more(config: Any, folder: Path) -> None:
+def _refuse_more(config: "LoraConfig", folder: Path) -> None:
     """Refuse an adapter that is more than its settings say, or less, before memory is taken for it.
 
     Raises:

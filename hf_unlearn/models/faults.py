@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from hf_unlearn.models.weights import has_weights, tensor_header, weight_files
 SMALL = 10_000_000  # parameters, which are 40 MB and in nobody's way
 MOST_PARTS = 1_000_000  # of a kind, such as labels: a table of them is made while a configuration is read
 Shapes = Sequence[tuple[int, ...]]
+Config = TypeVar("Config", bound=PreTrainedConfig)
 CONVERT = (
     "its weights are pickled, which can run code when they are loaded, and are refused: where you trust them, load "
     "them with transformers and use_safetensors=False, and call save_pretrained"
@@ -70,7 +71,7 @@ def _is_pickled(name_or_path: str, error: Exception) -> bool:
     return "safetensors" in str(error) or "pytorch_model.bin" in str(error)
 
 
-def refuse_larger(name: str, config: PreTrainedConfig, build: Callable[[Any], nn.Module], shapes: Shapes) -> None:
+def refuse_larger(name: str, config: Config, build: Callable[[Config], nn.Module], shapes: Shapes) -> None:
     """Refuse a configuration of a far larger model than its weights are, before memory is taken for it.
 
     The model is built without memory for its numbers. Building takes its time in the number of layers, of which each

@@ -12,13 +12,12 @@ import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
 
 FAMILIES = {"simclr": "hf_unlearn.models.simclr", "moco": "hf_unlearn.models.moco"}
 REGISTRY = "transformers.models.auto.configuration_auto"
 
 
-class _Configs(dict[str, Any]):
+class _Configs(dict[str, object]):
     """What is registered with `AutoConfig`; a family of this library registers itself when it is first looked up."""
 
     def __contains__(self, model_type: object) -> bool:

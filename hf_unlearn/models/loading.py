@@ -14,6 +14,7 @@ from transformers import (
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 
 from hf_unlearn.data.resizing import Processor
@@ -104,11 +105,10 @@ def load_image_processor(name_or_path: str, backend: str | None = None, revision
     Raises:
         UserError: when there is none.
     """
-    options: dict[str, Any] = {} if backend is None else {"backend": backend}
-    return _beside(AutoImageProcessor, "image processor", name_or_path, revision=revision, **options)
+    return _beside(AutoImageProcessor, "image processor", name_or_path, revision=revision, backend=backend)
 
 
-def load_tokenizer(model: PreTrainedModel, folder: str, name: str) -> Any:
+def load_tokenizer(model: PreTrainedModel, folder: str, name: str) -> PreTrainedTokenizerBase:
     """The tokenizer saved with a dual encoder, checked to fit it; no code that comes with it runs.
 
     Args:
@@ -139,7 +139,7 @@ def load_config(folder: str | Path) -> PreTrainedConfig:
         return AutoConfig.from_pretrained(place, trust_remote_code=False)
 
 
-def load_preparation(folder: str | Path) -> tuple[Any, Any]:
+def load_preparation(folder: str | Path) -> tuple[Processor, PreTrainedTokenizerBase | None]:
     """The image processor and the tokenizer saved in a folder, whether or not they fit its model; None where none is.
 
     Raises:
@@ -170,7 +170,7 @@ def _beside(
     name_or_path: str,
     trust_remote_code: bool = False,
     revision: str | None = None,
-    **options: Any,
+    backend: str | None = None,
 ) -> Any:
     """What is saved beside a model: a processor, or a part of one.
 
@@ -185,10 +185,11 @@ def _beside(
         if kind is not AutoImageProcessor:
             check_processor_files(place, revision)
         if form == OPEN_CLIP:
-            processor = load_open_clip_processor(Path(place), options.get("backend"))
+            processor = load_open_clip_processor(Path(place), backend)
             return {AutoImageProcessor: processor.image_processor, AutoTokenizer: processor.tokenizer}.get(
                 kind, processor
             )
+        options = {} if backend is None else {"backend": backend}
         return kind.from_pretrained(place, revision=revision, trust_remote_code=trust_remote_code, **options)
 
 

@@ -237,7 +237,7 @@ def to_open_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
-def _tower(cfg: Fields, heads: int, layers: int) -> dict[str, Any]:
+def _tower(cfg: Fields, heads: int, layers: int) -> dict[str, int]:
     width = cfg["width"]
     return {
         "hidden_size": width,

@@ -4,7 +4,6 @@ import base64
 import binascii
 import math
 import struct
-from typing import Any
 
 from transformers.utils import cached_file
 
@@ -60,7 +59,7 @@ def _object(name_or_path: str, file: str, revision: str | None) -> Fields:
     return content
 
 
-def _growth(step: Any) -> float:
+def _growth(step: object) -> float:
     """By which factor a step, and every one inside it, may lengthen a text."""
     if isinstance(step, list):
         return math.prod(map(_growth, step))
@@ -84,14 +83,14 @@ def _growth(step: Any) -> float:
     return _GROWTH.get(str(kind), 1) * math.prod(map(_growth, step.values()))
 
 
-def _length(text: Any) -> int:
+def _length(text: object) -> int:
     return len(text.encode(errors="surrogatepass")) if isinstance(text, str) else 0
 
 
-def _longest(charsmap: Any) -> int:
+def _longest(charsmap: object) -> int:
     """Bytes of the longest text that stands in a map of sentencepiece: a tree of given length, then the texts."""
     try:
-        data = base64.b64decode(charsmap)
+        data = base64.b64decode(charsmap) if isinstance(charsmap, str) else b""
         return max(map(len, data[4 + struct.unpack("<I", data[:4])[0] :].split(b"\0")))
-    except (TypeError, ValueError, binascii.Error, struct.error):
+    except (ValueError, binascii.Error, struct.error):
         return 0  # which the loader refuses

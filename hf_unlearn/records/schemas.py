@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import write_atomically
@@ -295,7 +295,10 @@ def _read(folder: str | Path, name: str) -> str:
     return read_text(path)
 
 
-def _of_known_schema(record: Any, source: str) -> Any:
+Versioned = TypeVar("Versioned", UnlearningManifest, EvaluationRecord)
+
+
+def _of_known_schema(record: Versioned, source: str) -> Versioned:
     if record.schema > SCHEMA:
         raise UserError(f"{source} has schema {record.schema}, newer than {SCHEMA}; upgrade hf_unlearn to read it.")
     return record

@@ -120,7 +120,7 @@ def _configs() -> dict[str, type[UnlearningConfig]]:
     return {method: trainer.config_class for method, trainer in METHODS.items()}
 
 
-def _names(config_class: type[Any]) -> set[str]:
+def _names(config_class: type) -> set[str]:
     return {f.name for f in fields(config_class)}
 
 

@@ -1,7 +1,6 @@
 """What a run says of every request that its model has been through."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -25,8 +24,8 @@ def as_original(before: Evaluation, past: PastRequests) -> Evaluation:
     if not past.runs or original is None:
         return before
 
-    def recorded(*names: str) -> dict[str, Any]:
-        return {name: original[name] for name in names if original.get(name) is not None}
+    def recorded(*names: str) -> dict[str, float]:
+        return {name: value for name in names if (value := original.get(name)) is not None}
 
     if isinstance(evidence, ImageTextEvidence):
         held_out = np.asarray(evidence.validation) - past.unseen_risen

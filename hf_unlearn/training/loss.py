@@ -17,6 +17,8 @@ from hf_unlearn.training.batch import BatchTrainer, TrainingBatch
 
 BatchLoss = tuple[Tensor, dict[str, Tensor]]
 """A loss to be lowered, and its parts by name, which go to the logs."""
+ReportedLoss = Tensor | tuple[Tensor, ContrastiveTerms]
+"""What a `Trainer` takes of `compute_loss`: the loss, with the terms it is of where outputs are asked for."""
 
 
 class LossTrainer(BatchTrainer):
@@ -57,7 +59,7 @@ class LossTrainer(BatchTrainer):
         inputs: dict[str, Tensor],
         return_outputs: bool = False,
         num_items_in_batch: object = None,
-    ) -> Any:
+    ) -> ReportedLoss:
         """The loss of a batch of the loader, and its parts for the logs."""
         batch = self.model_batch(model, inputs)
         beside = self.beside(model, batch)
@@ -72,7 +74,7 @@ class LossTrainer(BatchTrainer):
         fits = matrix <= LARGEST_WHOLE_BYTES and world_size() == 1
         return self.compiled(self.batch_loss) if fits else self.batch_loss
 
-    def report(self, loss: Tensor, terms: ContrastiveTerms, return_outputs: bool, **parts: Tensor) -> object:
+    def report(self, loss: Tensor, terms: ContrastiveTerms, return_outputs: bool, **parts: Tensor) -> ReportedLoss:
         """What `compute_loss` returns: the loss, and the terms it is of if outputs are asked for.
 
         The named parts of the loss go to the logs; that costs no synchronisation.

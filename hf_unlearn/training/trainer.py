@@ -34,7 +34,7 @@ from hf_unlearn.training.given import refuse_search, refuse_unusable
 from hf_unlearn.training.gradients import Objective, mean_gradient
 from hf_unlearn.training.guards import DivergenceGuard
 from hf_unlearn.training.held_rows import HoldingTrainer
-from hf_unlearn.training.loss import LossTrainer
+from hf_unlearn.training.loss import LossTrainer, ReportedLoss
 from hf_unlearn.training.preprocessor import make_preprocessor
 from hf_unlearn.training.rows import Split, TrainingRows
 from hf_unlearn.training.saliency import SaliencyMask
@@ -207,7 +207,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         """`hf_unlearn.training.gradients.mean_gradient` over the batches of a split."""
         return mean_gradient(self.model, self.split_batches(split), objective, self.args.forward_chunk_size, size)
 
-    def report(self, loss: Tensor, terms: ContrastiveTerms, return_outputs: bool, **parts: Tensor) -> object:
+    def report(self, loss: Tensor, terms: ContrastiveTerms, return_outputs: bool, **parts: Tensor) -> ReportedLoss:
         """As the base class does; to the loss of a training step the term of held rows is added."""
         if self.held is not None and self.model.training:
             parts["held_distance"] = self.held_distance()

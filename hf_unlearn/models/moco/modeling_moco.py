@@ -1,7 +1,7 @@
 """The MoCo family: a query encoder, its momentum copy and a queue of keys."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -65,7 +65,7 @@ class MoCoModel(ViewEncoderModel):
         return loaded
 
     @classmethod
-    def from_vision_model(cls, backbone: PreTrainedModel, **settings: Any) -> Any:
+    def from_vision_model(cls, backbone: PreTrainedModel, **settings: Any) -> Self:
         """Start both encoders from a pretrained vision model, with a fresh projection head."""
         model = super().from_vision_model(backbone, **settings)
         model.key_encoder.load_state_dict(model.encoder.state_dict())

@@ -5,6 +5,7 @@ test keeps the copies identical.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, Self, TypeAlias
 
 import torch
@@ -16,9 +17,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 BUILT_IN_ATTENTION = (None, "eager", "sdpa", "flex_attention")
 Context: TypeAlias = Any  # of an autograd function, which carries whatever is put there; torch has no such type
-RESNETS: dict[str, dict[str, Any]] = {
-    "resnet18": {"layer_type": "basic", "depths": [2, 2, 2, 2], "expansion": 1},
-    "resnet50": {"layer_type": "bottleneck", "depths": [3, 4, 6, 3], "expansion": 4},
+RESNETS = {  # type of layer, layers of each stage, and by how much a layer widens its stage
+    "resnet18": ("basic", [2, 2, 2, 2], 1),
+    "resnet50": ("bottleneck", [3, 4, 6, 3], 4),
 }
 
 
@@ -65,12 +66,12 @@ class ViewEncoderConfig(PreTrainedConfig):
         """Config of the backbone as a transformers model."""
         if isinstance(self.backbone_config, PreTrainedConfig):
             return self.backbone_config
-        resnet = RESNETS[str(self.backbone)]
+        layer_type, depths, expansion = RESNETS[str(self.backbone)]
         return ResNetConfig(
             embedding_size=self.width,
-            hidden_sizes=[self.width * resnet["expansion"] * 2**stage for stage in range(4)],
-            layer_type=resnet["layer_type"],
-            depths=resnet["depths"],
+            hidden_sizes=[self.width * expansion * 2**stage for stage in range(4)],
+            layer_type=layer_type,
+            depths=depths,
         )
 
 
@@ -148,10 +149,11 @@ class ViewEncoderModel(PreTrainedModel):
         Raises:
             ValueError: if the model is no single vision encoder, or its checkpoint lacks tensors.
         """
-        options: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True, "dtype": "float32"}
         if AutoConfig.from_pretrained(name, trust_remote_code=False)._attn_implementation not in BUILT_IN_ATTENTION:
             raise ValueError(f"{name} asks for an attention implementation from elsewhere: remove it from config.json.")
-        backbone, info = AutoModel.from_pretrained(name, output_loading_info=True, **options)
+        backbone, info = AutoModel.from_pretrained(
+            name, output_loading_info=True, trust_remote_code=False, use_safetensors=True, dtype="float32"
+        )
         if missing := sorted(info["missing_keys"]):
             raise ValueError(f"{name} lacks {missing}, which would be drawn at random: save the whole model.")
         return cls.from_vision_model(backbone, **settings)
@@ -330,7 +332,7 @@ def _count_batches(backbone: nn.Module) -> None:
         torch._foreach_add_([norm.num_batches_tracked for norm in ran], 1)
 
 
-def _replace_batch_norms(module: nn.Module, batch_norm: type[nn.BatchNorm2d], **options: Any) -> None:
+def _replace_batch_norms(module: nn.Module, batch_norm: Callable[..., nn.BatchNorm2d], **options: int) -> None:
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
             setattr(module, name, batch_norm(child.num_features, child.eps, child.momentum, **options))
