@@ -11,26 +11,17 @@ estimate taken of each draw (a bootstrap). Estimates whose intervals overlap do 
 held-out samples do. The interval knows nothing of requests that differ in kind.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from hf_unlearn.metrics._checks import Array, Scores, check_same_length, check_scores
+from hf_unlearn.metrics._resampling import Parts, Weights, shift, with_interval
 
 SPREAD_WEIGHT = 0.1
 """Weight of what the true gap does not see: a wholly wrong spread, some 20 points, then weighs as much as two Retrains
 of different seeds differ, about 2, and decides only between runs that the gap itself cannot tell apart."""
-
-RESAMPLES, RESAMPLING_SEED, COVERAGE = 500, 2406, 0.95
-"""Draws of the bootstrap, their seed, and the share of them that the interval holds."""
-
-_WEIGHTS_AT_ONCE = 2**21
-
-Weights = npt.NDArray[np.float64]
-"""`[draws, n]`: how often each of n samples is in each draw."""
-Parts = dict[str, Scores]
 
 
 @dataclass(frozen=True)
@@ -125,21 +116,23 @@ class ImageTextEvidence:
 
         def estimate(of_retain: Weights, of_unlearn: Weights, of_unseen: Weights, of_held: Weights) -> Parts:
             of_target = of_unlearn if is_predicted else of_unseen
-            left, target_left = _shift(unlearn, of_unlearn), _shift(target, of_target)
+            left, target_left = shift(unlearn, of_unlearn), shift(target, of_target)
             apart = _wasserstein(unlearn, target, of_unlearn, of_target)
             apart -= np.abs(float(unlearn.mean() - target.mean()) + left - target_left)
-            lost = before.recall_validation - self.recall_validation + _shift(recalls, of_unseen)
-            read_off = _shift(unseen, of_unseen) if is_predicted else 0.0  # predictions move with what they are of
+            lost = before.recall_validation - self.recall_validation + shift(recalls, of_unseen)
+            read_off = shift(unseen, of_unseen) if is_predicted else 0.0  # predictions move with what they are of
             off = self.cosine_unlearn - level + 100 * (left - target_left - read_off)
             return {
-                "retain": np.abs(self.cosine_retain - before.cosine_retain + 100 * _shift(retain, of_retain)),
+                "retain": np.abs(self.cosine_retain - before.cosine_retain + 100 * shift(retain, of_retain)),
                 "unlearn": np.abs(off),
                 "utility": np.maximum(0.0, lost),
                 "spread": 100 * np.maximum(0.0, apart),
                 **_over_erased(erased, of_held),
             }
 
-        return _with_interval(estimate, _image_text_total, (len(retain), len(unlearn), len(unseen), len(erased)))
+        return EstimatedGap(
+            *with_interval(estimate, _image_text_total, (len(retain), len(unlearn), len(unseen), len(erased)))
+        )
 
 
 def _image_text_total(parts: Mapping[str, Scores]) -> Scores:
@@ -224,10 +217,12 @@ class ViewEvidence:
         probe, earlier = self.probe, before.probe
         erased = _difference(before.holdout, self.holdout, "holdout")
         if probe is None or earlier is None:
-            return _with_interval(
-                lambda _, u, v, h: {"emia": _membership(unlearn, unseen, u, v), **_over_erased(erased, h)},
-                _views_total,
-                (0, len(unlearn), len(unseen), len(erased)),
+            return EstimatedGap(
+                *with_interval(
+                    lambda _, u, v, h: {"emia": _membership(unlearn, unseen, u, v), **_over_erased(erased, h)},
+                    _views_total,
+                    (0, len(unlearn), len(unseen), len(erased)),
+                )
             )
         sure, unsure = (
             check_scores(given, f"confidence of {name}")
@@ -239,13 +234,13 @@ class ViewEvidence:
 
         def estimate(of_retain: Weights, of_unlearn: Weights, of_unseen: Weights, of_held: Weights) -> Parts:
             signed = {
-                "retain_accuracy": probe.retain_accuracy - earlier.retain_accuracy + 100 * _shift(retain, of_retain),
+                "retain_accuracy": probe.retain_accuracy - earlier.retain_accuracy + 100 * shift(retain, of_retain),
                 "test_accuracy": probe.validation_accuracy
                 - earlier.validation_accuracy
-                + 100 * _shift(held_out, of_unseen),
+                + 100 * shift(held_out, of_unseen),
                 "unlearn_accuracy": probe.unlearn_accuracy
                 - earlier.validation_accuracy
-                + 100 * (_shift(found, of_unlearn) - _shift(found_before, of_unseen)),
+                + 100 * (shift(found, of_unlearn) - shift(found_before, of_unseen)),
             }
             return {
                 "emia": _membership(unlearn, unseen, of_unlearn, of_unseen),
@@ -254,7 +249,9 @@ class ViewEvidence:
                 **_over_erased(erased, of_held),
             }
 
-        return _with_interval(estimate, _views_total, (len(retain), len(unlearn), len(unseen), len(erased)))
+        return EstimatedGap(
+            *with_interval(estimate, _views_total, (len(retain), len(unlearn), len(unseen), len(erased)))
+        )
 
 
 def _views_total(parts: Mapping[str, Scores]) -> Scores:
@@ -264,7 +261,7 @@ def _views_total(parts: Mapping[str, Scores]) -> Scores:
 
 def _over_erased(erased: Scores, of_held: Weights) -> Parts:
     """What samples that nobody asked for lost on average, in points; nothing where there are none."""
-    return {"holdout": np.maximum(0.0, 100 * (erased.mean() + _shift(erased, of_held)))} if len(erased) else {}
+    return {"holdout": np.maximum(0.0, 100 * (erased.mean() + shift(erased, of_held)))} if len(erased) else {}
 
 
 def wasserstein(a: Array, b: Array) -> float:
@@ -307,40 +304,6 @@ def _membership(unlearn: Scores, validation: Scores, of_unlearn: Weights, of_val
     return np.abs(100 * (pairs / (len(unlearn) * len(validation))) - 50)
 
 
-def _with_interval(
-    estimate: Callable[[Weights, Weights, Weights, Weights], Parts],
-    total: Callable[[Mapping[str, Scores]], Scores],
-    sizes: tuple[int, int, int, int],
-) -> EstimatedGap:
-    """The estimate of all samples, and the middle 95% of those of samples drawn anew with replacement.
-
-    Parts are absolute values, so draws lie above an estimate near 0 more often than below: the interval is widened to
-    hold the estimate.
-
-    Args:
-        estimate: From draws of retain, unlearn, validation and holdout to the parts, `[draws]` each.
-        total: From the parts to the estimate.
-        sizes: How many samples there are of each; 0 where none are drawn.
-    """
-    parts = estimate(*(np.ones((1, size)) for size in sizes))
-    rng, value = np.random.default_rng(RESAMPLING_SEED), float(total(parts)[0])
-    at_once = max(1, min(RESAMPLES, _WEIGHTS_AT_ONCE // (1 + sum(sizes))))
-    draws = [
-        total(estimate(*(_drawn(rng, min(at_once, RESAMPLES - first), size) for size in sizes)))
-        for first in range(0, RESAMPLES, at_once)
-    ]
-    tail = 100 * (1 - COVERAGE) / 2
-    low, high = np.percentile(np.concatenate(draws), (tail, 100 - tail))
-    return EstimatedGap(
-        {name: float(part[0]) for name, part in parts.items()}, value, min(float(low), value), max(float(high), value)
-    )
-
-
-def _drawn(rng: np.random.Generator, draws: int, size: int) -> Weights:
-    rows = rng.integers(0, max(size, 1), (draws, size))
-    return np.stack([np.bincount(row, minlength=size) for row in rows]).astype(np.float64)
-
-
 def _difference(now: Array | None, before: Array | None, name: str) -> Scores:
     """`now - before` of the same samples; empty where either is not known."""
     if now is None or before is None:
@@ -352,8 +315,3 @@ def _difference(now: Array | None, before: Array | None, name: str) -> Scores:
 
 def _hits(hits: Array | None) -> Scores:
     return np.empty(0) if hits is None else check_scores(hits, "hits")
-
-
-def _shift(values: Scores, weights: Weights) -> Scores:
-    """How far the mean of each draw lies from that of all samples, `[draws]`."""
-    return (weights - 1) @ values / len(values) if len(values) else np.zeros(len(weights))

@@ -249,16 +249,10 @@ class Experiment(RunReports):
         log = None if checkpoints is None else self.output_dir
         if isinstance(config, RetrainConfig):  # the same Retrain serves every run on the same rows and settings
             rows = replace(self.task.dataset, sha256=self.task.retain_sha256)
+            adapter = self.peft_config if self.initial else None
             folder = train_from_scratch(
                 lambda: self.training_splits["retain"],
-                rows,
-                model,
-                self.processor,
-                config,
-                self.data_config,
-                log,
-                self.initial,
-                adapter := self.peft_config if self.initial else None,
+                *(rows, model, self.processor, config, self.data_config, log, self.initial, adapter),
             )
             said = (MERGED,) if adapter else ()
             return Trained(_on(load_encoder(str(folder))[0], config.device), run_time_seconds(folder), said)
