@@ -120,30 +120,20 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     state: LocalHub
 
-    def do_POST(self) -> None:
-        self.route("POST")
-
-    def do_PUT(self) -> None:
-        self.route("PUT")
-
-    def do_GET(self) -> None:
-        self.route("GET")
-
-    def do_HEAD(self) -> None:
-        self.route("HEAD")
-
-    def route(self, verb: str) -> None:
+    def route(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path, query = urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)
-        self.state.requests.append(f"{verb} {path}")
+        self.state.requests.append(f"{self.command} {path}")
         if token := (self.headers.get("Authorization") or "").removeprefix("Bearer "):
             self.state.tokens.add(token)
         for pattern, action in self.ROUTES.items():
             method, _, expression = pattern.partition(" ")
-            if verb in method.split("|") and (match := re.fullmatch(expression, path)):
+            if self.command in method.split("|") and (match := re.fullmatch(expression, path)):
                 action(self, body, query, *(unquote(group) for group in match.groups()))
                 return
         self.answer({"error": "no such endpoint"}, 404)
+
+    do_GET = do_HEAD = do_POST = do_PUT = route  # noqa: N815  # the names that http.server calls
 
     # -- answers ---------------------------------------------------------------------------------------------------
 

@@ -34,6 +34,10 @@ def chunk(kind: bytes, content: bytes) -> bytes:
     return len(content).to_bytes(4) + kind + content + zlib.crc32(kind + content).to_bytes(4)
 
 
+def config_with(**fields: object) -> Forgery:
+    return lambda run, base: edit(run, "config.json", **fields)
+
+
 def before_pixels(run: Path, added: bytes) -> None:
     data = (run / HEATMAPS).read_bytes()
     place = data.index(b"IDAT") - 4
@@ -154,10 +158,6 @@ def code_deep_in_a_config(run: Path, base: Path) -> None:
     edit(run, "config.json", **config)
 
 
-def attention_from_elsewhere(run: Path, base: Path) -> None:
-    edit(run, "config.json", attn_implementation="org/evil-kernel")
-
-
 def a_far_larger_model(run: Path, base: Path) -> None:
     config = json.loads((run / "config.json").read_text())
     config["vision_config"] |= {"hidden_size": 50_000, "intermediate_size": 50_000, "num_attention_heads": 1}
@@ -168,10 +168,6 @@ def weights_with_more_behind(run: Path, base: Path) -> None:
     with (run / "model.safetensors").open("ab") as file:
         file.write(b"PK\x03\x04" + bytes(100))
     rewrite(run)
-
-
-def code_for_pipelines(run: Path, base: Path) -> None:
-    edit(run, "config.json", custom_pipelines={"it": {"impl": "org/evil--evil.Pipeline", "pt": ["AutoModel"]}})
 
 
 def code_in_the_folder_of_a_module(run: Path, base: Path) -> None:
@@ -197,15 +193,6 @@ def a_tensor_twice_in_one_header(run: Path, base: Path) -> None:
     text = data[8:end].replace(b"{", b"{" + json.dumps({name: first})[1:-1].encode() + b",", 1)
     (run / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data[end:])
     rewrite(run)
-
-
-def weights_that_loaders_round(run: Path, base: Path) -> None:
-    edit(run, "config.json", dtype="float16")
-
-
-def many_labels(run: Path, base: Path) -> None:
-    """A table of them would be made before the model is."""
-    edit(run, "config.json", num_labels=10**9)
 
 
 def many_layers_of_another_name(run: Path, base: Path) -> None:
@@ -236,6 +223,7 @@ def request_of_nothing(run: Path, base: Path) -> None:
     changed(run, request=replace(manifest.request, sha256=sha256, salted=False, row_hashes=None))
 
 
+PIPELINE = {"impl": "org/evil--evil.Pipeline", "pt": ["AutoModel"]}
 FORGERIES: dict[str, tuple[Forgery, str]] = {
     "heatmaps that change when looked at": (animated_heatmaps, "heatmaps"),
     "heatmaps of another brightness": (heatmaps_of_another_brightness, "heatmaps"),
@@ -252,15 +240,15 @@ FORGERIES: dict[str, tuple[Forgery, str]] = {
     "a date before all dates": (a_date_before_all_dates, "history"),
     "more rows than there are": (more_rows_than_there_are_numbers, "unlearning.json: counts"),
     "code deep in a config": (code_deep_in_a_config, "code"),
-    "attention from elsewhere": (attention_from_elsewhere, "tensors"),
+    "attention from elsewhere": (config_with(attn_implementation="org/evil-kernel"), "tensors"),
     "a far larger model": (a_far_larger_model, "tensors"),
     "weights with more behind": (weights_with_more_behind, "tensors"),
-    "code for pipelines": (code_for_pipelines, "code"),
+    "code for pipelines": (config_with(custom_pipelines={"it": PIPELINE}), "code"),
     "code in the folder of a module": (code_in_the_folder_of_a_module, "code"),
     "code as a module": (code_as_a_module, "code"),
-    "many labels": (many_labels, "tensors"),
+    "many labels": (config_with(num_labels=10**9), "tensors"),  # a table of them would be made before the model is
     "a tensor twice in one header": (a_tensor_twice_in_one_header, "tensors"),
-    "weights that loaders round": (weights_that_loaders_round, "tensors"),
+    "weights that loaders round": (config_with(dtype="float16"), "tensors"),
     "many layers of another name": (many_layers_of_another_name, "tensors"),
     "levels without an interval": (levels_without_an_interval, "request 1"),
     "the hash of the data for the request": (request_of_another_hash, "unlearning.json: hashes"),

@@ -61,8 +61,13 @@ def test_steps_that_multiply_are_refused(steps, tmp_path):
 
 
 def test_the_steps_of_known_tokenizers_pass(tmp_path):
-    (tmp_path / "tokenizer.json").write_text(json.dumps(USUAL))
-    check_processor_files(str(tmp_path))
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(USUAL))
+    check_processor_files(str(tmp_path))  # 37 of the map, 2 of the spaces, 5 of the marks: 370, and 1,000 may be
+    marks = {"type": "Sequence", "pretokenizers": [USUAL["pre_tokenizer"]] * 2}
+    path.write_text(json.dumps({**USUAL, "pre_tokenizer": marks}))
+    with pytest.raises(UserError, match="may make a text 1,850 times as long"):
+        check_processor_files(str(tmp_path))
 
 
 def test_what_a_model_comes_with_is_checked_before_it_is_loaded(folder: Path):
