@@ -3,6 +3,7 @@
 import errno
 from collections.abc import Iterable
 from itertools import islice
+from math import inf
 
 LISTED = 20  # items that a message names
 
@@ -55,6 +56,23 @@ def missing_extra(needing: str, package: str, extra: str) -> UserError:
 def no_such_model(name: str) -> UserError:
     """The error for a name that is neither a folder here nor one that a repository on the Hub may have."""
     return UserError(f"{name!r} is neither a folder nor a Hub id; name a folder that is there, or owner/name")
+
+
+def check_ranges(settings: object, ranges: Iterable[tuple[str, float, float]]) -> None:
+    """Refuse a setting outside its range, of which the ends belong to it and infinity does not; None is none.
+
+    Args:
+        settings: Has the settings as attributes.
+        ranges: Name, least and greatest value of each.
+
+    Raises:
+        UserError: One is outside.
+    """
+    for name, least, most in ranges:
+        value = getattr(settings, name)
+        if value is not None and not (least <= value <= most and value < inf):
+            limits = f"from {least} to {most}" if most < inf else f"a number of at least {least}"
+            raise UserError(f"{name}={value} must be {limits}")
 
 
 def listed(items: Iterable[object], total: int | None = None) -> str:

@@ -92,8 +92,7 @@ def suspicions(
 
 def geometry(before: Embeddings, after: Embeddings) -> Geometry:
     """Cosines of every picture's views (and captions) with those of up to 256 anchor pictures."""
-    n = len(before.images)
-    anchors = np.unique(np.linspace(0, n - 1, min(n, ANCHORS)).round().astype(np.int64))
+    anchors = _anchors(len(before.images))
     sides = [_cosines(side, anchors, min(before.images.shape[1], after.images.shape[1])) for side in (before, after)]
     (first, first_captions), (second, second_captions) = sides
     return Geometry(first, second, first_captions, second_captions, anchors)
@@ -119,11 +118,14 @@ def noise(embeddings: Embeddings) -> Matrix | None:
     if embeddings.repeats is None:
         return None
     n, count = embeddings.images.shape[:2]
-    anchors = np.unique(np.linspace(0, n - 1, min(n, ANCHORS)).round().astype(np.int64))
-    unit = unit_rows(embeddings.images[anchors, 1 % count])
+    unit = unit_rows(embeddings.images[_anchors(n), 1 % count])
     moved = (unit_rows(embeddings.repeats) - unit_rows(embeddings.images[:, 0])) @ unit.T
     # Of two models' cosines both sides are unsteady, here one: twice the variance.
     return np.sqrt(2 * np.nanmean(moved**2, axis=1))
+
+
+def _anchors(count: int) -> NDArray[np.int64]:
+    return np.unique(np.linspace(0, count - 1, min(count, ANCHORS)).round().astype(np.int64))
 
 
 def _cosines(embeddings: Embeddings, anchors: NDArray[np.int64], count: int) -> tuple[Matrix, Matrix | None]:

@@ -2,12 +2,10 @@
 
 import json
 import logging
-import platform
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +22,7 @@ from hf_unlearn.audit.transforms import HeldBackViews, TrainingViews, ViewFamily
 from hf_unlearn.distributed import map_across_processes, world_size
 from hf_unlearn.errors import UserError
 from hf_unlearn.parsing import Fields
+from hf_unlearn.records.provenance import environment_versions
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +111,7 @@ class BothEncoders:
             "processor_backend": self.settings.backend if local else None,
             "device": next((encoder.device for encoder in local), None),
             "encoders": {side: dict(embeddings.source) for side, embeddings in self.sides.items()},
-            "versions": _versions(),
+            "versions": environment_versions(LIBRARIES),
         }
 
 
@@ -155,7 +154,7 @@ def embed_both(
             side: _recorded_question(found)
             if isinstance(found, Embeddings)
             else {
-                **_question(families, settings),
+                **({} if families is None else how_drawn(families[0], settings)),
                 "captions_sha256": captions_sha256(pictures.captions),
                 **_choices(found),
             }
@@ -213,10 +212,6 @@ def how_drawn(views: ViewFamily, settings: AuditSettings) -> dict[str, object]:
     return json.loads(json.dumps(drawn))
 
 
-def _question(families: tuple[ViewFamily, ViewFamily] | None, settings: AuditSettings) -> dict[str, object]:
-    return {} if families is None else how_drawn(families[0], settings)
-
-
 def _joined(first: Embeddings, more: Embeddings) -> Embeddings:
     assert first.held_back is not None and more.held_back is not None
     return replace(
@@ -247,16 +242,6 @@ def _check_same_question(asked: Mapping[str, Mapping[str, object]]) -> None:
             f"A model was recorded with another question than the other is asked: before {recorded['before']}, after "
             f"{recorded['after']}; use the same {', '.join(_QUESTION[name] for name in other)} for both."
         )
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:  # run from its sources, without having been installed
-            continue
-    return versions
 
 
 def _now() -> str:

@@ -214,7 +214,8 @@ def _ensemble_rows(
         logger.warning("KLoM needs 4 models of each kind and is left out: there are %d.", count)
     else:
         halves = [
-            (list(half), [k for k in range(count) if k not in half][: count // 2]) for half in _half_ensembles(count)
+            (list(half), [k for k in range(count) if k not in half][: count // 2])
+            for half in combinations(range(count), count // 2)
         ]
         for split in ("unlearn", "retain"):
             sides = {
@@ -243,7 +244,3 @@ def _ensemble_rows(
     tprs = {name: attack.tpr_at_1_fpr for name, attack in attacks.items()}
     rows.append(AttackRow("likelihood ratio: TPR at 1% FPR", POINTS, chance, None, tprs))
     return rows
-
-
-def _half_ensembles(count: int) -> list[tuple[int, ...]]:
-    return list(combinations(range(count), count // 2))

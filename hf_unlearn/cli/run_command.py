@@ -1,9 +1,15 @@
 """A command that takes the options of a run: they are the run's to parse, and its help lists them in groups."""
 
 from collections.abc import Container
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
+import typer
 from typer.core import TyperCommand
+
+Family = Annotated[
+    str | None,
+    typer.Option("--family", help="clip, simclr or moco: the small encoder to pre-train where no model is named."),
+]
 
 
 class RunCommand(TyperCommand):

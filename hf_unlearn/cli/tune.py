@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from hf_unlearn.cli.run_command import RunCommand
+from hf_unlearn.cli.run_command import Family, RunCommand
 from hf_unlearn.cli.terminal import quiet_loading
 
 
@@ -20,10 +20,7 @@ def tune(
     context: typer.Context,
     n_trials: Annotated[int, typer.Option("--n_trials", help="Settings to try of each method.")] = 20,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the search and of every training.")] = 0,
-    family: Annotated[
-        str | None,
-        typer.Option("--family", help="clip, simclr or moco: the small encoder to pre-train where no model is named."),
-    ] = None,
+    family: Family = None,
     output_dir: Annotated[Path, typer.Option("--output_dir", help="Folder of trials.json and tuned.yaml.")] = Path(
         "runs/tune"
     ),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hf_unlearn.cli import dispatch
-from hf_unlearn.cli.run_command import RunCommand
+from hf_unlearn.cli.run_command import Family, RunCommand
 from hf_unlearn.cli.terminal import quiet_loading
 
 if TYPE_CHECKING:
@@ -21,10 +21,7 @@ class Command(RunCommand):
 
 def unlearn(
     context: typer.Context,
-    family: Annotated[
-        str | None,
-        typer.Option("--family", help="clip, simclr or moco: the small encoder to pre-train where no model is named."),
-    ] = None,
+    family: Family = None,
     config: Annotated[
         str | None, typer.Option("--config", help="A YAML file, or a config of the package such as clip_openmoji.")
     ] = None,

@@ -6,7 +6,7 @@ from math import inf
 from hf_unlearn.data.encoded import RESIDENT_BYTES
 from hf_unlearn.data.streaming import SHUFFLE_BUFFER
 from hf_unlearn.data.views import VIEW_PRESETS
-from hf_unlearn.errors import UserError
+from hf_unlearn.errors import UserError, check_ranges
 
 _RANGES = (
     ("max_length", 1, inf), ("flip_probability", 0, 1), ("resident_bytes", 0, inf), ("retain_rows", 1, inf),
@@ -61,8 +61,4 @@ class DataConfig:
             raise UserError("class_names go into prompts; give prompt_templates, too")
         if self.views not in VIEW_PRESETS:
             raise UserError(f"views={self.views!r} is unknown; choose one of {', '.join(VIEW_PRESETS)}")
-        for name, least, most in _RANGES:
-            value = getattr(self, name)
-            if value is not None and not (least <= value <= most and value < inf):
-                limits = f"from {least} to {most}" if most < inf else f"a number of at least {least}"
-                raise UserError(f"{name}={value} must be {limits}")
+        check_ranges(self, _RANGES)

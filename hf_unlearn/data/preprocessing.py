@@ -15,7 +15,7 @@ from PIL import Image as PILImage
 from torch import Tensor
 
 from hf_unlearn.data.images import check_size, read_image, to_rgb
-from hf_unlearn.data.resizing import Preparation, Processor, resize
+from hf_unlearn.data.resizing import Preparation, Processor, check_parts, resize
 from hf_unlearn.data.views import BatchedViews, Compiler, ViewConfig
 from hf_unlearn.errors import UserError, listed
 
@@ -132,11 +132,7 @@ class ImageTextPreprocessor(ContrastivePreprocessor):
     def __init__(
         self, processor: Processor, max_length: int, flip_probability: float = 0.0, masked: bool = True
     ) -> None:
-        if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
-            raise UserError(
-                f"{type(processor).__name__} cannot prepare image-text pairs; pass the processor saved with the model "
-                "(AutoProcessor.from_pretrained), which holds an image_processor and a tokenizer"
-            )
+        check_parts(processor)
         super().__init__(processor.image_processor)
         self.tokenizer = processor.tokenizer
         self.max_length = max_length

@@ -90,3 +90,16 @@ def resize(image_processor: Processor, pictures: Sequence[PILImage.Image]) -> li
     if hasattr(image_processor, "include_top"):  # EfficientNet's: a second division by the standard deviation
         off["include_top"] = False
     return [torch.as_tensor(picture) for picture in image_processor(pictures, **off)["pixel_values"]]
+
+
+def check_parts(processor: Processor) -> None:
+    """Refuse what is no processor of pictures and texts.
+
+    Raises:
+        UserError: It lacks a part.
+    """
+    if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
+        raise UserError(
+            f"{type(processor).__name__} cannot prepare image-text pairs; pass the processor saved with the model "
+            "(AutoProcessor.from_pretrained), which holds an image_processor and a tokenizer"
+        )

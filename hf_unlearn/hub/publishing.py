@@ -194,11 +194,7 @@ def _add_evidence(contents: dict[str, Content], folder: Path, manifest: Unlearni
     """Add the statement, the bill of materials and the digests."""
     texts = evidence(folder, manifest, EvaluationRecord.load_if_evaluated(folder))
     contents |= {name: text.encode() for name, text in texts.items()}
-    hashes = {
-        name: file_sha256(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
-        for name, content in contents.items()
-    }
-    contents[DIGESTS_NAME] = digests(hashes).encode()
+    contents[DIGESTS_NAME] = digests({name: _sha256(content) for name, content in contents.items()}).encode()
 
 
 def _check_pictures(
@@ -282,8 +278,7 @@ def _is_content(file: "RepoSibling | None", content: Content) -> bool:
     if file is None:
         return False
     if file.lfs is not None:
-        ours = file_sha256(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
-        return file.lfs.sha256 == ours
+        return file.lfs.sha256 == _sha256(content)
     return file.blob_id == git_hash(content.read_bytes() if isinstance(content, Path) else content)
 
 
@@ -313,6 +308,10 @@ def _sends(name: str, contents: dict[str, Content]) -> bool:
 
 def _public_names(repo_id: str, manifest: UnlearningManifest) -> tuple[str, ...]:
     return (repo_id, manifest.base_model.name_or_path, manifest.dataset.name)
+
+
+def _sha256(content: Content) -> str:
+    return file_sha256(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
 
 
 def _size(content: Content) -> int:

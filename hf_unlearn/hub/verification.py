@@ -112,7 +112,7 @@ def check_card(folder: str | Path) -> tuple[Statement, ...]:
     """
     folder = Path(folder)
     manifest, evaluation = UnlearningManifest.load(folder), EvaluationRecord.load(folder)
-    kept = {name: sha256 for name, sha256 in manifest.files.items() if _is_kept(name)}
+    kept = {name: sha for name, sha in manifest.files.items() if name == EVALUATION_NAME or name.startswith("assets/")}
     statements = [
         *(verify_files(folder, manifest) if has_weights(folder) else recorded_files(folder, kept)),
         *verify_figures(evaluation, manifest),
@@ -123,10 +123,6 @@ def check_card(folder: str | Path) -> tuple[Statement, ...]:
     if not failures and read_text(folder / CARD_NAME) != render_card(manifest, evaluation):
         failures.append(Statement("card", Outcome.FAILS, "this version would write it otherwise; write it again"))
     return tuple(failures)
-
-
-def _is_kept(name: str) -> bool:
-    return name == EVALUATION_NAME or name.startswith("assets/")
 
 
 def verify_folder(folder: Path, manifest: UnlearningManifest) -> Iterator[Statement]:

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_unlearn.data.resizing import Processor
+from hf_unlearn.data.resizing import Processor, check_parts
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.contrastive import (
     caption_length,
@@ -43,11 +43,7 @@ def check_fit(model: PreTrainedModel, processor: Processor, name: str) -> None:
         pixels = check_pictures(family, processor, name)
         _terms(family, {"pixel_values": pixels[:, None].expand(-1, 2, -1, -1, -1)}, name)
         return
-    if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
-        raise UserError(
-            f"{type(processor).__name__} cannot prepare image-text pairs; pass the processor saved with the model "
-            "(AutoProcessor.from_pretrained), which holds an image_processor and a tokenizer"
-        )
+    check_parts(processor)
     texts = check_texts(family, processor.tokenizer, name)
     _terms(family, {"pixel_values": check_pictures(family, processor.image_processor, name), **texts}, name)
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +203,8 @@ def _load_complete(name_or_path: str, revision: str | None, trust_remote_code: b
     _check_config(name_or_path, config)
     if has_weights(name_or_path) and not trust_remote_code:  # whose code may do as it likes
         parsed = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
-        refuse_larger(name_or_path, parsed, _random, stored_shapes(Path(name_or_path)))
+        random = partial(AutoModel.from_config, trust_remote_code=False)
+        refuse_larger(name_or_path, parsed, random, stored_shapes(Path(name_or_path)))
     with _without_report():
         model, info = AutoModel.from_pretrained(
             name_or_path,
@@ -233,10 +235,6 @@ def _load_complete(name_or_path: str, revision: str | None, trust_remote_code: b
         held = named_tensors(unexpected)
         logger.warning("%s also holds %s, which %s leaves out%s.", name_or_path, held, read_as, other)
     return model
-
-
-def _random(config: PreTrainedConfig) -> PreTrainedModel:
-    return AutoModel.from_config(config, trust_remote_code=False)
 
 
 def _check_config(name_or_path: str, config: Fields) -> None:

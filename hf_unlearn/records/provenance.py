@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 LIBRARIES = (
@@ -18,10 +19,10 @@ LIBRARIES = (
 )
 
 
-def environment_versions() -> dict[str, str]:
+def environment_versions(libraries: Sequence[str] = LIBRARIES) -> dict[str, str]:
     """List the versions of Python and of the libraries that a result can depend on."""
     versions = {"python": platform.python_version()}
-    for name in LIBRARIES:
+    for name in libraries:
         try:
             versions[name] = version(name)
         except PackageNotFoundError:  # an optional part, or the library run from its sources

@@ -231,7 +231,7 @@ def ties(rows: Sequence[Row]) -> str | None:
 def trials_table(rows: Sequence[Row]) -> str:
     """The trials for a terminal, best first: the estimated gap with its parts, and below it what was tried."""
     parts = [name for name in rows[0] if name.startswith("estimated_gap_")]
-    heads = [_short(name.removeprefix("estimated_gap_")) for name in parts]
+    heads = [name.removeprefix("estimated_gap_").removesuffix("_accuracy") for name in parts]  # of narrow columns
     lines = [["Method", "Est. gap", *heads]]
     for row in rows:
         numbers = [shown(row), *(f"{row[name]:.2f}" if name in row else "–" for name in parts)]
@@ -242,11 +242,6 @@ def trials_table(rows: Sequence[Row]) -> str:
         for row in rows
     ]
     return "\n".join([head, *(line for pair in zip(table, settings, strict=True) for line in pair)])
-
-
-def _short(part: str) -> str:
-    """The head of a narrow column: `retain_accuracy` is `retain`."""
-    return part.removesuffix("_accuracy")
 
 
 def tuned_config(argv: Sequence[str], method: str, setting: Setting) -> Setting:

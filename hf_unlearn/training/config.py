@@ -9,7 +9,7 @@ import torch
 from transformers import SchedulerType, TrainingArguments, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
 
-from hf_unlearn.errors import UserError
+from hf_unlearn.errors import UserError, check_ranges
 from hf_unlearn.models.towers import TOWERS
 from hf_unlearn.records.method_description import MethodDescription
 from hf_unlearn.training.accelerate_state import AccelerateState, refuse_lone_processes
@@ -158,11 +158,7 @@ class UnlearningConfig(TrainingArguments):
             raise UserError(NO_PUSHED_CHECKPOINTS)
         if self.resume_from_checkpoint is not None:
             raise UserError("resume_from_checkpoint is an argument of trainer.train(); recipes take --resume")
-        for name, least, most in _RANGES:
-            value = getattr(self, name)
-            if value is not None and not (least <= value <= most and value < inf):
-                limits = f"from {least} to {most}" if most < inf else f"a number of at least {least}"
-                raise UserError(f"{name}={value} must be {limits}")
+        check_ranges(self, _RANGES)
         self._check_schedule()
         absent = sorted(set(self.report_to or ()) - {*get_available_reporting_integrations(), *_UNLISTED})
         if absent:

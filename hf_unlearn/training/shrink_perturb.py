@@ -38,10 +38,8 @@ def shrink_and_perturb(model: nn.Module, share: float, seed: int) -> None:
     """
     set_seed((seed + SEED_OFFSET) % 2**32)
     fresh = dict(type(model)(deepcopy(model.config)).named_parameters())  # type: ignore[operator]
-    weights = dict(model.named_parameters())
-    for name, weight in weights.items():
-        trained = weights[name.removeprefix("key_")] if isinstance(model, MoCoModel) else weight
-        if weight.ndim >= 2 and trained.requires_grad:
+    for name, weight in _trained(model):
+        if weight.ndim >= 2:
             weight.copy_(torch.lerp(weight.float(), fresh[name].to(weight.device).float(), share))
 
 
@@ -57,11 +55,18 @@ def move_towards(model: nn.Module, initial: nn.Module, share: float) -> None:
         initial: a model of the same architecture; it is not changed.
         share: a in [0, 1]; 0 changes nothing, 1 gives the initial model.
     """
-    begun, weights = dict(initial.named_parameters()), dict(model.named_parameters())
+    begun = dict(initial.named_parameters())
+    for name, weight in _trained(model):
+        weight.copy_(torch.lerp(weight.float(), begun[name].to(weight.device).float(), share))
+
+
+def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The weights that training moves, by name; those of MoCo's key encoder follow the query encoder's."""
+    weights = dict(model.named_parameters())
     for name, weight in weights.items():
         trained = weights[name.removeprefix("key_")] if isinstance(model, MoCoModel) else weight
         if trained.requires_grad:
-            weight.copy_(torch.lerp(weight.float(), begun[name].to(weight.device).float(), share))
+            yield name, weight
 
 
 @torch.no_grad()
