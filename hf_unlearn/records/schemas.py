@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, Self
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import write_atomically
@@ -95,9 +95,51 @@ class RequestStatus:
     estimated_gap: float | None = None  # from `now` to the held-out samples of the model before any request
 
 
+class FileRecord:
+    """A record that is a file of a run's folder, with its name."""
+
+    NAME: ClassVar[str]
+    schema: int
+
+    def to_json(self) -> str:
+        """Render as the file's text; a number that is not finite becomes null."""
+        return to_json(self)
+
+    @classmethod
+    def from_json(cls, text: str, source: str | None = None) -> Self:
+        """Read the file's text, which messages call by its source, or else by the file's name.
+
+        Raises:
+            UserError: It is no valid record of this kind, or one of a newer schema.
+        """
+        source = source or cls.NAME
+        record = from_json(cls, text, source)
+        if record.schema > SCHEMA:
+            raise UserError(f"{source} has schema {record.schema}, newer than {SCHEMA}; upgrade hf_unlearn to read it.")
+        return record
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the file into a run's folder, atomically."""
+        return write_atomically(Path(folder) / self.NAME, self.to_json())
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read the file from a run's folder.
+
+        Raises:
+            UserError: There is none, or it is not valid.
+        """
+        path = Path(folder) / cls.NAME
+        if not path.is_file():
+            raise UserError(f"{Path(folder).name or folder} holds no {cls.NAME}; name the folder of a finished run.")
+        return cls.from_json(read_text(path))
+
+
 @dataclass(frozen=True)
-class UnlearningManifest:
+class UnlearningManifest(FileRecord):
     """Everything `unlearning.json` holds: how a checkpoint was unlearned, and the hashes to check it by."""
+
+    NAME = MANIFEST_NAME
 
     method: str
     base_model: BaseModel
@@ -131,32 +173,6 @@ class UnlearningManifest:
     def method_title(self) -> str:
         """The method's name for readers; of a record without a description, made of its id."""
         return self.description.title or title_of(self.method)
-
-    def to_json(self) -> str:
-        """Render as the text of `unlearning.json`."""
-        return to_json(self)
-
-    @classmethod
-    def from_json(cls, text: str, source: str = MANIFEST_NAME) -> "UnlearningManifest":
-        """Read the text of an `unlearning.json`.
-
-        Raises:
-            UserError: It is no valid manifest, or one of a newer schema.
-        """
-        return _of_known_schema(from_json(cls, text, source), source)
-
-    def save(self, folder: str | Path) -> Path:
-        """Write `unlearning.json` into a run's folder, atomically."""
-        return write_atomically(Path(folder) / MANIFEST_NAME, self.to_json())
-
-    @classmethod
-    def load(cls, folder: str | Path) -> "UnlearningManifest":
-        """Read `unlearning.json` from a run's folder.
-
-        Raises:
-            UserError: There is none, or it is not valid.
-        """
-        return cls.from_json(_read(folder, MANIFEST_NAME))
 
     def as_history_entry(self) -> HistoryEntry:
         """Shorten to what the cards of later runs keep of this one."""
@@ -203,8 +219,10 @@ class Matrices:
 
 
 @dataclass(frozen=True)
-class EvaluationRecord:
+class EvaluationRecord(FileRecord):
     """Everything `evaluation.json` holds: each number and matrix behind the card."""
+
+    NAME = EVALUATION_NAME
 
     family: str  # image-text or views
     metrics: dict[str, float | None]
@@ -221,35 +239,18 @@ class EvaluationRecord:
     kind: str = "white-box"
     schema: int = SCHEMA
 
-    def to_json(self) -> str:
-        """Render as the text of `evaluation.json`; a metric that is not finite becomes null."""
-        return to_json(self)
-
     @classmethod
-    def from_json(cls, text: str, source: str = EVALUATION_NAME) -> "EvaluationRecord":
-        """Read the text of an `evaluation.json`.
-
-        Raises:
-            UserError: It is no valid evaluation record, or one of a newer schema.
-        """
-        return _of_known_schema(from_json(cls, text, source), source)
-
-    def save(self, folder: str | Path) -> Path:
-        """Write `evaluation.json` into a run's folder, atomically."""
-        return write_atomically(Path(folder) / EVALUATION_NAME, self.to_json())
-
-    @classmethod
-    def load(cls, folder: str | Path) -> "EvaluationRecord":
+    def load(cls, folder: str | Path) -> Self:
         """Read `evaluation.json` from a run's folder.
 
         Raises:
             UserError: There is none, or it is not valid.
         """
         refuse_earlier_name(folder)
-        return cls.from_json(_read(folder, EVALUATION_NAME))
+        return super().load(folder)
 
     @classmethod
-    def load_if_evaluated(cls, folder: str | Path) -> "EvaluationRecord | None":
+    def load_if_evaluated(cls, folder: str | Path) -> Self | None:
         """Read `evaluation.json` from a run's folder, or return None where the run was never evaluated.
 
         Raises:
@@ -286,19 +287,3 @@ def refuse_earlier_name(folder: str | Path) -> None:
             f"{folder.name or folder} holds an {AUDIT_NAME} but no {EVALUATION_NAME}, which is what the measurements "
             "of a model's owner are called now; rename the file, then write the card again with `hf-unlearn card`."
         )
-
-
-def _read(folder: str | Path, name: str) -> str:
-    path = Path(folder) / name
-    if not path.is_file():
-        raise UserError(f"{Path(folder).name or folder} holds no {name}; name the folder of a finished run.")
-    return read_text(path)
-
-
-Versioned = TypeVar("Versioned", UnlearningManifest, EvaluationRecord)
-
-
-def _of_known_schema(record: Versioned, source: str) -> Versioned:
-    if record.schema > SCHEMA:
-        raise UserError(f"{source} has schema {record.schema}, newer than {SCHEMA}; upgrade hf_unlearn to read it.")
-    return record
