@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self, overload
 
 import torch
 from torch import Tensor
@@ -53,7 +53,13 @@ class Quantity:
         self._function, self.__doc__ = function, function.__doc__
         self.__isabstractmethod__ = getattr(function, "__isabstractmethod__", False)
 
-    def __get__(self, terms: object, owner: type) -> Any:
+    @overload
+    def __get__(self, terms: None, owner: type) -> Self: ...
+
+    @overload
+    def __get__(self, terms: object, owner: type) -> Tensor: ...
+
+    def __get__(self, terms: object, owner: type) -> Self | Tensor:
         if terms is None:
             return self
         value = self._function(terms)
