@@ -5,8 +5,8 @@ from transformers import AutoConfig, AutoModel
 from hf_unlearn.losses import ContrastiveTerms, QueueTerms
 from hf_unlearn.losses.terms import constant_scale
 from hf_unlearn.models.contrastive import terms_from_outputs
-from hf_unlearn.models.moco.configuration_moco import MoCoConfig
-from hf_unlearn.models.moco.modeling_moco import MoCoModel, MoCoOutput
+from hf_unlearn.models.view_encoders.configuration_moco import MoCoConfig
+from hf_unlearn.models.view_encoders.modeling_moco import MoCoModel, MoCoOutput
 
 AutoConfig.register(MoCoConfig.model_type, MoCoConfig)
 AutoModel.register(MoCoConfig, MoCoModel)

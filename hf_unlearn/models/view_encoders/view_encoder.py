@@ -1,7 +1,6 @@
-"""Backbone, projection head, batch norms and base class of a view encoder, the same file in every family's folder.
+"""Backbone, projection head, batch norms and base class of a view encoder, which SimCLR and MoCo share.
 
-A folder travels to the Hub as remote code and may import its own files only, so the file is repeated, not shared; a
-test keeps the copies identical.
+The code of this folder travels to the Hub with a model, and may import its own files only.
 """
 
 import math

@@ -5,8 +5,8 @@ from transformers import AutoConfig, AutoModel
 from hf_unlearn.losses import ContrastiveTerms, TwoViewTerms
 from hf_unlearn.losses.terms import constant_scale
 from hf_unlearn.models.contrastive import terms_from_outputs
-from hf_unlearn.models.simclr.configuration_simclr import SimCLRConfig
-from hf_unlearn.models.simclr.modeling_simclr import SimCLRModel, SimCLROutput
+from hf_unlearn.models.view_encoders.configuration_simclr import SimCLRConfig
+from hf_unlearn.models.view_encoders.modeling_simclr import SimCLRModel, SimCLROutput
 
 AutoConfig.register(SimCLRConfig.model_type, SimCLRConfig)
 AutoModel.register(SimCLRConfig, SimCLRModel)
