@@ -199,11 +199,10 @@ def _check_pixels(path: Path, limits: Limits) -> None:
     """
     from PIL import Image
 
-    from hf_unlearn.data.images import FORMATS
+    from hf_unlearn.data.images import InFewPieces, opened_formats
 
-    Image.init()
     try:
-        with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+        with Image.open(InFewPieces(path.read_bytes()), formats=opened_formats()) as image:
             pixels = image.width * image.height
     except (*PICTURE_DAMAGE, Image.DecompressionBombError):
         return

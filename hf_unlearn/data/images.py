@@ -39,6 +39,9 @@ MAX_PIXELS = 1024**3 // 4 // 3  # 89 million; Pillow warns there, too, and raise
 MAX_SIDE_RATIO = 100
 # Of a progressive JPEG, which has about ten: each is decoded over all pixels, and may have a few bytes.
 MOST_SCANS = 100
+# Pieces in which Pillow may read a file, and one more for each thousand bytes: it walks through the parts of a file in
+# Python, and twenty megabytes of empty ones keep it for minutes.
+MOST_PIECES = 10_000
 # The formats that data sets of pictures have, as Pillow calls its plugins; they read pixels and nothing else, where EPS
 # is a program that is handed to Ghostscript. MPO, of cameras with two lenses, is opened as JPEG.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
@@ -96,13 +99,15 @@ def read_image(stored: Mapping[str, object]) -> PILImage.Image:
 
     Raises:
         UserError: The image is missing, unreadable, truncated, none of `FORMATS`, larger than `MAX_PIXELS`, longer than
-            `MAX_SIDE_RATIO` times its width or the other way round, a JPEG of over `MOST_SCANS`, or its EXIF block is
-            broken.
+            `MAX_SIDE_RATIO` times its width or the other way round, a JPEG of over `MOST_SCANS`, in more pieces than
+            `MOST_PIECES` says, or its EXIF block is broken.
     """
     try:
         data = encoded_image(stored)
-        with PILImage.open(io.BytesIO(data), formats=_opened()) as image:
+        with PILImage.open(file := InFewPieces(data), formats=opened_formats()) as image:
             check_size(*image.size)
+            if image.format in ("BMP", "DIB"):  # whose runs of pixels are read one by one, as many as there are pixels
+                file.left = len(data)
             if image.format in ("JPEG", "MPO") and (scans := data.count(b"\xff\xda")) > MOST_SCANS:
                 raise UserError(f"it is a JPEG of {scans:,} scans, more than the {MOST_SCANS} allowed: save it again")
             image.load()
@@ -119,8 +124,23 @@ def read_image(stored: Mapping[str, object]) -> PILImage.Image:
         raise UserError(f"it cannot be read ({error})") from error
 
 
+class InFewPieces(io.BytesIO):
+    """The bytes of a picture, for Pillow; a `UserError` once it has read them in too many pieces (`MOST_PIECES`)."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.left = MOST_PIECES + len(data) // 1000
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As of any file."""
+        self.left -= 1
+        if self.left < 0:
+            raise UserError("its file consists of too many parts: save it again")
+        return super().read(size)
+
+
 @cache
-def _opened() -> tuple[str, ...]:
+def opened_formats() -> tuple[str, ...]:
     """Those of `FORMATS` that this build of Pillow has."""
     PILImage.init()
     return tuple(name for name in FORMATS if name in PILImage.OPEN)

@@ -213,6 +213,32 @@ def test_a_jpeg_of_endless_scans_is_refused_before_they_are_decoded() -> None:
         read_image({"bytes": data[:-2] + 100 * scan + data[-2:], "path": None})
 
 
+PARTS = {
+    "segments of a JPEG": ("JPEG", 20, b"\xff\xe1\x00\x02"),
+    "bytes between segments": ("JPEG", 20, b"\x00"),
+    "bytes that fill up": ("JPEG", 20, b"\xff"),
+    "escaped bytes": ("JPEG", 20, b"\xff\x00"),
+    "chunks of a PNG": ("PNG", 33, b"\x00\x00\x00\x00prVt" + zlib.crc32(b"prVt").to_bytes(4)),
+    "chunks of pixels": ("PNG", 33, b"\x00\x00\x00\x00IDAT" + zlib.crc32(b"IDAT").to_bytes(4)),
+    "comments of a GIF": ("GIF", -1, b"\x21\xfe\x01-\x00"),
+    "bytes of a comment": ("PPM", 3, b"#"),
+}
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_a_picture_of_endless_parts_is_refused_before_they_are_all_read(kind: str, encode: Encode) -> None:
+    """Pillow walks through them in Python: twenty megabytes of such parts keep it for minutes."""
+    format, place, part = PARTS[kind]
+    data = encode(PILImage.new("RGB", (5, 4)), format)
+    if kind == "comments of a GIF":
+        place = data.index(b"\x2c", 13)  # before the picture itself
+    few, many = (data[:place] + number * part + data[place:] for number in (20, 60_000))
+    if kind != "bytes of a comment":
+        assert read_image({"bytes": few, "path": None}).size == (5, 4)
+    with pytest.raises(UserError, match="its file consists of too many parts: save it again"):
+        read_image({"bytes": many, "path": None})
+
+
 def test_an_eps_by_any_name_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_: pytest.fail("a program was run"))
     file = tmp_path / "photo.png"
