@@ -3,6 +3,7 @@
 import re
 import shutil
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -45,6 +46,7 @@ from hf_unlearn.text import markdown_code, markdown_line, markdown_text, printab
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
+    from jinja2 import Template
 
 _KEPT = (CARD_NAME, MANIFEST_NAME, EVALUATION_NAME)
 TEMPLATE = Path(__file__).parent / "templates" / "card.md.j2"
@@ -146,11 +148,8 @@ def render_card(manifest: UnlearningManifest, evaluation: EvaluationRecord | Non
     Returns:
         Markdown with a metadata block, as the Hub reads it.
     """
-    from huggingface_hub import ModelCard
-
-    card = ModelCard.from_template(
-        card_metadata(manifest, evaluation),
-        template_path=str(TEMPLATE),
+    content = _template().render(
+        card_data=card_metadata(manifest, evaluation).to_yaml(),
         manifest=manifest,
         evaluation=evaluation,
         method=manifest.description,
@@ -177,7 +176,15 @@ def render_card(manifest: UnlearningManifest, evaluation: EvaluationRecord | Non
         library_citation=_fenced(LIBRARY_CITATION % manifest.library_version),
         citations=[_fenced(text) for text in dict.fromkeys((manifest.description.citation, PAPER_CITATION)) if text],
     )
-    return re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n"
+    return re.sub(r"\n{3,}", "\n\n", content).rstrip() + "\n"
+
+
+@cache
+def _template() -> "Template":
+    """The card's template, compiled once; `ModelCard.from_template` compiles it for every card."""
+    import jinja2
+
+    return jinja2.Template(TEMPLATE.read_text(encoding="utf-8"))
 
 
 def card_title(manifest: UnlearningManifest) -> str:

@@ -101,7 +101,9 @@ class HoldingTrainer(BatchTrainer):
         return 0.0 if self.earlier is None else self.earlier.unseen_risen
 
     def begin_holding(self) -> None:
-        """Measure where the rows are, under the model that training starts from."""
+        """Measure where the rows are, under the model that training starts from, once."""
+        if self._began is not None:
+            return
         self._began = self._levels()
         if not self.holds_earlier or self.earlier is None or not self.earlier.rows:
             return
@@ -120,11 +122,12 @@ class HoldingTrainer(BatchTrainer):
     def request_statuses(self) -> tuple[RequestStatus, ...]:
         """Where every request stands under the model as it is, for its record; nothing without held-out rows."""
         ended, splits = self._levels(), self.source_splits
-        if self._began is None or ended is None or splits is None:
+        if ended is None or splits is None:
             return ()
         numbers = np.asarray(splits[EARLIER][REQUEST_COLUMN] if EARLIER in splits else [], dtype=np.int64)
         past = PastRequests.read(cast("PreTrainedModel", self.model).name_or_path or None)
-        return request_statuses(past, numbers, self._began, ended, self.args.method, len(splits["unlearn"]))
+        began = self._began or ended  # of a model that was not trained
+        return request_statuses(past, numbers, began, ended, self.args.method, len(splits["unlearn"]))
 
     def _levels(self) -> Levels | None:
         splits = self.source_splits

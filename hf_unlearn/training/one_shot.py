@@ -71,6 +71,7 @@ class OneShotTrainer(UnlearningTrainer, ABC):
             UserError: when a checkpoint is named, memory does not suffice, or the weights would not be finite.
         """
         checkpoints.checked_checkpoint(resume_from_checkpoint, Path(str(self.args.output_dir)))
+        self.begin_holding()
         set_seed(self.args.seed)
         started = time.monotonic()
         try:

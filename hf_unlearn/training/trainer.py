@@ -152,7 +152,6 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         self.add_callback(LogitScaleBound(lambda: self.model))
         self.saliency = self._saliency_mask(train_dataset) if args.saliency_share is not None else None
         self._is_shrunk = False
-        self.begin_holding()
 
     def _saliency_mask(self, splits: Mapping[str, object]) -> SaliencyMask:
         if not splits.get("unlearn"):
@@ -261,6 +260,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
             checkpoints.refuse_other_training(folder, self.identity)
         self._seconds_before = checkpoints.seconds_trained(folder) if folder else 0.0
         self._started = time.monotonic()
+        self.begin_holding()
         set_seed(self.args.seed)  # the Trainer does so when it is built; what ran since must not matter
         try:
             if self.saliency is not None:

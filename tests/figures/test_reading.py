@@ -12,9 +12,20 @@ def panels(before, after):
     return {"before": before, "after": after, "gap": before - after}
 
 
-@pytest.mark.parametrize("n", [1, 2, 6, 8, 9, 16, 17, 60])
-@pytest.mark.parametrize("title", [None, "Alignment Calibration"])
-@pytest.mark.parametrize("captioned", [False, True])
+@pytest.mark.parametrize(
+    ("n", "title", "captioned"),
+    [
+        (1, None, False),
+        (2, "Alignment Calibration", True),
+        (6, None, True),
+        (6, "Alignment Calibration", False),
+        (8, None, False),
+        (9, "Alignment Calibration", True),
+        (16, None, True),
+        (17, "Alignment Calibration", False),
+        (60, "Alignment Calibration", True),
+    ],
+)
 def test_a_picture_agrees_with_its_own_matrices_alone(tmp_path, n, title, captioned):
     before, after = np.random.default_rng(n).uniform(-1, 1, size=(2, n, n))
     captions = [f"sample {'x' * (i % 9)}" for i in range(n)] if captioned else None

@@ -152,6 +152,7 @@ def test_a_trainer_refuses_rows_that_its_model_unlearned(options, shapes, tiny_c
     trainer = trainer_class(model, config, careful, processing_class=processor)
     retain, unlearn = trainer.train_dataset.splits
     assert (len(retain), len(unlearn)) == (len(careful["retain"]), 4)
+    trainer.begin_holding()
     assert len(trainer.held.targets) == 6  # every earlier row is held, though fewer are asked for now
     # What it saves tells the next run of both requests.
     trainer.save_model(str(tmp_path / "saved"))

@@ -59,6 +59,7 @@ def test_what_came_back_is_brought_down_again(make_trainer, with_earlier, knowin
 
 def test_the_distance_is_that_of_its_docstring(make_trainer, with_earlier):
     trainer = make_trainer("fine_tune", train_dataset=with_earlier(risen=0.25), **{**SETTINGS, "max_steps": 1})
+    trainer.begin_holding()
     trainer.held._each = 12
     at_start = trainer.held.distance(trainer.model, (0, 0, 0))
     assert at_start.item() == pytest.approx(HELD_WEIGHT * 0.25**2, rel=1e-4)  # each is to fall by what it has risen
@@ -72,6 +73,7 @@ def test_the_distance_is_that_of_its_docstring(make_trainer, with_earlier):
 @pytest.mark.parametrize("method", ["task_vector", "slug"])
 def test_methods_that_cannot_hold_say_so(make_trainer, with_earlier, method):
     trainer = make_trainer(method, train_dataset=with_earlier(), max_steps=1)
+    trainer.begin_holding()
     assert trainer.held is None and NOT_HELD in trainer.notes
 
 
@@ -87,6 +89,7 @@ def test_targets_do_not_rise_with_held_out_rows(make_trainer, with_earlier, spli
 def test_held_rows_are_no_candidates_and_move_no_state(make_trainer, with_earlier):
     """A MoCo queue takes none of them, and the model stays in training mode."""
     trainer = make_trainer("fine_tune", family="moco", train_dataset=with_earlier(), **{**SETTINGS, "max_steps": 1})
+    trainer.begin_holding()
     queue = trainer.model.queue.clone()
     distance = trainer.held.distance(trainer.model.train(), (0, 0, 0))
     assert trainer.model.queue.equal(queue) and trainer.model.training
