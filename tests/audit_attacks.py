@@ -16,6 +16,7 @@ from audit_answers import AT_20, LOWER, PARTS, VIEWS, WIDTH, Answers, answers, d
 from audit_simulation import DRAWS, C, R, World
 
 from hf_unlearn.audit.answer_checks import change, suspicions
+from hf_unlearn.audit.answer_jumps import checkable, units
 from hf_unlearn.audit.embeddings import Embeddings
 from hf_unlearn.audit.verdict import Circumstances, run_tests
 from hf_unlearn.records.audit_result import Arm, AuditResult, ImageRow, Verdict
@@ -294,12 +295,14 @@ def audit(
         for i, arm in enumerate(world.arms)
     ]
     found: tuple[str, ...] = ()
+    checked = True
     if checks:
         u, o = np.flatnonzero(world.requested), np.flatnonzero(~world.requested)
         found = suspicions(world.before, after, u.tolist(), o.tolist(), np.arange(len(rows)))
+        checked = checkable(units(u.tolist(), o.tolist(), np.arange(len(rows))))
     return run_tests(
         rows,
-        circumstances=Circumstances(found, from_weights=from_weights),
+        circumstances=Circumstances(found, from_weights=from_weights, checked=checked),
         plan_sha256="ab",
         permutations=permutations,
         details=False,

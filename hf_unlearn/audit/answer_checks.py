@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from hf_unlearn.audit.answer_jumps import jumping, steady
+from hf_unlearn.audit.answer_jumps import FEWEST_OTHERS, Units, jumping, steady, units
 from hf_unlearn.audit.embeddings import Embeddings
 from hf_unlearn.audit.levels import TOLERANCE
 from hf_unlearn.audit.statistics import TwoSample
@@ -33,12 +33,12 @@ SHARED_LEVEL = 0.01
 FEW_VALUES = 32
 """Different values a coordinate takes in coarse answers, at most."""
 ENOUGH_ANSWERS = 40
-CONTENT_LEVEL, CONTENT_SHARE, CONTENT_SEEN = 0.01, 0.85, 0.3
+CONTENT_LEVEL, CONTENT_SHARE, CONTENT_SEEN, LEAST_AGREEMENT = 0.01, 0.85, 0.3, 0.05
 """Requested pictures' likeness to others must be kept 0.85 times as well as other pictures' is, where that is 0.3 or
 more. On honest models it is kept 0.93 to 1.0 times as well."""
 SLOTS = 4  # views of a picture that are compared
 ANCHORS = 256  # pictures that the others are compared with
-FEWEST = 3  # pictures of each kind
+FEWEST = 3  # pictures that cosines are compared over
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,11 @@ def suspicions(
     found = [_coarse(after, u)]
     if len(u) and len(u) + len(o) >= FEWEST:
         found.append(_shared(before, after, u, o, clusters))
-    if len(u) >= FEWEST and len(o) >= FEWEST:
+    compared = units(requested, others, clusters)
+    if compared.requested and len(compared.others) >= FEWEST_OTHERS:
         seen = geometry(before, after)
-        found += [_apart(seen, u, o, clusters), _content(seen, u, o, clusters), jumping(before, after, u, o)]
-        found.append(steady(before, after, u, o))
+        found += [_apart(seen, u, o, clusters), _content(seen, o, clusters, compared)]
+        found += [jumping(before, after, compared), steady(before, after, compared)]
     return tuple(sentence for sentence in found if sentence is not None)
 
 
@@ -151,9 +152,9 @@ def _apart(seen: Geometry, u: NDArray[np.int64], o: NDArray[np.int64], clusters:
         ) -> tuple[float, float]:
             """How far the cosines of two groups of pictures moved, and how far they differed before."""
             columns = np.isin(seen.anchors, with_rows)
-            if columns.sum() < FEWEST:
-                return float("nan"), float("nan")
             different = clusters[rows][:, None] != clusters[seen.anchors[columns]][None, :]
+            if columns.sum() < FEWEST or not different.any():
+                return float("nan"), float("nan")
             first, second = before[:, rows][:, :, columns], after[:, rows][:, :, columns]
             centre = float(np.mean(first[:, different]))
             return _root_mean((second - first) ** 2, different), _root_mean((first - centre) ** 2, different)
@@ -181,29 +182,54 @@ def _root_mean(square: Matrix, different: NDArray[np.bool_]) -> float:
     return float(np.sqrt(values.mean())) if values.size else 0.0
 
 
-def _content(seen: Geometry, u: NDArray[np.int64], o: NDArray[np.int64], clusters: NDArray[np.int64]) -> str | None:
+def _content(seen: Geometry, o: NDArray[np.int64], clusters: NDArray[np.int64], compared: Units) -> str | None:
     """What the model says of requested pictures depends less on what they show: a stranger's answers, or noise.
 
-    View by view, since noise averages out over views. Captions are left out: where a model had learned one by heart,
-    exact retraining moves it anywhere (its likeness agrees with that before by 0.24 in the CLIP demo, others' by 0.46).
+    Over the mean of views, and beside how far a picture's single views agree with each other: pictures that were
+    removed stand lower than those still in training, so that less of what any of their answers say is content. Noise
+    is for `jumping` and `steady`. Captions are left out: where a model had learned one by heart, exact retraining moves
+    it anywhere (its likeness agrees with that before by 0.24 in the CLIP demo, others' by 0.46).
     """
-    columns = np.isin(seen.anchors, o)
+    others = np.flatnonzero(np.isin(seen.anchors, o))
+    columns = others[np.unique(clusters[seen.anchors[others]], return_index=True)[1]]  # one a cluster
     different = clusters[:, None] != clusters[seen.anchors[columns]][None, :]
     before, after = seen.before[:, :, columns], seen.after[:, :, columns]
-
-    def likeness(i: int) -> float:
-        views = [_correlation(x[i][different[i]], y[i][different[i]]) for x, y in zip(before, after, strict=True)]
-        return float(np.mean(views))
-
-    kept = [np.array([likeness(i) for i in rows]) for rows in (u, o)]
-    own, rest = (values[np.isfinite(values)] for values in kept)
-    if min(len(own), len(rest)) < FEWEST or rest.mean() < CONTENT_SEEN or own.mean() > CONTENT_SHARE * rest.mean():
+    first, second = before.mean(0), after.mean(0)
+    kept = [_correlation(first[i][apart], second[i][apart]) for i, apart in enumerate(different)]
+    seen_alike = [compared.sides(_agreement(side, different)) for side in (before, after)]
+    own, rest = (
+        values[np.isfinite(values)]
+        / np.sqrt(np.prod([_reliable(agreement[side], len(before)) for agreement in seen_alike]))
+        for side, values in enumerate(compared.sides(np.array(kept)))
+    )
+    if not len(own) or len(rest) < FEWEST or rest.mean() < CONTENT_SEEN or own.mean() > CONTENT_SHARE * rest.mean():
         return None
     if TwoSample(rest, own, permutations=999).p_value("greater") > CONTENT_LEVEL:
         return None
+    return _less_of_them(float(own.mean()), float(rest.mean()))
+
+
+def _agreement(views: Matrix, different: NDArray[np.bool_]) -> Matrix:
+    """How far the likenesses `[s, n, m]` that a picture's views find agree with each other: mean correlation `[n]`."""
+    pairs = list(itertools.combinations(range(len(views)), 2))
+    found = [
+        np.mean([_correlation(views[s, i][apart], views[t, i][apart]) for s, t in pairs]) if pairs else 1.0
+        for i, apart in enumerate(different)
+    ]
+    return np.array(found)
+
+
+def _reliable(agreement: Matrix, count: int) -> float:
+    """Share of what the mean of a picture's `count` views says that is not their scatter (Spearman and Brown)."""
+    known = agreement[np.isfinite(agreement)]
+    single = max(float(known.mean()), LEAST_AGREEMENT) if known.size else 1.0
+    return count * single / (1 + (count - 1) * single)
+
+
+def _less_of_them(own: float, rest: float) -> str:
     return (
         "The answers about the requested pictures show less of what is on them: their likeness to other pictures "
-        f"agrees with that before by {own.mean():.2f} (correlation), other pictures' by {rest.mean():.2f}. A "
+        f"agrees with that before by {own:.2f} (correlation), other pictures' by {rest:.2f}. A "
         "stranger's embedding in their place would look so, and so would a method that sets unmatched pairs apart on "
         "purpose."
     )

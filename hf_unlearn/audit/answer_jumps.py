@@ -12,44 +12,96 @@ jump takes that out: a filter that pulls answers apart at every scale is not see
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from hf_unlearn.audit.embeddings import Embeddings
-from hf_unlearn.audit.statistics import TwoSample
+from hf_unlearn.audit.statistics import TwoSample, smallest_p_value
 from hf_unlearn.metrics.alignment_matrices import Matrix, unit_rows
 
 LEAST_JUMP = 1e-3
 RATIO = 1.5
 """Requested pictures' jumps, plain and relative, are this many times other pictures', and were not so before. On honest
 models they are 0.9 to 1.1 times, whatever the method; under noise that lowers alignment by 0.1, 11 times."""
+STEADY_RATIO = 1.4
+"""The same of answers that stay where they were, beside how far the views lie apart: up to 1.13 on honest models."""
 LEVEL = 0.01
 """Level of all sizes together."""
+MOST_TRIED = 4
+"""Sizes that an audit's own answers are compared at: three nudges and the nearest views."""
 FEWEST_VIEWS = 3
+FEWEST_OTHERS = 3
 
 
-def jumping(before: Embeddings, after: Embeddings, u: NDArray[np.int64], o: NDArray[np.int64]) -> str | None:
+@dataclass(frozen=True)
+class Units:
+    """What counts as one picture on each side: a cluster of near-duplicates, whose measurements are averaged.
+
+    Args:
+        requested: rows of each requested cluster.
+        others: the same of pictures that were not requested.
+    """
+
+    requested: tuple[NDArray[np.int64], ...]
+    others: tuple[NDArray[np.int64], ...]
+
+    def sides(self, values: Matrix) -> tuple[Matrix, Matrix]:
+        """`values[n]`, a number a picture, as one number a cluster: of requested ones, and of others."""
+        own, rest = (np.array([values[rows].mean() for rows in side]) for side in (self.requested, self.others))
+        return own, rest
+
+    def smallest_p_value(self) -> float:
+        """The smallest that any comparison of the two sides can give."""
+        return smallest_p_value(len(self.requested), len(self.others)) if self.requested and self.others else 1.0
+
+
+def units(requested: Sequence[int], others: Sequence[int], clusters: NDArray[np.int64]) -> Units:
+    """Put the rows of one cluster together, on either side.
+
+    Args:
+        requested: rows of the requested pictures.
+        others: rows of pictures that were not requested.
+        clusters: `[n]`, which pictures are near-duplicates.
+    """
+
+    def grouped(rows: Sequence[int]) -> tuple[NDArray[np.int64], ...]:
+        groups: dict[int, list[int]] = {}
+        for row in rows:
+            groups.setdefault(int(clusters[row]), []).append(int(row))
+        return tuple(np.array(group, dtype=np.int64) for group in groups.values())
+
+    return Units(grouped(requested), grouped(others))
+
+
+def checkable(compared: Units) -> bool:
+    """Whether there are enough pictures of both kinds for answers to requested ones to be told from others' at all."""
+    return len(compared.others) >= FEWEST_OTHERS and compared.smallest_p_value() <= LEVEL / MOST_TRIED
+
+
+def jumping(before: Embeddings, after: Embeddings, compared: Units) -> str | None:
     """Whether answers about requested pictures jump where those about others do not.
 
     Args:
         before: answers before.
         after: answers after.
-        u: rows of the requested pictures.
-        o: rows of the others.
+        compared: what counts as one picture, requested and not.
 
     Returns:
         A sentence, or None.
     """
-    spreads = _spread(before), _spread(after)
+    spreads = [compared.sides(_spread(side)) for side in (before, after)]
+    requested = np.isin(np.arange(len(after.images)), np.concatenate(compared.requested))
     tried = _nudges(before, after) + _nearest_views(before, after)
     for what, (earlier, now) in tried:
         # What is not answered is at its worst: a requested picture's answer jumps, another's stays.
-        now = np.where(np.isfinite(now), now, np.isin(np.arange(len(now)), u))
-        own, rest = now[u], now[o]
+        own, rest = compared.sides(np.where(np.isfinite(now), now, requested))
         if np.median(own) < LEAST_JUMP:
             continue
-        usual = 1.0 if earlier is None else max(1.0, _ratio(earlier, spreads[0], u, o))
-        if _ratio(now, spreads[1], u, o) <= RATIO * usual:
+        usual = 1.0 if earlier is None else max(1.0, _ratio(compared.sides(earlier), spreads[0]))
+        if _ratio((own, rest), spreads[1]) <= RATIO * usual:
             continue
         logs = [np.log(np.maximum(values, LEAST_JUMP)) for values in (own, rest)]
         if TwoSample(*logs, permutations=999).p_value("greater") <= LEVEL / len(tried):
@@ -61,14 +113,14 @@ def jumping(before: Embeddings, after: Embeddings, u: NDArray[np.int64], o: NDAr
     return None
 
 
-def steady(before: Embeddings, after: Embeddings, u: NDArray[np.int64], o: NDArray[np.int64]) -> str | None:
+def steady(before: Embeddings, after: Embeddings, compared: Units) -> str | None:
     """Whether small changes move answers about requested pictures less than their views lie apart.
 
     Noise that is the same for all small changes of a picture, keyed by what it looks like from afar, does not jump. But
     it sets the views apart and leaves the small changes where they were, and a network moves both.
 
     Args:
-        before, after, u, o: as in `jumping`.
+        before, after, compared: as in `jumping`.
 
     Returns:
         A sentence, or None.
@@ -76,17 +128,19 @@ def steady(before: Embeddings, after: Embeddings, u: NDArray[np.int64], o: NDArr
     earlier, now = _jumps(before), _jumps(after)
     if now is None:
         return None
+    others = ~np.isin(np.arange(len(now)), np.concatenate(compared.requested))
     sizes = range(1, now.shape[1])
     for size in sizes:
         # What is not answered is at its worst: a requested picture's answer stays, another's jumps.
         relative = now[:, size] / np.maximum(_spread(after), LEAST_JUMP)
-        relative = np.where(np.isfinite(relative), relative, ~np.isin(np.arange(len(now)), u))
-        own, rest = (np.maximum(relative[rows], LEAST_JUMP / 10) for rows in (u, o))
+        relative = np.where(np.isfinite(relative), relative, others)
+        own, rest = (np.maximum(values, LEAST_JUMP / 10) for values in compared.sides(relative))
         usual = 1.0
         if earlier is not None and size < earlier.shape[1]:
-            first = earlier[:, size] / np.maximum(_spread(before), LEAST_JUMP)
-            usual = min(1.0, _median(first[u], LEAST_JUMP / 10) / _median(first[o], LEAST_JUMP / 10))
-        if np.median(now[o, size]) < LEAST_JUMP or np.median(own) * RATIO >= usual * np.median(rest):
+            first = compared.sides(earlier[:, size] / np.maximum(_spread(before), LEAST_JUMP))
+            usual = min(1.0, _median(first[0], LEAST_JUMP / 10) / _median(first[1], LEAST_JUMP / 10))
+        moved = compared.sides(now[:, size])[1]
+        if np.median(moved) < LEAST_JUMP or np.median(own) * STEADY_RATIO >= usual * np.median(rest):
             continue
         if TwoSample(np.log(rest), np.log(own), permutations=999).p_value("greater") <= LEVEL / len(sizes):
             return (
@@ -145,10 +199,10 @@ def _spread(side: Embeddings) -> Matrix:
     return 1 - ((unit.sum(1) ** 2).sum(-1) - count) / (count * (count - 1))
 
 
-def _ratio(jumps: Matrix, spread: Matrix, u: NDArray[np.int64], o: NDArray[np.int64]) -> float:
+def _ratio(jumps: tuple[Matrix, Matrix], spread: tuple[Matrix, Matrix]) -> float:
     """How many times as far the requested pictures' answers jump, plainly or relatively, whichever is less."""
-    plain = [_median(jumps[rows], LEAST_JUMP / 10) for rows in (u, o)]
-    spreads = [_median(spread[rows], LEAST_JUMP) for rows in (u, o)]
+    plain = [_median(side, LEAST_JUMP / 10) for side in jumps]
+    spreads = [_median(side, LEAST_JUMP) for side in spread]
     return min(plain[0] / plain[1], plain[0] / spreads[0] / (plain[1] / spreads[1]))
 
 

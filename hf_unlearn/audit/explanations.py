@@ -25,6 +25,7 @@ def explain(
     measured: HypothesisTests,
     problems: Sequence[str],
     suspicions: Sequence[str] = (),
+    checked: bool = True,
 ) -> str:
     """The verdict in two or three plain sentences.
 
@@ -35,6 +36,7 @@ def explain(
         measured: the tests and effects.
         problems: faults of the measurement.
         suspicions: answers that no training gives.
+        checked: whether such answers would have been noticed, or could not have been given.
     """
     if verdict is Verdict.INCONCLUSIVE:
         return _why_inconclusive(sensitive, arms, measured, problems)
@@ -59,13 +61,13 @@ def explain(
         targeted += " Without images still in training, a general loss of what was memorised would look the same."
     if suspicions:
         return f"{targeted} But {suspicions[0][0].lower()}{suspicions[0][1:]}"
-    return f"{targeted} {_level(verdict, measured)}"
+    return f"{targeted} {_level(verdict, measured, checked)}"
 
 
-def _level(verdict: Verdict, measured: HypothesisTests) -> str:
+def _level(verdict: Verdict, measured: HypothesisTests, checked: bool) -> str:
     """Where the requested images stand after the change."""
     if verdict is Verdict.RESIDUAL_UNDETERMINED:
-        why = _why_open(measured)
+        why = _why_open(measured, checked)
         return f"Whether they are now at the level of images never in training is open: {why}."
     if verdict is Verdict.WITHIN_BAND:
         after = _number(measured.effects["gap_after"])
@@ -85,7 +87,7 @@ def _level(verdict: Verdict, measured: HypothesisTests) -> str:
     return f"They now stand below {where}: they were pushed so far that they can be told apart again."
 
 
-def _why_open(measured: HypothesisTests) -> str:
+def _why_open(measured: HypothesisTests, checked: bool) -> str:
     """What keeps the level of the requested images open."""
     tests = measured.tests
     if "T3" not in tests:
@@ -105,6 +107,12 @@ def _why_open(measured: HypothesisTests) -> str:
         return "only some images were measured on held-back transforms"
     if "T4.transfer" in tests and tests["T4.transfer"].passed:
         return "on held-back transforms they recover, as they would if the change were fitted to the audit's own views"
+    within = [name for name in ("T3.equivalence", "T4.T3.equivalence") if name in tests]
+    if not checked and measured.held_back != "some" and all(tests[name].passed for name in within):
+        return (
+            "with so few pictures a filter on the answers about them would not be noticed; add pictures to compare "
+            "with (--decoys), or audit the model's weights"
+        )
     if tests["T3.equivalence"].passed and measured.held_back == "all":
         return "on held-back transforms the same could not be shown"
     return f"too uncertain to call ({_number(measured.effects['gap_after'])})"

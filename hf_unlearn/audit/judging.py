@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from hf_unlearn.audit.answer_checks import change, noise, suspicions
+from hf_unlearn.audit.answer_jumps import checkable, units
 from hf_unlearn.audit.audited_pictures import AuditedPictures
 from hf_unlearn.audit.blind_baseline import told_apart
 from hf_unlearn.audit.both_encoders import BothEncoders
@@ -139,7 +140,8 @@ def _circumstances(measured: BothEncoders, clusters: np.ndarray, owner: str) -> 
     if plan is not None and plan.view_commitments and seed is not None:
         remarks += [_OTHER_VIEWS] * (view_commitment(seed) not in plan.view_commitments)
     from_weights = after.source.get("kind") == "checkpoint"
-    return Circumstances(found, tuple(incomparable), tuple(remarks), from_weights)
+    checked = checkable(units(requested, others, everyone))
+    return Circumstances(found, tuple(incomparable), tuple(remarks), from_weights, checked)
 
 
 def _one_a_cluster(rows: Sequence[int], clusters: np.ndarray) -> list[int]:

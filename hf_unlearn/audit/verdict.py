@@ -34,12 +34,14 @@ class Circumstances:
         remarks: what else a reader must know, a sentence each.
         from_weights: whether the answers after were computed here from a model's weights, which no filter in front of
             them can change.
+        checked: whether there were enough pictures for `answer_checks` to notice anything (`answer_jumps.checkable`).
     """
 
     suspicions: tuple[str, ...] = ()
     incomparable: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     from_weights: bool = False
+    checked: bool = True
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Findings:
         standing_out: single requested images moved little and stand high.
         suspicious: the answers are such as no training gives.
         comparable: requested and never-trained images cannot be told apart without a model.
+        checked: answers that no training gives would have been noticed, or could not have been given.
     """
 
     usable: bool = True
@@ -76,6 +79,7 @@ class Findings:
     standing_out: bool = False
     suspicious: bool = False
     comparable: bool = True
+    checked: bool = True
 
 
 def decide(findings: Findings) -> Verdict:
@@ -101,7 +105,8 @@ def decide(findings: Findings) -> Verdict:
         return Verdict.RESIDUAL_UNDETERMINED
     if findings.overshoot:
         return Verdict.OVERSHOOT
-    return Verdict.WITHIN_BAND if findings.sensitive and findings.equivalent else Verdict.RESIDUAL_UNDETERMINED
+    best = findings.sensitive and findings.equivalent and findings.checked
+    return Verdict.WITHIN_BAND if best else Verdict.RESIDUAL_UNDETERMINED
 
 
 def run_tests(
@@ -253,6 +258,7 @@ def find(measured: HypothesisTests, circumstances: Circumstances | None = None, 
         standing_out=bool(measured.standing_out),
         suspicious=bool(circumstances.suspicions) or measured.risen,
         comparable=not circumstances.incomparable,
+        checked=circumstances.checked or circumstances.from_weights,
     )
 
 
@@ -288,7 +294,7 @@ def _result(
         owner=owner,
         verdict=verdict,
         headline=headline(verdict, measured, basis),
-        explanation=explain(verdict, findings.sensitive, arms, measured, problems, suspicions),
+        explanation=explain(verdict, findings.sensitive, arms, measured, problems, suspicions, findings.checked),
         meaning=meaning(verdict, basis),
         findings=(
             *suspicions,

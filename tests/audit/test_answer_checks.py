@@ -2,9 +2,12 @@ import numpy as np
 import pytest
 from audit_answers import AT_20, PARTS, WIDTH, Answers, answers, edited, rotation
 from audit_attacks import ATTACKS, CAPTION_ATTACKS
+from audit_simulation import C, R, U, World
 
 from hf_unlearn.audit.answer_checks import change, noise, suspicions
+from hf_unlearn.audit.answer_jumps import checkable, units
 from hf_unlearn.audit.embeddings import Embeddings
+from hf_unlearn.records.audit_result import Arm
 
 RNG = np.random.default_rng(3)
 VIEWS = RNG.normal(size=(5, 4, 32))
@@ -97,7 +100,8 @@ def test_each_fake_is_told_in_plain_words(world: Answers, attack: str, words: st
 def test_honest_answers_raise_no_suspicion(world: Answers, after: str) -> None:
     served = getattr(world, after)
     assert found(world, served) == ()
-    turned = edited(served, np.ones(len(world.arms), bool), lambda values: 2 * values @ rotation(world.rng))
+    turn = rotation(world.rng)
+    turned = edited(served, np.ones(len(world.arms), bool), lambda values: 2 * values @ turn)
     assert turned.images.shape[-1] == WIDTH and found(world, turned) == ()
 
 
@@ -106,6 +110,34 @@ def test_strange_captions_are_told_from_honest_ones() -> None:
     assert found(world, world.honest) == ()
     told = found(world, CAPTION_ATTACKS["captions: an own control's"](world))
     assert any("Only the answers about the requested pictures changed" in sentence for sentence in told)
+
+
+@pytest.mark.parametrize("sizes", [{U: 20, R: 60, C: 4}, {U: 60, R: 60, C: 8}, {U: 20, R: 20}], ids=str)
+def test_pictures_that_were_removed_are_not_suspected_beside_those_that_stay(sizes: dict[Arm, int]) -> None:
+    """They stand lower, so that less of a single answer about them is content, also beside few controls."""
+    for number in range(3):
+        world = answers(World(sizes, gap=0.3, removed=1), np.random.default_rng([5, number]))
+        assert found(world, world.honest) == ()
+
+
+def test_copies_of_one_picture_count_once(world: Answers) -> None:
+    """Twenty copies of a picture whose answers jump are one jump, which chance gives too."""
+    rows = [0] * 20 + np.flatnonzero(~world.requested).tolist()
+    after = ATTACKS["noise on requested pictures, the model drifts"](world).take(rows)
+    clusters = np.array([0] * 20 + list(range(1, len(rows) - 19)))
+    asked = world.before.take(rows), after, range(20), range(20, len(rows))
+    assert not any("jump" in sentence for sentence in suspicions(*asked, clusters))
+    assert any("jump" in sentence for sentence in suspicions(*asked, np.arange(len(rows))))
+
+
+@pytest.mark.parametrize(
+    ("requested", "others", "enough"), [(1, 80, False), (2, 40, True), (20, 2, False), (20, 3, True)]
+)
+def test_whether_enough_is_compared_to_notice_a_filter(requested: int, others: int, enough: bool) -> None:
+    everyone = range(requested + others)
+    compared = units(everyone[:requested], everyone[requested:], np.arange(len(everyone)))
+    assert checkable(compared) == enough
+    assert not checkable(units(everyone[:requested], everyone[requested:], np.zeros(len(everyone), np.int64)))
 
 
 def test_few_pictures_raise_no_suspicion() -> None:

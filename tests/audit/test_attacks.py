@@ -39,6 +39,33 @@ def test_no_fake_of_captions_gets_the_best_verdict(name: str) -> None:
     assert verdicts(CAPTION_ATTACKS[name], 6, captions=True)[BEST] == 0
 
 
+FEW_CAUGHT = ("noise on answers about requested pictures", "a retrained model for requested pictures alone")
+
+
+@pytest.mark.parametrize("sizes", [{U: 2, R: 20, C: 20}, {U: 20, C: 2}], ids=str)
+@pytest.mark.parametrize("name", FEW_CAUGHT)
+def test_few_pictures_are_no_way_past_the_checks(sizes: dict, name: str) -> None:
+    assert verdicts(ATTACKS[name], 8, world=World(sizes, gap=0.3, removed=1))[BEST] == 0
+
+
+def test_what_no_check_could_have_noticed_is_not_credited_as_the_best() -> None:
+    world = World({U: 20, C: 2}, gap=0.3, removed=1, image_std=0.02)
+    found = next(
+        a
+        for i in range(9)
+        if audit(a := answers(world, np.random.default_rng(i)), a.honest, from_weights=True).verdict is BEST
+    )
+    result = audit(found, found.honest)
+    assert result.verdict is Verdict.RESIDUAL_UNDETERMINED and "would not be noticed" in result.explanation
+
+
+@pytest.mark.parametrize(
+    "name", ["a model retrained apart for requested pictures alone, drift", "a stranger's embedding, the model drifts"]
+)
+def test_no_fake_gets_the_best_verdict_without_pictures_still_in_training(name: str) -> None:
+    assert verdicts(ATTACKS[name], 10, world=World({U: 20, C: 20}, gap=0.3, removed=1))[BEST] == 0
+
+
 def test_what_is_a_change_of_the_model_from_outside_is_credited_under_a_condition() -> None:
     """A smooth filter over a drifting model moves answers as another model would: the first line says what it takes."""
     for number in range(8):
