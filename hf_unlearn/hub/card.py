@@ -148,7 +148,7 @@ def render_card(manifest: UnlearningManifest, evaluation: EvaluationRecord | Non
     Returns:
         Markdown with a metadata block, as the Hub reads it.
     """
-    content = _template().render(
+    content = _template(TEMPLATE).render(
         card_data=card_metadata(manifest, evaluation).to_yaml(),
         manifest=manifest,
         evaluation=evaluation,
@@ -180,11 +180,11 @@ def render_card(manifest: UnlearningManifest, evaluation: EvaluationRecord | Non
 
 
 @cache
-def _template() -> "Template":
-    """The card's template, compiled once; `ModelCard.from_template` compiles it for every card."""
+def _template(path: Path) -> "Template":
+    """A template, compiled once; `ModelCard.from_template` compiles it for every card."""
     import jinja2
 
-    return jinja2.Template(TEMPLATE.read_text(encoding="utf-8"))
+    return jinja2.Template(path.read_text(encoding="utf-8"))
 
 
 def card_title(manifest: UnlearningManifest) -> str:
