@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hf_unlearn.audit.clusters import picture_clusters
+from hf_unlearn.audit.clusters import connected, picture_clusters, same_words
 from hf_unlearn.audit.pictures import Picture, list_pictures
 from hf_unlearn.audit.plan import AuditPlan, check_plan, read_plan
 from hf_unlearn.errors import UserError
@@ -101,10 +101,18 @@ def collect_pictures(
         arms=of_arm,
         captions=tuple(tuple(texts.get(picture.name, ())) for picture in everyone),
         owners=tuple(owners.get(picture.name, "") for picture in everyone),
-        clusters=tuple(picture_clusters(everyone, [groups.get(p.name, "") for p in everyone]).tolist()),
+        clusters=tuple(_clusters(everyone, groups, committed)),
         decoys=tuple(_decoys(decoys, everyone)),
         plan=committed,
     )
+
+
+def _clusters(everyone: Sequence[Picture], groups: Mapping[str, str], plan: AuditPlan | None) -> list[int]:
+    """Pictures that look alike, that the owner puts together, or that the plan drew as one."""
+    numbers = picture_clusters(everyone, [groups.get(picture.name, "") for picture in everyone])
+    drawn = plan.drawn_together() if plan is not None else {}
+    edges = same_words([str(number) for number in numbers]) + same_words([drawn.get(p.sha256, "") for p in everyone])
+    return connected(len(everyone), edges).tolist()
 
 
 def _decoys(folder: str | Path | None, everyone: Sequence[Picture]) -> list[Picture]:

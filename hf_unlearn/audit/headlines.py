@@ -27,8 +27,15 @@ RISEN = (
 )
 ALIKE = "the compared pictures are alike but for the request"
 FROM_THE_MODEL = "the answers come from the model alone"
+SAME_KIND = "the pictures never in training are of the same kind"
+NOT_OF_EVERYTHING = "the model did not lose a little of everything it had learned"
+UNEVEN = (
+    "The plan's two halves differed before anything changed, as those of one draw in 20 do, and those of a plan chosen "
+    "among many. It counts as chosen."
+)
 _CREDITED = frozenset({Verdict.RESIDUAL_SIGNAL, Verdict.RESIDUAL_UNDETERMINED, Verdict.WITHIN_BAND, Verdict.OVERSHOOT})
 _COMPARED = _CREDITED | {Verdict.NO_TARGETED_CHANGE}
+_LEVELLED = _COMPARED - {Verdict.RESIDUAL_UNDETERMINED}
 
 _NO_BLACK_BOX = (
     "No black-box test can establish it: the same weights can arise from other data (Thudi et al., arXiv "
@@ -109,11 +116,13 @@ class Basis:
         planned: whether a committed plan drew which images to request.
         from_weights: whether the answers after were computed from a model's weights, with nothing in between.
         suspicious: whether answers are such as training without these images does not give.
+        beside_members: whether the change is seen beside images still in training, which a general loss moves as well.
     """
 
     planned: bool
     from_weights: bool
     suspicious: bool
+    beside_members: bool = True
 
     def doubts(self, verdict: Verdict) -> bool:
         """Whether a change is not to be credited."""
@@ -121,9 +130,16 @@ class Basis:
 
     def condition(self, verdict: Verdict) -> str:
         """What a verdict takes for granted, as `, if ...`; empty where it takes nothing."""
-        taken = [ALIKE] if verdict in _COMPARED and not self.planned else []
-        taken += [FROM_THE_MODEL] if verdict in _CREDITED and not self.from_weights else []
-        return f", if {' and '.join(taken)}" if taken else ""
+        taken = []
+        if verdict in _COMPARED and not self.planned:
+            taken.append(ALIKE)
+        elif verdict in _LEVELLED:  # no plan draws the images never in training
+            taken.append(SAME_KIND)
+        if verdict in _CREDITED and not self.beside_members:
+            taken.append(NOT_OF_EVERYTHING)
+        if verdict in _CREDITED and not self.from_weights:
+            taken.append(FROM_THE_MODEL)
+        return f", if {' and '.join([', '.join(taken[:-1]), taken[-1]] if taken[1:] else taken)}" if taken else ""
 
 
 def headline(verdict: Verdict, measured: HypothesisTests, basis: Basis) -> str:

@@ -20,6 +20,7 @@ from hf_unlearn.records.audit_result import Arm, AuditResult, ImageRow
 
 ARM_WORDS = {Arm.STILL_TRAINED: "still in training", Arm.NEVER_TRAINED: "never in training"}
 REDRAW_PERMUTATIONS = 499
+_NOT_DRAWN = "The plan's halves are not those that its seed draws, unless near-duplicates were; it counts as chosen."
 _OTHER_VIEWS = "The views are not those that the plan committed to: another seed was given."
 
 
@@ -140,8 +141,10 @@ def _circumstances(measured: BothEncoders, clusters: np.ndarray, owner: str) -> 
     if plan is not None and plan.view_commitments and seed is not None:
         remarks += [_OTHER_VIEWS] * (view_commitment(seed) not in plan.view_commitments)
     from_weights = after.source.get("kind") == "checkpoint"
+    follows = plan is None or plan.follows_its_seed()
+    remarks += [] if follows else [_NOT_DRAWN]
     checked = checkable(units(requested, others, everyone))
-    return Circumstances(found, tuple(incomparable), tuple(remarks), from_weights, checked)
+    return Circumstances(found, tuple(incomparable), tuple(remarks), from_weights, checked, follows)
 
 
 def _one_a_cluster(rows: Sequence[int], clusters: np.ndarray) -> list[int]:

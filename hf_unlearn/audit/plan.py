@@ -23,7 +23,7 @@ from hf_unlearn.parsing import read_json
 from hf_unlearn.records.audit_result import Arm
 from hf_unlearn.text import spreadsheet_cell
 
-SCHEMA = 2
+SCHEMA = 3
 SECRET_FILE = "view_secret.json"
 PLAN_FILE, REQUEST_FILE, STILL_TRAINED_FILE = "plan.json", "request.csv", "still_trained.csv"
 
@@ -37,6 +37,7 @@ class AuditPlan:
         still_trained: the same for the images that stay in training.
         seed: seed of the draw.
         view_commitments: hashes of the secret seeds of the views, one for each audit that is planned.
+        together: names of the images that were drawn as one, a tuple a cluster; None in a plan of an older library.
         counts: how many clusters of near-duplicates each half has, known only to the draw itself.
     """
 
@@ -44,6 +45,7 @@ class AuditPlan:
     still_trained: dict[str, str]
     seed: int
     view_commitments: tuple[str, ...] = ()
+    together: tuple[tuple[str, ...], ...] | None = None
     counts: tuple[int, int] | None = field(default=None, compare=False)
 
     @property
@@ -66,20 +68,39 @@ class AuditPlan:
         """How many pictures count in each half; exact copies are one, near-duplicates where the draw knew them."""
         return self.counts or (len(set(self.requested.values())), len(set(self.still_trained.values())))
 
+    def follows_its_seed(self) -> bool:
+        """Whether its halves are those that its seed draws; in an older plan, if near-duplicates were none."""
+        again = draw_plan({**self.requested, **self.still_trained}, self.seed, self._numbers())
+        return again.requested == self.requested
+
+    def drawn_together(self) -> dict[str, str]:
+        """SHA-256 of the images that were drawn with others -> the name of their cluster."""
+        hashes = {**self.requested, **self.still_trained}
+        return {hashes[name]: names[0] for names in self.together or () for name in names}
+
+    def _numbers(self) -> dict[str, str] | None:
+        """Name -> cluster; None where copies alone are clusters."""
+        if self.together is None:
+            return None
+        words = self.drawn_together()
+        return {name: words.get(value, value) for name, value in {**self.requested, **self.still_trained}.items()}
+
     def _content(self) -> dict[str, object]:
         content: dict[str, object] = {
-            "schema": SCHEMA if self.view_commitments else 1,
+            "schema": SCHEMA if self.together is not None else 2 if self.view_commitments else 1,
             "seed": self.seed,
             "requested": dict(sorted(self.requested.items())),
             "still_trained": dict(sorted(self.still_trained.items())),
         }
+        if self.together is not None:
+            content["together"] = [list(names) for names in self.together]
         return content | ({"view_commitments": list(self.view_commitments)} if self.view_commitments else {})
 
 
 def draw_plan(
     image_hashes: Mapping[str, str],
     seed: int,
-    clusters: Mapping[str, int] | None = None,
+    clusters: Mapping[str, int] | Mapping[str, str] | None = None,
     view_commitments: Sequence[str] = (),
 ) -> AuditPlan:
     """Draw which half of the images to request, every half being equally likely.
@@ -90,7 +111,7 @@ def draw_plan(
     Args:
         image_hashes: name -> SHA-256 of the image's bytes.
         seed: any whole number, chosen before looking at any model.
-        clusters: name -> number of its cluster; by default exact copies alone are clusters.
+        clusters: name -> number or name of its cluster; by default exact copies alone are clusters.
         view_commitments: hashes of the secret seeds of the views (`commit_views`).
 
     Returns:
@@ -100,8 +121,9 @@ def draw_plan(
         UserError: there are fewer than two different images.
     """
     groups: dict[object, list[str]] = defaultdict(list)
+    first: dict[str, object] = {}  # copies stay together, whatever the clusters say
     for name, value in image_hashes.items():
-        groups[value if clusters is None else clusters[name]].append(name)
+        groups[first.setdefault(value, value if clusters is None else clusters[name])].append(name)
     firsts = {key: min(image_hashes[name] for name in names) for key, names in groups.items()}
     order = sorted(groups, key=lambda key: hashlib.sha256(f"{seed}:{firsts[key]}".encode()).digest())
     if len(order) < 2:
@@ -116,6 +138,7 @@ def draw_plan(
         still_trained={name: value for name, value in image_hashes.items() if name not in requested},
         seed=seed,
         view_commitments=tuple(view_commitments),
+        together=tuple(sorted(tuple(sorted(names)) for names in groups.values() if len(names) > 1)),
         counts=((len(order) + 1) // 2, len(order) // 2),
     )
 
@@ -204,6 +227,7 @@ def read_plan(path: Path) -> AuditPlan:
             _hashes(data["still_trained"]),
             int(data["seed"]),
             tuple(map(str, data.get("view_commitments", ()))),
+            _together(data.get("together"), {*data["requested"], *data["still_trained"]}),
         )
         committed = data["sha256"]
     except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -214,7 +238,24 @@ def read_plan(path: Path) -> AuditPlan:
         raise UserError(
             f"'{path}' does not match its own hash {committed}: it was edited after it was committed; restore it."
         )
+    if plan.together is not None and not plan.follows_its_seed():
+        raise UserError(
+            f"'{path}' does not hold the halves that its seed {plan.seed} draws, so they were chosen; draw a plan with "
+            "hf-unlearn audit plan, or audit without one."
+        )
     return plan
+
+
+def _together(value: object, names: set[str]) -> tuple[tuple[str, ...], ...] | None:
+    """Clusters as a plan holds them, each name once and known to it."""
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(cluster, list) and cluster for cluster in value):
+        raise ValueError("what was drawn together is no list of lists")
+    listed_names = [name for cluster in value for name in cluster]
+    if len(set(listed_names)) < len(listed_names) or not set(listed_names) <= names:
+        raise ValueError("what was drawn together is not of the plan")
+    return tuple(tuple(cluster) for cluster in value)
 
 
 def _hashes(value: object) -> dict[str, str]:

@@ -12,14 +12,17 @@ from dataclasses import dataclass, replace
 
 from hf_unlearn.audit.arms import Arms, collect
 from hf_unlearn.audit.explanations import assumptions, explain, limits, reasons, suspicion_words
-from hf_unlearn.audit.headlines import RISEN, Basis, closing, headline, meaning
+from hf_unlearn.audit.headlines import RISEN, UNEVEN, Basis, closing, headline, meaning
 from hf_unlearn.audit.hypotheses import HypothesisTests, run_hypothesis_tests
 from hf_unlearn.audit.levels import RESIDUAL_LEVEL, TOLERANCE
 from hf_unlearn.audit.power import minimum_detectable_effect
 from hf_unlearn.audit.several_owners import adjusted, enough_permutations, multiplicity
+from hf_unlearn.audit.statistics import TwoSample
 from hf_unlearn.errors import UserError
 from hf_unlearn.records.audit_result import Arm, AuditResult, ImageRow, Verdict
 
+EVEN_LEVEL = 0.05
+"""Level at which a plan's halves are told apart before the change; then the plan counts as chosen."""
 NO_TEST = "there are no controls, and no query was repeated: nothing can be compared"
 
 
@@ -35,6 +38,7 @@ class Circumstances:
         from_weights: whether the answers after were computed here from a model's weights, which no filter in front of
             them can change.
         checked: whether there were enough pictures for `answer_checks` to notice anything (`answer_jumps.checkable`).
+        drawn: whether the plan's halves are those that its seed draws, if there is a plan.
     """
 
     suspicions: tuple[str, ...] = ()
@@ -42,6 +46,7 @@ class Circumstances:
     remarks: tuple[str, ...] = ()
     from_weights: bool = False
     checked: bool = True
+    drawn: bool = True
 
 
 @dataclass(frozen=True)
@@ -289,7 +294,10 @@ def _result(
     verdict = decide(findings)
     planned = settings.plan_sha256 is not None
     suspicions = (*circumstances.suspicions, *([RISEN] if measured.risen else []))
-    basis = Basis(planned, circumstances.from_weights, findings.suspicious)
+    even = not planned or not findings.usable or _even(arms, settings.seed)
+    beside_members = measured.reference is not Arm.NEVER_TRAINED
+    drawn = planned and circumstances.drawn and even
+    basis = Basis(drawn, circumstances.from_weights, findings.suspicious, beside_members)
     return AuditResult(
         owner=owner,
         verdict=verdict,
@@ -301,6 +309,7 @@ def _result(
             *suspicion_words(arms, measured),
             *circumstances.incomparable,
             *circumstances.remarks,
+            *([] if even else [UNEVEN]),
         ),
         standing_out=measured.standing_out,
         reasons=(*problems, *reasons(measured)) or (NO_TEST,),
@@ -319,6 +328,14 @@ def _result(
         seed=settings.seed,
         plan_sha256=settings.plan_sha256,
     )
+
+
+def _even(arms: Arms, seed: int) -> bool:
+    """Whether a plan's halves stood alike before: what is drawn by chance does."""
+    if Arm.STILL_TRAINED not in arms:
+        return True
+    halves = TwoSample(arms.before(Arm.REQUESTED), arms.before(Arm.STILL_TRAINED), permutations=1_999, seed=seed)
+    return bool(halves.p_value("two-sided") > EVEN_LEVEL)
 
 
 def _nothing(arms: Arms, level: float, owners: int) -> HypothesisTests:

@@ -2,6 +2,7 @@ import csv
 import hashlib
 import json
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,39 @@ def test_an_edited_plan_is_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps(data))
     with pytest.raises(UserError, match="edited after it was committed"):
         read_plan(path)
+
+
+def written(path: Path, plan: AuditPlan) -> Path:
+    path.write_text(json.dumps(plan.to_dict()))
+    return path
+
+
+def test_halves_that_the_seed_does_not_draw_are_refused(tmp_path: Path) -> None:
+    """A hash over halves that were picked by hand is right all the same; the draw is what anybody can repeat."""
+    plan = draw_plan(hashes(8), seed=3, clusters={f"{i}.png": i // 2 for i in range(8)})
+    assert plan.together == tuple((f"{i}.png", f"{i + 1}.png") for i in range(0, 8, 2)) and plan.follows_its_seed()
+    assert read_plan(written(tmp_path / "drawn.json", plan)) == plan
+    swapped = replace(plan, requested=plan.still_trained, still_trained=plan.requested)
+    with pytest.raises(UserError, match="its seed 3 draws, so they were chosen"):
+        read_plan(written(tmp_path / "swapped.json", swapped))
+    with pytest.raises(UserError, match="no readable audit plan"):
+        read_plan(written(tmp_path / "twice.json", replace(plan, together=(("0.png", "1.png"), ("1.png", "2.png")))))
+
+
+def test_an_older_plan_is_read_and_says_whether_its_seed_draws_it(tmp_path: Path) -> None:
+    plan = replace(draw_plan(hashes(8), seed=3), together=None)
+    assert plan.to_dict()["schema"] == 1
+    assert read_plan(written(tmp_path / "drawn.json", plan)).follows_its_seed()
+    chosen = replace(plan, requested=plan.still_trained, still_trained=plan.requested)
+    assert not read_plan(written(tmp_path / "chosen.json", chosen)).follows_its_seed()
+
+
+def test_copies_that_no_cluster_joins_are_drawn_together() -> None:
+    """A picture of one colour looks like nothing, and is its copy all the same."""
+    images = hashes(6) | {"copy.png": hashes(6)["0.png"]}
+    for seed in range(6):
+        plan = draw_plan(images, seed, clusters={name: i for i, name in enumerate(images)})
+        assert plan.follows_its_seed() and ("copy.png" in plan.requested) == ("0.png" in plan.requested)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"requested": 3, "still_trained": {}, "seed": 0, "sha256": ""}'])
