@@ -35,8 +35,8 @@ def steady(fake: Embeddings) -> Embeddings:
     return replace(fake, repeats=fake.images[:, 0], nudged=nudged)
 
 
-def rotated(world: Answers, base: Embeddings) -> Embeddings:
-    turn = rotation(world.rng)
+def rotated(world: Answers, base: Embeddings, bent: float = 0.0) -> Embeddings:
+    turn = rotation(world.rng) + bent * world.rng.normal(size=(WIDTH, WIDTH)) / np.sqrt(WIDTH)
     return edited(base, np.ones(len(world.arms), bool), lambda values: values @ turn)
 
 
@@ -269,8 +269,10 @@ CAPTION_ATTACKS: dict[str, Attack] = {
 
 
 SMOOTH = "views pulled apart, the model drifts"
+MAPPED = "views pulled apart, one linear map over all answers"
 LIMITS: dict[str, Attack] = {
     SMOOTH: lambda w: spread(w, w.drifted, 1.65),
+    MAPPED: lambda w: rotated(w, spread(w, w.before), bent=0.5),
     "a model retrained for requested pictures alone, drift": lambda w: routed(w, w.drifted),
 }
 CAPTION_LIMITS: dict[str, Attack] = {

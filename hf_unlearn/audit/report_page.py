@@ -200,7 +200,7 @@ def _page(audit: Audit, owners: Sequence[Fields]) -> str:
     measurement = {**audit.measurement, "encoders": _labelled(audit.measurement["encoders"])}
     requested = sum(owner["requested"] for owner in owners)
     return environment.get_template("report.html").render(
-        title=f"{requested} requested images, {len(audit.pictures)} in all",
+        title=f"{requested} requested images, {len(audit.pictures)} pictures asked about",
         css=Markup(css),
         measurement=measurement,
         owners=owners,

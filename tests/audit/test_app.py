@@ -308,3 +308,22 @@ def test_the_report_is_legible_on_a_phone(browser, tmp_path, monkeypatch):
         assert min(widths(".effects tbody th")) > 200 and min(widths(".facts td")) > 300
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_the_first_sheet_is_one_page_of_paper(browser, tmp_path):
+    """On letter paper, the lower of the two, also with three findings, every one of two lines."""
+    audit = make(tmp_path, sizes=(10, 10, 10))
+    finding = "Left out, since a near-duplicate stands in another group: " + "picture-0000.png, " * 6
+    texts = {"headline": "Yes, if it is so: " + "the model changed. " * 6, "explanation": "They lost more. " * 20}
+    first = replace(audit.results[""], findings=(finding,) * 3, **texts)
+    path = write_report(replace(audit, results={"": first}))
+    try:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+        metrics = {"width": 739, "height": 979, "deviceScaleFactor": 1, "mobile": False}  # 8.5 x 11 inches less margins
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        browser.get(path.resolve().as_uri())
+        bottom = browser.execute_script("return document.querySelector('.summary').getBoundingClientRect().bottom")
+        assert 500 < bottom < 979
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})

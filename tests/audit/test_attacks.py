@@ -14,7 +14,7 @@ import pytest
 from audit.conftest import folder_of
 from audit.test_acceptance import DRIFT, assert_at_most
 from audit_answers import AT_20, answers, edited, rotation
-from audit_attacks import ATTACKS, CAPTION_ATTACKS, LIMITS, SMOOTH, audit, verdicts
+from audit_attacks import ATTACKS, CAPTION_ATTACKS, LIMITS, MAPPED, SMOOTH, audit, verdicts
 from audit_simulation import UNTOUCHED, C, R, U, View, World, findings, table, untouched_rates, verdict_rates
 from PIL import Image
 
@@ -66,11 +66,12 @@ def test_no_fake_gets_the_best_verdict_without_pictures_still_in_training(name: 
     assert verdicts(ATTACKS[name], 10, world=World({U: 20, C: 20}, gap=0.3, removed=1))[BEST] == 0
 
 
-def test_what_is_a_change_of_the_model_from_outside_is_credited_under_a_condition() -> None:
+@pytest.mark.parametrize("name", [SMOOTH, MAPPED])
+def test_what_is_a_change_of_the_model_from_outside_is_credited_under_a_condition(name: str) -> None:
     """A smooth filter over a drifting model moves answers as another model would: the first line says what it takes."""
     for number in range(8):
         found = answers(AT_20, np.random.default_rng([0, number]))
-        result = audit(found, LIMITS[SMOOTH](found))
+        result = audit(found, LIMITS[name](found))
         if result.verdict is BEST:
             break
     assert result.verdict is BEST and FROM_THE_MODEL in result.headline
