@@ -20,8 +20,8 @@ class PastRows:
     Attributes:
         requested: By split, `train` for rows that can be unlearned: the id of each row that an earlier request named,
             and that request's number, from 1.
-        held_out: Ids of the rows that the first run held out, by the name of their split; a split that is not named
-            was not recorded, and is drawn.
+        held_out: Ids of the rows among those of `train` that the first run held out, by the name of their split; a
+            split that is not named was not recorded, and is drawn.
         notes: What a reader must know of rows that were not found, or not as they were recorded.
     """
 

@@ -134,7 +134,7 @@ def make_splits(
     is_asked[asked] = True
     requested, recorded = (past.requested, past.held_out) if past is not None else ({}, {})
     is_earlier = marked(ids, requested.get("train", ())) & ~is_asked
-    kept = {name: marked(ids, recorded.get(name, ())) & ~is_asked & ~is_earlier for name in fractions}
+    kept = {name: marked(ids, recorded.get(name, ())) & ~is_asked & ~is_earlier for name in HELD_OUT}
     kept = {name: marked for name, marked in kept.items() if marked.any()}
     fractions = {name: fraction for name, fraction in fractions.items() if name not in kept}
     is_free = ~np.any([is_asked, is_earlier, *kept.values()], axis=0)
@@ -145,7 +145,13 @@ def make_splits(
     if ready is not None:
         retain = np.sort(retain)
     rows = {"retain": retain, "unlearn": unlearn, **dict(zip(fractions, drawn, strict=True))}
-    rows |= {name: permutation[marked[permutation]] for name, marked in kept.items()}
+    kept_rows = {name: permutation[is_kept[permutation]] for name, is_kept in kept.items()}
+    rows |= {name: part for name, part in kept_rows.items() if name not in held_out}
+    held_out |= {  # what the data brings, and what of train was held out before
+        name: concatenate_datasets([held_out[name], pool.select(part)])
+        for name, part in kept_rows.items()
+        if name in held_out
+    }
     sizes = {name: len(part) for name, part in {**rows, **held_out}.items()}
     _refuse_empty(sizes if ready is None else {**sizes, "unlearn": len(ready)})
 
@@ -181,7 +187,7 @@ def make_splits(
         splits = cast("DatasetDict", check_images(splits, skip_bad=True))
     _refuse_empty({name: len(part) for name, part in splits.items()})
     if past is not None:
-        splits["earlier"] = earlier.add_column(REQUEST_COLUMN, np.asarray(numbers, dtype=np.int64))
+        splits["earlier"] = _numbered(earlier, numbers)
     return splits, request
 
 
@@ -289,6 +295,16 @@ def _cut(rows: Indices, fractions: Sequence[float], least: int = 0) -> list[Indi
     """Cut off fractions of the rows from the front, each at least so many; the last part is what is left."""
     sizes = [max(least, round(fraction * len(rows))) for fraction in fractions]
     return np.split(rows, np.cumsum(sizes))
+
+
+def _numbered(earlier: Dataset, numbers: Sequence[int]) -> Dataset:
+    """Rows of earlier requests with the number of the request that named each; there may be none."""
+    from datasets import Dataset, Features, Value
+
+    if not numbers:  # a column cannot be added to a table of no rows that was selected from one with some
+        features = Features({**earlier.features, REQUEST_COLUMN: Value("int64")})
+        return Dataset.from_dict({name: [] for name in features}, features=features)
+    return earlier.add_column(REQUEST_COLUMN, np.asarray(numbers, dtype=np.int64))  # type: ignore[call-arg]
 
 
 def _check_fraction(fraction: float, flag: str) -> None:

@@ -172,8 +172,14 @@ class PastRequests:
                     f"data, and {' and '.join(gone)} would be drawn from rows that the model was trained on: bring "
                     "this split with rows that it never saw, or say --allow_unfound_rows true"
                 )
-        kept = {name: frozenset(row for _, row in of_split.rows) for name, of_split in held.items()}
-        return PastRows(requested, kept, found_notes(sum(found.values(), held_out), held_out))
+        kept = {name: frozenset(r for split, r in of_split.rows if split == "train") for name, of_split in held.items()}
+        notes = found_notes(sum(found.values(), held_out), held_out)
+        if mixed_in := sum(len(kept[name]) for name in kept if name in brought):
+            notes += (
+                f"{mixed_in} rows that the first run held out are in train: they stay held out, beside the rows of the "
+                "splits that the data brings.",
+            )
+        return PastRows(requested, kept, notes)
 
     def _refuse_unfound(self, found: Mapping[int, Found], held_out: Found) -> None:
         """Refuse data in which rows of a request are missing and too few others are known to say: they were dropped."""

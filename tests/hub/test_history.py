@@ -199,3 +199,28 @@ def test_what_was_found_stays_out_of_every_split(rows):
     assert set(splits["validation"]["id"]) == set(held_out["id"])
     for name in ("retain", "unlearn", "validation", "test"):
         assert not set(splits[name]["id"]) & set(named["id"]), name
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["asked for again", "dropped"])
+def test_no_row_of_an_earlier_request_need_be_left(rows, again):
+    """As documented, both ways; a folder of pictures is a table of two parts, whose empty choice is special."""
+    data, named, held_out = rows
+    there = Dataset.from_list([*data, *held_out], features=data.features)
+    there = there if again else there.select([row for row, of in enumerate(there["id"]) if of not in named["id"]])
+    there = there.remove_columns("owner").add_column("owner", ["bob"] * len(there))
+    past = past_of(data, named, held_out)
+    asked = list(named["id"]) if again else ["red-circle-3"]
+    splits, _ = make_splits(there, unlearn_request=asked, past=past.find(there))
+    assert len(splits["earlier"]) == 0 and splits["earlier"].column_names[-1] == "request"
+    assert sum(map(len, splits.values())) == len(there) and set(splits["unlearn"]["id"]) == set(asked)
+
+
+def test_what_was_held_out_first_is_not_trained_on_beside_splits_that_the_data_brings(rows, shapes):
+    data, named, held_out = rows
+    train = Dataset.from_list([*data, *held_out], features=data.features)
+    brought = DatasetDict(train=train, validation=shapes.select(range(60, 66)), test=shapes.select(range(66, 72)))
+    found = past_of(data, named, held_out).find(brought)
+    assert any("10 rows that the first run held out are in train" in note for note in found.notes)
+    splits, _ = make_splits(brought, unlearn_fraction=0.1, past=found)
+    assert set(splits["validation"]["id"]) == {*held_out["id"], *brought["validation"]["id"]}
+    assert not set(splits["retain"]["id"]) & set(held_out["id"]) and len(splits["test"]) == 6
