@@ -75,6 +75,11 @@ class PastRequests:
     def _measured(self) -> tuple[RequestStatus, ...]:
         return self.levels if self.evaluation is None else self.evaluation.requests
 
+    @property
+    def comparable(self) -> "PastRequests":
+        """Only the runs whose rows can be told without a salt or a file."""
+        return replace(self, runs=tuple(run for run in self.runs if run.request.sha256 in self.private.requests))
+
     def statuses(self) -> tuple[RequestStatus, ...]:
         """Where each request stood after the last run; without figures where it was not measured."""
         known = {status.number: status for status in self._measured}

@@ -12,6 +12,7 @@ from hf_unlearn.hub.history import PastRequests, drift_notes
 from hf_unlearn.hub.publishing import PublishResult, publish_run
 from hf_unlearn.hub.recorded_rows import RecordedRows
 from hf_unlearn.hub.recording import describe_base_model, public_hyper_parameters, record_run
+from hf_unlearn.models.origin import origin_of
 from hf_unlearn.models.weights import weights_sha256
 from hf_unlearn.records.file_names import EVALUATION_NAME
 from hf_unlearn.records.method_description import MethodDescription
@@ -64,9 +65,9 @@ def trainer_record(
     from hf_unlearn.models.adapters import adapter_settings
 
     model = trainer.model
-    config = getattr(model, "config", None)
-    base = base or getattr(config, "_name_or_path", None)
-    revision = revision or getattr(config, "_commit_hash", None)
+    if base is None:
+        origin = origin_of(model)
+        base, revision = origin.name, revision or origin.revision
     base_model, history = describe_base_model(base, revision) if base else (BaseModel("unnamed model"), ())
     if dataset is None:
         rows = {name: splits[name] for name in ("retain", "unlearn") if name in splits}

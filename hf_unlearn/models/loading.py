@@ -27,6 +27,7 @@ from hf_unlearn.models.fit import check_fit, check_texts
 from hf_unlearn.models.forms import OPEN_CLIP, TRANSFORMERS, form_of, located
 from hf_unlearn.models.open_clip import clip_config, load_open_clip
 from hf_unlearn.models.open_clip_processor import load_open_clip_processor, read_config
+from hf_unlearn.models.origin import remember_origin
 from hf_unlearn.models.processor_files import TOKENIZER_FILES, check_processor_files
 from hf_unlearn.models.weights import has_weights, weight_files
 from hf_unlearn.parsing import Fields
@@ -77,6 +78,12 @@ def load_model(
     name_or_path: str, revision: str | None = None, trust_remote_code: bool = False, base: str | None = None
 ) -> PreTrainedModel:
     """Load an encoder in float32, as `load_encoder` does, without a processor."""
+    model = _load_model(name_or_path, revision, trust_remote_code, base)
+    remember_origin(model, name_or_path, revision)
+    return model
+
+
+def _load_model(name_or_path: str, revision: str | None, trust_remote_code: bool, base: str | None) -> PreTrainedModel:
     try:
         if has_weights(name_or_path):
             weight_files(name_or_path)  # an index must not lead out of the folder

@@ -1,18 +1,22 @@
 """What a Trainer does about requests that its model has been through: it teaches none of their rows again."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, IterableDataset
 from transformers import PreTrainedModel
 
 from hf_unlearn.data.earlier_rows import REQUEST_COLUMN
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.hub.history import PastRequests
+from hf_unlearn.models.origin import Origin, origin_of
+
+logger = logging.getLogger(__name__)
 
 EARLIER = "earlier"  # the split of rows of earlier requests
 REMEDY = "make the splits with make_splits(data, ..., past=past_rows(MODEL, data)), which keeps them out"
@@ -49,34 +53,73 @@ def find_earlier_requests(
         model: Its model, which knows where it was loaded from.
 
     Raises:
-        UserError: Rows of an earlier request are among those to retain or held out, or it cannot be told.
+        UserError: Rows of an earlier request are among those to retain or held out, or rows that the first run held
+            out among those to retain, or it cannot be told; or the model was trained since it was loaded.
     """
-    earlier = splits.get(EARLIER) if isinstance(splits, Mapping) else None
+    if not isinstance(splits, Mapping):
+        return splits, None  # nothing that a Trainer takes
+    earlier = splits.get(EARLIER)
+    rest = {name: split for name, split in splits.items() if name != EARLIER}
     if isinstance(earlier, EarlierRequests):  # a run has looked
-        return {name: split for name, split in splits.items() if name != EARLIER}, earlier
-    base = getattr(model.config, "_name_or_path", None)
-    if not isinstance(splits, DatasetDict) or not base or not Path(base).is_dir():
-        return splits, None  # splits that a run encoded, which has looked; or a model without records
-    past = PastRequests.read(base)
+        return rest, earlier
+    if not any(isinstance(split, Dataset | IterableDataset) for split in splits.values()):
+        return splits, None  # splits that a run encoded, which has looked
+    origin = origin_of(model)
+    if origin.trained_by is not None:
+        raise UserError(
+            f"{origin.trained_by} has unlearned rows from this model already, and its records are not beside it; save "
+            "it with trainer.save_model(FOLDER), and load what goes on with load_encoder(FOLDER)"
+        )
+    past = _read(origin)
     if not past.runs:
         return splits, None
-    if earlier is not None:
-        rest = DatasetDict({name: split for name, split in splits.items() if name != EARLIER})
-        return rest, EarlierRequests.of(past, earlier)
     if not all(isinstance(split, Dataset) for split in splits.values()):
         raise UserError(f"the model has been through earlier requests, whose rows cannot be told in a stream; {REMEDY}")
+    _refuse_again(past if earlier is None else past.comparable, DatasetDict(rest), earlier is not None)
+    if earlier is None:
+        return splits, EarlierRequests(None, np.empty(0), past.unseen_risen)
+    return (DatasetDict(rest) if isinstance(splits, DatasetDict) else rest), EarlierRequests.of(past, earlier)
+
+
+def _read(origin: Origin) -> PastRequests:
+    """The records beside the weights that a model was loaded from; none for a model that was made here."""
+    if origin.name is None:
+        return PastRequests()
+    if Path(origin.name).is_dir() or origin.revision is not None:  # a folder, or a commit on the Hub
+        return PastRequests.read(origin.name, origin.revision)
+    logger.warning(
+        "The folder %s that the model was loaded from is not there any more: whether it has been through earlier "
+        "requests, whose rows must not be taught again, cannot be seen.",
+        origin.name,
+    )
+    return PastRequests()
+
+
+def _refuse_again(past: PastRequests, splits: DatasetDict, is_known: bool) -> None:
+    """Refuse to train on rows that were unlearned, or held out, before.
+
+    Args:
+        past: What the model has been through.
+        splits: All but the rows of earlier requests.
+        is_known: Whether these rows were found before, so that few are left to be found here.
+    """
     try:
-        found = past.find(splits)
+        found = past.find(splits, allow_unfound_rows=is_known)
     except UserError as error:
         raise UserError(
             f"the model has been through earlier requests, and a Trainer cannot tell their rows; {REMEDY}"
         ) from error
-    again = [
-        row for name, of_split in (found.requested if found else {}).items() if name != "unlearn" for row in of_split
-    ]
+    if found is None:
+        return
+    again = [row for name, of_split in found.requested.items() if name != "unlearn" for row in of_split]
     if again:
         raise UserError(
             f"{len(again)} rows of the splits were unlearned from this model before, and would be taught again "
             f"({listed(again)}); {REMEDY}"
         )
-    return splits, EarlierRequests(None, np.empty(0), past.unseen_risen)
+    held_out = sorted(row for of_split in found.held_out.values() for row in of_split)
+    if held_out:
+        raise UserError(
+            f"{len(held_out)} rows of retain were held out by the first run on this model ({listed(held_out)}), and "
+            f"would be no held-out rows any more; {REMEDY}"
+        )

@@ -14,6 +14,7 @@ from hf_unlearn.data.preprocessing import ContrastivePreprocessor, ImageTextPrep
 from hf_unlearn.hub.history import PastRequests
 from hf_unlearn.hub.request_levels import Levels, request_statuses
 from hf_unlearn.models.contrastive import contrastive_terms, evaluation_mode
+from hf_unlearn.models.origin import origin_of, remember_training
 from hf_unlearn.records.schemas import RequestStatus
 from hf_unlearn.training.batch import BatchTrainer
 from hf_unlearn.training.earlier_requests import EARLIER, EarlierRequests
@@ -113,6 +114,11 @@ class HoldingTrainer(BatchTrainer):
         size, model = self.args.per_device_train_batch_size, cast("PreTrainedModel", self.model)
         self.held = HeldRows(self.earlier, rows, model, self.preprocessor, size, self.args.seed)
 
+    def remember_training(self) -> None:
+        """Note in the model that its weights are not those beside its records any more, if rows are unlearned."""
+        if self.rows.unlearn_to_retain:
+            remember_training(self.model, self.args.title)
+
     def held_distance(self) -> Tensor:
         """`HeldRows.distance` at this step."""
         assert self.held is not None
@@ -125,7 +131,8 @@ class HoldingTrainer(BatchTrainer):
         if ended is None or splits is None:
             return ()
         numbers = np.asarray(splits[EARLIER][REQUEST_COLUMN] if EARLIER in splits else [], dtype=np.int64)
-        past = PastRequests.read(cast("PreTrainedModel", self.model).name_or_path or None)
+        origin = origin_of(self.model)
+        past = PastRequests.read(origin.name, origin.revision)
         began = self._began or ended  # of a model that was not trained
         return request_statuses(past, numbers, began, ended, self.args.method, len(splits["unlearn"]))
 

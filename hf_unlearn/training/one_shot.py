@@ -72,6 +72,7 @@ class OneShotTrainer(UnlearningTrainer, ABC):
         """
         checkpoints.checked_checkpoint(resume_from_checkpoint, Path(str(self.args.output_dir)))
         self.begin_holding()
+        self.remember_training()
         set_seed(self.args.seed)
         started = time.monotonic()
         try:

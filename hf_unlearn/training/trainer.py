@@ -261,6 +261,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         self._seconds_before = checkpoints.seconds_trained(folder) if folder else 0.0
         self._started = time.monotonic()
         self.begin_holding()
+        self.remember_training()
         set_seed(self.args.seed)  # the Trainer does so when it is built; what ran since must not matter
         try:
             if self.saliency is not None:

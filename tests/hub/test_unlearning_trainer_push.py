@@ -60,6 +60,16 @@ def test_pushed_model_loads_in_a_fresh_process_and_verifies(
     assert {float(line) for line in done.stdout.split()} == {expected}
 
 
+def test_a_model_of_the_hub_is_asked_for_its_records(trainer: AlignmentCalibrationTrainer, hub: LocalHub) -> None:
+    trainer.push_to_hub()
+    model, processor = load_encoder("org/clip-unlearned")
+    assert trainer.source_splits is not None
+    with pytest.raises(UserError, match=r"the model has been through earlier requests, and a Trainer cannot tell"):
+        AlignmentCalibrationTrainer(
+            model, trainer.args, train_dataset=trainer.source_splits, processing_class=processor
+        )
+
+
 def test_records_name_method_settings_and_sizes(trainer: AlignmentCalibrationTrainer, hub: LocalHub) -> None:
     trainer.train()
     result = trainer.push_to_hub(dry_run=True)

@@ -1,0 +1,103 @@
+"""A Trainer looks for the records of its model wherever it came from, and trains on no row that they keep out."""
+
+import shutil
+from copy import deepcopy
+
+import pytest
+from datasets import DatasetDict
+
+from hf_unlearn.data.splits import make_splits
+from hf_unlearn.errors import UserError
+from hf_unlearn.hub.history import PastRequests, past_rows
+from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
+from hf_unlearn.models.loading import load_encoder
+
+WEEKS = {1: range(0, 6), 2: range(20, 24), 3: range(30, 33)}
+
+
+@pytest.fixture(scope="module")
+def asked(shapes):
+    return {week: list(shapes.select(rows)["id"]) for week, rows in WEEKS.items()}
+
+
+@pytest.fixture(scope="module")
+def trainer_of(tmp_path_factory):
+    """A function from a model and splits to the Trainer that would train one step."""
+
+    def build(loaded, splits):
+        model, processor = loaded
+        options = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "per_device_train_batch_size": 16}
+        config = FineTuneConfig(str(tmp_path_factory.mktemp("out")), max_steps=1, **options)
+        return FineTuneTrainer(model, config, splits, processing_class=processor)
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def first(trainer_of, tiny_clip, shapes, asked, tmp_path_factory):
+    """What a first request left: the folder, and the splits of its run."""
+    splits, _ = make_splits(shapes, unlearn_request=asked[1])
+    folder = tmp_path_factory.mktemp("models") / "first"
+    trainer_of(load_encoder(str(tiny_clip)), splits).save_model(str(folder))
+    return folder, splits
+
+
+def without(shapes, ids):
+    return shapes.select([row for row, name in enumerate(shapes["id"]) if name not in ids])
+
+
+def test_rows_that_the_first_run_held_out_are_not_retained(trainer_of, first, shapes, asked):
+    folder, splits = first
+    drawn_anew, _ = make_splits(without(shapes, asked[1]), unlearn_request=asked[2], split_seed=7)
+    held_out = {*splits["validation"]["id"], *splits["test"]["id"]} & set(drawn_anew["retain"]["id"])
+    assert held_out  # else nothing is shown
+    with pytest.raises(UserError, match=rf"^{len(held_out)} rows of retain were held out by the first run .* past="):
+        trainer_of(load_encoder(str(folder)), drawn_anew)
+    kept, _ = make_splits(shapes, unlearn_request=asked[2], past=past_rows(folder, shapes))
+    assert trainer_of(load_encoder(str(folder)), kept).earlier.rows.num_rows == 6
+
+
+@pytest.mark.parametrize("form", [dict, DatasetDict])
+def test_splits_by_name_are_looked_at_whatever_holds_them(trainer_of, first, shapes, asked, form):
+    careless, _ = make_splits(shapes, unlearn_request=asked[2])
+    with pytest.raises(UserError, match="6 rows of the splits were unlearned from this model before"):
+        trainer_of(load_encoder(str(first[0])), form(careless))
+
+
+def test_rows_found_for_an_older_model_are_not_enough(trainer_of, first, shapes, asked, tmp_path):
+    folder, _ = first
+    kept, _ = make_splits(shapes, unlearn_request=asked[2], past=past_rows(folder, shapes))
+    trainer_of(load_encoder(str(folder)), kept).save_model(str(tmp_path / "second"))
+    stale, _ = make_splits(shapes, unlearn_request=asked[3], past=past_rows(folder, shapes))
+    with pytest.raises(UserError, match="4 rows of the splits were unlearned from this model before"):
+        trainer_of(load_encoder(str(tmp_path / "second")), stale)
+
+
+def test_a_model_goes_on_from_where_its_records_are(trainer_of, first, shapes, asked, tmp_path):
+    folder, _ = first
+    loaded = load_encoder(str(folder))
+    kept, _ = make_splits(shapes, unlearn_request=asked[2], past=past_rows(folder, shapes))
+    trainer = trainer_of(loaded, kept)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "second"))
+    third, _ = make_splits(shapes, unlearn_request=asked[3], past=past_rows(tmp_path / "second", shapes))
+    for goes_on in (trainer.model, deepcopy(trainer.model)):
+        with pytest.raises(UserError, match=r"Fine-Tune has unlearned rows from this model already.*load_encoder"):
+            trainer_of((goes_on, loaded[1]), third)
+    trainer_of(load_encoder(str(tmp_path / "second")), third).save_model(str(tmp_path / "third"))
+    assert [run.request.count for run in PastRequests.read(tmp_path / "third").runs] == [6, 4, 3]
+
+
+def test_a_folder_is_found_from_elsewhere_and_its_loss_is_said(
+    trainer_of, first, shapes, asked, tmp_path, monkeypatch, caplog
+):
+    shutil.copytree(first[0], tmp_path / "copy")
+    monkeypatch.chdir(tmp_path)
+    loaded = load_encoder("copy")
+    careless, _ = make_splits(shapes, unlearn_request=asked[2])
+    monkeypatch.chdir("/")
+    with pytest.raises(UserError, match="were unlearned from this model before"):
+        trainer_of(loaded, careless)
+    shutil.rmtree(tmp_path / "copy")
+    trainer_of(loaded, careless)
+    assert "is not there any more: whether it has been through earlier requests" in caplog.text
