@@ -16,7 +16,7 @@ class Origin:
 
     Attributes:
         name: The folder or Hub id that it was loaded from; None for a model that was made here.
-        revision: The revision on the Hub.
+        revision: The revision on the Hub; None for a folder.
         trained_by: The method that unlearned rows from it since.
     """
 
@@ -39,10 +39,13 @@ def origin_of(model: nn.Module | None) -> Origin:
 
 def remember_origin(model: nn.Module, name_or_path: str, revision: str | None) -> None:
     """Note where a model was loaded from, which for an adapter or another form its config does not say."""
-    name = str(Path(name_or_path).resolve()) if Path(name_or_path).is_dir() else name_or_path
     plain = unwrap(model)
-    commit = revision or getattr(getattr(plain, "config", None), "_commit_hash", None)
-    vars(plain)[_ATTRIBUTE] = Origin(name, commit)
+    if Path(name_or_path).is_dir():
+        origin = Origin(str(Path(name_or_path).resolve()))
+    else:  # some forms leave no commit in the config
+        commit = revision or getattr(getattr(plain, "config", None), "_commit_hash", None)
+        origin = Origin(name_or_path, commit or "main")
+    vars(plain)[_ATTRIBUTE] = origin
 
 
 def remember_training(model: nn.Module | None, title: str) -> None:

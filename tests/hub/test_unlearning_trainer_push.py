@@ -61,6 +61,7 @@ def test_pushed_model_loads_in_a_fresh_process_and_verifies(
 
 
 def test_a_model_of_the_hub_is_asked_for_its_records(trainer: AlignmentCalibrationTrainer, hub: LocalHub) -> None:
+    trainer.train()
     trainer.push_to_hub()
     model, processor = load_encoder("org/clip-unlearned")
     assert trainer.source_splits is not None
