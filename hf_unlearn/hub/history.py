@@ -13,7 +13,7 @@ from hf_unlearn.data.requests import checked_ids, read_entries
 from hf_unlearn.data.splits import rows_by_role
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.hub.download import fetch
-from hf_unlearn.hub.recorded_rows import Found, RecordedRows, RowIndex
+from hf_unlearn.hub.recorded_rows import PRIVATE_ROWS_NAME, Found, RecordedRows, RowIndex, check_complete, damaged
 from hf_unlearn.records.file_names import EVALUATION_NAME, MANIFEST_NAME
 from hf_unlearn.records.schemas import EvaluationRecord, HistoryEntry, RequestStatus, UnlearningManifest
 
@@ -58,13 +58,17 @@ class PastRequests:
         if not folder.is_dir():
             folder = fetch(str(name_or_path), (MANIFEST_NAME, EVALUATION_NAME), revision)
         if not (folder / MANIFEST_NAME).is_file():
+            if (folder / PRIVATE_ROWS_NAME).is_file():
+                raise damaged(folder, f"it holds {PRIVATE_ROWS_NAME} and no {MANIFEST_NAME}")
             return cls()
         manifest = UnlearningManifest.load(folder)
         runs = (*manifest.history, manifest.as_history_entry())
         evaluation = EvaluationRecord.load_if_evaluated(folder)
         requests = {run.request.sha256: run.request.row_hashes for run in runs if run.request.row_hashes is not None}
         salted = RecordedRows(requests, manifest.held_out, manifest.parts)
-        return cls(runs, RecordedRows.load(folder), salted, evaluation, manifest.requests)
+        private = RecordedRows.load(folder)
+        check_complete(folder, runs, private)
+        return cls(runs, private, salted, evaluation, manifest.requests)
 
     @property
     def original(self) -> dict[str, float | None] | None:
@@ -153,24 +157,27 @@ class PastRequests:
         indices = {given: RowIndex(splits, given) for given, recorded in known.items() if recorded != RecordedRows()}
         named = self._files(files, indices)
         requested: dict[str, dict[str, int]] = {name: {} for name in splits}
-        found = dict[int, Found]()
+        found, by_hash = dict[int, Found](), dict[int, Found]()
         for number, run in enumerate(self.runs, start=1):
+            index = None if run.request.salted and salt is None else indices.get(salt if run.request.salted else None)
+            recorded = self._recorded(run)
+            if index is not None and run.request.sha256 in recorded.requests:
+                by_hash[number] = index.find(recorded.requests[run.request.sha256], recorded.parts)
+            found[number] = by_hash.get(number, Found())
             if number in named:
-                rows = tuple(("train", row) for row in pool["id"] if row in named[number])
-            else:
-                recorded, index = self._recorded(run), indices[salt if run.request.salted else None]
-                found[number] = index.find(recorded.requests[run.request.sha256], recorded.parts)
-                rows = found[number].rows
-            for name, row in rows:
+                found[number] = _with_file(found[number], named[number], pool["id"], number)
+            for name, row in found[number].rows:
                 requested[name][row] = number
-            logger.info("Request %d: %d of its %d rows are in the data.", number, len(rows), run.request.count)
+            logger.info(
+                "Request %d: %d of its %d rows are in the data.", number, len(found[number].rows), run.request.count
+            )
         held = dict[str, Found]()
         for given, index in indices.items():
             for name, hashes in known[given].held_out.items():
                 held.setdefault(name, index.find(hashes, known[given].parts))
         held_out = sum(held.values(), Found())
         if not allow_unfound_rows:
-            self._refuse_unfound(found, held_out)
+            self._refuse_unfound(found, (*by_hash.values(), held_out), held_out)
             if gone := [name for name, of_split in held.items() if name not in brought and not of_split.is_most]:
                 raise UserError(
                     f"of the {held_out.recorded} rows that the first run held out, {held_out.found} are found in this "
@@ -186,19 +193,20 @@ class PastRequests:
             )
         return PastRows(requested, kept, notes)
 
-    def _refuse_unfound(self, found: Mapping[int, Found], held_out: Found) -> None:
+    def _refuse_unfound(self, found: Mapping[int, Found], by_hash: Sequence[Found], held_out: Found) -> None:
         """Refuse data in which rows of a request are missing and too few others are known to say: they were dropped."""
         dropped = {status.number for status in self._measured if not status.measured}
         lost = [number for number, of_request in found.items() if not of_request.is_most and number not in dropped]
-        if not lost or any(group.recorded and group.is_most for group in (*found.values(), held_out)):
+        if not lost or any(group.recorded and group.is_most for group in by_hash):
             return
         counts = [f"{found[number].found} of the {found[number].recorded} rows of request {number}" for number in lost]
         counts += [f"{held_out.found} of the {held_out.recorded} rows that the first run held out"]
         salt = ", or give the salt that they were recorded with as --request_salt" if self.salted.requests else ""
         raise UserError(
             f"the model has been through earlier requests, and this data has {listed(counts)}: where both pictures and "
-            "captions were edited, rows are not recognised and would be taught again; name the files of these requests "
-            f"with --earlier_requests{salt}, or say --allow_unfound_rows true if these rows were dropped"
+            "captions were edited, or the ids that a file names, rows are not recognised and would be taught again; "
+            f"name the files of these requests with --earlier_requests{salt}, or say --allow_unfound_rows true if "
+            "these rows were dropped"
         )
 
     def _files(self, files: Sequence[str | Path], indices: Mapping[str | None, RowIndex]) -> dict[int, frozenset[str]]:
@@ -250,6 +258,22 @@ class PastRequests:
             elif run.request.count == len(ids):
                 return number
         return None
+
+
+def _with_file(by_hash: Found, ids: frozenset[str], pool: Sequence[str], number: int) -> Found:
+    """The rows of a request that its hashes tell, and those that have the ids in its file.
+
+    Raises:
+        UserError: The hashes tell other rows than the ids, which the data gave to others since.
+    """
+    there, known = [row for row in pool if row in ids], {row for split, row in by_hash.rows if split == "train"}
+    if there and 2 * len(known.intersection(there)) < len(known):
+        raise UserError(
+            f"--earlier_requests: the ids of request {number} are other rows' in this data, where its recorded rows "
+            f"are {listed(sorted(known))}; leave the file out, since the records tell them, or restore the ids"
+        )
+    rows = dict.fromkeys((*by_hash.rows, *(("train", row) for row in there)))
+    return Found(tuple(rows), len(ids), max(len(there), by_hash.found), by_hash.edited)
 
 
 def found_notes(found: Found, held_out: Found) -> tuple[str, ...]:

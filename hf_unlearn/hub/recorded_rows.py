@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from hf_unlearn.data.fingerprint import part_hashes
 from hf_unlearn.data.splits import HELD_OUT
+from hf_unlearn.errors import UserError
 from hf_unlearn.files import write_atomically
 from hf_unlearn.parsing import read_text
 from hf_unlearn.records.codec import from_json, to_json
+from hf_unlearn.records.file_names import MANIFEST_NAME
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hf_unlearn.records.schemas import RequestRecord
+    from hf_unlearn.records.schemas import HistoryEntry, RequestRecord
 
 PRIVATE_ROWS_NAME = "private_rows.json"
 
@@ -140,3 +142,24 @@ class Found:
     def is_most(self) -> bool:
         """Whether half of what was recorded is there, or more."""
         return self.found * 2 >= self.recorded
+
+
+def damaged(folder: Path, reason: str) -> UserError:
+    """What to say of records from which something was taken."""
+    return UserError(
+        f"the records of {folder.name} cannot tell all earlier requests, whose rows would be taught again: {reason}; "
+        "restore the file from the run that wrote it"
+    )
+
+
+def check_complete(folder: Path, runs: Sequence[HistoryEntry], private: RecordedRows) -> None:
+    """Refuse records from which runs, or hashes of rows, were taken."""
+    known = {run.request.sha256 for run in runs}
+    if lost := sum(sha256 not in known for sha256 in private.requests):
+        raise damaged(folder, f"{PRIVATE_ROWS_NAME} has rows of {lost} requests that {MANIFEST_NAME} does not name")
+    for number, run in enumerate(runs, start=1):
+        request = run.request
+        rows = private.requests.get(request.sha256) if request.row_hashes is None else request.row_hashes
+        if rows is not None and len(rows) < request.count:  # there may be more: copies were moved along
+            name = PRIVATE_ROWS_NAME if request.row_hashes is None else MANIFEST_NAME
+            raise damaged(folder, f"{name} has {len(rows)} of the {request.count} rows of request {number}")

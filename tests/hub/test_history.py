@@ -12,7 +12,14 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.hub.history import PastRequests
 from hf_unlearn.hub.recorded_rows import PRIVATE_ROWS_NAME, RecordedRows
 from hf_unlearn.records.file_names import is_published
-from hf_unlearn.records.schemas import HistoryEntry, RequestRecord, RequestStatus
+from hf_unlearn.records.schemas import (
+    BaseModel,
+    DatasetRecord,
+    HistoryEntry,
+    RequestRecord,
+    RequestStatus,
+    UnlearningManifest,
+)
 
 SALT = "a secret of the owners"
 
@@ -224,3 +231,64 @@ def test_what_was_held_out_first_is_not_trained_on_beside_splits_that_the_data_b
     splits, _ = make_splits(brought, unlearn_fraction=0.1, past=found)
     assert set(splits["validation"]["id"]) == {*held_out["id"], *brought["validation"]["id"]}
     assert not set(splits["retain"]["id"]) & set(held_out["id"]) and len(splits["test"]) == 6
+
+
+def test_a_file_takes_nothing_from_what_the_hashes_tell(rows, shapes, tmp_path):
+    data, named, held_out = rows
+    past, file = past_of(data, named, held_out), write_ids(tmp_path / "first.txt", named)
+    everything = Dataset.from_list([*data, *held_out], features=data.features)
+    assert past.find(everything, files=[file]).requested["train"] == dict.fromkeys(named["id"], 1)
+    # Ids that are gone tell nothing; the hashes still do.
+    renamed = everything.map(lambda row: {"id": "new-" + row["id"]})
+    found = past.find(renamed, files=[file])
+    assert found.requested["train"] == {f"new-{row}": 1 for row in named["id"]}
+    # Ids that other rows have now would keep these out, and teach those of the request again.
+    shifted = everything.remove_columns("id").add_column("id", [*everything["id"][7:], *everything["id"][:7]])
+    with pytest.raises(UserError, match=r"the ids of request 1 are other rows' .* leave the file out"):
+        past.find(shifted, files=[file])
+
+
+def test_a_file_of_ids_that_the_data_has_not_is_no_sign_that_rows_were_dropped(rows, tmp_path):
+    data, named, held_out = rows
+    renamed = DatasetDict(train=data.map(lambda row: {"id": "new-" + row["id"]}), validation=held_out)
+    past, file = past_of(data, named, held_out, SALT), write_ids(tmp_path / "first.txt", named)
+    with pytest.raises(UserError, match=r"0 of the 2 rows of request 1, .* or the ids that a file names"):
+        past.find(renamed, files=[file])
+    assert past.find(renamed, files=[file], allow_unfound_rows=True).requested["train"] == {}
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        ("no unlearning.json", r"it holds private_rows\.json and no unlearning\.json"),
+        ("no history", r"has rows of 1 requests that unlearning\.json does not name"),
+        ("fewer hashes", r"private_rows\.json has 1 of the 2 rows of request 1"),
+        ("fewer salted", r"unlearning\.json has 1 of the 2 rows of request 1"),
+    ],
+)
+def test_records_from_which_something_was_taken_are_refused(rows, shapes, tmp_path, damage, told):
+    _, named, held_out = rows
+    second = shapes.select([11])
+    request = request_for(named, SALT if damage == "fewer salted" else None)
+    private = RecordedRows.of(request_for(named), {"unlearn": named, "validation": held_out})
+    private = private.joined(RecordedRows.of(request_for(second), {"unlearn": second}))
+    history = [run_for(request)]
+    if damage == "no history":
+        history = []
+    elif damage == "fewer hashes":
+        sha256 = request.sha256
+        private = replace(private, requests={**private.requests, sha256: private.requests[sha256][:1]})
+    elif damage == "fewer salted":
+        history = [run_for(replace(request, row_hashes=request.row_hashes[:1]))]
+        private = RecordedRows()
+    private.save(tmp_path)
+    if damage != "no unlearning.json":
+        base, data = BaseModel("base"), DatasetRecord("data")
+        sizes = {"retain": 40, "unlearn": 1}
+        made = dict.fromkeys(("created", "library_version"), "2026-01-01T00:00:00+00:00")
+        manifest = UnlearningManifest(
+            "fine_tune", base, "0" * 64, data, request_for(second), sizes, **made, history=tuple(history)
+        )
+        manifest.save(tmp_path)
+    with pytest.raises(UserError, match=told + "; restore the file"):
+        PastRequests.read(tmp_path)
