@@ -175,9 +175,12 @@ def _contents(folder: Path, repo_id: str, show_samples: bool) -> tuple[dict[str,
     weights = {name: folder / name for name in names if name.endswith(".safetensors")}
     screen(weights, public_names=_public_names(repo_id, manifest))  # before anything loads them: it tells a pickle
     if problems := [f"{line.subject}: {line.detail}" for line in verify_folder(folder, manifest) if line.fails]:
+        drifted = evaluation is not None and any(status.drifted for status in evaluation.requests)
+        remedy = f"If the files are as you want them, run `hf-unlearn card {folder.name}` again."
         raise UserError(
-            f"Nothing was published, since {folder.name} does not agree with its own records: {'; '.join(problems)}. "
-            f"If the files are as you want them, run `hf-unlearn card {folder.name}` again."
+            f"Nothing was published, since {folder.name} does not agree with its own records"
+            f"{' or a request came back' if drifted else ''}: {'; '.join(problems)}. "
+            f"{'Unlearn the rows that came back again, or retrain.' if drifted else remedy}"
         )
     manifest = replace(manifest, repo_id=repo_id)
     contents: dict[str, Content] = {name: folder / name for name in names}

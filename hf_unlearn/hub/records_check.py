@@ -150,8 +150,12 @@ def _requests(manifest: UnlearningManifest) -> list[RequestRecord]:
     return [manifest.request, *(entry.request for entry in reversed(manifest.history))]
 
 
-def _which(number: int, count: int) -> str:
-    return "the request" if count == 1 else f"request {count - number} of {count}"
+def _which(places: Sequence[int], count: int) -> str:
+    """The requests at some places of `_requests`, by their numbers in the history."""
+    if count == 1:
+        return "the request"
+    numbers = " and ".join(str(count - place) for place in sorted(places, reverse=True))
+    return f"request{'s' if len(places) > 1 else ''} {numbers} of {count}"
 
 
 def verify_request_file(manifest: UnlearningManifest, path: str | Path) -> Statement:
@@ -165,11 +169,15 @@ def verify_request_file(manifest: UnlearningManifest, path: str | Path) -> State
             subject, Outcome.UNCHECKED, "the hash is of the salted rows, not of ids; give --salt and --image"
         )
     actual = combine_hashes(read_request(path))
-    for number, request in enumerate(requests):
-        if not request.salted and request.sha256 == actual:
-            which = "" if len(requests) == 1 else f" of {_which(number, len(requests))}"
-            return Statement(subject, Outcome.HOLDS, f"these are its ids{which}")
-    return Statement(subject, Outcome.FAILS, f"its ids have SHA-256 {actual}")
+    same = [number for number, request in enumerate(requests) if not request.salted and request.sha256 == actual]
+    if same:
+        which = "" if len(requests) == 1 else f" of {_which(same, len(requests))}"
+        return Statement(subject, Outcome.HOLDS, f"these are its ids{which}")
+    told = f"its ids have SHA-256 {actual}"
+    if salted := [number for number, request in enumerate(requests) if request.salted]:
+        told += f"; the hash of {_which(salted, len(requests))} is of salted rows, not of ids: give --salt and --image"
+        return Statement(subject, Outcome.UNCHECKED, told)
+    return Statement(subject, Outcome.FAILS, told)
 
 
 def verify_samples(
@@ -187,5 +195,10 @@ def verify_samples(
         sha256 = sample_hash(sample.image, sample.captions, salt)
         found = [number for number, request in enumerate(requests) if sha256 in (request.row_hashes or ())]
         absent = "is not in the request, or the salt or a caption differs"
-        where = _which(found[0], len(requests)) if found else ""
-        yield judged(subject, bool(found), f"is in {where}", absent)
+        if found:
+            yield Statement(subject, Outcome.HOLDS, f"is in {_which(found, len(requests))}")
+        elif untold := [number for number, request in enumerate(requests) if request.row_hashes is None]:
+            told = f"{absent}; the row hashes of {_which(untold, len(requests))} are not published"
+            yield Statement(subject, Outcome.UNCHECKED, told)
+        else:
+            yield Statement(subject, Outcome.FAILS, absent)

@@ -61,7 +61,9 @@ def _stands(status: RequestStatus) -> Statement:
     if (status.low > expected) != status.drifted and status.then != status.now:
         told = "drifted back" if status.drifted else "as it was"
         return Statement(subject, Outcome.FAILS, f"is called {told}, which does not follow from its figures")
-    level = f"mean alignment {status.now:.1f} ({status.low:.1f} to {status.high:.1f}), held-out samples {expected:.1f}"
+    then = "" if status.then is None or status.then == status.now else f"{status.then:.1f} after its own run, "
+    level = f"mean alignment {status.now:.1f} ({status.low:.1f} to {status.high:.1f}), {then}held-out samples "
+    level += f"{status.non_member:.1f}"
     if status.drifted:
         return Statement(subject, Outcome.FAILS, f"the model has drifted back to it: {level}")
     return Statement(subject, Outcome.UNCHECKED, f"{level}; the publisher's own measurement, cannot be checked here")

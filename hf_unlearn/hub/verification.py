@@ -62,10 +62,13 @@ def verify_repo(
 
     Raises:
         UserError: There is no such model, or it has no `unlearning.json` to check against, or samples were given
-            without a salt.
+            without a salt, or there is no such file.
     """
     if samples and salt is None:
         raise UserError("Looking for your samples in the request needs its salt: give --salt, from the model's owner.")
+    for path in (*((Path(request),) if request is not None else ()), *(sample.image for sample in samples)):
+        if not path.is_file():
+            raise UserError(f"there is no file {path}; name the file of the request, or your picture")
     local = Path(repo_or_dir).is_dir()
     folder = Path(repo_or_dir) if local else fetch(str(repo_or_dir), (*PUBLISHED, AUDIT_NAME), revision, token)
     refuse_earlier_name(folder)

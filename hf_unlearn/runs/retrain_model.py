@@ -33,5 +33,6 @@ def check_retrain(name_or_path: str, base: BaseModel, task: UnlearningTask) -> N
     if not same:
         raise UserError(
             f"--retrain_model {name_or_path} was trained on other rows than this run retains; name a Retrain on "
-            "the data without this request's rows and those of earlier ones"
+            "the data without this request's rows and those of earlier ones, with the same rows held out, or train one "
+            "in this run: --methods retrain and others"
         )

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from hf_unlearn.hub.records_check import OwnedSample, verify_request_file, verify_samples
 from hf_unlearn.hub.requests_check import verify_requests
 from hf_unlearn.hub.verification_report import Outcome
 from hf_unlearn.records.schemas import (
@@ -80,3 +81,56 @@ def test_an_estimated_gap_follows_from_the_first_runs_held_out_samples():
     first = replace(FIRST, unseen=21.0, estimated_gap=5.0)  # now at 26.0
     assert Outcome.FAILS not in outcomes(first, replace(OWN, estimated_gap=9.0))
     assert outcomes(first, replace(OWN, estimated_gap=1.0)).count(Outcome.FAILS) == 1
+
+
+def test_then_and_held_out_samples_are_told_apart():
+    told = str(statements(replace(FIRST, now=79.9, low=72.0, high=86.0, drifted=True), OWN)[1])
+    assert "79.9 (72.0 to 86.0), 24.8 after its own run, held-out samples 34.0" in told
+    assert "30.0 (25.0 to 36.0), held-out samples 34.0" in str(statements(FIRST, OWN)[2])
+
+
+@pytest.fixture
+def both_kinds(shapes, tmp_path):
+    """A function that asks about a week: the first request's ids are hashed, the second's rows are salted."""
+    from hf_unlearn.data.fingerprint import combine_hashes, row_hashes
+
+    weeks = {week: shapes.select(rows) for week, rows in {1: [3, 8], 2: [11, 12], 3: [20, 21]}.items()}
+    salted = tuple(sorted(row_hashes(weeks[2], "secret")))
+    requests = [
+        RequestRecord("file", 2, combine_hashes(weeks[1]["id"])),
+        RequestRecord("file", 2, combine_hashes(salted), salted=True, row_hashes=salted),
+    ]
+
+    def ask(week, again=False):
+        manifest = UnlearningManifest(
+            method="fine_tune",
+            base_model=BaseModel("base"),
+            weights_sha256="a" * 64,
+            dataset=DatasetRecord("data"),
+            request=requests[0] if again else requests[1],
+            splits={"retain": 100, "unlearn": 2},
+            created="2026-01-08",
+            library_version="0.1.0",
+            history=tuple(HistoryEntry("fine_tune", "2026-01-01", request, "b" * 64) for request in requests),
+        )
+        row = weeks[week].select([0])
+        picture, file = tmp_path / f"{week}.png", tmp_path / f"{week}.txt"
+        picture.write_bytes(row.with_format("arrow")[0]["image"][0].as_py()["bytes"])
+        file.write_text("".join(f"{name}\n" for name in weeks[week]["id"]))
+        (sample,) = verify_samples(manifest, "secret", [OwnedSample(picture, tuple(row["captions"][0]))])
+        return verify_request_file(manifest, file), sample
+
+    return ask
+
+
+def test_what_one_kind_of_request_cannot_tell_is_not_denied(both_kinds):
+    file, sample = both_kinds(1)
+    assert file.outcome is Outcome.HOLDS and "request 1 of 3" in file.detail
+    assert sample.outcome is Outcome.UNCHECKED and "the row hashes of request 1 of 3 are not" in sample.detail
+    file, sample = both_kinds(2)
+    assert file.outcome is Outcome.UNCHECKED and "the hash of requests 2 and 3 of 3 is of salted rows" in file.detail
+    assert sample.outcome is Outcome.HOLDS and "requests 2 and 3 of 3" in sample.detail
+    file, sample = both_kinds(3)
+    assert file.outcome is sample.outcome is Outcome.UNCHECKED
+    file, _ = both_kinds(1, again=True)
+    assert file.detail == "these are its ids of requests 1 and 3 of 3"
