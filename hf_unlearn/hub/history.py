@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -171,13 +171,17 @@ class PastRequests:
             logger.info(
                 "Request %d: %d of its %d rows are in the data.", number, len(found[number].rows), run.request.count
             )
-        held = dict[str, Found]()
+        held, groups = dict[str, Found](), [(self.runs[n - 1].request.salted, rows) for n, rows in by_hash.items()]
         for given, index in indices.items():
             for name, hashes in known[given].held_out.items():
-                held.setdefault(name, index.find(hashes, known[given].parts))
+                there = index.find(hashes, known[given].parts)
+                held.setdefault(name, there)
+                groups.append((given is not None, there))
         held_out = sum(held.values(), Found())
         if not allow_unfound_rows:
-            self._refuse_unfound(found, (*by_hash.values(), held_out), held_out)
+            if not any(rows.found for salted, rows in groups if salted):
+                _refuse_another_salt([n for n in named if n in by_hash and found[n].found], self.runs)
+            self._refuse_unfound(found, {salted for salted, rows in groups if rows.recorded and rows.is_most}, held_out)
             if gone := [name for name, of_split in held.items() if name not in brought and not of_split.is_most]:
                 raise UserError(
                     f"of the {held_out.recorded} rows that the first run held out, {held_out.found} are found in this "
@@ -193,11 +197,16 @@ class PastRequests:
             )
         return PastRows(requested, kept, notes)
 
-    def _refuse_unfound(self, found: Mapping[int, Found], by_hash: Sequence[Found], held_out: Found) -> None:
-        """Refuse data in which rows of a request are missing and too few others are known to say: they were dropped."""
+    def _refuse_unfound(self, found: Mapping[int, Found], known: Collection[bool], held_out: Found) -> None:
+        """Refuse data in which rows of a request are missing and too few others are known to say: they were dropped.
+
+        What was recorded without a salt (`known` has False) says nothing of what was recorded with one (True), since
+        the salt may be another.
+        """
         dropped = {status.number for status in self._measured if not status.measured}
         lost = [number for number, of_request in found.items() if not of_request.is_most and number not in dropped]
-        if not lost or any(group.recorded and group.is_most for group in by_hash):
+        lost = [number for number in lost if True not in known and (self.runs[number - 1].request.salted or not known)]
+        if not lost:
             return
         counts = [f"{found[number].found} of the {found[number].recorded} rows of request {number}" for number in lost]
         counts += [f"{held_out.found} of the {held_out.recorded} rows that the first run held out"]
@@ -258,6 +267,16 @@ class PastRequests:
             elif run.request.count == len(ids):
                 return number
         return None
+
+
+def _refuse_another_salt(named: Sequence[int], runs: Sequence[HistoryEntry]) -> None:
+    """Refuse to go on with another salt, by which a later run would not find the rows of these requests."""
+    if salted := [str(number) for number in named if runs[number - 1].request.salted]:
+        raise UserError(
+            f"--request_salt finds none of the rows that request {listed(salted)} recorded with a salt, though a file "
+            "names them: it is another salt, or all these rows were edited; give the salt of the earlier runs, which "
+            "serves the whole history, or leave the option out"
+        )
 
 
 def _with_file(by_hash: Found, ids: frozenset[str], pool: Sequence[str], number: int) -> Found:

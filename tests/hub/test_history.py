@@ -119,10 +119,14 @@ def test_data_in_which_nothing_is_known_is_refused_until_it_is_said_why(rows, sa
     assert past.find(unknown, salt, allow_unfound_rows=True).requested["train"] == {}
     # Their ids are as good, but the rows held out would still be drawn from those that the model was trained on.
     file = write_ids(tmp_path / "first.txt", named)
+    if salt is not None:  # which may be another one
+        with pytest.raises(UserError, match="--request_salt finds none of the rows that request 1 recorded"):
+            past.find(unknown, salt, [file])
+        past = past_of(data, named, held_out)
     with pytest.raises(UserError, match="0 are found in this data, and validation would be drawn"):
-        past.find(unknown, salt, [file])
+        past.find(unknown, None, [file])
     brought = DatasetDict(train=unknown, validation=edited(held_out, "captions and pictures"))
-    assert past.find(brought, salt, [file]).requested["train"] == dict.fromkeys(named["id"], 1)
+    assert past.find(brought, None, [file]).requested["train"] == dict.fromkeys(named["id"], 1)
 
 
 def test_dropped_rows_are_told_from_edited_ones_by_those_that_are_still_there(rows, shapes):
@@ -292,3 +296,18 @@ def test_records_from_which_something_was_taken_are_refused(rows, shapes, tmp_pa
         manifest.save(tmp_path)
     with pytest.raises(UserError, match=told + "; restore the file"):
         PastRequests.read(tmp_path)
+
+
+def test_a_second_salt_is_refused_before_it_hides_the_rows_of_the_first(rows, shapes, tmp_path):
+    data, named, held_out = rows
+    past, file = past_of(data, named, held_out, SALT), write_ids(tmp_path / "first.txt", named)
+    brought = DatasetDict(train=data, validation=held_out)
+    with pytest.raises(UserError, match="--request_salt finds none of the rows that request 1 recorded with a salt"):
+        past.find(brought, "another salt", [file])
+    # Rows of a second request, recorded without a salt, are there: they say nothing of the first one's.
+    second = shapes.select([11])
+    own = RecordedRows.of(request_for(second), {"unlearn": second})
+    both = replace(past, runs=(*past.runs, run_for(request_for(second))), private=own)
+    with pytest.raises(UserError, match="0 of the 2 rows of request 1"):
+        both.find(brought, "another salt")
+    assert both.find(brought, SALT).requested["train"] == {**dict.fromkeys(named["id"], 1), second["id"][0]: 2}
