@@ -77,6 +77,7 @@ def trainer_record(
             raise UserError("The unlearn split has no column id to describe the request by; add one, or give request.")
         ids = splits["unlearn"]["id"]
         request = RequestRecord("split", len(ids), combine_hashes(ids))
+    past = PastRequests.read(base, revision)
     logged = [entry["train_runtime"] for entry in trainer.state.log_history if "train_runtime" in entry]
     write_record = partial(
         record_run,
@@ -97,12 +98,14 @@ def trainer_record(
         run_time_seconds=logged[-1] if logged else None,
         notes=(*getattr(trainer, "notes", ()), *drift_notes(tuple(requests))),  # that a guard stopped the training
         requests=requests,
+        held_out=past.salted.held_out,
+        parts=past.salted.parts,
         retain_sha256=dataset_sha256(splits["retain"]) if "retain" in splits else None,
     )
     own_rows = RecordedRows.of(request, splits)
 
     def record(folder: Path) -> UnlearningManifest:
-        PastRequests.read(base, revision).private.joined(own_rows).save(folder)
+        past.private.joined(own_rows).save(folder)
         return write_record(folder)
 
     return record

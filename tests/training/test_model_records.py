@@ -2,6 +2,7 @@
 
 import shutil
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 from datasets import DatasetDict
@@ -9,8 +10,10 @@ from datasets import DatasetDict
 from hf_unlearn.data.splits import make_splits
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.history import PastRequests, past_rows
+from hf_unlearn.hub.recorded_rows import RecordedRows
 from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
 from hf_unlearn.models.loading import load_encoder
+from hf_unlearn.records.schemas import UnlearningManifest
 
 WEEKS = {1: range(0, 6), 2: range(20, 24), 3: range(30, 33)}
 
@@ -101,3 +104,15 @@ def test_a_folder_is_found_from_elsewhere_and_its_loss_is_said(
     shutil.rmtree(tmp_path / "copy")
     trainer_of(loaded, careless)
     assert "is not there any more: whether it has been through earlier requests" in caplog.text
+
+
+def test_what_was_recorded_with_a_salt_goes_on(trainer_of, first, shapes, asked, tmp_path):
+    folder, splits = first
+    shutil.copytree(folder, tmp_path / "salted")
+    rows = RecordedRows.of(UnlearningManifest.load(folder).request, splits, "secret")
+    salted = {"held_out": rows.held_out, "parts": rows.parts}
+    replace(UnlearningManifest.load(folder), **salted).save(tmp_path / "salted")
+    kept, _ = make_splits(shapes, unlearn_request=asked[2], past=past_rows(folder, shapes))
+    trainer_of(load_encoder(str(tmp_path / "salted")), kept).save_model(str(tmp_path / "second"))
+    after = PastRequests.read(tmp_path / "second").salted
+    assert (after.held_out, after.parts) == (rows.held_out, rows.parts)
