@@ -124,7 +124,7 @@ def prepare_task(arguments: RunArguments) -> UnlearningTask:
         skip_bad_images=arguments.skip_bad_images,
         past=past_rows,
     )
-    notes += past.notes(splits)
+    notes += (*_never_trained_notes(splits["unlearn"]["id"], recorded), *past.notes(splits))
     for note in notes:
         logger.warning("%s", note)
     given = sum(map(len, _used(data).values()))
@@ -221,6 +221,17 @@ def _held_out_notes(data: Dataset | DatasetDict, recorded: Mapping[str, Collecti
         f"The data has no split {' and no split '.join(drawn)}, so these rows are drawn from those that the base model "
         "may have been trained on: then they are no non-members, and attacks, the estimated gap and the targets of "
         "Targeted Calibration are wrong. Bring splits validation and test that the model never saw.",
+    )
+
+
+def _never_trained_notes(asked: Collection[str], recorded: Mapping[str, Collection[str]]) -> tuple[str, ...]:
+    """What is to be said of requested rows that the first run held out."""
+    never = set(asked) & set().union(*recorded.values())
+    if not never:
+        return ()
+    return (
+        f"{len(never)} of the {len(asked)} rows to be unlearned were held out by the first run, so the model was not "
+        "trained on them: figures of the unlearn split are of both kinds.",
     )
 
 

@@ -66,6 +66,11 @@ def test_a_second_run_keeps_the_first_request_out_and_measures_it(options, shape
         assert ids_of(task.splits, name) == ids_of(before.splits, name) - asked_second
     assert any("are drawn from those" in note for note in before.notes)
     assert not any("are drawn from those" in note for note in task.notes)
+    never = len(asked_second & (ids_of(before.splits, "validation") | ids_of(before.splits, "test")))
+    assert never and any(
+        f"{never} of the 4 rows to be unlearned were held out by the first" in note for note in task.notes
+    )
+    assert not any("were held out by the first" in note for note in before.notes)
 
     unlearn_and_compare(second, BUILDERS["clip"])
     for method in second.methods:
