@@ -29,7 +29,7 @@ from PIL import Image
 
 from hf_unlearn.audit.embeddings import Array
 from hf_unlearn.audit.endpoint_address import check_endpoint, token_variable
-from hf_unlearn.audit.endpoint_answers import TooSlowError, parse_answer, retry_after, within
+from hf_unlearn.audit.endpoint_answers import NoHttpError, TooSlowError, http_alone, parse_answer, retry_after, within
 from hf_unlearn.audit.endpoint_cache import EmbeddingCache
 from hf_unlearn.audit.transforms import Views
 from hf_unlearn.errors import UserError
@@ -196,7 +196,7 @@ class EndpointEncoder:
                 fault = f"gave no answer within {self.options.timeout:g} s"
             except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
                 fault = f"could not be reached ({type(error).__name__})"
-            except (_ChangedDimensionError, TooSlowError) as error:
+            except (_ChangedDimensionError, TooSlowError, NoHttpError) as error:
                 fault = str(error)
             except requests.RequestException as error:
                 raise UserError(f"The endpoint {self.url} cannot be asked ({error}); check the URL.") from error
@@ -216,13 +216,16 @@ class EndpointEncoder:
     def _post(self, kind: str, items: list[str]) -> tuple[int, str, float | None]:
         """Status, text and wished-for pause of one request, within the largest size."""
         end = time.monotonic() + self.options.deadline
-        with self._session.post(
-            self.url,
-            json=self._body(kind, items),
-            timeout=self.options.timeout,
-            allow_redirects=False,
-            stream=True,
-        ) as response:
+        with (
+            http_alone(),
+            self._session.post(
+                self.url,
+                json=self._body(kind, items),
+                timeout=self.options.timeout,
+                allow_redirects=False,
+                stream=True,
+            ) as response,
+        ):
             parts, size = [], 0
             for part in response.iter_content(2**16):
                 parts.append(part)

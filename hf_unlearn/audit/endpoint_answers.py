@@ -2,15 +2,18 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from threading import Thread
 from typing import TypeVar
 
 import numpy as np
+import requests
 
+from hf_unlearn.errors import UserError
 from hf_unlearn.metrics.alignment_matrices import Matrix
 
 DEEPEST = 12
@@ -27,6 +30,28 @@ class TooSlowError(Exception):
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"had not finished its answer within {seconds:g} s")
+
+
+class NoHttpError(Exception):
+    """An answer that breaks the rules of HTTP where the package that reads it doesn't expect that."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(f"answered what is no HTTP ({error})")
+
+
+@contextmanager
+def http_alone() -> Iterator[None]:
+    """Tell what urllib3 and http.client let out of a part of negative length, or of an address that is none.
+
+    Raises:
+        NoHttpError: The answer is no HTTP.
+    """
+    try:
+        yield
+    except (UserError, requests.RequestException):  # which are errors of values, too
+        raise
+    except ValueError as error:
+        raise NoHttpError(error) from error
 
 
 def within(seconds: float, work: Callable[[], T]) -> T:

@@ -1,5 +1,6 @@
 """Read a card back: its metadata, each cell of its tables with its place, and the lines of text between."""
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -75,7 +76,8 @@ def _body(card: str) -> list[str]:
 
 
 def _lines(card: str) -> list[str]:
-    return [line.rstrip() for line in card.splitlines()]
+    """Split at the ends of lines that Markdown has, and at no other that Python knows."""
+    return [line.rstrip(" \t") for line in re.split(r"\r\n|\n|\r", card)]
 
 
 def _end(lines: list[str]) -> int:

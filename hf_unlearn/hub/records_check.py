@@ -15,6 +15,7 @@ from hf_unlearn.records.schemas import RequestRecord, UnlearningManifest
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _FIRST = datetime(2000, 1, 1, tzinfo=UTC)
+_MOST_ROWS = 2**63  # beyond which nothing counts rows
 _VERSION = re.compile(r"\d+(\.\d+)*((a|b|rc|\.post|\.dev)\d+)*")
 
 
@@ -33,17 +34,24 @@ def verify_manifest(manifest: UnlearningManifest) -> Iterator[Statement]:
     yield _request("request", manifest.request)
     for number, request in enumerate(requests, start=1):
         yield _request(f"request of run {number}", request)
-    unlearn, count = manifest.splits.get("unlearn", 0), manifest.request.count
-    yield judged(
-        f"{MANIFEST_NAME}: counts",
-        0 < count <= unlearn and all(rows >= 0 for rows in manifest.splits.values()),
-        f"{count} requested, {unlearn} in the unlearn split",
-        f"{count} requested, but {unlearn} in the unlearn split",
-    )
+    yield _counts(manifest)
     yield _versions(manifest)
     yield from _history(manifest)
     yield Statement(
         "method", Outcome.UNCHECKED, "its name, words, settings, time and hardware are what the publisher recorded"
+    )
+
+
+def _counts(manifest: UnlearningManifest) -> Statement:
+    subject, unlearn, count = f"{MANIFEST_NAME}: counts", manifest.splits.get("unlearn", 0), manifest.request.count
+    for number, entry in enumerate(manifest.history, start=1):
+        if not 0 < entry.request.count < _MOST_ROWS:
+            return Statement(subject, Outcome.FAILS, f"run {number} was asked for {entry.request.count} samples")
+    return judged(
+        subject,
+        0 < count <= unlearn and all(0 <= rows < _MOST_ROWS for rows in manifest.splits.values()),
+        f"{count} requested, {unlearn} in the unlearn split",
+        f"{count} requested, but {unlearn} in the unlearn split",
     )
 
 
@@ -129,6 +137,13 @@ def _history(manifest: UnlearningManifest) -> Iterator[Statement]:
             problems.append(f"run {number} left the weights of run {number - 1} as they were")
         if dates[number - 1] < dates[number - 2]:
             problems.append(f"run {number} is dated before run {number - 1}")
+    had: list[str | None] = []
+    for number, run in enumerate(runs, start=1):
+        if run.weights_sha256 in had:
+            problems.append(f"run {number} came back to weights that the model had before")
+        had.append(run.base_sha256)
+    if len(runs) > 1 and runs[0].weights_sha256 == runs[0].base_sha256:
+        problems.append("run 1 left the weights of the base model as they were")
     if dates[0] < _FIRST:
         problems.append(f"the first run is dated before {_FIRST.year}")
     if dates[-1] > datetime.now(UTC) + timedelta(days=1):

@@ -67,7 +67,7 @@ def verify_repo(
     if samples and salt is None:
         raise UserError("Looking for your samples in the request needs its salt: give --salt, from the model's owner.")
     for path in (*((Path(request),) if request is not None else ()), *(sample.image for sample in samples)):
-        if not path.is_file():
+        if not path.exists():
             raise UserError(f"there is no file {path}; name the file of the request, or your picture")
     local = Path(repo_or_dir).is_dir()
     folder = Path(repo_or_dir) if local else fetch(str(repo_or_dir), (*PUBLISHED, AUDIT_NAME), revision, token)

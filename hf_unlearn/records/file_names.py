@@ -1,8 +1,10 @@
 """Which files of a run's folder are published: those on this list, and nothing else."""
 
 import ast
+import unicodedata
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from glob import escape
 from pathlib import Path
 
 from hf_unlearn.errors import UserError
@@ -70,9 +72,24 @@ _TRAINING = ("training_args.bin", "checkpoint-*/*")
 def is_foreign(name: str) -> bool:
     """Say whether a file, named by its path, could be taken for one of the model's although it is never published.
 
-    It could be loaded or run; or its name is a published one in other letters, of which some machines keep one.
+    It could be loaded or run; or its name is a published one in other letters, of which some machines keep one, or
+    that look the same.
     """
-    return not is_published(name) and (could_be_loaded(name) or _matches(name.lower(), map(str.lower, PUBLISHED)))
+    if is_published(name):
+        return False
+    seen = _as_seen(name)
+    if could_be_loaded(seen) or _matches(seen, map(str.lower, PUBLISHED)):
+        return True
+    # A letter of another alphabet may look like any other; a name of such letters alone looks like none.
+    pattern = "".join(letter if letter.isascii() else "?" for letter in escape(seen))
+    mixed = not seen.isascii() and any(letter.isascii() for letter in seen.partition(".")[0])
+    return mixed and any(fnmatchcase(published.lower(), pattern) for published in PUBLISHED)
+
+
+def _as_seen(name: str) -> str:
+    """A name as somebody reads it: in small letters of one width, without accents, spaces and what is not shown."""
+    letters = unicodedata.normalize("NFKD", name).lower()
+    return "".join(letter for letter in letters if unicodedata.category(letter)[0] not in "CMZ")
 
 
 def could_be_loaded(name: str) -> bool:

@@ -285,7 +285,10 @@ def test_another_base_is_found(run: Path) -> None:
 def test_a_broken_history_is_found(run: Path) -> None:
     manifest = UnlearningManifest.load(run)
     earlier = replace(
-        manifest.as_history_entry(), weights_sha256=manifest.base_model.sha256, created="2020-01-01T00:00:00"
+        manifest.as_history_entry(),
+        weights_sha256=manifest.base_model.sha256,
+        base_sha256="e" * 64,
+        created="2020-01-01T00:00:00",
     )
     replace(manifest, history=(earlier,)).save(run)
     write_card(run)
