@@ -28,8 +28,8 @@ def unlearn(
 ) -> None:
     """Unlearn a request from an encoder by one or more methods, and compare what they end with.
 
-    Without a model or a config, the family's embedded demo runs. A config says what its options say; what stands on the
-    command line goes before it.
+    Without a model or a config, the family's embedded demo starts at once and takes minutes. A config holds the same
+    options; what stands on the command line goes before it.
     """
     run_methods([*context.args, *(["--config", config] if config is not None else [])], family)
 

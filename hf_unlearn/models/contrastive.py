@@ -74,7 +74,7 @@ def terms_from_outputs(model: nn.Module, outputs: Any) -> ContrastiveTerms:
     if not is_dual_encoder(model):
         raise UserError(
             f"{type(model).__name__} is no contrastive encoder this library knows; it needs get_image_features and "
-            "get_text_features, or a function registered in hf_unlearn.models.terms_from_outputs"
+            "get_text_features, or a function registered in hf_unlearn.models.contrastive.terms_from_outputs"
         )
     elements = outputs.image_embeds, outputs.text_embeds
     if is_sigmoid(model):
