@@ -1,5 +1,6 @@
 """With the base model at hand: is it the recorded one, and what of it did unlearning change?"""
 
+import math
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,9 @@ from hf_unlearn.records.schemas import UnlearningManifest
 # What things are called and where they came from, not what they do; of a tokenizer, the length it was last asked for.
 _NAMES = {"image_processor_type", "processor_class", "architectures", "auto_map", "dtype", "torch_dtype"}
 _NAMES |= {"_name_or_path", "transformers_version", "version", "truncation", "padding"}
+# What a tokenizer does beside its steps.
+_TOKENIZER = ("model_max_length", "padding_side", "truncation_side", "model_input_names", "special_tokens_map")
+_LITTLE = 1e-4  # of the size of all tensors: steps of any training are larger
 
 
 def verify_base(folder: Path, manifest: UnlearningManifest, base: str | Path | None) -> Iterator[Statement]:
@@ -21,6 +25,12 @@ def verify_base(folder: Path, manifest: UnlearningManifest, base: str | Path | N
     recorded = manifest.base_model.sha256
     if base is None:
         yield Statement("base weights", Outcome.UNCHECKED, "give the base model's folder with --base")
+        if has_weights(folder):
+            unseen = "model, image processor and tokenizer are compared with the base's where --base gives it"
+            yield Statement("settings", Outcome.UNCHECKED, unseen)
+            if is_adapter(manifest):
+                unseen = "what an adapter holds, and makes of its base model, is seen with --base"
+                yield Statement("tensors", Outcome.UNCHECKED, unseen)
         return
     actual = weights_sha256(base)
     if recorded is None:
@@ -59,9 +69,14 @@ def _tensors(found: Difference) -> Statement:
         return Statement(
             subject, Outcome.UNCHECKED, f"{alone}, so that nothing can be compared; give the base in the model's form"
         )
-    fine = f"{found.differing} of {found.shared} differ from the base model's, by {found.apart:.2%} of their size"
+    if not math.isfinite(found.apart):
+        return Statement(subject, Outcome.FAILS, "numbers that are not finite, here or in the base model")
+    share = f"{found.apart:.2%}" if found.apart >= _LITTLE else f"less than {_LITTLE:.2%}"
+    fine = f"{found.differing} of {found.shared} differ from the base model's, by {share} of their size"
     # A tensor that one of the two lacks is one that no model reads, and changes nothing.
     changed = found.differing > 0 and found.apart > 0
+    if changed and found.apart < _LITTLE:
+        return Statement(subject, Outcome.UNCHECKED, f"{fine}: whether so little unlearns is seen with --dataset alone")
     problem = "every tensor is the base model's: nothing was unlearned"
     return judged(subject, changed, f"{fine}; {alone}" if found.alone else fine, problem)
 
@@ -92,12 +107,15 @@ def _every_setting(folder: Path, with_config: bool) -> dict[str, object]:
         found["tokenizer"] = tokenizer.backend_tokenizer.to_str()
     if with_config:
         found["model"] = load_config(folder).to_json_string(use_diff=False)
-    return {
+    settings: dict[str, object] = {
         f"{part}'s {name}": _plain(value)
         for part, settings in found.items()
         for name, value in parse_json(settings, part).items()
         if name not in _NAMES
     }
+    # One image processor has a class for each backend.
+    settings["image processor's class"] = type(images).__name__.removesuffix("Fast").removesuffix("Pil")
+    return settings | {f"tokenizer's {name}": getattr(tokenizer, name, None) for name in _TOKENIZER}
 
 
 def _plain(settings: object) -> object:

@@ -10,6 +10,7 @@ from hf_unlearn.hub.verification_report import Outcome, Statement, judged
 from hf_unlearn.models.weights import (
     ADAPTER_CONFIG_NAME,
     CONFIG_NAME,
+    OPEN_CLIP_WEIGHTS_NAME,
     file_sha256,
     has_weights,
     leads_out,
@@ -37,7 +38,7 @@ def verify_files(folder: Path, manifest: UnlearningManifest) -> Iterator[Stateme
     """Check the weights and every file beside them against their recorded hashes, and that loading reads no other."""
     yield _weights(folder, manifest)
     if has_weights(folder) and not is_adapter(manifest):
-        yield _tensors(folder)
+        yield from _tensors(folder)
     yield _changed(manifest)
     yield from recorded_files(folder, manifest.files)
     yield _links(folder)
@@ -62,19 +63,27 @@ def _weights(folder: Path, manifest: UnlearningManifest) -> Statement:
     return judged("weights", same, f"SHA-256 {actual}", f"SHA-256 is {actual}, recorded {manifest.weights_sha256}")
 
 
-def _tensors(folder: Path) -> Statement:
-    """A tensor that a checkpoint lacks would be drawn at random by whoever loads it."""
+def _tensors(folder: Path) -> Iterator[Statement]:
+    """A tensor that a checkpoint lacks would be drawn at random by whoever loads it, and one too many may hold any."""
     from hf_unlearn.models.loading import load_model
 
     try:
         model = load_model(str(folder))
     except UserError as error:
-        return Statement("tensors", Outcome.FAILS, str(error))
+        yield Statement("tensors", Outcome.FAILS, str(error))
+        return
     if (rounded := _rounded(folder)) is not None:
-        return Statement("tensors", Outcome.FAILS, rounded)
+        yield Statement("tensors", Outcome.FAILS, rounded)
+        return
     broken = [name for name, tensor in model.state_dict().items() if not bool(tensor.isfinite().all())]
     fine, problem = "all of the model's tensors are there, in its shapes", f"not finite: {listed(broken)}"
-    return judged("tensors", not broken, fine, problem)
+    yield judged("tensors", not broken, fine, problem)
+    files = weight_files(folder)
+    if any(file.name == OPEN_CLIP_WEIGHTS_NAME for file in files):
+        return  # of which loading refuses one too many
+    if unread := sorted({name for file in files for name in tensor_header(file)} - model.state_dict().keys()):
+        told = f"{len(unread)} stand under names that the model has none of, and may hold anything: {listed(unread)}"
+        yield Statement("other tensors", Outcome.UNCHECKED, told)
 
 
 def _rounded(folder: Path) -> str | None:

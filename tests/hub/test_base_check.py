@@ -60,7 +60,23 @@ def another_activation(run: Path) -> None:
     edit(run, "config.json", **config)
 
 
+def pictures_of_another_class(run: Path) -> None:
+    config = json.loads((run / "processor_config.json").read_text())
+    config["image_processor"]["image_processor_type"] = "ViTImageProcessor"
+    edit(run, "processor_config.json", **config)
+
+
+def tokenizer_with(**fields: object) -> Callable[[Path], None]:
+    return lambda run: edit(run, "tokenizer_config.json", **fields)
+
+
 SETTINGS = {
+    "image processor's class": pictures_of_another_class,
+    "tokenizer's model_max_length": tokenizer_with(model_max_length=3),
+    "tokenizer's padding_side": tokenizer_with(padding_side="left"),
+    "tokenizer's truncation_side": tokenizer_with(truncation_side="left"),
+    "tokenizer's model_input_names": tokenizer_with(model_input_names=["input_ids"]),
+    "tokenizer's special_tokens_map": tokenizer_with(pad_token="<|endoftext|>"),
     "image processor's image_mean": other_pictures,
     "tokenizer's normalizer": other_tokens,
     "model's text_config": another_activation,
@@ -73,3 +89,38 @@ def test_settings_are_the_bases(run: Path, base: Path, forge: Callable[[Path], N
     assert verify_repo(run).ok, "without the base there is nothing to compare with"
     (line,) = verify_repo(run, base=base).failures
     assert line.subject == "settings" and line.detail.endswith(f": {named}")
+
+
+def test_so_little_a_change_is_not_said_to_unlearn(run: Path, base: Path) -> None:
+    scaled = {name: tensor * (1 + 1e-6) for name, tensor in load_file(base / "model.safetensors").items()}
+    save_file(scaled, run / "model.safetensors", metadata={"format": "pt"})
+    rewrite(run)
+    (line,) = [line for line in verify_repo(run, base=base).statements if "differ from the base" in line.detail]
+    assert line.outcome is Outcome.UNCHECKED and "less than 0.01%" in line.detail
+
+
+def test_tensors_that_no_model_reads_are_said(run: Path, base: Path) -> None:
+    """The base beside what was unlearned, or layers that config.json leaves out."""
+    hidden = {f"x.position_ids.{name}": tensor for name, tensor in load_file(base / "model.safetensors").items()}
+    save_file({**load_file(run / "model.safetensors"), **hidden}, run / "model.safetensors", metadata={"format": "pt"})
+    rewrite(run)
+    (line,) = [line for line in verify_repo(run).statements if line.subject == "other tensors"]
+    assert line.outcome is Outcome.UNCHECKED and line.detail.startswith(f"{len(hidden)} stand")
+
+
+def test_what_is_not_compared_without_the_base_is_said(run: Path) -> None:
+    for name in ("model.safetensors", "config.json"):
+        (run / name).unlink()
+    save_file({"lora_A.weight": torch.full((2, 2), torch.nan)}, run / "adapter_model.safetensors")
+    (run / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "org/base", "revision": None}))
+    rewrite(run)
+    unchecked = [line.subject for line in verify_repo(run).statements if line.outcome is Outcome.UNCHECKED]
+    assert {"settings", "tensors"} <= set(unchecked)
+
+
+def test_a_difference_that_is_no_number_is_named(run: Path, base: Path) -> None:
+    broken = {name: tensor * torch.nan for name, tensor in load_file(run / "model.safetensors").items()}
+    save_file(broken, run / "model.safetensors", metadata={"format": "pt"})
+    rewrite(run)
+    (line,) = [line for line in verify_repo(run, base=base).failures if "here or in the base" in line.detail]
+    assert line.subject == "tensors"
