@@ -12,7 +12,6 @@ from hf_unlearn.hub.history import PastRequests, drift_notes
 from hf_unlearn.hub.publishing import PublishResult, publish_run
 from hf_unlearn.hub.recorded_rows import RecordedRows
 from hf_unlearn.hub.recording import describe_base_model, public_hyper_parameters, record_run
-from hf_unlearn.models.origin import origin_of
 from hf_unlearn.models.weights import weights_sha256
 from hf_unlearn.records.file_names import EVALUATION_NAME
 from hf_unlearn.records.method_description import MethodDescription
@@ -63,6 +62,7 @@ def trainer_record(
     """
     from hf_unlearn.data.fingerprint import combine_hashes, dataset_sha256
     from hf_unlearn.models.adapters import adapter_settings
+    from hf_unlearn.models.origin import origin_of
 
     model = trainer.model
     if base is None:

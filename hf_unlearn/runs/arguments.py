@@ -130,9 +130,9 @@ def _check_names(shared: list[Option], targets: dict[str, type[UnlearningConfig]
     known |= {name for config_class in targets.values() for name in _names(config_class)}
     for name, _ in shared:
         if name not in known:
-            close = get_close_matches(name, known, n=1)
-            hint = f"; did you mean --{close[0]}?" if close else ""
-            raise UserError(f"unknown option --{name}{hint or '; see the README for what there is'}")
+            close = get_close_matches(name, [*sorted(known), "config", "family"], n=1)
+            hint = f"did you mean --{close[0]}?" if close else "--help lists what there is"
+            raise UserError(f"unknown option --{name}; {hint}")
 
 
 def _check_dotted(dotted: list[Option], targets: dict[str, type[UnlearningConfig]]) -> None:

@@ -79,6 +79,8 @@ def test_default_config_gives_way_to_a_model_or_a_config(yaml_config, tmp_path):
     ("argv", "message"),
     [
         (["--betta", "1"], r"--betta; did you mean --beta\?"),
+        (["--confg", "clip_openmoji"], r"--confg; did you mean --config\?"),
+        (["--xyzzy", "1"], "--xyzzy; --help lists what there is"),
         (["--methods", "forget_it"], "unknown method forget_it; choose from retrain"),
         (["--learning_rate", "fast"], "invalid float value: 'fast'"),
         (["stray"], "unexpected argument 'stray'"),
