@@ -129,15 +129,16 @@ def steady(before: Embeddings, after: Embeddings, compared: Units) -> str | None
     if now is None:
         return None
     others = ~np.isin(np.arange(len(now)), np.concatenate(compared.requested))
+    first_spread, spread = (np.maximum(_spread(side), LEAST_JUMP) for side in (before, after))
     sizes = range(1, now.shape[1])
     for size in sizes:
         # What is not answered is at its worst: a requested picture's answer stays, another's jumps.
-        relative = now[:, size] / np.maximum(_spread(after), LEAST_JUMP)
+        relative = now[:, size] / spread
         relative = np.where(np.isfinite(relative), relative, others)
         own, rest = (np.maximum(values, LEAST_JUMP / 10) for values in compared.sides(relative))
         usual = 1.0
         if earlier is not None and size < earlier.shape[1]:
-            first = compared.sides(earlier[:, size] / np.maximum(_spread(before), LEAST_JUMP))
+            first = compared.sides(earlier[:, size] / first_spread)
             usual = min(1.0, _median(first[0], LEAST_JUMP / 10) / _median(first[1], LEAST_JUMP / 10))
         moved = compared.sides(now[:, size])[1]
         if np.median(moved) < LEAST_JUMP or np.median(own) * STEADY_RATIO >= usual * np.median(rest):

@@ -109,8 +109,8 @@ def _every_setting(folder: Path, with_config: bool) -> dict[str, object]:
         found["model"] = load_config(folder).to_json_string(use_diff=False)
     settings: dict[str, object] = {
         f"{part}'s {name}": _plain(value)
-        for part, settings in found.items()
-        for name, value in parse_json(settings, part).items()
+        for part, text in found.items()
+        for name, value in parse_json(text, part).items()
         if name not in _NAMES
     }
     # One image processor has a class for each backend.

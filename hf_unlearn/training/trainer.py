@@ -259,9 +259,9 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         if folder is not None:
             checkpoints.refuse_other_training(folder, self.identity)
         self._seconds_before = checkpoints.seconds_trained(folder) if folder else 0.0
-        self._started = time.monotonic()
         self.begin_holding()
         self.remember_training()
+        self._started = time.monotonic()
         set_seed(self.args.seed)  # the Trainer does so when it is built; what ran since must not matter
         try:
             if self.saliency is not None:
