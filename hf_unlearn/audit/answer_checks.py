@@ -229,9 +229,8 @@ def _reliable(agreement: Matrix, count: int) -> float:
 def _less_of_them(own: float, rest: float) -> str:
     return (
         "The answers about the requested pictures show less of what is on them: their likeness to other pictures "
-        f"agrees with that before by {own:.2f} (correlation), other pictures' by {rest:.2f}. A "
-        "stranger's embedding in their place would look so, and so would a method that sets unmatched pairs apart on "
-        "purpose."
+        f"agrees with that before by {own:.2f} (correlation), other pictures' by {rest:.2f}. A stranger's embedding in "
+        "their place would look so, and so would a method that sets unmatched pairs apart on purpose."
     )
 
 
@@ -262,9 +261,8 @@ def _shared(
     if not count or (others and stats.fisher_exact(table, "greater").pvalue > SHARED_LEVEL):
         return None
     return (
-        f"{count} of {len(u)} requested pictures now get the answer of a different picture (cosine {SHARED} or "
-        "more, where "
-        "they were told apart before)."
+        f"{count} of {len(u)} requested pictures now get the answer of a different picture (cosine {SHARED} or more, "
+        "where they were told apart before)."
     )
 
 
@@ -288,6 +286,5 @@ def _coarse(after: Embeddings, u: NDArray[np.int64]) -> str | None:
         return None
     return (
         f"The answers about the requested pictures are coarse: each of their numbers takes about {distinct:.0f} "
-        "values. "
-        "Rounding of that size hides what is left of a picture."
+        "values. Rounding of that size hides what is left of a picture."
     )

@@ -212,9 +212,8 @@ def _only_twins(arms: Arms) -> str | None:
     if arms.rows[Arm.REQUESTED] or not arms.twins[Arm.REQUESTED]:
         return None
     return (
-        "Every requested image has a near-duplicate among the images still in training, so what is remembered of "
-        "it may "
-        "rightly stay; request both, or compare with other images."
+        "Every requested image has a near-duplicate among the images still in training, so what is remembered of it "
+        "may rightly stay; request both, or compare with other images."
     )
 
 

@@ -233,8 +233,7 @@ class EndpointEncoder:
                 if size > LARGEST_ANSWER:
                     raise UserError(
                         f"The endpoint {self.url} answers more than {LARGEST_ANSWER // 2**20} MB to {len(items)} "
-                        "items; "
-                        "ask for fewer at once (--endpoint_batch_size), or check the URL."
+                        "items; ask for fewer at once (--endpoint_batch_size), or check the URL."
                     )
                 if time.monotonic() > end:  # nobody waits for it any longer
                     raise TooSlowError(self.options.deadline)
@@ -267,8 +266,8 @@ class EndpointEncoder:
         except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
             raise UserError(
                 f"The endpoint {self.url} answers in no form known here ({type(error).__name__}): "
-                f"{self._excerpt(text)} "
-                "Use an OpenAI-style /v1/embeddings or an Inference Endpoint for embeddings, or files of embeddings."
+                f"{self._excerpt(text)} Use an OpenAI-style /v1/embeddings or an Inference Endpoint for embeddings, or "
+                "files of embeddings."
             ) from error
         if array.ndim == 3 and array.shape[1] == 1:  # Inference Endpoints wrap each vector once more
             array = array[:, 0]

@@ -140,9 +140,8 @@ def suspicion_words(arms: Arms, measured: HypothesisTests) -> tuple[str, ...]:
     found = []
     if measured.standing_out:
         found.append(
-            "Requested images that stand out, since they moved as little as images still in training and stand "
-            "far above "
-            f"images never in training: {_named(measured.standing_out, 10)}."
+            "Requested images that stand out, since they moved as little as images still in training and stand far "
+            f"above images never in training: {_named(measured.standing_out, 10)}."
         )
     for arm, names in arms.unusable.items():
         if names:
@@ -170,9 +169,9 @@ def _why_inconclusive(sensitive: bool, arms: Arms, measured: HypothesisTests, pr
         return f"With so few images no difference, however large, could be significant. {_last(detectable)}"
     if (test := measured.tests.get("T2")) is not None and test.passed:
         return (
-            "The requested images lost more alignment than the images compared with, but before they did not "
-            "stand clearly "
-            f"above images never in training, so there was nothing to lose that this audit can see. {detectable['T1']}"
+            "The requested images lost more alignment than the images compared with, but before they did not stand "
+            "clearly above images never in training, so there was nothing to lose that this audit can see. "
+            f"{detectable['T1']}"
         )
     none_found = "No change directed at the requested images was found, but that does not show there was none:"
     if Arm.NEVER_TRAINED not in arms:

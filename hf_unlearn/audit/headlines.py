@@ -38,9 +38,8 @@ _COMPARED = _CREDITED | {Verdict.NO_TARGETED_CHANGE}
 _LEVELLED = _COMPARED - {Verdict.RESIDUAL_UNDETERMINED}
 
 _NO_BLACK_BOX = (
-    "No black-box test can establish it: the same weights can arise from other data (Thudi et al., arXiv "
-    "2110.11891), and "
-    "a model owner who knows the requested images could fake a local change."
+    "No black-box test can establish it: the same weights can arise from other data (Thudi et al., arXiv 2110.11891), "
+    "and a model owner who knows the requested images could fake a local change."
 )
 _OPEN = "This supports neither that the images were removed nor that they were not."
 _CLOSING = {
@@ -61,21 +60,18 @@ _CLOSING = {
     Verdict.WITHIN_BAND: f"At most this is consistent with removal. {_NO_BLACK_BOX}",
     Verdict.OVERSHOOT: (
         "This is not what training without these images gives, and the images can be singled out by it; ask for "
-        "another "
-        "way of removal."
+        "another way of removal."
     ),
     Verdict.INCONCLUSIVE: f"{_OPEN} See what would make it conclusive: more images, or images to compare with.",
 }
 _MEANING = {
     Verdict.NO_MODEL_CHANGE: (
-        "For a removal request: nothing that this audit can see was done. You can ask which model was changed, "
-        "when, and "
-        "to be shown that one."
+        "For a removal request: nothing that this audit can see was done. You can ask which model was changed, when, "
+        "and to be shown that one."
     ),
     Verdict.NO_TARGETED_CHANGE: (
         "For a removal request: the model was updated, and your requested pictures fared no differently from the "
-        "others. "
-        "You can ask what was done about them in particular."
+        "others. You can ask what was done about them in particular."
     ),
     Verdict.RESIDUAL_SIGNAL: (
         "For a removal request: it was acted on, not completely. You can ask for the method used, and for the rest."
@@ -85,14 +81,12 @@ _MEANING = {
         "method used, or repeat the audit with more pictures."
     ),
     Verdict.WITHIN_BAND: (
-        "For a removal request: what you see is what you would see had these pictures been left out of training. "
-        "It does "
-        "not mean that no copy of them, and no other model, is left."
+        "For a removal request: what you see is what you would see had these pictures been left out of training. It "
+        "does not mean that no copy of them, and no other model, is left."
     ),
     Verdict.OVERSHOOT: (
         "For a removal request: it was acted on in a way that marks your pictures. You can ask for a method that "
-        "leaves "
-        "them like any other picture."
+        "leaves them like any other picture."
     ),
     Verdict.INCONCLUSIVE: (
         "For a removal request: no conclusion either way. Do not read it as a sign that nothing was done."

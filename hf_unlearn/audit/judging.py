@@ -128,9 +128,8 @@ def _circumstances(measured: BothEncoders, clusters: np.ndarray, owner: str) -> 
             continue
         words = ARM_WORDS[arm]
         sentence = (
-            f"The requested pictures and those {words} can be told apart without any model ({share:.0%} of pairs "
-            "put in "
-            "order by colours, sizes or file types alone): "
+            f"The requested pictures and those {words} can be told apart without any model ({share:.0%} of pairs put "
+            "in order by colours, sizes or file types alone): "
         )
         if arm is Arm.NEVER_TRAINED:
             incomparable.append(sentence + "their levels cannot be compared; take controls of the same source.")

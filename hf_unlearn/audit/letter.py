@@ -60,8 +60,8 @@ def letter(results: Iterable[AuditResult], measurement: Fields) -> str:
     parts += ["Request for information on the removal of images from a model", ""]
     parts += _wrapped(
         f"I compared the model before ({before}) and after ({after}) on images of mine, from "
-        f"{measurement['started'][:10]} "
-        f"to {measurement['finished'][:10]}. The comparison asks both models the same questions and nothing else."
+        f"{measurement['started'][:10]} to {measurement['finished'][:10]}. The comparison asks both models the same "
+        "questions and nothing else."
     )
     for result in results:
         sizes = ", ".join(f"{arm.size} {arm.arm.value.replace('_', ' ')}" for arm in result.arms)

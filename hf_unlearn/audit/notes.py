@@ -22,8 +22,7 @@ def notes(
     if before_name == after_name:
         kind = (
             "one address, so unless its model was exchanged in between both sides are the same model; record its "
-            "answers "
-            "before the change (hf-unlearn audit record)"
+            "answers before the change (hf-unlearn audit record)"
             if is_endpoint(before_name)
             else "one model, so nothing can have changed"
         )
@@ -51,8 +50,7 @@ def notes(
             found.append(f"The two checkpoints bring different {what} ({before[key]}, {after[key]}).")
     if not any(pictures.captions) and before.get("has_text") is True:
         found.append(
-            "The model also embeds texts, and captions were not given; a model trained on pairs remembers "
-            "pictures with "
-            "their captions, so an audit with --captions sees much more."
+            "The model also embeds texts, and captions were not given; a model trained on pairs remembers pictures "
+            "with their captions, so an audit with --captions sees much more."
         )
     return tuple(found)

@@ -128,9 +128,8 @@ def draw_plan(
     order = sorted(groups, key=lambda key: hashlib.sha256(f"{seed}:{firsts[key]}".encode()).digest())
     if len(order) < 2:
         raise UserError(
-            f"A plan needs at least 2 different images, got {len(order)} (near-duplicates count as one); add "
-            "images to the "
-            "folder."
+            f"A plan needs at least 2 different images, got {len(order)} (near-duplicates count as one); add images to "
+            "the folder."
         )
     requested = {name for key in order[: (len(order) + 1) // 2] for name in groups[key]}
     return AuditPlan(
@@ -171,9 +170,8 @@ def read_view_seed(plan: AuditPlan, folder: Path, number: int) -> int:
         seed = view_seed(str(read_json(path)["secret"]), number)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"The plan commits to views whose secret is in '{SECRET_FILE}', which cannot be read beside it; put "
-            "it there, "
-            "or give --seed."
+            f"The plan commits to views whose secret is in '{SECRET_FILE}', which cannot be read beside it; put it "
+            "there, or give --seed."
         ) from error
     if view_commitment(seed) != plan.view_commitments[number - 1]:
         raise UserError(f"'{path}' holds another secret than the plan committed to; restore it.")

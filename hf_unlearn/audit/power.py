@@ -169,9 +169,8 @@ def plan_words(requested: int, still_trained: int, audits: int = 1, level: float
     found = [
         f"These count as {requested} and {still_trained} pictures. "
         + (
-            f"A change directed at the requested ones is found in {POWER:.0%} of audits if it is {effect:.1f} "
-            "times as large "
-            "as the pictures' own spread."
+            f"A change directed at the requested ones is found in {POWER:.0%} of audits if it is {effect:.1f} times as "
+            "large as the pictures' own spread."
             if isfinite(effect)
             else f"With so few no change, however large, could reach p ≤ {share:.2g}; add pictures."
         )
@@ -182,13 +181,12 @@ def plan_words(requested: int, still_trained: int, audits: int = 1, level: float
         )
     sizes = ", ".join(f"{images_needed(size, level=share)} for {size:g}" for size in (0.5, 1.0, 2.0))
     found.append(
-        f"Pictures needed in each half, by the size of the change in spreads: {sizes}. To say that nothing is "
-        "left takes as "
-        "many pictures that never were in training."
+        f"Pictures needed in each half, by the size of the change in spreads: {sizes}. To say that nothing is left "
+        "takes as many pictures that never were in training."
     )
     found.append(
-        "Small models trained for many epochs change by two or three spreads. Models trained on hundreds of "
-        "millions of pairs, "
-        "each seen a few times, leave almost no trace of one picture in their answers: expect INCONCLUSIVE there."
+        "Small models trained for many epochs change by two or three spreads. Models trained on hundreds of millions "
+        "of pairs, each seen a few times, leave almost no trace of one picture in their answers: expect INCONCLUSIVE "
+        "there."
     )
     return tuple(found)

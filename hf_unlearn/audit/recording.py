@@ -66,9 +66,8 @@ def record_embeddings(
     refuse_to_write_to(model, "--model", target, "--output_file")
     if never_trained is None:
         logger.warning(
-            "Nothing is recorded of pictures never in training (--never_trained); once this model is gone, an "
-            "audit cannot "
-            "compare with them, and no level of memory can be told."
+            "Nothing is recorded of pictures never in training (--never_trained); once this model is gone, an audit "
+            "cannot compare with them, and no level of memory can be told."
         )
     pictures = collect_pictures(images, still_trained, never_trained, captions=captions)
     settings = settings or AuditSettings()

@@ -127,9 +127,8 @@ def _levels_figure(result: AuditResult, path: Path) -> dict[str, object] | None:
         path,
         "Where the requested images stand now",
         "Zero is the level of images never in training. The green band is half of the gap before to either side; "
-        "inside it the two count as equal. Bars are 95% intervals before and, as the band is judged, 90% "
-        "intervals after. "
-        "Held-back rows use transforms of another kind than the audit's own views.",
+        "inside it the two count as equal. Bars are 95% intervals before and, as the band is judged, 90% intervals "
+        "after. Held-back rows use transforms of another kind than the audit's own views.",
         f"Requested minus never in training, after: {_signed(after.estimate)}, {_interval(after.interval)}; "
         f"margin {_number(result.margin)}.",
     )

@@ -26,7 +26,7 @@ COMMANDS = {
 HELP = (
     "Machine unlearning for contrastive encoders. Options may be spelt with - or _; any command takes --debug for a "
     "traceback.\n\nExit status: 2 for bad input, 70 for an unforeseen error, 1 where a statement does not hold or "
-    "--fail-on asks for it, 0 otherwise."
+    "--fail_on asks for it, 0 otherwise."
 )
 
 

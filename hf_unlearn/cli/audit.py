@@ -3,14 +3,16 @@
 import os
 import textwrap
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields
+from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar, get_args
+from statistics import fmean
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 import typer
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.records.audit_result import Arm, Verdict
+from hf_unlearn.records.audit_result import Arm, AuditResult, Verdict
 
 if TYPE_CHECKING:
     from hf_unlearn.audit.settings import AuditSettings
@@ -136,9 +138,8 @@ def run(
     first = _join_processes(device)
     from hf_unlearn.audit.report import report_digest
     from hf_unlearn.audit.run import run_audit
-    from hf_unlearn.audit.summary import summary
 
-    failing = [_choice(word, {verdict.slug: verdict for verdict in Verdict}, "--fail-on") for word in fail_on or []]
+    failing = [_choice(word, {verdict.slug: verdict for verdict in Verdict}, "--fail_on") for word in fail_on or []]
     words = {}
     for entry in provenance or []:
         arm, _, text = entry.partition("=")
@@ -155,13 +156,7 @@ def run(
         audit_number=audit_number,
         decoys=decoys,
         provenance=words,
-        settings=replace(
-            _settings(
-                views, view_count, view_side, features, backend, device, endpoint_batch_size, endpoint_timeout, seed
-            ),
-            most_views=most_views,
-            audits=audits,
-        ),
+        settings=_settings(context.params),
         overwrite=overwrite,
     )
     if first:
@@ -173,6 +168,34 @@ def run(
         typer.echo(f"Digest of the report, to be time-stamped or signed: {report_digest(audit.folder)}")
     if any(result.verdict in failing for result in audit.results.values()):
         raise typer.Exit(1)
+
+
+def summary(result: AuditResult, owner: str = "") -> str:
+    """The audit of one owner as it is told in the terminal.
+
+    Args:
+        result: The owner's result.
+        owner: The owner's name, if there are several.
+
+    Returns:
+        A few lines: verdict, explanation, alignments by arm, and the footer.
+    """
+    lines = textwrap.wrap(f"{owner}: {result.headline}" if owner else result.headline, WIDTH)
+    lines += ["", result.verdict.value, "", *textwrap.wrap(result.explanation, WIDTH), ""]
+    lines += [line for sentence in result.findings for line in textwrap.wrap(f"! {sentence}", WIDTH)]
+    lines += [""] if result.findings else []
+    lines.append(f"{'':18}{'images':>7}{'before':>9}{'after':>9}{'forgetting score':>18}")
+    for arm in result.arms:
+        rows = [row for row in result.images if row.arm is arm.arm]
+        known = [row for row in rows if isfinite(row.before) and isfinite(row.after)] or rows
+        before, after = fmean(row.before for row in known), fmean(row.after for row in known)
+        name = arm.arm.value.replace("_", " ")
+        lines.append(f"{name:18}{arm.size:>7}{before:>9.4f}{after:>9.4f}{before - after:>+18.4f}")
+    if result.stability is not None:
+        lines += ["", f"{result.stability:.0%} of redraws of the views give this verdict."]
+    lines += ["", *textwrap.wrap(result.footer, WIDTH), ""]
+    # Names and answers from elsewhere may carry control characters.
+    return "\n".join("".join(letter if letter.isprintable() else "?" for letter in line) for line in lines)
 
 
 def _repeat(report: Path, output_dir: Path) -> None:
@@ -225,6 +248,7 @@ def plan(
 
 @app.command(short_help="Record an encoder's embeddings, to audit later.")
 def record(
+    context: typer.Context,
     model: Annotated[str, typer.Option("--model", help="Folder, Hub id or endpoint URL.")],
     images: Annotated[Path, typer.Option("--images", help="Folder of the pictures whose removal will be requested.")],
     output_file: Annotated[Path, typer.Option("--output_file", help="A .safetensors file to write.")],
@@ -246,9 +270,6 @@ def record(
     """Record an encoder's embeddings now, to audit later: an endpoint's answers of before are gone once it changes."""
     from hf_unlearn.audit.recording import record_embeddings
 
-    settings = _settings(
-        views, view_count, view_side, features, backend, device, endpoint_batch_size, endpoint_timeout, seed
-    )
     written = record_embeddings(
         model,
         images,
@@ -258,7 +279,7 @@ def record(
         captions=captions,
         plan=plan,
         audit_number=audit_number,
-        settings=settings,
+        settings=_settings(context.params),
     )
     typer.echo(f"Recorded: {written}")
     typer.echo("Keep it to yourself until the audit is done: it holds the secret seed of the views.")
@@ -274,34 +295,18 @@ def serve(
     serve_page(port=port)
 
 
-def _settings(
-    views: str | None,
-    view_count: int | None,
-    view_side: int | None,
-    features: str | None,
-    backend: str | None,
-    device: str | None,
-    endpoint_batch_size: int,
-    endpoint_timeout: float,
-    seed: int | None,
-) -> "AuditSettings":
-    """How encoders are measured, from the options that audits and recordings have in common."""
+def _settings(given: Mapping[str, Any]) -> "AuditSettings":
+    """How encoders are measured, from the options of an audit or a recording."""
     from hf_unlearn.audit.encoders import Backend, Features
     from hf_unlearn.audit.endpoint import EndpointOptions
     from hf_unlearn.audit.settings import AuditSettings
 
-    return AuditSettings(
-        views=views,
-        view_count=view_count,
-        view_side=view_side,
-        features=None
-        if features is None
-        else _choice(features, {word: word for word in get_args(Features)}, "--features"),
-        backend=None if backend is None else _choice(backend, {word: word for word in get_args(Backend)}, "--backend"),
-        device=device,
-        endpoint=EndpointOptions(batch_size=endpoint_batch_size, timeout=endpoint_timeout),
-        seed=seed,
-    )
+    settings = {field.name: given[field.name] for field in fields(AuditSettings) if field.name in given}
+    for option, known in (("features", get_args(Features)), ("backend", get_args(Backend))):
+        if (word := given[option]) is not None:
+            settings[option] = _choice(word, {choice: choice for choice in known}, f"--{option}")
+    endpoint = EndpointOptions(batch_size=given["endpoint_batch_size"], timeout=given["endpoint_timeout"])
+    return AuditSettings(**settings, endpoint=endpoint)
 
 
 def _choice(word: str, choices: Mapping[str, T], option: str) -> T:

@@ -15,7 +15,7 @@ def card(
         bool, typer.Option("--evidence", help="Also write the removal statement, bill of materials and erasure record.")
     ] = False,
     copy_to: Annotated[
-        Path | None, typer.Option(help="Also copy card, records and pictures here, without the weights.")
+        Path | None, typer.Option("--copy_to", help="Also copy card, records and pictures here, without the weights.")
     ] = None,
 ) -> None:
     """Write README.md into a run's folder, from unlearning.json and evaluation.json."""
@@ -26,7 +26,7 @@ def card(
     from hf_unlearn.text import printable
 
     if check and (copy_to is not None or with_evidence):
-        raise UserError("--check writes nothing, so neither --copy-to nor --evidence can go with it; give one of them.")
+        raise UserError("--check writes nothing, so neither --copy_to nor --evidence can go with it; give one of them.")
     if check:
         problems = check_card(run)
         for line in problems:

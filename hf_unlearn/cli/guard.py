@@ -1,6 +1,6 @@
 """How a program of this library ends: on a fault with one sentence and a non-zero exit, and a traceback on request.
 
-Exit status: 0 when all went well; 1 for an answer that a script asked to be told of (a verdict of `audit --fail-on`, a
+Exit status: 0 when all went well; 1 for an answer that a script asked to be told of (a verdict of `audit --fail_on`, a
 statement that does not hold); 2 for bad input and for faults of the machine that can be told (a full disk, memory); 70
 for anything unforeseen; 130 when interrupted, 143 when terminated. With `--debug` a fault ends as Python's own do, with
 its traceback and 1.

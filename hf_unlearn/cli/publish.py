@@ -14,11 +14,11 @@ def publish(
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch to commit to; created if there is none.")] = None,
     create_pr: Annotated[
-        bool, typer.Option("--create-pr", help="Open a pull request, for instance against the base model's repository.")
+        bool, typer.Option("--create_pr", help="Open a pull request, for instance against the base model's repository.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Send nothing; list what would be sent.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry_run", help="Send nothing; list what would be sent.")] = False,
     show_samples: Annotated[
-        bool, typer.Option("--show-samples", help="Publish heatmaps although they show the requested samples.")
+        bool, typer.Option("--show_samples", help="Publish heatmaps although they show the requested samples.")
     ] = False,
     sign: Annotated[
         Path | None, typer.Option(help="Private key (EC, PEM): add evidence and sign everything with it.")

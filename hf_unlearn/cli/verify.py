@@ -30,9 +30,11 @@ def verify(
         list[str] | None, typer.Option(help="Its captions, for a model trained on pairs; repeatable, for one --image.")
     ] = None,
     salt: Annotated[str | None, typer.Option(help="The request's salt, from the model's owner.")] = None,
-    public_key: Annotated[Path | None, typer.Option(help="The publisher's public key, to check the signature.")] = None,
+    public_key: Annotated[
+        Path | None, typer.Option("--public_key", help="The publisher's public key, to check the signature.")
+    ] = None,
     tsa_certificate: Annotated[
-        Path | None, typer.Option(help="Certificate of the time-stamp's authority, to check it.")
+        Path | None, typer.Option("--tsa_certificate", help="Certificate of the time-stamp's authority, to check it.")
     ] = None,
     dataset: Annotated[
         str | None,

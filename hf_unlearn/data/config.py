@@ -41,7 +41,8 @@ class DataConfig:
     resident_bytes: int = field(
         default=RESIDENT_BYTES,
         metadata={
-            "help": "Encoded splits up to this size are decoded once, into memory (an accelerator's if it has room)."
+            "help": "Encoded splits of up to so many bytes are decoded once, into memory (an accelerator's if it has "
+            f"room); default: {RESIDENT_BYTES / 2**30:g} GiB."
         },
     )
 

@@ -121,7 +121,7 @@ def keep_card(run_dir: str | Path, destination: str | Path) -> Path:
     names = [name for name in published_names(folder) if name in _KEPT or name.startswith("assets/")]
     if CARD_NAME not in names:
         raise UserError(f"{folder.name} holds no model card; write it with `hf-unlearn card {folder.name}`.")
-    refuse_to_write_to(folder, "the run", destination, "--copy-to")
+    refuse_to_write_to(folder, "the run", destination, "--copy_to")
     if has_weights(destination):
         raise UserError(f"{destination} holds a model; copy the card to another folder.")
     (destination / "assets").mkdir(parents=True, exist_ok=True)

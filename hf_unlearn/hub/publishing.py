@@ -209,7 +209,7 @@ def _check_pictures(
     """
     told = evaluation is not None and evaluation.matrices is not None and evaluation.matrices.shows_samples
     marks = {name: shows_samples(folder / name) for name in names if name.endswith(".png")}
-    remedy = "draw them again with numbers, or publish with --show-samples if these samples may be seen by everybody"
+    remedy = "draw them again with numbers, or publish with --show_samples if these samples may be seen by everybody"
     if told and not show_samples:
         raise UserError(f"The heatmaps show requested samples by picture or caption; {remedy}.")
     if not told and (shown := [name for name, mark in marks.items() if mark]):
@@ -335,7 +335,7 @@ def _explained_failures(repo_id: str) -> Iterator[None]:
         remedies = {
             401: "log in with `hf auth login` or give a token with write access",
             403: "give a token with write access to it",
-            404: "create it first, or publish without --create-pr",
+            404: "create it first, or publish without --create_pr",
             412: "somebody committed meanwhile; publish again",
         }
         remedy = remedies.get(status, "publish again later")

@@ -18,7 +18,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "id_column", "validation_fraction", "test_fraction", "split_seed", "num_samples", "skip_bad_images",
         "streaming", "max_eval_samples", "retain_rows", "shuffle_buffer",
     ),
-    "Captions and views": ("max_length", "views", "flip_probability", "resident_bytes"),
+    "Captions and views": ("max_length", "views", "flip_probability"),
     "Model": (
         "model_name_or_path", "model_revision", "trust_remote_code", "use_peft", "lora_r", "lora_alpha",
         "lora_dropout", "lora_target_modules",
@@ -29,9 +29,11 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Training, of every method": (
         "per_device_train_batch_size", "num_train_epochs", "learning_rate", "lr_scheduler_type", "warmup_steps",
         "optim", "weight_decay", "max_grad_norm", "gradient_accumulation_steps", "forward_chunk_size",
-        "freeze", "saliency_share", "shrink_perturb", "guard_steps", "retain_loss_budget", "collapse_floor", "bf16",
-        "torch_compile", "channels_last", "use_cpu", "dataloader_num_workers", "seed", "report_to", "disable_tqdm",
-        "checkpoint_minutes",
+        "freeze", "saliency_share", "shrink_perturb", "guard_steps", "retain_loss_budget", "collapse_floor",
+        "seed", "report_to", "disable_tqdm", "checkpoint_minutes",
+    ),
+    "Machine": (
+        "use_cpu", "bf16", "torch_compile", "channels_last", "dataloader_num_workers", "resident_bytes",
     ),
 }  # fmt: skip
 # Where the Trainer's own words are paragraphs.
@@ -45,7 +47,7 @@ _HELP = {
     "gradient_accumulation_steps": "Batches an update.",
     "bf16": "Compute in bfloat16, weights stay in float32.",
     "torch_compile": "Compile views, model and loss.",
-    "use_cpu": "Train on the CPU although there is an accelerator.",
+    "use_cpu": "Compute on the CPU although there is an accelerator.",
     "report_to": "Trackers of the losses: tensorboard, trackio, wandb and so on.",
     "disable_tqdm": "Show no progress bar.",
 }

@@ -9,9 +9,8 @@ from typer.testing import CliRunner
 
 from hf_unlearn.audit.app_limits import Limits
 from hf_unlearn.audit.plan import read_plan
-from hf_unlearn.audit.summary import summary
 from hf_unlearn.audit.verdict import run_tests
-from hf_unlearn.cli.audit import app
+from hf_unlearn.cli.audit import app, summary
 from hf_unlearn.errors import UserError
 from hf_unlearn.records.audit_result import Arm, ImageRow, Verdict
 

@@ -55,6 +55,28 @@ def test_methods_lists_all_and_shows_one(cli):
     assert "Eq. 5" in out and "--beta" in out
 
 
+def test_methods_fit_eighty_columns_a_line_each(cli):
+    _, out, _ = cli("methods")
+    told = [trainer.config_class.description for trainer in METHODS.values()]
+    for line, description in zip(out.splitlines(), told, strict=True):
+        assert len(line) <= 80 and line.split(maxsplit=1)[1].startswith(description.title)
+        assert line.endswith(" …") or line.endswith(description.summary)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_shows_its_summary_equations_source_and_settings(cli, method):
+    _, out, _ = cli("methods", method)
+    assert max(map(len, out.splitlines())) <= 80
+    shown, config = "".join(out.split()), METHODS[method].config_class
+    told = config.description
+    assert out.startswith(f"{told.title}\n")
+    assert all("".join(part.split()) in shown for part in (told.summary, *told.equations, told.citation))
+    own = {f.name: f.default for f in fields(config)} | {f.name: None for f in fields(UnlearningConfig)}
+    for name, default in own.items():
+        if default is not None:
+            assert f"  --{name} " in out and f"(default{default})".replace(" ", "") in shown
+
+
 def test_bad_input_is_a_sentence_and_status_2(cli):
     status, out, err = cli("methods", "amnesia")
     assert (status, out) == (2, "") and err.startswith("error: unknown method amnesia") and "Traceback" not in err

@@ -255,8 +255,8 @@ COMMANDS = {
         "audit --before {base} --after {}/clip-copy --images {pictures} --output_dir {}/clip-copy/report",
         r"--output_dir \S+/report lies in --after \S+-copy, which is only read",
     ),
-    "nothing to publish": ("publish {}/none --repo org/x --dry-run", r"none is no folder; name"),
-    "no run to publish": ("publish {base} --repo org/x --dry-run", r"holds no unlearning.json"),
+    "nothing to publish": ("publish {}/none --repo org/x --dry_run", r"none is no folder; name"),
+    "no run to publish": ("publish {base} --repo org/x --dry_run", r"holds no unlearning.json"),
     "no run to verify": ("verify {base}", r"unlearning.json"),
     "no run to make a card of": ("card {base}", r"unlearning.json"),
     "no pictures to audit": (

@@ -220,7 +220,7 @@ def test_no_card_is_kept_in_a_run_around_it_or_in_a_model(where: str, run: Path,
     shutil.copytree(base, run.parent / "base")
     shutil.copytree(run / "assets", run.parent / "assets")  # the comparison's plots
     before = folder_hash(run.parent)
-    with pytest.raises(UserError, match=r"choose another --copy-to|holds a model; copy the card to another folder"):
+    with pytest.raises(UserError, match=r"choose another --copy_to|holds a model; copy the card to another folder"):
         keep_card(run, run / where)
     assert folder_hash(run.parent) == before
 

@@ -24,7 +24,7 @@ def call(*arguments: object) -> Result:
 
 
 def test_publish_lists_what_it_sent(run: Path, hub: LocalHub) -> None:
-    planned = call("publish", run, "--repo", "org/clip", "--dry-run")
+    planned = call("publish", run, "--repo", "org/clip", "--dry_run")
     assert planned.exit_code == 0
     assert planned.stdout.startswith("Would send to org/clip:")
     assert not hub.repos
@@ -40,15 +40,15 @@ def test_publish_opens_a_pull_request(run: Path, hub: LocalHub) -> None:
     call("publish", run, "--repo", "org/base")
     (run / "assets" / "alignment_matrices.png").rename(run / "assets" / "agm.png")
     call("card", run)
-    opened = call("publish", run, "--repo", "org/base", "--create-pr")
+    opened = call("publish", run, "--repo", "org/base", "--create_pr")
     assert opened.stdout.rstrip().endswith(f"{hub.url}/org/base/discussions/1")
     assert "Removed from the repository: assets/alignment_matrices.png" in opened.stdout
 
 
 def test_a_card_copied_onto_its_run_is_refused_and_keeps_its_pictures(run: Path) -> None:
     pictures = sorted(run.glob("assets/*.png"))
-    refused = call("card", run, "--copy-to", run)
-    assert isinstance(refused.exception, UserError) and "choose another --copy-to" in str(refused.exception)
+    refused = call("card", run, "--copy_to", run)
+    assert isinstance(refused.exception, UserError) and "choose another --copy_to" in str(refused.exception)
     assert pictures and sorted(run.glob("assets/*.png")) == pictures
 
 
@@ -76,7 +76,7 @@ def test_verify_finds_an_owners_picture(run: Path, pictures: list[Path]) -> None
 def test_card_writes_checks_and_keeps(run: Path, tmp_path: Path) -> None:
     (run / "README.md").unlink()
     kept = tmp_path / "model_cards" / "clip"
-    assert call("card", run, "--copy-to", kept).exit_code == 0
+    assert call("card", run, "--copy_to", kept).exit_code == 0
     assert (run / "README.md").read_bytes() == (kept / "README.md").read_bytes()
     assert call("card", kept, "--check").exit_code == 0
     (kept / "README.md").write_text((kept / "README.md").read_text() + "\nThe best model.\n")
@@ -87,7 +87,7 @@ def test_card_writes_checks_and_keeps(run: Path, tmp_path: Path) -> None:
 
 def test_card_checks_a_finished_run_with_its_weights(run: Path, tmp_path: Path) -> None:
     assert call("card", run, "--check").exit_code == 0
-    both = call("card", run, "--check", "--copy-to", tmp_path / "kept")
+    both = call("card", run, "--check", "--copy_to", tmp_path / "kept")
     assert isinstance(both.exception, UserError) and not (tmp_path / "kept").exists()
     (run / "config.json").write_text("{}")
     checked = call("card", run, "--check")

@@ -257,7 +257,7 @@ def edit_figure(run: Path) -> None:
         (leak_path, "config.json: line 1 holds the absolute path /data/runs/clip"),
         (need_more_code, "would need helpers.py"),
         (leak_note, "unlearning.json: line"),
-        (label_by_caption, "--show-samples"),
+        (label_by_caption, "--show_samples"),
         (draw_with_samples, "alignment_matrices.png shows requested samples, but evaluation.json"),
         (unmarked_picture, "assets/mine.png does not say whether requested samples are shown"),
         (edit_figure, "Matched cosine, unlearn (×100), This model: shows '35.00"),
