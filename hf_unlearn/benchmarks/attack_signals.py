@@ -1,5 +1,6 @@
 """The signals that attacks take from one model: alignments, image embeddings, and how fast it relearns."""
 
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,6 +108,7 @@ class SignalExtractor:
         evaluator = experiment.evaluator
         kind = _PairSignals if isinstance(evaluator, ImageTextEvaluator) else _ViewSignals
         self.evaluator = kind(evaluator.splits, evaluator.preprocessor)
+        self._base_knowledge: float | None = None  # of every line's first end
 
     def extract(self, model: PreTrainedModel) -> AttackSignals:
         """Embed the splits and their transformed copies, look into the weights, and train copies of the model on."""
@@ -132,7 +134,7 @@ class SignalExtractor:
             name: found for name, split in splits.items() if (found := self.evaluator.texts(model, split)) is not None
         }
         return AttackSignals(
-            alignment, images, self._recovery(model), texts, self._gradients(model), self._of_weights(model)
+            alignment, images, self._recovery(model), texts, self._gradients(model), self._of_weights(model, alignment)
         )
 
     def _alignment(self, model: PreTrainedModel, name: str) -> Array:
@@ -155,17 +157,20 @@ class SignalExtractor:
             for name, split in ((name, self.splits[name]) for name in ("unlearn", "test"))
         }
 
-    def _of_weights(self, model: PreTrainedModel) -> dict[str, Array]:
+    def _of_weights(self, model: PreTrainedModel, alignment: Mapping[str, Array]) -> dict[str, Array]:
         base = load_encoder(self.base)[0].to(model.device)  # type: ignore[arg-type]  # the stub of `to` lacks devices
-        line = [
-            self.evaluator.knowledge(on_the_line(base, model, share), self.splits["retain"], self.splits["test"])
-            for share in np.linspace(0, 1, LINE)
-        ]
+        if self._base_knowledge is None:
+            self._base_knowledge = self._knowledge(base)
+        between = [self._knowledge(on_the_line(base, model, share)) for share in np.linspace(0, 1, LINE)[1:-1]]
+        line = [self._base_knowledge, *between, self.evaluator.knowledge(alignment.__getitem__)]
         return {
             "retain_only": self._retain_only(model),
             "line": np.array(line),
             "distance": np.array([weight_distance(base, model)]),
         }
+
+    def _knowledge(self, model: PreTrainedModel) -> float:
+        return self.evaluator.knowledge(lambda name: self._alignment(model, name))
 
     def _retain_only(self, model: PreTrainedModel) -> Array:
         """As Fine-Tune, its rate falling to 0 by a cosine: nothing of unlearn is shown, and it comes back or not."""
@@ -192,9 +197,9 @@ class _PairSignals(ImageTextEvaluator):
         x, y, owner, _ = self._embed(model, split)
         return np.bincount(owner, matched_cosine(x, y, owner).per_sample) / np.bincount(owner), x.numpy(force=True)
 
-    def knowledge(self, model: PreTrainedModel, retain: EncodedSplit, test: EncodedSplit) -> float:
-        """Mean alignment of retain."""
-        return float(self.alignment_and_images(model, retain)[0].mean())
+    def knowledge(self, alignment: Callable[[str], Array]) -> float:
+        """How well a model knows retain, from its alignments of a split: their mean."""
+        return float(alignment("retain").mean())
 
     def texts(self, model: PreTrainedModel, split: EncodedSplit) -> Array | None:
         """The embedding of each picture's first caption."""
@@ -208,9 +213,9 @@ class _ViewSignals(ImageViewEvaluator):
         views = self._embed_views(model, split)
         return view_alignment(views), views[:, 0].numpy(force=True)
 
-    def knowledge(self, model: PreTrainedModel, retain: EncodedSplit, test: EncodedSplit) -> float:
+    def knowledge(self, alignment: Callable[[str], Array]) -> float:
         """AUC of retain above test: where features collapse, as between two basins, every alignment rises to 1."""
-        return roc_auc(*(self.alignment_and_images(model, split)[0] for split in (retain, test)))
+        return roc_auc(alignment("retain"), alignment("test"))
 
     def texts(self, model: PreTrainedModel, split: EncodedSplit) -> Array | None:
         """Pictures have none."""

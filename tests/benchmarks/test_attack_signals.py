@@ -24,22 +24,20 @@ def test_a_view_encoder_whose_features_collapse_knows_nothing(encoder, shapes):
     """Its alignments are all 1, as on the line between two basins: their mean would show no barrier."""
     model, processor = encoder("simclr")
     preprocessor = make_preprocessor(model, processor, DataConfig(views="light"))
-    retain, test = (EncodedSplit(shapes.select(rows), preprocessor) for rows in (range(20), range(20, 50)))
+    parts = {"retain": range(20), "test": range(20, 50)}
+    splits = {name: EncodedSplit(shapes.select(rows), preprocessor) for name, rows in parts.items()}
     signals = _ViewSignals({}, preprocessor)
     collapsed = copy.deepcopy(model)
     with torch.no_grad():
         for weight in collapsed.parameters():
             weight.fill_(0 if weight.ndim > 1 else 1)  # features are those of the biases
-    assert signals.alignment_and_images(collapsed, retain)[0].min() == pytest.approx(1)
-    assert signals.knowledge(collapsed, retain, test) == pytest.approx(0.5, abs=0.1)
-    assert 0 <= signals.knowledge(model, retain, test) <= 1
+    seen = {name: signals.alignment_and_images(collapsed, split)[0] for name, split in splits.items()}
+    assert seen["retain"].min() == pytest.approx(1)
+    assert signals.knowledge(seen.__getitem__) == pytest.approx(0.5, abs=0.1)
+    assert signals.knowledge({"retain": np.array([0.9, 0.8]), "test": np.array([0.1, 0.2])}.__getitem__) == 1
 
 
-def test_an_image_text_model_knows_retain_by_its_mean_alignment(encoder, shapes):
+def test_an_image_text_model_knows_retain_by_its_mean_alignment(encoder):
     model, processor = encoder("clip")
-    preprocessor = make_preprocessor(model, processor, DataConfig())
-    retain, test = (EncodedSplit(shapes.select(rows), preprocessor) for rows in (range(20), range(20, 50)))
-    signals = _PairSignals({}, preprocessor)
-    assert signals.knowledge(model, retain, test) == pytest.approx(
-        signals.alignment_and_images(model, retain)[0].mean()
-    )
+    signals = _PairSignals({}, make_preprocessor(model, processor, DataConfig()))
+    assert signals.knowledge({"retain": np.array([0.9, 0.7])}.__getitem__) == pytest.approx(0.8)
