@@ -256,13 +256,16 @@ def _write_base(folder: Path, experiment: Experiment) -> Metrics:
     """Write the base model, in float16 where it is large; returns the metrics of what is written."""
     base, processor = load_encoder(experiment.base)
     large = base.num_parameters() * base.dtype.itemsize > LARGEST
+    kept = folder / BASE_NAME
     for part in (base.half() if large else base, processor):
-        part.save_pretrained(folder / BASE_NAME)
+        part.save_pretrained(kept)
+    for code in kept.glob("*.py"):  # of a view encoder; the package has it already
+        code.unlink()
+    config = {key: value for key, value in read_json(kept / "config.json").items() if key != "auto_map"}
+    write_atomically(kept / "config.json", json.dumps(config, indent=2) + "\n")
     card = Path(experiment.base) / "README.md"
-    (folder / BASE_NAME / card.name).write_text(card.read_text(encoding="utf-8"), encoding="utf-8")
-    if not large:
-        return experiment.before.metrics
-    return experiment.evaluate(str(folder / BASE_NAME)).metrics
+    (kept / card.name).write_text(card.read_text(encoding="utf-8"), encoding="utf-8")
+    return experiment.evaluate(str(kept)).metrics if large else experiment.before.metrics
 
 
 def _write(

@@ -55,7 +55,9 @@ def evaluate(
     retrain: Annotated[str | None, typer.Option("--retrain", help="A Retrain checkpoint to measure gaps to.")] = None,
     oracle: Annotated[
         str | None,
-        typer.Option("--oracle", help="Instead of these: an embedded task with its Retrains, such as clip_openmoji."),
+        typer.Option(
+            "--oracle", help="Instead of these: an embedded task with its Retrains, clip_openmoji or simclr_openmoji."
+        ),
     ] = None,
     output_dir: Annotated[
         Path | None, typer.Option("--output_dir", help="Also write results.json and results.md here.")

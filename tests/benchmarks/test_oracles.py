@@ -11,7 +11,7 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.weights import weights_sha256
 
-NAMES = ["clip_openmoji", "moco_openmoji", "simclr_openmoji"]
+NAMES = ["clip_openmoji", "simclr_openmoji"]
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +30,7 @@ def view_oracle():
 def test_a_shipped_oracle_is_small_and_whole(name):
     assert oracles() == NAMES
     oracle = load_oracle(name)
+    assert not list(oracle.folder.rglob("*.py"))
     assert sum(path.stat().st_size for path in (FOLDER / name).rglob("*") if path.is_file()) < 5_000_000
     retrains = len(oracle.seeds)
     assert retrains >= 2 and len(set(oracle.seeds)) == retrains == len(oracle.metrics) == len(oracle.alignment)
@@ -75,7 +76,7 @@ def test_a_view_model_is_scored_by_thresholds_and_by_aucs(view_oracle):
     assert score.auc_gap == pytest.approx(gap(score.metrics, retrains, by_auc))
     alone = [gap(metrics, [m for m in retrains if m is not metrics], by_auc) for metrics in retrains]
     assert score.retrain_auc_gap == pytest.approx(np.mean(alone))
-    assert score.auc_gap > score.retrain_auc_gap and score.agreement < score.retrain_agreement
+    assert score.auc_gap > score.retrain_auc_gap > 0
     heads, first, last = str(score).splitlines()
     assert heads.split()[-5:] == ["gap", "gap", "by", "AUC", "agreement"]
     assert first.split()[-3:] == [f"{score.gap:.1f}", f"{score.auc_gap:.1f}", f"{score.agreement:.2f}"]
@@ -96,7 +97,7 @@ def test_data_of_another_version_is_refused(oracle, tmp_path):
 
 
 def test_a_name_without_an_oracle_is_refused():
-    with pytest.raises(UserError, match="no oracle moco; choose from clip_openmoji, moco_openmoji, simclr_openmoji"):
+    with pytest.raises(UserError, match="no oracle moco; choose from clip_openmoji, simclr_openmoji"):
         load_oracle("moco")
 
 
