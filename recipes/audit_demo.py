@@ -26,8 +26,8 @@ from hf_unlearn.data.images import to_rgb
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
 from hf_unlearn.models.loading import load_encoder
-from hf_unlearn.runs.arguments import Run, parse_run
 from hf_unlearn.runs.builders import BUILDERS
+from hf_unlearn.runs.command_line import Run, parse_run
 from hf_unlearn.runs.run_data import UnlearningTask, prepare_task
 from hf_unlearn.runs.unlearn import base_model
 from hf_unlearn.training.preprocessor import make_preprocessor

@@ -11,8 +11,8 @@ from pathlib import Path
 from hf_unlearn.benchmarks.benchmark import Benchmark, run_benchmark, summarise, write_tables
 from hf_unlearn.cli.guard import guarded
 from hf_unlearn.errors import UserError
+from hf_unlearn.runs.command_line import underscored
 from hf_unlearn.runs.evaluation import ImageTextEvaluator, ImageViewEvaluator
-from hf_unlearn.runs.options import underscored
 
 
 def main() -> None:

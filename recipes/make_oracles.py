@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hf_unlearn.benchmarks.oracles import FOLDER, make_oracle
 from hf_unlearn.cli.guard import guarded
-from hf_unlearn.runs.options import underscored
+from hf_unlearn.runs.command_line import underscored
 
 
 def main() -> None:

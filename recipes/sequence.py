@@ -17,7 +17,7 @@ from pathlib import Path
 from hf_unlearn.benchmarks.benchmark import Benchmark
 from hf_unlearn.benchmarks.sequence import RequestSequence, run_sequence, write_sequence
 from hf_unlearn.cli.guard import guarded
-from hf_unlearn.runs.options import underscored
+from hf_unlearn.runs.command_line import underscored
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from hf_unlearn.benchmarks.benchmark import Benchmark
 from hf_unlearn.benchmarks.stress_test import StressTest, run_stress_test, write_comparison
 from hf_unlearn.cli.guard import guarded
-from hf_unlearn.runs.options import underscored
+from hf_unlearn.runs.command_line import underscored
 
 # A test's size: a few pictures, one epoch of everything.
 SMALL = [

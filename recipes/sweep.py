@@ -21,10 +21,9 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.files import write_atomically
 from hf_unlearn.metrics.gap import gap_to_retrain
 from hf_unlearn.records.metric_labels import shown
-from hf_unlearn.runs.arguments import Run, parse_run
 from hf_unlearn.runs.builders import BUILDERS
+from hf_unlearn.runs.command_line import Run, parse_run, section_options
 from hf_unlearn.runs.experiment import Experiment
-from hf_unlearn.runs.options import section_options
 from hf_unlearn.runs.results import markdown
 from hf_unlearn.runs.resuming import settings_hash
 from hf_unlearn.runs.unlearn import start

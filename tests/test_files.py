@@ -10,7 +10,7 @@ from hf_unlearn import files
 from hf_unlearn.audit.run import run_audit
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import clear_interrupted, finished_folder, owned, write_atomically
-from hf_unlearn.runs.arguments import parse_run
+from hf_unlearn.runs.command_line import parse_run
 from hf_unlearn.runs.tuning import Search, tune
 from hf_unlearn.runs.unlearn import unlearn_and_compare
 

@@ -14,8 +14,7 @@ from hf_unlearn.cli import COMMANDS, build_app
 from hf_unlearn.cli import unlearn as unlearning
 from hf_unlearn.cli.evaluate import HONOURED
 from hf_unlearn.methods import methods_table, needs_table
-from hf_unlearn.runs.arguments import parse_run
-from hf_unlearn.runs.options import grouped_options
+from hf_unlearn.runs.command_line import grouped_options, parse_run
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

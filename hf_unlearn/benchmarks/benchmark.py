@@ -20,10 +20,9 @@ from hf_unlearn.metrics.gap import gap_to_retrain
 from hf_unlearn.parsing import read_json, read_yaml
 from hf_unlearn.records.codec import decode
 from hf_unlearn.records.metric_labels import short_name
-from hf_unlearn.runs.arguments import Run, parse_run
 from hf_unlearn.runs.builders import BUILDERS
+from hf_unlearn.runs.command_line import Run, grouped_options, parse_run, section_options
 from hf_unlearn.runs.experiment import Experiment
-from hf_unlearn.runs.options import grouped_options, section_options
 from hf_unlearn.runs.results import columns_of, markdown
 from hf_unlearn.runs.resuming import settings_hash
 from hf_unlearn.runs.unlearn import start

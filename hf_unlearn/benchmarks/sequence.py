@@ -19,8 +19,8 @@ from hf_unlearn.methods import description_of
 from hf_unlearn.metrics.agreement import agreement
 from hf_unlearn.records.file_names import EVALUATION_NAME
 from hf_unlearn.records.schemas import EvaluationRecord
-from hf_unlearn.runs.arguments import parse_run
 from hf_unlearn.runs.builders import BUILDERS
+from hf_unlearn.runs.command_line import parse_run
 from hf_unlearn.runs.results import markdown
 from hf_unlearn.runs.run_arguments import UNLEARN
 from hf_unlearn.runs.run_data import prepare_task

@@ -30,10 +30,9 @@ from hf_unlearn.methods import METHODS
 from hf_unlearn.methods.fine_tune import FineTuneConfig
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.parsing import read_json
-from hf_unlearn.runs.arguments import Run, parse_run
 from hf_unlearn.runs.builders import BUILDERS
+from hf_unlearn.runs.command_line import Run, grouped_options, parse_run
 from hf_unlearn.runs.experiment import BEFORE, RETRAIN, Experiment
-from hf_unlearn.runs.options import grouped_options
 from hf_unlearn.runs.resuming import base_key, data_key, settings_hash
 from hf_unlearn.runs.run_data import UnlearningTask, prepare_task
 from hf_unlearn.runs.unlearn import base_model

@@ -11,7 +11,7 @@ from hf_unlearn.cli.terminal import quiet_loading
 from hf_unlearn.errors import UserError
 
 if TYPE_CHECKING:
-    from hf_unlearn.runs.arguments import Run
+    from hf_unlearn.runs.command_line import Run
 
 # Of the recipes' options, those that say what is measured and how; any other would be taken and have no effect.
 HONOURED = (
@@ -25,8 +25,7 @@ ENCODING = "fine_tune"  # any method: its config says how rows are encoded, and 
 
 def run_of(options: Sequence[str], base: str, dataset: str, retrain: str | None = None) -> "Run":
     """Parse the options that say what is measured; any other would have no effect, and is refused."""
-    from hf_unlearn.runs.arguments import parse_run
-    from hf_unlearn.runs.options import grouped_options
+    from hf_unlearn.runs.command_line import grouped_options, parse_run
 
     for name, _ in grouped_options(options):
         if name not in HONOURED:

@@ -42,7 +42,7 @@ class RunCommand(TyperCommand):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """The command's own options, then the run's in their groups."""
-        from hf_unlearn.runs.option_groups import option_groups
+        from hf_unlearn.runs.help import option_groups
 
         super().format_options(ctx, formatter)
         for title, rows in option_groups(self.listed, self.left_out).items():

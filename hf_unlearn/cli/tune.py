@@ -35,8 +35,7 @@ def tune(
     """
     from hf_unlearn.methods.retrain import RetrainConfig
     from hf_unlearn.records.metric_labels import shown
-    from hf_unlearn.runs.arguments import parse_run
-    from hf_unlearn.runs.options import grouped_options
+    from hf_unlearn.runs.command_line import grouped_options, parse_run
     from hf_unlearn.runs.results import text_table
     from hf_unlearn.runs.tuning import TUNED_NAME, Search, trials_table
     from hf_unlearn.runs.tuning import tune as search_settings

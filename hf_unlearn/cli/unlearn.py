@@ -10,7 +10,7 @@ from hf_unlearn.cli.run_command import Family, RunCommand
 from hf_unlearn.cli.terminal import quiet_loading
 
 if TYPE_CHECKING:
-    from hf_unlearn.runs.arguments import Run
+    from hf_unlearn.runs.command_line import Run
 
 DEFAULT_FAMILY = "clip"
 
@@ -79,7 +79,7 @@ def pretrain_base(argv: Sequence[str], family: str) -> None:
 
 
 def _parse(argv: Sequence[str], family: str | None) -> "Run":
-    from hf_unlearn.runs.arguments import parse_run
+    from hf_unlearn.runs.command_line import parse_run
 
     options = [*argv, *(["--family", family] if family is not None else [])]
     return parse_run(options, default_config=f"{family or DEFAULT_FAMILY}_openmoji")

@@ -9,10 +9,11 @@ from hf_unlearn.data.views import VIEW_PRESETS
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.image_processor import image_processor_of
 from hf_unlearn.models.loading import load_image_processor, load_vision_model
-from hf_unlearn.models.moco import MoCoConfig, MoCoModel
-from hf_unlearn.models.simclr import SimCLRConfig, SimCLRModel
+from hf_unlearn.models.moco import MoCoModel
+from hf_unlearn.models.simclr import SimCLRModel
 from hf_unlearn.models.small_clip import build_small_clip
-from hf_unlearn.runs.arguments import Run
+from hf_unlearn.models.view_encoders.view_encoder import ViewEncoderModel
+from hf_unlearn.runs.command_line import Run
 from hf_unlearn.runs.run_data import UnlearningTask
 
 OF_RESNETS = ("backbone", "stem", "width", "image_size")  # fields that describe the backbone
@@ -32,26 +33,21 @@ def small_clip(run: Run, task: UnlearningTask) -> tuple[PreTrainedModel, Process
 
 def simclr(run: Run, task: UnlearningTask) -> tuple[PreTrainedModel, Processor]:
     """A SimCLR with the fields of the config's `model` section, on the run's vision model if it names one."""
-    if run.arguments.vision_model is not None:
-        return _on_vision_model(SimCLRModel, run)
-    return SimCLRModel(SimCLRConfig(**run.model)), image_processor_of(VIEW_PRESETS[run.data.views])
+    return _view_encoder(SimCLRModel, run)
 
 
 def moco(run: Run, task: UnlearningTask) -> tuple[PreTrainedModel, Processor]:
     """A MoCo with the fields of the config's `model` section, on the run's vision model if it names one."""
-    if run.arguments.vision_model is not None:
-        return _on_vision_model(MoCoModel, run)
-    return MoCoModel(MoCoConfig(**run.model)), image_processor_of(VIEW_PRESETS[run.data.views])
+    return _view_encoder(MoCoModel, run)
 
 
-def _on_vision_model(family: type[SimCLRModel] | type[MoCoModel], run: Run) -> tuple[PreTrainedModel, Processor]:
-    """A view encoder whose backbone is a pretrained vision model, and that model's image processor."""
+def _view_encoder(family: type[ViewEncoderModel], run: Run) -> tuple[PreTrainedModel, Processor]:
     name, revision = run.arguments.vision_model, run.arguments.vision_revision
-    assert name is not None
+    if name is None:
+        return family(family.config_class(**run.model)), image_processor_of(VIEW_PRESETS[run.data.views])
     settings = {field: value for field, value in run.model.items() if field not in OF_RESNETS}
-    return family.from_vision_model(load_vision_model(name, revision), **settings), load_image_processor(
-        name, revision=revision
-    )
+    model = family.from_vision_model(load_vision_model(name, revision), **settings)
+    return model, load_image_processor(name, revision=revision)
 
 
 BUILDERS: dict[str, Builder] = {"clip": small_clip, "simclr": simclr, "moco": moco}

@@ -30,8 +30,7 @@ from hf_unlearn.metrics.linear_probe import LinearProbe, cached_views, linear_pr
 from hf_unlearn.metrics.negative_alignment import negative_alignment
 from hf_unlearn.metrics.retrieval import Retrieval, retrieval
 from hf_unlearn.models.contrastive import embed_images, embed_texts
-from hf_unlearn.runs.class_labels import ClassLabels
-from hf_unlearn.runs.zero_shot import ZeroShotTask
+from hf_unlearn.runs.class_labels import ClassLabels, ZeroShotTask
 
 AUDIT_VIEWS = 10  # views an image, as EMIA takes them
 SMALL_SIDE = 64  # pixels

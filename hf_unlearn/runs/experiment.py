@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +16,30 @@ from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.streaming import SHUFFLE_BUFFER, StreamedSplit
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import finished_folder
-from hf_unlearn.hub.history import drift_notes
-from hf_unlearn.hub.recording import describe_base_model, public_hyper_parameters, record_run
+from hf_unlearn.hub.recording import describe_base_model
 from hf_unlearn.methods import METHODS
 from hf_unlearn.methods.retrain import RetrainConfig
-from hf_unlearn.models.adapters import adapter_settings, add_adapter, is_adapted, merged
+from hf_unlearn.models.adapters import add_adapter, is_adapted, merged
 from hf_unlearn.models.contrastive import is_dual_encoder, is_sigmoid
 from hf_unlearn.models.forms import TRANSFORMERS, located, stored_dtype
 from hf_unlearn.models.loading import load_encoder
-from hf_unlearn.models.saving import check_form, save_encoder
-from hf_unlearn.records.schemas import Results, UnlearningManifest
-from hf_unlearn.runs.arguments import Run
-from hf_unlearn.runs.class_labels import class_labels
+from hf_unlearn.models.saving import check_form
+from hf_unlearn.models.weights import has_weights, weights_sha256
+from hf_unlearn.records.file_names import MANIFEST_NAME
+from hf_unlearn.records.schemas import BaseModel, Results, UnlearningManifest
+from hf_unlearn.runs.class_labels import ZeroShotTask, class_labels
+from hf_unlearn.runs.command_line import Run
 from hf_unlearn.runs.evaluation import EARLIER, Evaluation, Evaluator, ImageTextEvaluator, ImageViewEvaluator
 from hf_unlearn.runs.initial import load_initial_model, with_predictions
 from hf_unlearn.runs.pretrain import MERGED, run_time_seconds, train_from_scratch
-from hf_unlearn.runs.reports import BEFORE, RunReports
-from hf_unlearn.runs.request_statuses import as_original, request_statuses
+from hf_unlearn.runs.reports import BEFORE, RunReports, Trained
+from hf_unlearn.runs.request_statuses import as_original
 from hf_unlearn.runs.results import ORIGINAL, make_results
 from hf_unlearn.runs.resuming import RunState, base_key
-from hf_unlearn.runs.retrain_model import check_retrain
 from hf_unlearn.runs.run_arguments import get_peft_config
 from hf_unlearn.runs.run_data import UnlearningTask
 from hf_unlearn.runs.sanity import sanity_notes
-from hf_unlearn.runs.training_log import attach_log
-from hf_unlearn.runs.zero_shot import ZeroShotTask
-from hf_unlearn.training.checkpoints import newest_checkpoint
+from hf_unlearn.runs.training_log import attach_log, train_on
 from hf_unlearn.training.config import UnlearningConfig
 from hf_unlearn.training.earlier_requests import EarlierRequests
 from hf_unlearn.training.preprocessor import make_preprocessor
@@ -49,17 +47,6 @@ from hf_unlearn.training.preprocessor import make_preprocessor
 logger = logging.getLogger(__name__)
 
 RETRAIN = "retrain"
-
-
-@dataclass(frozen=True)
-class Trained:
-    """The model a method ends with, its run time in seconds, and what its card must say of the training."""
-
-    model: PreTrainedModel
-    seconds: float
-    notes: tuple[str, ...] = ()
-    doubts: tuple[str, ...] = ()  # what is far off in the model itself
-    failed: bool = False  # by a loss or gradient that was not finite
 
 
 class Experiment(RunReports):
@@ -229,10 +216,6 @@ class Experiment(RunReports):
             wanted = stored_dtype(self.base, self.arguments.model_revision)
         return getattr(torch, wanted or "float32")
 
-    def _precision_note(self) -> str:
-        name = str(self.dtype).removeprefix("torch.")
-        return f"The model was trained in float32, and is saved and measured in {name}."
-
     def _reload(self, folder: Path) -> Evaluation:
         """The evaluation of a method that was finished before; what is to be said of its training is said again."""
         record = UnlearningManifest.load(folder)
@@ -252,7 +235,14 @@ class Experiment(RunReports):
             adapter = self.peft_config if self.initial else None
             folder = train_from_scratch(
                 lambda: self.training_splits["retain"],
-                *(rows, model, self.processor, config, self.data_config, log, self.initial, adapter),
+                rows,
+                model,
+                self.processor,
+                config,
+                self.data_config,
+                log=log,
+                initial=self.initial,
+                peft_config=adapter,
             )
             said = (MERGED,) if adapter else ()
             return Trained(_on(load_encoder(str(folder))[0], config.device), run_time_seconds(folder), said)
@@ -261,9 +251,6 @@ class Experiment(RunReports):
             config.save_strategy, config.checkpoint_minutes = "no", None
         else:
             config.output_dir = str(checkpoints)
-        checkpoint = newest_checkpoint(checkpoints) if checkpoints else None
-        if checkpoint is not None:
-            logger.info("%s goes on from %s.", config.title, checkpoint.name)
         trainer = METHODS[config.method](
             model,
             config,
@@ -274,56 +261,8 @@ class Experiment(RunReports):
             initial_model=self.initial.model if self.initial else None,
         )
         attach_log(trainer, config.method, log)
-        output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        return Trained(
-            trainer.whole_model(),
-            float(output.metrics["train_runtime"]),
-            tuple(trainer.notes),
-            failed=trainer.guard.failed,
-        )
-
-    def _write(self, folder: Path, trained: Trained, evaluation: Evaluation, config: UnlearningConfig) -> None:
-        """A finished run's folder: weights, processor, records and heatmaps."""
-        kept = trained.model if is_adapted(trained.model) else trained.model.to(dtype=self.dtype)  # type: ignore[call-arg]
-        save_encoder(kept, self.processor, folder, self.form)
-        precision = () if self.dtype == torch.float32 or is_adapted(kept) else (self._precision_note(),)
-        statuses = request_statuses(self.task, self.before, evaluation, config.method)
-        for note in drift_notes(statuses):
-            logger.warning("%s: %s", config.title, note)
-        private, salted = self.task.recorded_rows(self.arguments.request_salt)
-        record_run(
-            folder,
-            method=config.method,
-            base_model=self.base_record,
-            dataset=self.task.dataset,
-            request=self.task.request,
-            splits=self.task.sizes,
-            hyper_parameters={
-                **public_hyper_parameters(config),
-                **public_hyper_parameters(self.data_config),
-                **adapter_settings(trained.model),
-                **({"initial_model": self.initial.name} if self.initial else {}),
-            },
-            description=config.description,
-            preset=getattr(config, "preset", None),
-            split_seed=self.arguments.split_seed,
-            seed=config.seed,
-            run_time_seconds=trained.seconds,
-            retain_sha256=self.task.retain_sha256,
-            held_out=salted.held_out,
-            parts=salted.parts,
-            notes=(
-                *trained.notes,
-                *trained.doubts,
-                *precision,
-                *self.task.notes,
-                *self.evaluator.notes,
-                *drift_notes(statuses),
-            ),
-            history=self.history,
-        )
-        private.save(folder)
-        self._write_report(folder, evaluation, config.method)
+        seconds = float(train_on(trainer, config.title, checkpoints).metrics["train_runtime"])
+        return Trained(trainer.whole_model(), seconds, tuple(trainer.notes), failed=trainer.guard.failed)
 
 
 def make_evaluator(
@@ -335,6 +274,31 @@ def make_evaluator(
     if data.prompt_templates:
         raise UserError("prompt_templates need an encoder of pictures and texts, and this one embeds views")
     return ImageViewEvaluator(splits, preprocessor, class_labels(task.splits))
+
+
+def check_retrain(name_or_path: str, base: BaseModel, task: UnlearningTask) -> None:
+    """Refuse the base model, and a checkpoint whose own record says that it is no Retrain, or one on other rows."""
+    if has_weights(name_or_path) and weights_sha256(name_or_path) == base.sha256:
+        raise UserError(
+            f"--retrain_model {name_or_path} is the base model itself; name one trained without the requested rows"
+        )
+    if not (Path(name_or_path) / MANIFEST_NAME).is_file():
+        logger.info("That %s was retrained without the requested rows is taken on trust.", name_or_path)
+        return
+    record = UnlearningManifest.load(name_or_path)
+    if record.method != RetrainConfig.method:
+        raise UserError(f"--retrain_model {name_or_path} is of {record.method}, not of retrain; name a Retrain")
+    if record.retain_sha256 is not None:
+        same = record.retain_sha256 == task.retain_sha256
+    else:  # a record that does not tell its rows is compared by its request
+        asked, own = record.request, task.request
+        same = asked.salted != own.salted or asked.sha256 == own.sha256
+    if not same:
+        raise UserError(
+            f"--retrain_model {name_or_path} was trained on other rows than this run retains; name a Retrain on "
+            "the data without this request's rows and those of earlier ones, with the same rows held out, or train one "
+            "in this run: --methods retrain and others"
+        )
 
 
 def say_notes(notes: Iterable[str]) -> None:

@@ -20,8 +20,8 @@ from hf_unlearn.models.adapters import is_adapted
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.saving import save_encoder
 from hf_unlearn.records.schemas import BaseModel
-from hf_unlearn.runs.arguments import Run
 from hf_unlearn.runs.builders import Builder
+from hf_unlearn.runs.command_line import Run
 from hf_unlearn.runs.evaluation import Evaluation, Evaluator, ImageTextEvaluator
 from hf_unlearn.runs.run_arguments import RunArguments
 from hf_unlearn.runs.run_data import UnlearningTask

@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
@@ -28,19 +27,16 @@ from hf_unlearn.models.adapters import merged
 from hf_unlearn.parsing import read_json
 from hf_unlearn.records.schemas import DatasetRecord
 from hf_unlearn.records.settings import weight_settings
-from hf_unlearn.runs.arguments import Run
 from hf_unlearn.runs.builders import Builder
+from hf_unlearn.runs.command_line import Run
 from hf_unlearn.runs.initial import InitialModel
 from hf_unlearn.runs.run_arguments import OPENMOJI
 from hf_unlearn.runs.run_data import UnlearningTask
-from hf_unlearn.runs.training_log import attach_log
-from hf_unlearn.training.checkpoints import newest_checkpoint
+from hf_unlearn.runs.training_log import attach_log, train_on
 from hf_unlearn.training.preprocessor import make_preprocessor
 
 if TYPE_CHECKING:
     from peft import LoraConfig
-
-logger = logging.getLogger(__name__)
 
 # Raise when a change of the code changes what these trainings give.
 CACHE_FORMAT = 1
@@ -72,11 +68,15 @@ def pretrain(
     Returns:
         The folder of the trained model, in the cache.
     """
-
-    def train_split() -> EncodedSplit:
-        return EncodedSplit(task.train, make_preprocessor(model, processor, data_config), data_config.resident_bytes)
-
-    return train_from_scratch(train_split, task.dataset, model, processor, config, data_config, initial=initial)
+    return train_from_scratch(
+        lambda: EncodedSplit(task.train, make_preprocessor(model, processor, data_config), data_config.resident_bytes),
+        task.dataset,
+        model,
+        processor,
+        config,
+        data_config,
+        initial=initial,
+    )
 
 
 def pretrain_initial(run: Run, task: UnlearningTask, build: Builder) -> Path:
@@ -121,10 +121,11 @@ def train_from_scratch(
     Raises:
         UserError: when the training diverges.
     """
+    architecture = model.config.to_dict()
     key = {
         "format": CACHE_FORMAT,
         "data": data.sha256,
-        "model": _architecture(model),
+        "model": {k: v for k, v in architecture.items() if k not in ("_name_or_path", "transformers_version")},
         "training": {
             **weight_settings(config, data_config),
             "use_cpu": config.device.type == "cpu",  # whether it was asked for or there is nothing else
@@ -138,57 +139,43 @@ def train_from_scratch(
     digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
     name = f"{model.config.model_type}-{data.name.rpartition('/')[2]}-{digest[:8]}"
     folder = cache_folder() / name
-    if not _is_finished(folder):
-        with _alone(folder):
-            if not _is_finished(folder):  # another run may have trained it meanwhile
-                _train(folder, train, data, model, processor, config, data_config, log, initial, peft_config)
+    if _is_finished(folder):
+        return folder
+    with _alone(folder):
+        if _is_finished(folder):  # another run has trained it meanwhile
+            return folder
+        title = Path(config.output_dir or "").name or RetrainConfig.method  # the run's section: retrain or pretrain
+        config = deepcopy(config)
+        config.output_dir = str(folder)
+        trainer = RetrainTrainer(
+            model,
+            config,
+            {"retain": train()},
+            processing_class=processor,
+            data_config=data_config,
+            initial_model=initial.model if initial else None,
+            peft_config=peft_config,
+        )
+        attach_log(trainer, title, log)
+        seconds = train_on(trainer, folder.name, folder).metrics["train_runtime"]
+        if trainer.notes:
+            raise UserError(f"training from scratch failed, and its model is not kept. {trainer.notes[0]}")
+        trained = merged(trainer.whole_model())
+        if trainer.is_world_process_zero():
+            with finished_folder(folder) as temporary:
+                trained.save_pretrained(temporary)
+                processor.save_pretrained(temporary)
+                # OpenMoji's share-alike licence is passed on.
+                license = "license: cc-by-sa-4.0\n" if data.name == OPENMOJI else ""
+                card = BASE_CARD.format(name=folder.name, license=license)
+                (temporary / "README.md").write_text(card, encoding="utf-8")
+                write_atomically(temporary / TIME_NAME, json.dumps({"run_time_seconds": seconds}))
+        trainer.accelerator.wait_for_everyone()
     return folder
 
 
 def _is_finished(folder: Path) -> bool:
     return (folder / "config.json").is_file()
-
-
-def _train(
-    folder: Path,
-    train: Callable[[], EncodedSplit | StreamedSplit],
-    data: DatasetRecord,
-    model: PreTrainedModel,
-    processor: Processor,
-    config: RetrainConfig,
-    data_config: DataConfig,
-    log: Path | None,
-    initial: InitialModel | None,
-    peft_config: "LoraConfig | None",
-) -> None:
-    title = Path(config.output_dir or "").name or RetrainConfig.method  # the section of the run: retrain or pretrain
-    config = deepcopy(config)
-    config.output_dir = str(folder)
-    trainer = RetrainTrainer(
-        model,
-        config,
-        {"retain": train()},
-        processing_class=processor,
-        data_config=data_config,
-        initial_model=initial.model if initial else None,
-        peft_config=peft_config,
-    )
-    attach_log(trainer, title, log)
-    checkpoint = newest_checkpoint(folder)
-    if checkpoint is not None:
-        logger.info("%s goes on from %s.", folder.name, checkpoint.name)
-    seconds = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None).metrics["train_runtime"]
-    if trainer.notes:
-        raise UserError(f"training from scratch failed, and its model is not kept. {trainer.notes[0]}")
-    trained = merged(trainer.whole_model())
-    if trainer.is_world_process_zero():
-        with finished_folder(folder) as temporary:
-            trained.save_pretrained(temporary)
-            processor.save_pretrained(temporary)
-            card = BASE_CARD.format(name=folder.name, license=_license(data))
-            (temporary / "README.md").write_text(card, encoding="utf-8")
-            write_atomically(temporary / TIME_NAME, json.dumps({"run_time_seconds": seconds}))
-    trainer.accelerator.wait_for_everyone()
 
 
 @contextmanager
@@ -215,12 +202,3 @@ def run_time_seconds(folder: Path) -> float:
         return float(read_json(folder / TIME_NAME)["run_time_seconds"])
     except (ValueError, LookupError, TypeError, OverflowError) as error:
         raise UserError(f"{folder / TIME_NAME} is damaged; remove {folder}, which is trained again") from error
-
-
-def _license(data: DatasetRecord) -> str:
-    """The licence line of a model trained on this data; OpenMoji's share-alike licence is passed on."""
-    return "license: cc-by-sa-4.0\n" if data.name == OPENMOJI else ""
-
-
-def _architecture(model: PreTrainedModel) -> Mapping[str, object]:
-    return {k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}

@@ -1,39 +1,67 @@
-"""What a run writes beside weights: cards, heatmaps, and the comparison across methods."""
+"""What a run writes: finished models with their records and cards, heatmaps, and the comparison across methods."""
 
-from dataclasses import replace
+import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL.Image import Image
+from transformers import PreTrainedModel
 
+from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.images import to_rgb
+from hf_unlearn.data.resizing import Processor
 from hf_unlearn.figures.bars import plot_bars
 from hf_unlearn.figures.heatmaps import plot_agm_grid, plot_alignment_matrices
 from hf_unlearn.hub.card import write_card
+from hf_unlearn.hub.history import drift_notes
+from hf_unlearn.hub.recording import public_hyper_parameters, record_run
 from hf_unlearn.methods import description_of
 from hf_unlearn.metrics.alignment_matrices import alignment_gap_matrix, alignment_matrix
 from hf_unlearn.metrics.gap import gap_to_retrain
+from hf_unlearn.models.adapters import adapter_settings, is_adapted
+from hf_unlearn.models.saving import save_encoder
 from hf_unlearn.models.weights import weights_sha256
-from hf_unlearn.records.schemas import EvaluationRecord, Matrices, Results
-from hf_unlearn.runs.evaluation import (
-    Evaluation,
-    Evaluator,
-)
+from hf_unlearn.records.schemas import BaseModel, EvaluationRecord, HistoryEntry, Matrices, Results
+from hf_unlearn.runs.evaluation import Evaluation, Evaluator
+from hf_unlearn.runs.initial import InitialModel
 from hf_unlearn.runs.request_statuses import request_statuses
 from hf_unlearn.runs.results import save_results
 from hf_unlearn.runs.run_arguments import RunArguments
 from hf_unlearn.runs.run_data import UnlearningTask
+from hf_unlearn.training.config import UnlearningConfig
+
+logger = logging.getLogger(__name__)
 
 BEFORE = "before"
 
 
+@dataclass(frozen=True)
+class Trained:
+    """The model a method ends with, its run time in seconds, and what its card must say of the training."""
+
+    model: PreTrainedModel
+    seconds: float
+    notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()  # what is far off in the model itself
+    failed: bool = False  # by a loss or gradient that was not finite
+
+
 class RunReports:
-    """The pictures and records of an experiment, which says what was measured on what."""
+    """The folders, pictures and records of an experiment, which says what was measured on what."""
 
     task: UnlearningTask
     arguments: RunArguments
+    data_config: DataConfig
+    processor: Processor
+    base_record: BaseModel
+    history: tuple[HistoryEntry, ...]
+    initial: InitialModel | None
+    form: str
+    dtype: torch.dtype
     output_dir: Path
     splits: dict[str, EncodedSplit]
     evaluator: Evaluator
@@ -44,6 +72,51 @@ class RunReports:
     def before(self) -> Evaluation:
         """The base model's evaluation."""
         return self.evaluations[BEFORE]
+
+    def _write(self, folder: Path, trained: Trained, evaluation: Evaluation, config: UnlearningConfig) -> None:
+        """A finished run's folder: weights, processor, records and heatmaps."""
+        kept = trained.model if is_adapted(trained.model) else trained.model.to(dtype=self.dtype)  # type: ignore[call-arg]
+        save_encoder(kept, self.processor, folder, self.form)
+        dtype = str(self.dtype).removeprefix("torch.")
+        rounded = f"The model was trained in float32, and is saved and measured in {dtype}."
+        precision = () if self.dtype == torch.float32 or is_adapted(kept) else (rounded,)
+        statuses = request_statuses(self.task, self.before, evaluation, config.method)
+        for note in drift_notes(statuses):
+            logger.warning("%s: %s", config.title, note)
+        private, salted = self.task.recorded_rows(self.arguments.request_salt)
+        record_run(
+            folder,
+            method=config.method,
+            base_model=self.base_record,
+            dataset=self.task.dataset,
+            request=self.task.request,
+            splits=self.task.sizes,
+            hyper_parameters={
+                **public_hyper_parameters(config),
+                **public_hyper_parameters(self.data_config),
+                **adapter_settings(trained.model),
+                **({"initial_model": self.initial.name} if self.initial else {}),
+            },
+            description=config.description,
+            preset=getattr(config, "preset", None),
+            split_seed=self.arguments.split_seed,
+            seed=config.seed,
+            run_time_seconds=trained.seconds,
+            retain_sha256=self.task.retain_sha256,
+            held_out=salted.held_out,
+            parts=salted.parts,
+            notes=(
+                *trained.notes,
+                *trained.doubts,
+                *precision,
+                *self.task.notes,
+                *self.evaluator.notes,
+                *drift_notes(statuses),
+            ),
+            history=self.history,
+        )
+        private.save(folder)
+        self._write_report(folder, evaluation, config.method)
 
     def _write_comparison(self, results: Results) -> None:
         save_results(results, self.output_dir)

@@ -24,8 +24,7 @@ from hf_unlearn.models.weights import CONFIG_NAMES, has_weights, weights_sha256
 from hf_unlearn.parsing import read_json
 from hf_unlearn.records.schemas import BaseModel, UnlearningManifest
 from hf_unlearn.records.settings import weight_settings
-from hf_unlearn.runs.arguments import Run
-from hf_unlearn.runs.options import INITIAL, PRETRAIN
+from hf_unlearn.runs.command_line import INITIAL, PRETRAIN, Run
 from hf_unlearn.runs.run_arguments import LORA, OPENMOJI, RunArguments
 from hf_unlearn.runs.run_data import UnlearningTask
 from hf_unlearn.runs.training_log import LOG_NAME, TRACKED

@@ -1,6 +1,7 @@
 """What a run shows and keeps of a training: a progress bar, and the losses in a file and at the trackers."""
 
 import json
+import logging
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -14,6 +15,11 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.integrations import TensorBoardCallback
+from transformers.trainer_utils import TrainOutput
+
+from hf_unlearn.training.checkpoints import newest_checkpoint
+
+logger = logging.getLogger(__name__)
 
 LOG_NAME = "log.jsonl"
 TRACKED = "logs"  # folder of what a tracker writes to disk
@@ -93,3 +99,11 @@ def attach_log(trainer: Trainer, training: str, folder: Path | None) -> None:
         # Its own default lies among the checkpoints, which go when the method is finished.
         if folder is not None and isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
             callback.logging_dir = str(folder / TRACKED / training)
+
+
+def train_on(trainer: Trainer, called: str, checkpoints: Path | None) -> TrainOutput:
+    """Train from the newest checkpoint in a folder on, which is said, or from the start where it has none."""
+    checkpoint = newest_checkpoint(checkpoints) if checkpoints is not None else None
+    if checkpoint is not None:
+        logger.info("%s goes on from %s.", called, checkpoint.name)
+    return trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)

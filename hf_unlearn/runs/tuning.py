@@ -24,13 +24,11 @@ from hf_unlearn.files import refuse_to_write_to, write_atomically
 from hf_unlearn.methods import METHODS
 from hf_unlearn.parsing import read_json, read_yaml
 from hf_unlearn.records.metric_labels import shown
-from hf_unlearn.runs.arguments import Run, displaced, parse_run
 from hf_unlearn.runs.builders import BUILDERS, Builder
+from hf_unlearn.runs.command_line import Run, config_file, displaced, grouped_options, parse_run, section_options
 from hf_unlearn.runs.experiment import RETRAIN, Experiment
-from hf_unlearn.runs.options import grouped_options, section_options
 from hf_unlearn.runs.results import TERMINAL_WIDTH, aligned
 from hf_unlearn.runs.resuming import settings_hash
-from hf_unlearn.runs.shipped import config_file
 from hf_unlearn.runs.unlearn import start
 from hf_unlearn.training.config import UnlearningConfig
 from hf_unlearn.training.search_space import Around, Choice, Log, Range, Same

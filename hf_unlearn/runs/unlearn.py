@@ -6,9 +6,9 @@ from hf_unlearn.distributed import owned_together
 from hf_unlearn.files import refuse_to_write_to
 from hf_unlearn.models.contrastive import is_dual_encoder
 from hf_unlearn.records.schemas import Results
-from hf_unlearn.runs.arguments import Run
 from hf_unlearn.runs.builders import Builder
 from hf_unlearn.runs.class_labels import class_labels
+from hf_unlearn.runs.command_line import Run
 from hf_unlearn.runs.evaluation import view_notes
 from hf_unlearn.runs.experiment import Experiment, say_notes
 from hf_unlearn.runs.initial import load_initial_model, prepare_vision_model

@@ -19,9 +19,9 @@ from hf_unlearn.metrics.emia import REFERENCE_GRID, best_threshold
 from hf_unlearn.metrics.linear_probe import cached_views, linear_probe
 from hf_unlearn.models.contrastive import embed_images
 from hf_unlearn.models.loading import load_encoder
-from hf_unlearn.runs.arguments import parse_run
 from hf_unlearn.runs.builders import simclr
 from hf_unlearn.runs.class_labels import class_labels
+from hf_unlearn.runs.command_line import parse_run
 from hf_unlearn.runs.run_data import prepare_task
 from hf_unlearn.runs.unlearn import base_model
 from hf_unlearn.training.preprocessor import make_preprocessor

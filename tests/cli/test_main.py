@@ -18,7 +18,7 @@ from hf_unlearn.data.config import DataConfig
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods import METHODS
 from hf_unlearn.models.loading import load_encoder
-from hf_unlearn.runs.option_groups import GROUPS
+from hf_unlearn.runs.help import GROUPS
 from hf_unlearn.runs.run_arguments import RunArguments
 from hf_unlearn.training.config import UnlearningConfig
 

@@ -14,7 +14,7 @@ from hf_unlearn.cli.guard import guarded
 from hf_unlearn.data.requests import parse_where, read_request
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods import METHODS
-from hf_unlearn.runs.arguments import Run, parse_run
+from hf_unlearn.runs.command_line import Run, parse_run
 from hf_unlearn.runs.resuming import RUN_NAME, RunState
 from hf_unlearn.runs.run_arguments import RunArguments
 from hf_unlearn.training.checkpoints import CHECKSUMS_NAME, damage

@@ -15,8 +15,8 @@ from folders import folder_hash
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods.gradient_ascent import GradientAscentTrainer
 from hf_unlearn.models.loading import load_encoder
-from hf_unlearn.runs.arguments import parse_run
 from hf_unlearn.runs.builders import BUILDERS
+from hf_unlearn.runs.command_line import parse_run
 from hf_unlearn.runs.unlearn import unlearn_and_compare
 
 KILLS = 3  # at touches of files, and one more at a moment of the clock

@@ -39,7 +39,7 @@ from hf_unlearn.hub.verification import check_card, verify_repo
 from hf_unlearn.models.loading import load_encoder, load_model
 from hf_unlearn.models.weights import difference, stored_tensors, weights_sha256
 from hf_unlearn.records.schemas import EvaluationRecord, UnlearningManifest
-from hf_unlearn.runs.arguments import parse_run
+from hf_unlearn.runs.command_line import parse_run
 from hf_unlearn.runs.pretrain import run_time_seconds
 from hf_unlearn.runs.resuming import RunState
 from hf_unlearn.runs.tuning import _stored, _untouched

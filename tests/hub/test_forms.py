@@ -19,7 +19,7 @@ from hf_unlearn.models.saving import save_encoder
 from hf_unlearn.models.simclr import SimCLRConfig, SimCLRModel
 from hf_unlearn.models.small_clip import build_small_clip
 from hf_unlearn.records.schemas import UnlearningManifest
-from hf_unlearn.runs.arguments import parse_run
+from hf_unlearn.runs.command_line import parse_run
 from hf_unlearn.runs.unlearn import unlearn_and_compare
 
 LOADS = {"open_clip": "open_clip.create_model_and_transforms", "sentence_transformers": "SentenceTransformer("}

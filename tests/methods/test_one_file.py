@@ -12,8 +12,8 @@ import hf_unlearn.methods
 from hf_unlearn.cli.methods import methods as print_methods
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods import METHODS, PAPER_METHODS, load_method, methods_table
-from hf_unlearn.runs.arguments import parse_run
 from hf_unlearn.runs.builders import BUILDERS
+from hf_unlearn.runs.command_line import parse_run
 from hf_unlearn.runs.tuning import Search, propose
 from hf_unlearn.runs.unlearn import unlearn_and_compare
 from hf_unlearn.training.trainer import UnlearningTrainer

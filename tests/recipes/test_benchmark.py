@@ -244,7 +244,7 @@ def test_bad_benchmark_files_are_named(tmp_path, content, message):
 
 
 def test_every_shipped_config_parses():
-    from hf_unlearn.runs.arguments import parse_run
+    from hf_unlearn.runs.command_line import parse_run
 
     configs = sorted((RECIPES / "configs").glob("*.yaml"))
     assert len(configs) >= 12
@@ -255,7 +255,7 @@ def test_every_shipped_config_parses():
 
 @pytest.mark.parametrize("path", sorted((RECIPES / "benchmarks").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_benchmark_sets_what_its_runs_take(path):
-    from hf_unlearn.runs.arguments import parse_run
+    from hf_unlearn.runs.command_line import parse_run
 
     benchmark = benchmarking.Benchmark.load(path)
     run = parse_run(benchmark.argv(3))

@@ -9,7 +9,7 @@ from salmu_twin import make_data, make_models
 from hf_unlearn.hub.verification import verify_repo
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.records.schemas import EvaluationRecord
-from hf_unlearn.runs.arguments import parse_run
+from hf_unlearn.runs.command_line import parse_run
 from hf_unlearn.runs.unlearn import unlearn_and_compare
 
 HOLDOUTS = ("cosine_holdout_identity", "cosine_holdout_association")

@@ -13,8 +13,8 @@ from hf_unlearn.hub.recorded_rows import PRIVATE_ROWS_NAME
 from hf_unlearn.methods import METHODS
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.records.schemas import RequestStatus
-from hf_unlearn.runs.arguments import parse_run
 from hf_unlearn.runs.builders import BUILDERS
+from hf_unlearn.runs.command_line import parse_run
 from hf_unlearn.runs.run_data import prepare_task
 from hf_unlearn.runs.unlearn import unlearn_and_compare
 

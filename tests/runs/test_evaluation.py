@@ -12,10 +12,9 @@ from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.preprocessing import ImageTextPreprocessor
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.loading import load_encoder
-from hf_unlearn.runs.class_labels import ClassLabels, class_labels
+from hf_unlearn.runs.class_labels import ClassLabels, ZeroShotTask, class_labels
 from hf_unlearn.runs.evaluation import ImageTextEvaluator, ImageViewEvaluator
 from hf_unlearn.runs.tuning import ties
-from hf_unlearn.runs.zero_shot import ZeroShotTask
 from hf_unlearn.training.preprocessor import make_preprocessor
 
 NAMES = ("retain", "unlearn", "validation", "test")

@@ -16,7 +16,7 @@ from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.moco import MoCoConfig, MoCoModel
 from hf_unlearn.models.simclr import SimCLRConfig, SimCLRModel
 from hf_unlearn.models.small_clip import train_tokenizer
-from hf_unlearn.runs.arguments import parse_run
+from hf_unlearn.runs.command_line import parse_run
 from hf_unlearn.runs.experiment import Experiment
 from hf_unlearn.runs.run_data import prepare_task
 

@@ -15,8 +15,8 @@ from hf_unlearn.models.simclr import SimCLRModel
 from hf_unlearn.models.small_clip import build_small_clip
 from hf_unlearn.models.weights import weights_sha256
 from hf_unlearn.records.schemas import EvaluationRecord, UnlearningManifest
-from hf_unlearn.runs.arguments import parse_run
 from hf_unlearn.runs.builders import BUILDERS
+from hf_unlearn.runs.command_line import parse_run
 from hf_unlearn.runs.resuming import settings_hash
 from hf_unlearn.runs.run_data import prepare_task
 from hf_unlearn.runs.unlearn import base_model, unlearn_and_compare

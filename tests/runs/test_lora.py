@@ -15,7 +15,7 @@ from hf_unlearn.models.moco import MoCoConfig, MoCoModel
 from hf_unlearn.models.simclr import SimCLRConfig, SimCLRModel
 from hf_unlearn.models.weights import weights_sha256
 from hf_unlearn.records.schemas import UnlearningManifest
-from hf_unlearn.runs.arguments import parse_run
+from hf_unlearn.runs.command_line import parse_run
 from hf_unlearn.runs.unlearn import unlearn_and_compare
 
 TINY = {"backbone": "resnet18", "stem": "imagenet", "width": 8, "projection_dim": 16}

@@ -1,6 +1,6 @@
 """The hash of a run's settings: it tells what is unlearned from what, not where that is written down."""
 
-from hf_unlearn.runs.arguments import parse_run
+from hf_unlearn.runs.command_line import parse_run
 from hf_unlearn.runs.resuming import settings_hash, training_key
 
 

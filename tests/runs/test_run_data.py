@@ -7,7 +7,7 @@ from datasets import DatasetDict
 from folders import folder_hash
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.runs.arguments import parse_run
+from hf_unlearn.runs.command_line import parse_run
 from hf_unlearn.runs.run_data import prepare_task
 
 OWN = ("--model_name_or_path", "MODEL")  # whose record of earlier requests is looked for

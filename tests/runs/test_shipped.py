@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.runs.arguments import FAMILIES, parse_run
-from hf_unlearn.runs.shipped import FOLDER, config_file, shipped_configs
+from hf_unlearn.runs.command_line import CONFIGS, FAMILIES, config_file, parse_run, shipped_configs
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -19,12 +18,12 @@ def test_every_shipped_config_parses_by_its_name_and_says_its_family(name):
 
 def test_the_configs_have_one_home_and_the_recipes_show_it():
     assert len(shipped_configs()) >= 12
-    assert (RECIPES / "configs").samefile(FOLDER)
+    assert (RECIPES / "configs").samefile(CONFIGS)
 
 
 def test_a_file_goes_before_a_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert config_file("clip_openmoji") == FOLDER / "clip_openmoji.yaml"
+    assert config_file("clip_openmoji") == CONFIGS / "clip_openmoji.yaml"
     (tmp_path / "clip_openmoji").write_text("methods: [npo]\n")
     assert list(parse_run(["--config", "clip_openmoji"]).methods) == ["npo"]
 

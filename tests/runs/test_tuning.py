@@ -11,7 +11,7 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.methods import METHODS
 from hf_unlearn.methods.fine_tune import FineTuneConfig
 from hf_unlearn.runs import tuning
-from hf_unlearn.runs.arguments import parse_run
+from hf_unlearn.runs.command_line import parse_run
 from hf_unlearn.runs.tuning import Search, propose, trials_table, tune, tuned_config
 from hf_unlearn.training.search_space import Around, Choice, Log, Same, SearchSpace, Uniform, everywhere
 

@@ -7,8 +7,8 @@ from datasets import ClassLabel, DatasetDict
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.runs import unlearn
-from hf_unlearn.runs.arguments import parse_run
 from hf_unlearn.runs.builders import BUILDERS
+from hf_unlearn.runs.command_line import parse_run
 from hf_unlearn.runs.run_data import prepare_task
 
 

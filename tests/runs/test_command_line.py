@@ -2,7 +2,7 @@ import pytest
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods import PAPER_METHODS
-from hf_unlearn.runs.arguments import parse_run
+from hf_unlearn.runs.command_line import parse_run
 from hf_unlearn.runs.run_arguments import get_peft_config
 
 
