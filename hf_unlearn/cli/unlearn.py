@@ -8,6 +8,7 @@ import typer
 from hf_unlearn.cli import dispatch
 from hf_unlearn.cli.run_command import Family, RunCommand
 from hf_unlearn.cli.terminal import quiet_loading
+from hf_unlearn.errors import UserError
 
 if TYPE_CHECKING:
     from hf_unlearn.runs.command_line import Run
@@ -28,9 +29,16 @@ def unlearn(
 ) -> None:
     """Unlearn a request from an encoder by one or more methods, and compare what they end with.
 
-    Without a model or a config, the family's embedded demo starts at once and takes minutes. A config holds the same
-    options; what stands on the command line goes before it.
+    Options without a model or a config are those of the family's embedded demo, which starts at once and takes minutes.
+    A config holds the same options; what stands on the command line goes before it.
     """
+    if not (context.args or family or config):
+        from hf_unlearn.runs.command_line import shipped_configs
+
+        raise UserError(
+            "name what to run: --config with a file or one of the package, which are "
+            f"{', '.join(shipped_configs())}, or --model_name_or_path and --dataset_name of your own; --help tells more"
+        )
     run_methods([*context.args, *(["--config", config] if config is not None else [])], family)
 
 

@@ -56,6 +56,12 @@ def test_a_config_of_another_family_is_refused(monkeypatch, capsys):
     assert status == 2 and "config is for the family simclr, and --family says clip" in err
 
 
+def test_without_any_option_it_says_what_to_name_and_starts_nothing(monkeypatch, capsys):
+    status, out, err = call(monkeypatch, capsys)
+    assert status == 2 and not out
+    assert "name what to run: --config" in err and "clip_openmoji" in err and "--dataset_name" in err
+
+
 def test_recipes_are_thin():
     recipes = Path(__file__).parents[2] / "recipes"
     for path in [*recipes.glob("unlearn_*.py"), *recipes.glob("pretrain_*.py")]:

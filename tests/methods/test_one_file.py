@@ -16,6 +16,7 @@ from hf_unlearn.runs.builders import BUILDERS
 from hf_unlearn.runs.command_line import parse_run
 from hf_unlearn.runs.tuning import Search, propose
 from hf_unlearn.runs.unlearn import unlearn_and_compare
+from hf_unlearn.training.config import UnlearningConfig
 from hf_unlearn.training.trainer import UnlearningTrainer
 
 METHOD = '''
@@ -125,6 +126,16 @@ def test_two_methods_of_one_id_are_refused():
     with pytest.raises(TypeError, match="both called fine_tune"):
         type("Other", (UnlearningTrainer,), {"config_class": METHODS["fine_tune"].config_class})
     assert METHODS["fine_tune"].__name__ == "FineTuneTrainer"
+
+
+@pytest.mark.parametrize("forgotten", ["method", "description"])
+def test_a_config_that_does_not_say_what_it_is_is_refused_where_it_is_written(forgotten):
+    own = {"method": "amnesia", "description": METHODS["npo"].config_class.description}
+    del own[forgotten]
+    config = type("AmnesiaConfig", (UnlearningConfig,), own)
+    with pytest.raises(UserError, match=rf"^AmnesiaConfig has no {forgotten}, which .*; give the class one, as"):
+        type("AmnesiaTrainer", (UnlearningTrainer,), {"config_class": config})
+    assert "amnesia" not in METHODS
 
 
 @pytest.mark.parametrize("name", ["amnesia", "no_such_module:Trainer", "json:Trainer", "json:JSONDecoder"])
