@@ -2,16 +2,23 @@
 
 from dataclasses import dataclass, field
 from math import inf
+from typing import TypeVar, cast
 
 from hf_unlearn.data.encoded import RESIDENT_BYTES
 from hf_unlearn.data.streaming import SHUFFLE_BUFFER
 from hf_unlearn.data.views import VIEW_PRESETS
 from hf_unlearn.errors import UserError, check_ranges
 
+T = TypeVar("T")
 _RANGES = (
     ("max_length", 1, inf), ("flip_probability", 0, 1), ("resident_bytes", 0, inf), ("retain_rows", 1, inf),
     ("shuffle_buffer", 1, inf),
 )  # fmt: skip
+
+
+def setting(default: T, told: str) -> T:
+    """A field of a config: its default, and what `--help` says of it."""
+    return cast("T", field(default=default, metadata={"help": told}))
 
 
 @dataclass
@@ -22,36 +29,26 @@ class DataConfig:
         UserError: when a value is out of range.
     """
 
-    views: str = field(
-        default="cifar", metadata={"help": f"Preset of random views for SimCLR and MoCo: {', '.join(VIEW_PRESETS)}."}
+    views: str = setting("cifar", f"Preset of random views for SimCLR and MoCo: {', '.join(VIEW_PRESETS)}.")
+    max_length: int | None = setting(
+        None, "Tokens a caption is padded and cut to; default: what the text encoder takes."
     )
-    max_length: int | None = field(
-        default=None, metadata={"help": "Tokens a caption is padded and cut to; default: what the text encoder takes."}
+    flip_probability: float = setting(0.0, "Chance of mirroring a picture in image-text training (paper, COCO: 0.5).")
+    retain_rows: int | None = setting(None, "Rows of a streaming retain; default: what the data's own info says.")
+    shuffle_buffer: int | None = setting(
+        None, f"Rows of a streaming retain among which the next is drawn; default: {SHUFFLE_BUFFER:,}."
     )
-    flip_probability: float = field(
-        default=0.0, metadata={"help": "Chance of mirroring a picture in image-text training (paper, COCO: 0.5)."}
-    )
-    retain_rows: int | None = field(
-        default=None, metadata={"help": "Rows of a streaming retain; default: what the data's own info says."}
-    )
-    shuffle_buffer: int | None = field(
-        default=None,
-        metadata={"help": f"Rows of a streaming retain among which the next is drawn; default: {SHUFFLE_BUFFER:,}."},
-    )
-    resident_bytes: int = field(
-        default=RESIDENT_BYTES,
-        metadata={
-            "help": "Encoded splits of up to so many bytes are decoded once, into memory (an accelerator's if it has "
-            f"room); default: {RESIDENT_BYTES / 2**30:g} GiB."
-        },
+    resident_bytes: int = setting(
+        RESIDENT_BYTES,
+        "Encoded splits of up to so many bytes are decoded once, into memory (an accelerator's if it has room); "
+        f"default: {RESIDENT_BYTES / 2**30:g} GiB.",
     )
 
-    prompt_templates: list[str] | None = field(
-        default=None,
-        metadata={"help": "Measure zero-shot accuracy with these prompts, {} for a class's name: 'a photo of a {}'."},
+    prompt_templates: list[str] | None = setting(
+        None, "Measure zero-shot accuracy with these prompts, {} for a class's name: 'a photo of a {}'."
     )
-    class_names: list[str] | None = field(
-        default=None, metadata={"help": "Names of the classes in these prompts, by number; default: the labels' own."}
+    class_names: list[str] | None = setting(
+        None, "Names of the classes in these prompts, by number; default: the labels' own."
     )
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """Alignment Calibration (AC), the paper's method."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
@@ -10,7 +10,7 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.losses import ContrastiveTerms, masked_mean, negative_alignment
 from hf_unlearn.losses.functional import derangement, split_means, weighted_info_nce
 from hf_unlearn.records.method_description import PAPER_CITATION, MethodDescription
-from hf_unlearn.training.config import UnlearningConfig
+from hf_unlearn.training.config import UnlearningConfig, setting
 from hf_unlearn.training.loss import BatchLoss
 from hf_unlearn.training.search_space import Log, Ranges, Same, SearchSpace, Uniform
 from hf_unlearn.training.trainer import UnlearningTrainer
@@ -50,25 +50,19 @@ class AlignmentCalibrationConfig(UnlearningConfig):
         views={"learning_rate": Log(3e-3, 3e-2), "beta": Uniform(0, 20)},
     )
 
-    num_train_epochs: float = field(default=8, metadata={"help": "Epochs over retain."})
-    learning_rate: float = field(default=2e-4, metadata={"help": "Learning rate."})
-    alpha: float | None = field(
-        default=None,
-        metadata={
-            "help": "Pull of different unlearn samples together (visible in audits); default: 1, and beta + gamma with "
-            "the preset level."
-        },
+    num_train_epochs: float = setting(8, "Epochs over retain.")
+    learning_rate: float = setting(2e-4, "Learning rate.")
+    alpha: float | None = setting(
+        None,
+        "Pull of different unlearn samples together (visible in audits); default: 1, and beta + gamma with "
+        "the preset level.",
     )
-    beta: float = field(default=1.0, metadata={"help": "Push of the two elements of an unlearn pair apart."})
-    gamma: float = field(
-        default=1.0, metadata={"help": "Weight of the unlearn log-partition, which keeps performance."}
-    )
-    preset: str = field(
-        default="paper",
-        metadata={
-            "help": "paper: Eq. 5; reference: the published code (one random negative, beta on raw cosines); level: "
-            "Eq. 5 with alpha = beta + gamma, which keeps the level of cosines and leaves beta as the one knob."
-        },
+    beta: float = setting(1.0, "Push of the two elements of an unlearn pair apart.")
+    gamma: float = setting(1.0, "Weight of the unlearn log-partition, which keeps performance.")
+    preset: str = setting(
+        "paper",
+        "paper: Eq. 5; reference: the published code (one random negative, beta on raw cosines); level: "
+        "Eq. 5 with alpha = beta + gamma, which keeps the level of cosines and leaves beta as the one knob.",
     )
 
     def __post_init__(self) -> None:

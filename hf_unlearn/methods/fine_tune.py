@@ -1,13 +1,13 @@
 """Fine-Tune: keep training on retain alone and let the rest fade."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
 from hf_unlearn.losses import ContrastiveTerms, info_nce
 from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, RETAIN, MethodDescription
-from hf_unlearn.training.config import UnlearningConfig
+from hf_unlearn.training.config import UnlearningConfig, setting
 from hf_unlearn.training.loss import BatchLoss
 from hf_unlearn.training.search_space import Log, SearchSpace
 from hf_unlearn.training.trainer import UnlearningTrainer
@@ -29,8 +29,8 @@ class FineTuneConfig(UnlearningConfig):
         image_text={"learning_rate": Log(5e-5, 5e-4)}, views={"learning_rate": Log(3e-3, 3e-2)}
     )
 
-    num_train_epochs: float = field(default=8, metadata={"help": "Epochs over retain."})
-    learning_rate: float = field(default=5e-4, metadata={"help": "Learning rate."})
+    num_train_epochs: float = setting(8, "Epochs over retain.")
+    learning_rate: float = setting(5e-4, "Learning rate.")
 
 
 class FineTuneTrainer(UnlearningTrainer):

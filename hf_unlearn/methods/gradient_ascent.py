@@ -1,13 +1,13 @@
 """Gradient Ascent: climb the loss of the unlearn samples."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
 from hf_unlearn.losses import ContrastiveTerms, info_nce
 from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, UNLEARN, MethodDescription
-from hf_unlearn.training.config import ClimbingConfig
+from hf_unlearn.training.config import ClimbingConfig, setting
 from hf_unlearn.training.loss import BatchLoss
 from hf_unlearn.training.search_space import Log, SearchSpace
 from hf_unlearn.training.trainer import UnlearningTrainer
@@ -29,8 +29,8 @@ class GradientAscentConfig(ClimbingConfig):
         image_text={"learning_rate": Log(5e-6, 5e-4)}, views={"learning_rate": Log(1e-6, 1e-4)}
     )
 
-    num_train_epochs: float = field(default=4, metadata={"help": "Epochs over unlearn; it diverges if left alone."})
-    learning_rate: float = field(default=5e-5, metadata={"help": "Learning rate."})
+    num_train_epochs: float = setting(4, "Epochs over unlearn; it diverges if left alone.")
+    learning_rate: float = setting(5e-5, "Learning rate.")
 
 
 class GradientAscentTrainer(UnlearningTrainer):

@@ -1,6 +1,6 @@
 """l1-Sparsity: Fine-Tune under a pull towards sparse weights."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from hf_unlearn.losses import ContrastiveTerms, info_nce, l1_norm
 from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, RETAIN, MethodDescription
 from hf_unlearn.training.batch import TrainingBatch
-from hf_unlearn.training.config import UnlearningConfig
+from hf_unlearn.training.config import UnlearningConfig, setting
 from hf_unlearn.training.loss import BatchLoss
 from hf_unlearn.training.search_space import Log, SearchSpace
 from hf_unlearn.training.trainer import UnlearningTrainer
@@ -30,9 +30,9 @@ class L1SparsityConfig(UnlearningConfig):
         image_text={"l1_lambda": Log(1e-9, 1e-4)}, views={"l1_lambda": Log(1e-6, 1e-3)}
     )
 
-    num_train_epochs: float = field(default=8, metadata={"help": "Epochs over retain."})
-    learning_rate: float = field(default=5e-4, metadata={"help": "Learning rate."})
-    l1_lambda: float = field(default=1e-5, metadata={"help": "Coefficient of the l1 norm of all trainable weights."})
+    num_train_epochs: float = setting(8, "Epochs over retain.")
+    learning_rate: float = setting(5e-4, "Learning rate.")
+    l1_lambda: float = setting(1e-5, "Coefficient of the l1 norm of all trainable weights.")
 
 
 class L1SparsityTrainer(UnlearningTrainer):

@@ -1,13 +1,13 @@
 """NegGrad: descend on retain while climbing on unlearn."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
 from hf_unlearn.losses import ContrastiveTerms, info_nce
 from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, RETAIN, UNLEARN, MethodDescription
-from hf_unlearn.training.config import ClimbingConfig
+from hf_unlearn.training.config import ClimbingConfig, setting
 from hf_unlearn.training.loss import BatchLoss
 from hf_unlearn.training.search_space import Log, SearchSpace
 from hf_unlearn.training.trainer import UnlearningTrainer
@@ -29,11 +29,10 @@ class NegGradConfig(ClimbingConfig):
         image_text={"learning_rate": Log(1e-5, 1e-4)}, views={"learning_rate": Log(3e-3, 3e-2)}
     )
 
-    num_train_epochs: float = field(default=8, metadata={"help": "Epochs over retain."})
-    learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate."})
-    preset: str = field(
-        default="paper",
-        metadata={"help": "paper: mean over retain minus mean over unlearn; reference: (sum R - sum U) / batch size."},
+    num_train_epochs: float = setting(8, "Epochs over retain.")
+    learning_rate: float = setting(1e-5, "Learning rate.")
+    preset: str = setting(
+        "paper", "paper: mean over retain minus mean over unlearn; reference: (sum R - sum U) / batch size."
     )
 
     def __post_init__(self) -> None:

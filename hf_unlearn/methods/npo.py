@@ -1,6 +1,6 @@
 """NPO: an ascent on the unlearn samples that stops by itself."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -9,7 +9,7 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.losses import ContrastiveTerms, info_nce, masked_mean
 from hf_unlearn.losses.functional import negative_preference
 from hf_unlearn.records.method_description import INFO_NCE, RETAIN, MethodDescription, bibtex
-from hf_unlearn.training.config import ClimbingConfig
+from hf_unlearn.training.config import ClimbingConfig, setting
 from hf_unlearn.training.loss import BatchLoss
 from hf_unlearn.training.search_space import Around, Log, SearchSpace, everywhere
 from hf_unlearn.training.teacher import TeacherTrainer
@@ -44,12 +44,10 @@ class NPOConfig(ClimbingConfig):
         learning_rate=Around(10), beta=Log(0.1, 10), retain_weight=Log(0.3, 10)
     )
 
-    num_train_epochs: float = field(default=8, metadata={"help": "Epochs over retain."})
-    learning_rate: float = field(default=2e-4, metadata={"help": "Learning rate."})
-    beta: float = field(
-        default=1.0, metadata={"help": "Strength of the bound, per nat of InfoNCE; towards 0 it is gradient ascent."}
-    )
-    retain_weight: float = field(default=1.0, metadata={"help": "Weight of InfoNCE on retain."})
+    num_train_epochs: float = setting(8, "Epochs over retain.")
+    learning_rate: float = setting(2e-4, "Learning rate.")
+    beta: float = setting(1.0, "Strength of the bound, per nat of InfoNCE; towards 0 it is gradient ascent.")
+    retain_weight: float = setting(1.0, "Weight of InfoNCE on retain.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

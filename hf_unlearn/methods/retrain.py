@@ -1,7 +1,7 @@
 """Retrain: exact unlearning, and the answer every other method is compared with."""
 
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from transformers import PreTrainedModel, set_seed
@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, set_seed
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods.fine_tune import FineTuneTrainer
 from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, RETAIN, MethodDescription
-from hf_unlearn.training.config import UnlearningConfig
+from hf_unlearn.training.config import UnlearningConfig, setting
 
 
 @dataclass
@@ -27,10 +27,10 @@ class RetrainConfig(UnlearningConfig):
     )
     paper_row: ClassVar[int | None] = 1
 
-    num_train_epochs: float = field(default=35, metadata={"help": "Epochs over retain."})
-    learning_rate: float = field(default=5e-4, metadata={"help": "Peak learning rate."})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning-rate schedule."})  # type: ignore[assignment]
-    warmup_steps: float = field(default=0.05, metadata={"help": "Warm-up steps; below 1, a share of all steps."})
+    num_train_epochs: float = setting(35, "Epochs over retain.")
+    learning_rate: float = setting(5e-4, "Peak learning rate.")
+    lr_scheduler_type: str = setting("cosine", "Learning-rate schedule.")  # type: ignore[assignment]
+    warmup_steps: float = setting(0.05, "Warm-up steps; below 1, a share of all steps.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,6 +1,6 @@
 """SCRUB: a student that obeys its teacher on retain and disobeys it on unlearn."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from hf_unlearn.losses.functional import teacher_divergence
 from hf_unlearn.losses.terms import constant_scale
 from hf_unlearn.records.method_description import INFO_NCE, RETAIN, MethodDescription, bibtex
 from hf_unlearn.training.batch import TrainingBatch
-from hf_unlearn.training.config import ClimbingConfig
+from hf_unlearn.training.config import ClimbingConfig, setting
 from hf_unlearn.training.loss import BatchLoss
 from hf_unlearn.training.search_space import Around, Log, SearchSpace, Uniform, everywhere
 from hf_unlearn.training.teacher import TeacherTrainer
@@ -47,13 +47,11 @@ class SCRUBConfig(ClimbingConfig):
         learning_rate=Around(10), alpha=Log(0.1, 10), gamma=Log(0.1, 10), ascent_share=Uniform(0.1, 1)
     )
 
-    num_train_epochs: float = field(default=8, metadata={"help": "Epochs over retain."})
-    learning_rate: float = field(default=2e-4, metadata={"help": "Learning rate."})
-    alpha: float = field(default=1.0, metadata={"help": "Weight of the divergence from the teacher on retain."})
-    gamma: float = field(default=1.0, metadata={"help": "Weight of InfoNCE on retain."})
-    ascent_share: float = field(
-        default=0.5, metadata={"help": "Share of the steps, the first ones, that raise the divergence on unlearn."}
-    )
+    num_train_epochs: float = setting(8, "Epochs over retain.")
+    learning_rate: float = setting(2e-4, "Learning rate.")
+    alpha: float = setting(1.0, "Weight of the divergence from the teacher on retain.")
+    gamma: float = setting(1.0, "Weight of InfoNCE on retain.")
+    ascent_share: float = setting(0.5, "Share of the steps, the first ones, that raise the divergence on unlearn.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

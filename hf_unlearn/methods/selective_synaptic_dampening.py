@@ -1,7 +1,7 @@
 """Selective Synaptic Dampening (SSD): shrink the weights that matter to unlearn more than to everything else."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -11,7 +11,7 @@ from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.contrastive import ModelInputs, as_weights, embed_images, embed_texts, is_dual_encoder
 from hf_unlearn.records.method_description import MethodDescription, bibtex
-from hf_unlearn.training.config import UnlearningConfig
+from hf_unlearn.training.config import UnlearningConfig, setting
 from hf_unlearn.training.gradients import Objective, info_nce_of_all
 from hf_unlearn.training.one_shot import OneShotTrainer
 from hf_unlearn.training.search_space import Log, SearchSpace, everywhere
@@ -71,16 +71,11 @@ class SSDConfig(UnlearningConfig):
     )
     search_space: ClassVar[SearchSpace] = everywhere(alpha=Log(1, 100), dampening=Log(0.1, 10))
 
-    per_device_train_batch_size: int = field(
-        default=16, metadata={"help": "Samples whose gradients are averaged before their size is taken."}
-    )
-    alpha: float = field(
-        default=10.0, metadata={"help": "Weights this many times as important to unlearn as to all are dampened."}
-    )
-    dampening: float = field(default=1.0, metadata={"help": "Lambda: what is kept of them is this over that ratio."})
-    importance: str = field(
-        default="output_norm",
-        metadata={"help": "output_norm: gradient of the squared norm of the outputs; info_nce: of the loss, squared."},
+    per_device_train_batch_size: int = setting(16, "Samples whose gradients are averaged before their size is taken.")
+    alpha: float = setting(10.0, "Weights this many times as important to unlearn as to all are dampened.")
+    dampening: float = setting(1.0, "Lambda: what is kept of them is this over that ratio.")
+    importance: str = setting(
+        "output_norm", "output_norm: gradient of the squared norm of the outputs; info_nce: of the loss, squared."
     )
 
     def __post_init__(self) -> None:

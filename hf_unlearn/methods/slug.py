@@ -1,7 +1,7 @@
 """SLUG: one step on the one layer that matters to unlearn and not to retain."""
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +12,7 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.losses import masked_mean
 from hf_unlearn.models.contrastive import ModelInputs, contrastive_terms, evaluation_mode
 from hf_unlearn.records.method_description import MethodDescription, bibtex
-from hf_unlearn.training.config import UnlearningConfig
+from hf_unlearn.training.config import UnlearningConfig, setting
 from hf_unlearn.training.gradients import info_nce_of_all
 from hf_unlearn.training.one_shot import OneShotTrainer
 from hf_unlearn.training.search_space import Choice, SearchSpace, everywhere
@@ -45,14 +45,11 @@ class SLUGConfig(UnlearningConfig):
     )
     search_space: ClassVar[SearchSpace] = everywhere(candidates=Choice((1, 3, 5)))
 
-    target_cosine: float | None = field(
-        default=None,
-        metadata={"help": "Mean cosine of unlearn pairs to arrive at; default: that of the validation split."},
+    target_cosine: float | None = setting(
+        None, "Mean cosine of unlearn pairs to arrive at; default: that of the validation split."
     )
-    candidates: int = field(
-        default=5, metadata={"help": "Layers of the Pareto front that are tried, those of the largest importance."}
-    )
-    bisections: int = field(default=12, metadata={"help": "Halvings of the interval in which the step's size is."})
+    candidates: int = setting(5, "Layers of the Pareto front that are tried, those of the largest importance.")
+    bisections: int = setting(12, "Halvings of the interval in which the step's size is.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,6 +1,6 @@
 """Task-vector negation: learn the unlearn samples even better, and go the opposite way."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ from hf_unlearn.losses import ContrastiveTerms, info_nce
 from hf_unlearn.models.adapters import is_adapted
 from hf_unlearn.parsing import read_tensors
 from hf_unlearn.records.method_description import INFO_NCE, UNLEARN, MethodDescription, bibtex
-from hf_unlearn.training.config import UnlearningConfig
+from hf_unlearn.training.config import UnlearningConfig, setting
 from hf_unlearn.training.loss import BatchLoss
 from hf_unlearn.training.search_space import Around, Choice, Log, SearchSpace, everywhere
 from hf_unlearn.training.trainer import UnlearningTrainer
@@ -61,12 +61,10 @@ class TaskVectorConfig(UnlearningConfig):
         learning_rate=Around(10), scale=Log(0.1, 3), vectors=Choice((1, 3))
     )
 
-    num_train_epochs: float = field(default=8, metadata={"help": "Epochs over unlearn, shared among the vectors."})
-    learning_rate: float = field(default=5e-5, metadata={"help": "Learning rate."})
-    scale: float = field(default=1.0, metadata={"help": "How far to go the opposite way."})
-    vectors: int = field(
-        default=1, metadata={"help": "Task vectors; of several, only entries on whose sign all agree are kept."}
-    )
+    num_train_epochs: float = setting(8, "Epochs over unlearn, shared among the vectors.")
+    learning_rate: float = setting(5e-5, "Learning rate.")
+    scale: float = setting(1.0, "How far to go the opposite way.")
+    vectors: int = setting(1, "Task vectors; of several, only entries on whose sign all agree are kept.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -5,6 +5,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hf_unlearn.data.config import setting
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.methods import METHODS, PAPER_METHODS, load_method
 from hf_unlearn.methods.retrain import RetrainConfig
@@ -28,109 +29,79 @@ LORA: dict[str, tuple[str, object]] = {
 class RunArguments:
     """What is unlearned from which model, by which methods, and where the results go."""
 
-    dataset_name: str = field(
-        default=OPENMOJI, metadata={"help": "openmoji, a Hub id, an imagefolder, parquet, or a saved dataset."}
+    dataset_name: str = setting(OPENMOJI, "openmoji, a Hub id, an imagefolder, parquet, or a saved dataset.")
+    dataset_config: str | None = setting(None, "Configuration of a Hub dataset.")
+    dataset_revision: str | None = setting(None, "Revision of a Hub dataset.")
+    image_column: str = setting("image", "Column that holds the pictures.")
+    caption_column: str | None = setting(None, "Column of captions: strings or lists.")
+    label_column: str | None = setting(None, "Column of class labels, for the probes.")
+    id_column: str | None = setting(
+        None, "Column of ids; default: id, the paths in a folder of images, or else row numbers."
     )
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
-    dataset_revision: str | None = field(default=None, metadata={"help": "Revision of a Hub dataset."})
-    image_column: str = field(default="image", metadata={"help": "Column that holds the pictures."})
-    caption_column: str | None = field(default=None, metadata={"help": "Column of captions: strings or lists."})
-    label_column: str | None = field(default=None, metadata={"help": "Column of class labels, for the probes."})
-    id_column: str | None = field(
-        default=None,
-        metadata={"help": "Column of ids; default: id, the paths in a folder of images, or else row numbers."},
+    streaming: bool = setting(
+        False, "Read retain from parquet or WebDataset shards as it is needed; for data that does not fit."
     )
-    streaming: bool = field(
-        default=False,
-        metadata={"help": "Read retain from parquet or WebDataset shards as it is needed; for data that does not fit."},
+    max_eval_samples: int | None = setting(
+        None, "With streaming: most rows of retain, validation and test measured on (default 10,000)."
     )
-    max_eval_samples: int | None = field(
-        default=None,
-        metadata={"help": "With streaming: most rows of retain, validation and test measured on (default 10,000)."},
+    num_samples: int | None = setting(None, "Use this many rows of a dataset, drawn by split_seed; default: all.")
+    model_name_or_path: str | None = setting(
+        None, "Encoder to unlearn from; default: a small one pre-trained on the dataset."
     )
-    num_samples: int | None = field(
-        default=None, metadata={"help": "Use this many rows of a dataset, drawn by split_seed; default: all."}
+    model_revision: str | None = setting(None, "Revision of a Hub model.")
+    initial_model: str | None = setting(
+        None, "Model that the encoder was fine-tuned from; Retrain starts there, not from new weights."
     )
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Encoder to unlearn from; default: a small one pre-trained on the dataset."}
+    initial_revision: str | None = setting(None, "Revision of a Hub's initial model.")
+    initial_where: str | None = setting(
+        None, "Rows by column, category=Flags, that a small initial model is pre-trained on; no split has them."
     )
-    model_revision: str | None = field(default=None, metadata={"help": "Revision of a Hub model."})
-    initial_model: str | None = field(
-        default=None,
-        metadata={"help": "Model that the encoder was fine-tuned from; Retrain starts there, not from new weights."},
+    vision_model: str | None = setting(
+        None, "Vision model, such as a ViT or DINOv2, to start a SimCLR or MoCo from; then pre-trained."
     )
-    initial_revision: str | None = field(default=None, metadata={"help": "Revision of a Hub's initial model."})
-    initial_where: str | None = field(
-        default=None,
-        metadata={
-            "help": "Rows by column, category=Flags, that a small initial model is pre-trained on; no split has them."
-        },
-    )
-    vision_model: str | None = field(
-        default=None,
-        metadata={"help": "Vision model, such as a ViT or DINOv2, to start a SimCLR or MoCo from; then pre-trained."},
-    )
-    vision_revision: str | None = field(default=None, metadata={"help": "Revision of a Hub's vision model."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run the code a Hub model brings along."})
+    vision_revision: str | None = setting(None, "Revision of a Hub's vision model.")
+    trust_remote_code: bool = setting(False, "Run the code a Hub model brings along.")
     methods: list[str] = field(
         default_factory=lambda: list(PAPER_METHODS),
         metadata={"help": "Methods to run, in order; default: the paper's."},
     )
-    use_peft: bool = field(
-        default=False, metadata={"help": "Train a LoRA adapter and leave the model's own weights as they are."}
+    use_peft: bool = setting(False, "Train a LoRA adapter and leave the model's own weights as they are.")
+    lora_r: int | None = setting(None, "Rank of the adapter (default 16).")
+    lora_alpha: int | None = setting(None, "The adapter's change is scaled by lora_alpha / lora_r (default 32).")
+    lora_dropout: float | None = setting(None, "Dropout before the adapter (default 0).")
+    lora_target_modules: list[str] | None = setting(
+        None, "Layers to adapt, by the end of their names; default: all linear ones, and convolutions."
     )
-    lora_r: int | None = field(default=None, metadata={"help": "Rank of the adapter (default 16)."})
-    lora_alpha: int | None = field(
-        default=None, metadata={"help": "The adapter's change is scaled by lora_alpha / lora_r (default 32)."}
+    retrain_model: str | None = setting(None, "A finished Retrain checkpoint to measure gaps against.")
+    save_dtype: str | None = setting(
+        None, "Type of the saved weights: float32, bfloat16 or float16; default: the base model's."
     )
-    lora_dropout: float | None = field(default=None, metadata={"help": "Dropout before the adapter (default 0)."})
-    lora_target_modules: list[str] | None = field(
-        default=None,
-        metadata={"help": "Layers to adapt, by the end of their names; default: all linear ones, and convolutions."},
+    save_format: str | None = setting(
+        None, "transformers, open_clip or sentence_transformers; default: the form the model came in."
     )
-    retrain_model: str | None = field(
-        default=None, metadata={"help": "A finished Retrain checkpoint to measure gaps against."}
+    output_dir: str = setting("runs/unlearn", "Folder of the results.")
+    resume: bool = setting(False, "Go on with the run in output_dir: what is finished is not run again.")
+    overwrite: bool = setting(False, "Replace the run that output_dir holds.")
+    unlearn_fraction: float | None = setting(None, "Share of train to unlearn, drawn at random.")
+    unlearn_request: str | None = setting(None, "File of ids to unlearn: txt, csv or json.")
+    unlearn_where: str | None = setting(None, "Rows to unlearn by column: owner=alice.")
+    split_seed: int = setting(0, "Seed of the split.")
+    validation_fraction: float = setting(0.1, "Share held out for validation.")
+    test_fraction: float = setting(0.1, "Share held out for the test.")
+    duplicates: str = setting("refuse", "Copies of unlearn images elsewhere: refuse, move or keep.")
+    skip_bad_images: bool = setting(False, "Leave out bad pictures, never unlearn ones.")
+    request_salt: str | None = setting(
+        None, "Secret for the request's row hashes: who knows it can check a row is in it."
     )
-    save_dtype: str | None = field(
-        default=None,
-        metadata={"help": "Type of the saved weights: float32, bfloat16 or float16; default: the base model's."},
+    earlier_requests: list[str] | None = setting(
+        None, "Request files of earlier runs on this model, where its records cannot tell their rows."
     )
-    save_format: str | None = field(
-        default=None,
-        metadata={"help": "transformers, open_clip or sentence_transformers; default: the form the model came in."},
+    allow_unfound_rows: bool = setting(
+        False, "Go on though hardly any row that earlier runs recorded is in the data: they were dropped."
     )
-    output_dir: str = field(default="runs/unlearn", metadata={"help": "Folder of the results."})
-    resume: bool = field(
-        default=False, metadata={"help": "Go on with the run in output_dir: what is finished is not run again."}
-    )
-    overwrite: bool = field(default=False, metadata={"help": "Replace the run that output_dir holds."})
-    unlearn_fraction: float | None = field(
-        default=None, metadata={"help": "Share of train to unlearn, drawn at random."}
-    )
-    unlearn_request: str | None = field(default=None, metadata={"help": "File of ids to unlearn: txt, csv or json."})
-    unlearn_where: str | None = field(default=None, metadata={"help": "Rows to unlearn by column: owner=alice."})
-    split_seed: int = field(default=0, metadata={"help": "Seed of the split."})
-    validation_fraction: float = field(default=0.1, metadata={"help": "Share held out for validation."})
-    test_fraction: float = field(default=0.1, metadata={"help": "Share held out for the test."})
-    duplicates: str = field(
-        default="refuse", metadata={"help": "Copies of unlearn images elsewhere: refuse, move or keep."}
-    )
-    skip_bad_images: bool = field(default=False, metadata={"help": "Leave out bad pictures, never unlearn ones."})
-    request_salt: str | None = field(
-        default=None, metadata={"help": "Secret for the request's row hashes: who knows it can check a row is in it."}
-    )
-    earlier_requests: list[str] | None = field(
-        default=None,
-        metadata={"help": "Request files of earlier runs on this model, where its records cannot tell their rows."},
-    )
-    allow_unfound_rows: bool = field(
-        default=False,
-        metadata={"help": "Go on though hardly any row that earlier runs recorded is in the data: they were dropped."},
-    )
-    audit_samples: int = field(default=6, metadata={"help": "Unlearn samples shown in the heatmaps."})
-    show_samples: bool | None = field(
-        default=None,
-        metadata={"help": "Draw pictures and captions of unlearn samples on the heatmaps; default: openmoji's only."},
+    audit_samples: int = setting(6, "Unlearn samples shown in the heatmaps.")
+    show_samples: bool | None = setting(
+        None, "Draw pictures and captions of unlearn samples on the heatmaps; default: openmoji's only."
     )
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """The `TrainingArguments` that every unlearning method shares."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from math import inf
 from typing import ClassVar
 
@@ -9,6 +9,7 @@ import torch
 from transformers import SchedulerType, TrainingArguments, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
 
+from hf_unlearn.data.config import setting
 from hf_unlearn.errors import UserError, check_ranges
 from hf_unlearn.models.towers import TOWERS
 from hf_unlearn.records.method_description import MethodDescription
@@ -36,14 +37,14 @@ _WITHOUT_EFFECT = (
 # Reports whose packages transformers does not list where they are installed.
 _UNLISTED = ("azure_ml", "flyte")
 
-BUDGET_HELP = {
-    "help": "Stop, and go back, when the loss of fixed retain samples has risen above its start by this many times "
+BUDGET_HELP = (
+    "Stop, and go back, when the loss of fixed retain samples has risen above its start by this many times "
     "log(candidates), the loss of an encoder that knows nothing; unset: no limit."
-}
-FLOOR_HELP = {
-    "help": "Stop, and go back, when retain embeddings keep less than this share of the spread they had at the start; "
+)
+FLOOR_HELP = (
+    "Stop, and go back, when retain embeddings keep less than this share of the spread they had at the start; "
     "unset: no limit."
-}
+)
 
 
 @dataclass
@@ -56,67 +57,46 @@ class UnlearningConfig(TrainingArguments):
     # Where `hf-unlearn tune` looks for better settings; a method says its own.
     search_space: ClassVar[SearchSpace] = everywhere(learning_rate=Around(10))
 
-    per_device_train_batch_size: int = field(
-        default=128, metadata={"help": "Batch size per device; a contrastive loss depends on it."}
+    per_device_train_batch_size: int = setting(128, "Batch size per device; a contrastive loss depends on it.")
+    per_device_eval_batch_size: int = setting(256, "Batch size per device in evaluation.")
+    lr_scheduler_type: str = setting("constant", "Learning-rate schedule; the paper's unlearning runs hold it fixed.")  # type: ignore[assignment]
+    save_strategy: str = setting("no", "When to write checkpoints to resume from: no, epoch or steps.")  # type: ignore[assignment]
+    save_total_limit: int | None = setting(2, "Checkpoints kept; with two, one may be damaged.")
+    checkpoint_minutes: float | None = setting(
+        15, "Also write a checkpoint when this many minutes have passed; unset: never."
     )
-    per_device_eval_batch_size: int = field(default=256, metadata={"help": "Batch size per device in evaluation."})
-    lr_scheduler_type: str = field(  # type: ignore[assignment]
-        default="constant", metadata={"help": "Learning-rate schedule; the paper's unlearning runs hold it fixed."}
+    logging_strategy: str = setting("epoch", "When to log the mean of each loss term: epoch or steps.")  # type: ignore[assignment]
+    logging_nan_inf_filter: bool = setting(False, "Hide losses that are not finite; the guard stops at them instead.")
+    dataloader_num_workers: int | None = setting(  # type: ignore[assignment]
+        None,
+        "Processes that decode pictures beside the training; default: on an accelerator, where rows do not "
+        "fit into memory, one for every processor but one; elsewhere, and for a stream, none.",
     )
-    save_strategy: str = field(  # type: ignore[assignment]
-        default="no", metadata={"help": "When to write checkpoints to resume from: no, epoch or steps."}
+    remove_unused_columns: bool = setting(False, "Rows are encoded by the library itself.")
+    seed: int = setting(0, "Seed of the order of samples, of views and of new weights.")
+    forward_chunk_size: int | None = setting(
+        None, "Embed this many samples at a time and recompute in backward: exact, for large batches."
     )
-    save_total_limit: int | None = field(
-        default=2, metadata={"help": "Checkpoints kept; with two, one may be damaged."}
+    channels_last: bool | None = setting(
+        None, "Lay out convolutions channels-last; default: on an accelerator, where they are faster so."
     )
-    checkpoint_minutes: float | None = field(
-        default=15, metadata={"help": "Also write a checkpoint when this many minutes have passed; unset: never."}
+    guard_steps: int | None = setting(
+        None, "Steps between checks of the training's health; default: a twentieth of all, at most 50."
     )
-    logging_strategy: str = field(  # type: ignore[assignment]
-        default="epoch", metadata={"help": "When to log the mean of each loss term: epoch or steps."}
+    saliency_share: float | None = setting(
+        None, "Share of weights to train, those most salient to unlearn samples (SalUn); default: all."
     )
-    logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Hide losses that are not finite; the guard stops at them instead."}
+    freeze: str | None = setting(
+        None, "Encoder of an image-text model that stays as it is: vision or text; default: neither."
     )
-    dataloader_num_workers: int | None = field(  # type: ignore[assignment]
-        default=None,
-        metadata={
-            "help": "Processes that decode pictures beside the training; default: on an accelerator, where rows do not "
-            "fit into memory, one for every processor but one; elsewhere, and for a stream, none."
-        },
+    shrink_perturb: float | None = setting(
+        None,
+        "Share, from 0 to 1, of a new initialisation that every weight matrix is mixed with before the "
+        "first step (shrink and perturb), so that the weights, too, forget; of the initial model where a run names "
+        "one; default: none.",
     )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Rows are encoded by the library itself."})
-    seed: int = field(default=0, metadata={"help": "Seed of the order of samples, of views and of new weights."})
-    forward_chunk_size: int | None = field(
-        default=None,
-        metadata={"help": "Embed this many samples at a time and recompute in backward: exact, for large batches."},
-    )
-    channels_last: bool | None = field(
-        default=None,
-        metadata={"help": "Lay out convolutions channels-last; default: on an accelerator, where they are faster so."},
-    )
-    guard_steps: int | None = field(
-        default=None,
-        metadata={"help": "Steps between checks of the training's health; default: a twentieth of all, at most 50."},
-    )
-    saliency_share: float | None = field(
-        default=None,
-        metadata={"help": "Share of weights to train, those most salient to unlearn samples (SalUn); default: all."},
-    )
-    freeze: str | None = field(
-        default=None,
-        metadata={"help": "Encoder of an image-text model that stays as it is: vision or text; default: neither."},
-    )
-    shrink_perturb: float | None = field(
-        default=None,
-        metadata={
-            "help": "Share, from 0 to 1, of a new initialisation that every weight matrix is mixed with before the "
-            "first step (shrink and perturb), so that the weights, too, forget; of the initial model where a run names "
-            "one; default: none."
-        },
-    )
-    retain_loss_budget: float | None = field(default=None, metadata=BUDGET_HELP)
-    collapse_floor: float | None = field(default=None, metadata=FLOOR_HELP)
+    retain_loss_budget: float | None = setting(None, BUDGET_HELP)
+    collapse_floor: float | None = setting(None, FLOOR_HELP)
 
     def __post_init__(self) -> None:
         if self.torch_compile and self.torch_compile_mode is None and torch.cuda.is_available() and not self.use_cpu:
@@ -207,8 +187,8 @@ class ClimbingConfig(UnlearningConfig):
     spreads above 0.85; Gradient Ascent at the far end of the range reaches 3.5.
     """
 
-    retain_loss_budget: float | None = field(default=1.0, metadata=BUDGET_HELP)
-    collapse_floor: float | None = field(default=0.05, metadata=FLOOR_HELP)
+    retain_loss_budget: float | None = setting(1.0, BUDGET_HELP)
+    collapse_floor: float | None = setting(0.05, FLOOR_HELP)
 
 
 def refuse_evaluating(config: UnlearningConfig) -> None:

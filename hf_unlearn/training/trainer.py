@@ -92,8 +92,8 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
             return
         if absent := [name for name in ("method", "description") if not hasattr(config, name)]:
             raise UserError(
-                f"{config.__name__} has no {absent[0]}, which its method is listed and shown by; give the class one, as "
-                "that of FineTuneConfig in hf_unlearn/methods/fine_tune.py"
+                f"{config.__name__} has no {absent[0]}, which its method is listed and shown by; give the class one, "
+                "as that of FineTuneConfig in hf_unlearn/methods/fine_tune.py"
             )
         known = METHODS.setdefault(config.method, cls)
         if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
