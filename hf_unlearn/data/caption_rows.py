@@ -1,21 +1,14 @@
 """Rows that repeat a picture under one id, each with a caption of it: one row with all its captions."""
 
-from __future__ import annotations
-
 from hashlib import blake2b
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from datasets import Dataset
 
 from hf_unlearn.data.columns import arrow_column, is_text
 from hf_unlearn.parsing import Fields
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-__all__ = ["join_captions"]
 
 
 def join_captions(dataset: Dataset) -> Dataset:

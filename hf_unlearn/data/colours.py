@@ -18,6 +18,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hf_unlearn.data.device import kept
+
 LUMINANCE = (0.2989, 0.587, 0.114)
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 _BLENDS = 3
@@ -103,23 +105,19 @@ def colour_table(
     last = np.concatenate([np.stack(matrices) / np.array(std)[:, None], np.zeros((len(rows), 3, 1))], axis=2)
     low = [*(max(0.0, 1 - strength) for strength in jitter[:3]), -jitter[HUE]]
     high = [*(1 + strength for strength in jitter[:3]), jitter[HUE]]
-
-    def kept(values: npt.ArrayLike) -> Tensor:
-        with torch.inference_mode(False):  # what is kept must serve training, too, whoever asked for it first
-            return torch.tensor(np.asarray(values), dtype=torch.float32, device=device)
-
     parts = (np.stack(strengths), steps[:, 0] @ after, steps[:, 1:], last)
-    return ColourTable(
-        kept(cumulated),
-        kept(np.concatenate([part.reshape(len(rows), -1) for part in parts], axis=1)),
-        kept(still @ after),
-        kept(still),
-        kept(shift[:, None]),
-        kept(low),
-        kept(high),
-        kept([[6.0], [4.0], [2.0]]),
-        kept([[0, 1, -1], [-1, 0, 1], [1, -1, 0]]),
+    tables: tuple[npt.ArrayLike, ...] = (
+        cumulated,
+        np.concatenate([part.reshape(len(rows), -1) for part in parts], axis=1),
+        still @ after,
+        still,
+        shift[:, None],
+        low,
+        high,
+        [[6.0], [4.0], [2.0]],
+        [[0, 1, -1], [-1, 0, 1], [1, -1, 0]],
     )
+    return ColourTable(*(kept(table, device) for table in tables))
 
 
 def _blend(step: int, before_hue: bool) -> np.ndarray:

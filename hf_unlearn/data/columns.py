@@ -1,17 +1,9 @@
 """Columns of a dataset as Arrow holds them: looked at and replaced without touching the others."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-__all__ = ["arrow_column", "blank", "is_text", "replace_column"]
+from datasets import Dataset
 
 
 def is_text(kind: pa.DataType) -> bool:

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hf_unlearn.data.device import kept
+
 RATIO = (3 / 4, 4 / 3)  # of width to height
 TRIES = 10  # of torchvision, before it takes the whole picture
 _POINTS = 64  # of the midpoint rule within a pixel of width
@@ -107,12 +109,8 @@ def box_table(
     cumulated = np.cumsum(np.concatenate([plain * (1 - flip), plain * flip]))
     cumulated[-1] = 2.0  # above every draw, whatever the sum's rounding
     places = (2 * np.arange(size) + 1) / size - 1
-
-    def kept(values: np.ndarray) -> Tensor:
-        with torch.inference_mode(False):  # what is kept must serve training, too, whoever asked for it first
-            return torch.tensor(values, dtype=torch.float32, device=device)
-
-    return BoxTable(kept(cumulated), kept(np.concatenate([geometry, mirrored])), kept(2 / extent), kept(places))
+    tables = (cumulated, np.concatenate([geometry, mirrored]), 2 / extent, places)
+    return BoxTable(*(kept(table, device) for table in tables))
 
 
 def crop(pixels: Tensor, draws: Tensor, table: BoxTable) -> Tensor:

@@ -2,6 +2,8 @@
 
 from functools import lru_cache
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -11,8 +13,13 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
     return values.to(device, non_blocking=device.type == "cuda")
 
 
+def kept(values: npt.ArrayLike, device: torch.device) -> Tensor:
+    """Constants as float32 on `device`, for a cache: not to be changed in place."""
+    with torch.inference_mode(False):  # what is kept must serve training, too, whoever asked for it first
+        return torch.tensor(np.asarray(values), dtype=torch.float32, device=device)
+
+
 @lru_cache(maxsize=64)
 def per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """`[c, 1, 1]` float32 on `device`, copied there once and then kept: not to be changed in place."""
-    with torch.inference_mode(False):  # what is kept must serve training, too, whoever asked for it first
-        return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
+    """`[c, 1, 1]` float32 on `device`, copied there once and then kept."""
+    return kept(values, device).view(-1, 1, 1)

@@ -1,24 +1,18 @@
 """Copies of unlearn images in other splits: what they show would stay learned, or leak into the evaluation."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+from datasets import DatasetDict, concatenate_datasets
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 
 from hf_unlearn.data.images import drop_bad_images, map_images
 from hf_unlearn.errors import UserError, listed
-
-if TYPE_CHECKING:
-    from datasets import DatasetDict
-
-__all__ = ["ImageHash", "difference_hash", "exact_duplicates", "hash_image", "near_duplicates", "resolve_duplicates"]
 
 logger = logging.getLogger(__name__)
 
@@ -111,8 +105,6 @@ def resolve_duplicates(
     Raises:
         UserError: An image cannot be used, or there are exact copies and they are refused; the ids are listed.
     """
-    from datasets import DatasetDict, concatenate_datasets
-
     found = {name: map_images(split, hash_image, f"Looking for copies in {name}") for name, split in splits.items()}
     splits = drop_bad_images(splits, found, skip_bad=skip_bad_images)
     hashes = {name: [result for result in results if isinstance(result, ImageHash)] for name, results in found.items()}

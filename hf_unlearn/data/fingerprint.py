@@ -14,8 +14,6 @@ from hf_unlearn.parsing import read_bytes
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-__all__ = ["PartHashes", "combine_hashes", "dataset_sha256", "part_hashes", "row_hashes", "sample_hash"]
-
 
 class PartHashes(NamedTuple):
     """`sample_hash` of one row, of its picture alone, and of its captions alone; None for a row without captions."""

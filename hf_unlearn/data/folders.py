@@ -17,8 +17,6 @@ from typing import Any
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.parsing import parse_yaml, read_text
 
-__all__ = ["FolderContent", "list_folder"]
-
 # Whole names of folders and files, and the splits they are.
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),

@@ -11,7 +11,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import chain, islice
@@ -27,8 +27,6 @@ from hf_unlearn.parsing import PICTURE_DAMAGE, Fields
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
-
-__all__ = ["MAX_PIXELS", "check_images", "encoded_image", "read_image", "stored_rows", "to_rgb"]
 
 logger = logging.getLogger(__name__)
 
@@ -252,15 +250,16 @@ def drop_bad_images(splits: DatasetDict, faults: Mapping[str, Sequence[object]],
     }
     ids = {name: split.select_columns("id") for name, split in splits.items()}
     described = {name: [f"{ids[name][row]['id']}: {fault}" for row, fault in bad[name].items()] for name in bad}
-    blocking = described.get("unlearn", []) if skip_bad else list(chain.from_iterable(described.values()))
+    everything = list(chain.from_iterable(described.values()))
+    blocking = described.get("unlearn", []) if skip_bad else everything
     if blocking:
         remedy = "an image to be unlearned is never skipped" if skip_bad else "mend them or pass --skip_bad_images"
         raise UserError(f"Images that cannot be used ({len(blocking)}; {remedy}): {listed(blocking)}.")
-    if any(bad.values()):
-        skipped = list(chain.from_iterable(described.values()))
-        logger.warning("Rows left out for images that cannot be used (%d): %s.", len(skipped), listed(skipped))
-    return DatasetDict({name: _without(split, bad.get(name, {})) for name, split in splits.items()})
-
-
-def _without(dataset: Dataset, rows: Collection[int]) -> Dataset:
-    return dataset.select([row for row in range(len(dataset)) if row not in rows]) if rows else dataset
+    if everything:
+        logger.warning("Rows left out for images that cannot be used (%d): %s.", len(everything), listed(everything))
+    kept = {
+        name: splits[name].select([row for row in range(len(splits[name])) if row not in rows])
+        for name, rows in bad.items()
+        if rows
+    }
+    return DatasetDict({**splits, **kept})

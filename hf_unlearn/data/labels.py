@@ -1,22 +1,15 @@
 """Classes: one numbering for all splits, by name."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from datasets import ClassLabel, Dataset, DatasetDict
 from numpy.typing import NDArray
 
 from hf_unlearn.data.columns import arrow_column, blank, is_text, replace_column
 from hf_unlearn.errors import UserError, listed
-
-if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
-
-__all__ = ["align_classes", "encode_labels"]
 
 
 def align_classes(splits: Mapping[str, Dataset], column: str = "label", name: str = "the data") -> DatasetDict:
@@ -33,8 +26,6 @@ def align_classes(splits: Mapping[str, Dataset], column: str = "label", name: st
     Raises:
         UserError: Two splits have no class in common, so that their names cannot mean the same.
     """
-    from datasets import ClassLabel, DatasetDict
-
     kinds = {split: rows.features.get(column) for split, rows in splits.items()}
     named = {split: kind.names for split, kind in kinds.items() if isinstance(kind, ClassLabel)}
     if len(set(map(tuple, named.values()))) <= 1:
@@ -65,8 +56,6 @@ def encode_labels(splits: DatasetDict, name: str) -> DatasetDict:
         UserError: Some labels of a split are missing, or they are neither strings nor integers, or two splits have no
             class in common.
     """
-    from datasets import ClassLabel, DatasetDict
-
     if all(isinstance(dataset.features.get("label"), ClassLabel) for dataset in splits.values()):
         return align_classes(splits, name=name)
     labelled = {split: dataset for split, dataset in splits.items() if "label" in dataset.features}
@@ -100,8 +89,6 @@ def encode_labels(splits: DatasetDict, name: str) -> DatasetDict:
 
 def _named(dataset: Dataset) -> pa.ChunkedArray:
     """The labels, by name where they are numbered: another split may have names alone."""
-    from datasets import ClassLabel
-
     column, kind = arrow_column(dataset, "label"), dataset.features["label"]
     if not isinstance(kind, ClassLabel):
         return column

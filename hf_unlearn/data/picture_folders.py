@@ -1,25 +1,20 @@
 """A folder of pictures as rows: classes from folders, captions and other columns from metadata files, text as text."""
 
-from __future__ import annotations
-
 import csv
 import io
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
+from datasets import ClassLabel, Dataset, DatasetDict, Image, Value
 
 from hf_unlearn.data.folders import FolderContent
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.parsing import parse_json, read_bytes
-
-if TYPE_CHECKING:
-    from datasets import DatasetDict
-
-__all__ = ["load_pictures"]
 
 FILE_NAME = "file_name"
 Row = dict[str, Any]
@@ -45,8 +40,6 @@ def load_pictures(content: FolderContent, caption_column: str | None, name_files
     Raises:
         UserError: A metadata file cannot be read, names a picture that is not there, or leaves one out.
     """
-    from datasets import ClassLabel, Dataset, DatasetDict, Image, Value
-
     _refuse_names(content)
     columns = _described(content, caption_column, name_files) if content.metadata else _classes(content)
     splits = {}
@@ -70,16 +63,12 @@ def load_pictures(content: FolderContent, caption_column: str | None, name_files
 def _refuse_names(content: FolderContent) -> None:
     """Paths of pictures are ids, one a line of a request."""
     paths = [file.relative_to(content.root).as_posix() for files in content.splits.values() for file in files]
-    strange = [path for path in paths if len(path.splitlines()) > 1 or not _is_utf8(path)]
+    strange = [p for p in paths if len(p.splitlines()) > 1 or p.encode(errors="replace").decode() != p]
     if strange:
         raise UserError(
             f"{len(strange):,} pictures of {content.root} have names with line breaks, or that are not UTF-8: "
             f"{listed(ascii(path) for path in strange)}; rename them."
         )
-
-
-def _is_utf8(text: str) -> bool:
-    return text.encode(errors="replace").decode() == text
 
 
 def _folders_of(content: FolderContent, split: str) -> list[str] | None:
@@ -111,12 +100,12 @@ def _classes(content: FolderContent) -> dict[str, dict[str, pa.Array]]:
 def _described(content: FolderContent, caption_column: str | None, name_files: bool) -> dict[str, dict[str, pa.Array]]:
     """The columns of metadata files, one value a picture, by split."""
     of_picture: dict[Path, list[Row]] = defaultdict(list)
-    pictures = {_plain(file): file for files in content.splits.values() for file in files}
+    pictures = {os.path.normpath(file): file for files in content.splits.values() for file in files}
     absent: list[str] = []
     for file in content.metadata:
         for row in _read(file):
             place = str(row.pop(FILE_NAME))
-            picture = pictures.get(_plain(file.parent / place))
+            picture = pictures.get(os.path.normpath(file.parent / place))
             absent += [place] if picture is None else []
             if picture is not None and row not in of_picture[picture]:
                 of_picture[picture].append(row)
@@ -131,7 +120,12 @@ def _described(content: FolderContent, caption_column: str | None, name_files: b
             f"({listed(file.name for file in content.metadata)}): {listed(without)}; add them, or move them away."
         )
     names = list(dict.fromkeys(name for rows in of_picture.values() for row in rows for name in row))
-    several = {name for name in names if any(_differ(rows, name) for rows in of_picture.values())}
+    several = {
+        name
+        for name in names
+        for rows in of_picture.values()
+        if any(row.get(name) != rows[0].get(name) for row in rows[1:])
+    }
     if several:
         several |= {caption_column or "captions"} & set(names)
     # An `id` of each caption does not tell pictures apart; their paths do.
@@ -145,29 +139,18 @@ def _described(content: FolderContent, caption_column: str | None, name_files: b
     }
 
 
-def _plain(file: Path) -> str:
-    return os.path.normpath(file)
-
-
-def _differ(rows: Sequence[Row], name: str) -> bool:
-    return any(row.get(name) != rows[0].get(name) for row in rows[1:])
-
-
 def _column(content: FolderContent, pictures: Iterable[Sequence[Row]], name: str, several: bool) -> pa.Array:
     try:
         if several:
-            flat = [[value for row in rows for value in _as_list(row.get(name))] for rows in pictures]
-            return pa.array([list(dict.fromkeys(of_picture)) for of_picture in flat])
+            found = ([row.get(name) for row in rows] for rows in pictures)
+            lists = ([value if isinstance(value, list) else [value] for value in values] for values in found)
+            return pa.array([list(dict.fromkeys(chain.from_iterable(values))) for values in lists])
         return pa.array([rows[0].get(name) for rows in pictures])
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
         raise UserError(
             f"The column {name!r} in the metadata of {content.root} holds values of several types, or too large ones "
             f"({str(error).splitlines()[0]}); write them alike, say all as text."
         ) from error
-
-
-def _as_list(value: object) -> list[object]:
-    return value if isinstance(value, list) else [value]
 
 
 def _read(file: Path) -> list[Row]:

@@ -17,8 +17,6 @@ from hf_unlearn.data.fingerprint import combine_hashes
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.parsing import parse_json, read_bytes
 
-__all__ = ["RemovalRequest", "parse_where", "read_request"]
-
 # A first line such as "image_id" is a header; "0017" or "a7f3", taken for one, would be an id that is not removed.
 _ID_HEADER = re.compile(r"([a-z]+[ _-])*[a-z]*ids?", re.IGNORECASE)
 

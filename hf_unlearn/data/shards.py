@@ -1,7 +1,5 @@
 """Removal requests against data in shards: found by reading ids alone, row group by row group or header by header."""
 
-from __future__ import annotations
-
 import glob
 import hashlib
 import os
@@ -10,23 +8,20 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from datasets import Dataset, Image, IterableDataset, List, Value, load_dataset
+from datasets.packaged_modules.webdataset.webdataset import base_plus_ext
+from datasets.table import table_cast
 from numpy.typing import NDArray
 
 from hf_unlearn.data.requests import checked_ids
 from hf_unlearn.data.sources import load_failures, readable_rows
 from hf_unlearn.errors import LISTED, UserError, listed
-
-if TYPE_CHECKING:
-    from datasets import Dataset, IterableDataset
-
-__all__ = ["RequestInShards", "request_rows_in_shards", "split_shards", "stream_shards"]
 
 _CHUNK = 2**20  # ids at a time: the lookup table of the request is built anew for each
 _END = 2**16  # bytes of a shard's beginning and end that stand for what is in it
@@ -77,7 +72,7 @@ def request_rows_in_shards(
     wanted = pa.array(dict.fromkeys(wanted_ids), pa.string())
     found = np.zeros(len(wanted), dtype=np.int64)
     places, total = {}, 0
-    for shard in [os.fspath(shard) for shard in shards]:
+    for shard in _paths(shards):
         rows, first = [np.empty(0, np.int64)], 0
         for ids in _shard_ids(shard, id_column):
             place = np.asarray(pc.fill_null(pc.index_in(ids, value_set=wanted), -1))
@@ -128,18 +123,16 @@ def split_shards(
     Raises:
         UserError: As `request_rows_in_shards` does, or a column is missing, or no row would be left.
     """
-    from datasets import Dataset
-
     columns = {"image": image_column, "captions": caption_column, "label": label_column, "id": id_column}
     plan = request_rows_in_shards(shards, requested, id_column)
     check_samples(shards, columns)
     if plan.count == plan.rows:
         raise UserError("The removal request names every row of the shards; leave some to retain.")
     ids = frozenset(map(str, requested))
-    retain = stream_shards(shards, columns).filter(_Unasked(ids), input_columns=["id"])
+    retain = stream_shards(shards, columns).filter(_InRequest(ids, wanted=False), input_columns=["id"])
     asked = stream_shards(list(plan.places), columns)
     if _is_tar(shards[0]):
-        asked = asked.filter(_Asked(ids), input_columns=["id"])
+        asked = asked.filter(_InRequest(ids), input_columns=["id"])
         unlearn = Dataset.from_list(list(readable_rows(asked, "The shards")), features=asked.features)
     else:
         schema = asked.features.arrow_schema
@@ -153,18 +146,14 @@ def split_shards(
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """Whether a row is in the request; a class, so that it reaches other processes."""
+class _InRequest:
+    """Whether a row is in the request, or is not; a class, so that it reaches other processes."""
 
     ids: Collection[str] = field(repr=False)
+    wanted: bool = True
 
     def __call__(self, row_id: object) -> bool:
-        return str(row_id) in self.ids
-
-
-class _Unasked(_Asked):
-    def __call__(self, row_id: object) -> bool:
-        return str(row_id) not in self.ids
+        return (str(row_id) in self.ids) == self.wanted
 
 
 def stream_shards(shards: Shards, columns: dict[str, str | None]) -> IterableDataset:
@@ -177,8 +166,6 @@ def stream_shards(shards: Shards, columns: dict[str, str | None]) -> IterableDat
     Raises:
         UserError: A column is missing.
     """
-    from datasets import Image, List, Value, load_dataset
-
     kind = "webdataset" if _is_tar(shards[0]) else "parquet"
     files = [shard if "://" in shard else glob.escape(shard) for shard in _paths(shards)]
     with load_failures(os.fspath(shards[0])):
@@ -264,8 +251,6 @@ def _parquet_rows(
     shard: str, places: NDArray[np.int64], columns: dict[str, str | None], schema: pa.Schema
 ) -> Iterator[pa.Table]:
     """Rows of a shard by their ascending places, as `stream_shards` gives them; other row groups are not read."""
-    from datasets.table import table_cast
-
     sources = [columns[name] or name for name in schema.names]
     with fsspec.open(shard) as opened, pq.ParquetFile(opened) as file:
         if missing := [source for source in sources if source not in file.schema_arrow.names]:
@@ -297,8 +282,6 @@ def _tar_ids(shard: str) -> Iterator[pa.Array]:
 
 def _tar_samples(shard: str) -> Iterator[tuple[str, list[str]]]:
     """The key of each sample of a tar file and the extensions of its parts, in order, from the headers alone."""
-    from datasets.packaged_modules.webdataset.webdataset import base_plus_ext  # the rule by which keys are formed
-
     last: str | None = None
     parts: list[str] = []
     with fsspec.open(shard) as opened, tarfile.open(fileobj=opened, mode="r:") as file:

@@ -1,7 +1,5 @@
 """The user's own data: a Hub id, a folder of images, parquet files or a saved dataset, brought into one schema."""
 
-from __future__ import annotations
-
 import glob
 import os
 import tarfile
@@ -9,24 +7,22 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from datasets import Dataset, DatasetDict, Image, List, Value, load_dataset, load_from_disk
+from datasets.exceptions import DatasetGenerationError, DatasetsError
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from hf_unlearn.data.caption_rows import join_captions
 from hf_unlearn.data.columns import arrow_column, blank, is_text, replace_column
 from hf_unlearn.data.folders import list_folder
-from hf_unlearn.data.images import check_images, to_rgb
 from hf_unlearn.data.labels import encode_labels
 from hf_unlearn.data.picture_folders import load_pictures
 from hf_unlearn.errors import LISTED, UserError, listed
-
-if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
-
-__all__ = ["check_images", "load_source", "to_rgb", "to_schema", "with_ids"]
 
 T = TypeVar("T")
 _MALFORMED = (TypeError, KeyError, AttributeError, RecursionError, OverflowError, NotImplementedError)
@@ -90,8 +86,6 @@ def read_source(
     split: str | None = None,
 ) -> tuple[Dataset | DatasetDict, str]:
     """As `load_source`, with a sentence on what was found: files, splits and where they come from, files left aside."""
-    from datasets import DatasetDict
-
     splits, told = _load(str(dataset_name), dataset_config, revision, columns)
     if split is not None:
         if split not in splits:
@@ -114,8 +108,6 @@ def read_source(
 def _load(
     name: str, config: str | None, revision: str | None, columns: Mapping[str, str | None]
 ) -> tuple[DatasetDict, str]:
-    from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
-
     path = Path(name).expanduser()
     is_saved = (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
     unused = {"--dataset_config": config if is_saved or path.is_file() else None, "--dataset_revision": revision}
@@ -152,23 +144,19 @@ def _load(
 
 
 def _parquet(splits: Mapping[str, Sequence[Path]]) -> DatasetDict:
-    from datasets import load_dataset
-
-    return load_dataset("parquet", data_files=_escaped(splits))
-
-
-def _escaped(splits: Mapping[str, Sequence[Path]]) -> dict[str, list[str]]:
-    """Paths of files for `datasets`, which takes them for patterns."""
-    return {split: [glob.escape(str(file)) for file in files] for split, files in splits.items()}
+    # Paths are taken for patterns.
+    files = {split: [glob.escape(str(file)) for file in files] for split, files in splits.items()}
+    return load_dataset("parquet", data_files=files)
 
 
 @contextmanager
 def load_failures(name: str) -> Iterator[None]:
     """Say in one sentence why `datasets` cannot load a dataset."""
-    from datasets.exceptions import DatasetGenerationError, DatasetsError
-
     if not Path(name).expanduser().exists():
-        _check_hub_id(name)
+        try:
+            validate_repo_id(name)
+        except HFValidationError as error:
+            raise UserError(f"{name} is neither a path on this machine nor a Hub id (--dataset_name).") from error
     try:
         yield
     except UserError:
@@ -187,24 +175,12 @@ def load_failures(name: str) -> Iterator[None]:
 
 def readable_rows(rows: Iterable[T], what: str) -> Iterator[T]:
     """The rows of a stream; where one cannot be read, which may be long after the first, one sentence says so."""
-    from datasets.exceptions import DatasetsError
-
     try:
         yield from rows
     except UserError:
         raise
     except (OSError, ValueError, EOFError, tarfile.TarError, DatasetsError, pa.ArrowException, *_MALFORMED) as error:
         raise UserError(f"{what} cannot be read on ({_first_line(error)}); fetch the damaged shard anew") from error
-
-
-def _check_hub_id(name: str) -> None:
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(name)
-    except HFValidationError as error:
-        raise UserError(f"{name} is neither a path on this machine nor a Hub id (--dataset_name).") from error
 
 
 def _first_line(error: Exception) -> str:
@@ -259,8 +235,6 @@ def to_schema(
 
 
 def _with_images(dataset: Dataset, name: str) -> Dataset:
-    from datasets import Image
-
     if "image" not in dataset.column_names:
         present = ", ".join(dataset.column_names)
         raise UserError(f"{name} has no column 'image' (--image_column); its columns: {present}.")
@@ -289,8 +263,6 @@ def with_ids(dataset: Dataset, *, source: str = "id", name: str = "The dataset",
     Raises:
         UserError: Ids are neither strings nor integers, missing, or repeated.
     """
-    from datasets import Value
-
     if "id" not in dataset.column_names:
         numbers = pc.cast(pa.array(np.arange(len(dataset))), pa.string())
         return dataset.add_column("id", pc.binary_join_element_wise(prefix, numbers, ""), feature=Value("string"))
@@ -317,8 +289,6 @@ def with_ids(dataset: Dataset, *, source: str = "id", name: str = "The dataset",
 
 
 def _with_caption_lists(dataset: Dataset, source: str, name: str) -> Dataset:
-    from datasets import List, Value
-
     column = arrow_column(dataset, "captions")
     kind = column.type
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)

@@ -1,15 +1,14 @@
 """Retain, unlearn, validation and test: which row goes where, planned on ids alone before an image is read."""
 
-from __future__ import annotations
-
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias, cast
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal, TypeAlias, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, concatenate_datasets
 from numpy.typing import NDArray
 
 from hf_unlearn.data.columns import arrow_column, is_text
@@ -20,11 +19,6 @@ from hf_unlearn.data.labels import align_classes
 from hf_unlearn.data.requests import RemovalRequest, RequestKind, checked_ids, parse_where, read_entries
 from hf_unlearn.data.sources import with_ids
 from hf_unlearn.errors import LISTED, UserError, listed
-
-if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
-
-__all__ = ["make_splits", "request_rows"]
 
 logger = logging.getLogger(__name__)
 
@@ -90,8 +84,6 @@ def make_splits(
             unknown, repeated or wrongly typed ids, an unknown column or value, an id in both `retain` and `unlearn`,
             exact duplicates, or a bad image.
     """
-    from datasets import DatasetDict, concatenate_datasets
-
     if duplicates not in ("refuse", "move", "keep"):
         raise UserError(f"--duplicates must be refuse, move or keep, not {duplicates!r}.")
     if isinstance(split_seed, bool) or not isinstance(split_seed, int) or not 0 <= split_seed < 2**32:
@@ -239,8 +231,6 @@ def rows_where(dataset: Dataset, condition: str, option: str = "--unlearn_where"
     Raises:
         UserError: The condition of this option has another form, or names a column or a value that there is not.
     """
-    from datasets import ClassLabel
-
     name, values = parse_where(condition, option)
     if name not in dataset.column_names:
         raise UserError(
@@ -264,28 +254,29 @@ def rows_where(dataset: Dataset, condition: str, option: str = "--unlearn_where"
 
 def named_by_role(data: DatasetDict) -> DatasetDict:
     """The same splits, those that another benchmark names in its own way called as here."""
-    from datasets import DatasetDict
-
     if set(data) & set(ROLES.values()) or not set(data) >= set(ROLES):
         return data
     return DatasetDict({ROLES.get(name, name): split for name, split in data.items()})
 
 
+def held_out_in(data: Collection[str]) -> dict[str, str]:
+    """What the splits for validation and for the test are called among these names, as far as there are any."""
+    found = {name: [alias for alias in aliases if alias in data] for name, aliases in HELD_OUT.items()}
+    return {name: aliases[0] for name, aliases in found.items() if aliases}
+
+
 def rows_by_role(data: Dataset | DatasetDict) -> tuple[Dataset, Dataset | None, dict[str, Dataset]]:
     """Return the rows to be split, the ready unlearn split if there is one, and the held-out splits; each has ids."""
-    from datasets import Dataset
-
     if isinstance(data, Dataset):
         return with_ids(data), None, {}
     is_ready = "retain" in data and "unlearn" in data
     if not is_ready and ("train" not in data or "retain" in data or "unlearn" in data):
         raise UserError(f"The dataset needs a split train, or both retain and unlearn; it has {listed(data)}.")
-    held_out = {name: next((alias for alias in aliases if alias in data), None) for name, aliases in HELD_OUT.items()}
+    held_out = held_out_in(data) | {name: name for name in data if name.startswith(HOLDOUT)}
     used = {"retain", "unlearn"} if is_ready else {"train"}
-    held_out |= {name: name for name in data if name.startswith(HOLDOUT)}
     if unused := set(data) - used - set(held_out.values()):
         logger.warning("Splits of the dataset that are not used: %s.", listed(sorted(unused)))
-    found = {name: with_ids(data[alias], prefix=f"{alias}/") for name, alias in held_out.items() if alias is not None}
+    found = {name: with_ids(data[alias], prefix=f"{alias}/") for name, alias in held_out.items()}
     if is_ready:
         return with_ids(data["retain"], prefix="retain/"), with_ids(data["unlearn"], prefix="unlearn/"), found
     return with_ids(data["train"]), None, found
@@ -299,8 +290,6 @@ def _cut(rows: Indices, fractions: Sequence[float], least: int = 0) -> list[Indi
 
 def _numbered(earlier: Dataset, numbers: Sequence[int]) -> Dataset:
     """Rows of earlier requests with the number of the request that named each; there may be none."""
-    from datasets import Dataset, Features, Value
-
     if not numbers:  # a column cannot be added to a table of no rows that was selected from one with some
         features = Features({**earlier.features, REQUEST_COLUMN: Value("int64")})
         return Dataset.from_dict({name: [] for name in features}, features=features)

@@ -1,12 +1,13 @@
 """The user's own data where it does not fit: retain as a stream of shards, everything else resident."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
+
+from datasets import Dataset, DatasetDict, Image, IterableDataset, load_dataset_builder
 
 from hf_unlearn.data.folders import list_folder
 from hf_unlearn.data.images import check_images
@@ -14,16 +15,9 @@ from hf_unlearn.data.labels import encode_labels
 from hf_unlearn.data.requests import RemovalRequest, read_entries
 from hf_unlearn.data.shards import check_samples, shards_digest, split_shards, stream_shards
 from hf_unlearn.data.sources import load_failures, readable_rows, to_schema
-from hf_unlearn.data.splits import HELD_OUT
+from hf_unlearn.data.splits import HELD_OUT, held_out_in
 from hf_unlearn.data.streaming import SHUFFLE_BUFFER
 from hf_unlearn.errors import UserError, listed
-
-if TYPE_CHECKING:
-    import os
-
-    from datasets import Dataset, DatasetDict, IterableDataset
-
-__all__ = ["StreamedRetain", "stream_source"]
 
 logger = logging.getLogger(__name__)
 
@@ -84,11 +78,9 @@ def stream_source(
     Raises:
         UserError: The data is not in shards or lacks a split or column, or the request names rows that are not there.
     """
-    from datasets import DatasetDict, Image
-
     shards = _shards(str(dataset_name), dataset_config, revision)
-    held_out = {name: next((alias for alias in aliases if alias in shards), None) for name, aliases in HELD_OUT.items()}
-    missing = [*({"train"} - set(shards)), *(name for name, alias in held_out.items() if alias is None)]
+    held_out = held_out_in(shards)
+    missing = [*({"train"} - set(shards)), *(name for name in HELD_OUT if name not in held_out)]
     if missing:
         raise UserError(
             f"--streaming needs splits train, validation and test, the last two of rows that the model never saw; "
@@ -106,8 +98,8 @@ def stream_source(
     )
     resident = {"retain": _sample(retain, max_eval_samples), "unlearn": unlearn}
     for name, alias in held_out.items():
-        check_samples(shards[alias], columns)  # type: ignore[index]
-        resident[name] = _sample(stream_shards(shards[alias], columns), max_eval_samples)  # type: ignore[index]
+        check_samples(shards[alias], columns)
+        resident[name] = _sample(stream_shards(shards[alias], columns), max_eval_samples)
     named = dict.fromkeys(columns)  # by the schema's names already
     splits = DatasetDict(
         {
@@ -128,8 +120,6 @@ def stream_source(
 
 def _shards(name: str, config: str | None, revision: str | None) -> dict[str, list[str]]:
     """The files of each split of a dataset that consists of shards."""
-    from datasets import load_dataset_builder
-
     path = Path(name).expanduser()
     if path.is_dir():
         if revision is not None:
@@ -148,7 +138,5 @@ def _shards(name: str, config: str | None, revision: str | None) -> dict[str, li
 
 def _sample(rows: IterableDataset, most: int) -> Dataset:
     """At most so many rows of a stream, mixed as far as a buffer reaches, as shards may be sorted."""
-    from datasets import Dataset
-
     mixed = rows.shuffle(seed=0, buffer_size=SHUFFLE_BUFFER)
     return Dataset.from_list(list(readable_rows(mixed.take(most), "The stream")), features=rows.features)

@@ -1,12 +1,10 @@
 """Copies that are not the same pixels: transformed pictures to attack with, near-copies to plant in retain."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from datasets import Dataset, DatasetDict, concatenate_datasets
 from PIL import Image as PILImage
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
@@ -15,11 +13,6 @@ from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.images import to_rgb
 from hf_unlearn.data.preprocessing import Encoded
 from hf_unlearn.errors import UserError
-
-if TYPE_CHECKING:
-    from datasets import DatasetDict
-
-__all__ = ["TRANSFORMS", "DerivedSplit", "near_copy", "plant_near_copies"]
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -110,8 +103,6 @@ def plant_near_copies(splits: DatasetDict, samples: int, copies: int) -> Dataset
 
     Source: "Forgetting Similar Samples: Can Machine Unlearning Do it Better?", arXiv 2601.06938.
     """
-    from datasets import Dataset, DatasetDict, concatenate_datasets
-
     unlearn = splits["unlearn"]
     if not 1 <= samples <= len(unlearn) or copies < 1:
         raise UserError(

@@ -174,11 +174,8 @@ class BatchedViews:
         _check(images)
         side = self.config.size
         resized = images if images.shape[-2:] == (side, side) else transforms.resize(images, [side, side])
-        return self._normalise(resized * (1 / 255))
-
-    def _normalise(self, pixels: Tensor) -> Tensor:
-        mean, std = (per_channel(tuple(values), pixels.device) for values in (self.config.mean, self.config.std))
-        return (pixels - mean) / std
+        mean, std = (per_channel(tuple(values), images.device) for values in (self.config.mean, self.config.std))
+        return (resized * (1 / 255) - mean) / std
 
 
 def _views_of(

@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 from hf_unlearn.data.fingerprint import dataset_sha256
 from hf_unlearn.data.openmoji import load_openmoji
 from hf_unlearn.data.sources import read_source
-from hf_unlearn.data.splits import HELD_OUT, HOLDOUT, make_splits, named_by_role, rows_where
+from hf_unlearn.data.splits import HELD_OUT, HOLDOUT, held_out_in, make_splits, named_by_role, rows_where
 from hf_unlearn.data.streamed_source import EVALUATED_ROWS, StreamedRetain, stream_source
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.hub.history import PastRequests
@@ -100,8 +100,7 @@ def prepare_task(arguments: RunArguments) -> UnlearningTask:
     data = named_by_role(data) if isinstance(data, DatasetDict) else data
     data, initial_rows = _set_apart(data, arguments.initial_where)
     if isinstance(data, DatasetDict):
-        brought = [name for name, aliases in HELD_OUT.items() if not set(aliases).isdisjoint(data)]
-        _refuse_set(arguments, [f"{name}_fraction" for name in brought], "the data brings this split along")
+        _refuse_set(arguments, [f"{name}_fraction" for name in held_out_in(data)], "the data brings this split along")
     used = _used(data)
     told = " ".join([told, *_left_aside(data, used)])
     salt, files = arguments.request_salt, arguments.earlier_requests or ()
@@ -197,9 +196,8 @@ def _used(data: Dataset | DatasetDict) -> dict[str, Dataset]:
     if isinstance(data, Dataset):
         return {"train": data}
     roles = ("retain", "unlearn") if {"retain", "unlearn"} <= set(data) else ("train",)
-    held_out = [next((alias for alias in aliases if alias in data), "") for aliases in HELD_OUT.values()]
     further = [name for name in data if name.startswith(HOLDOUT)]
-    return {name: data[name] for name in (*roles, *held_out, *further) if name in data}
+    return {name: data[name] for name in (*roles, *held_out_in(data).values(), *further) if name in data}
 
 
 def _left_aside(data: Dataset | DatasetDict, used: Mapping[str, Dataset]) -> list[str]:
@@ -213,8 +211,8 @@ def _counts(splits: Mapping[str, Dataset]) -> str:
 
 def _held_out_notes(data: Dataset | DatasetDict, recorded: Mapping[str, Collection[str]]) -> tuple[str, ...]:
     """What is to be said where held-out rows are drawn from those that a model of the user's own was trained on."""
-    present = set(data) if isinstance(data, DatasetDict) else set()
-    drawn = [name for name, aliases in HELD_OUT.items() if present.isdisjoint(aliases) and not recorded.get(name)]
+    brought = held_out_in(data) if isinstance(data, DatasetDict) else {}
+    drawn = [name for name in HELD_OUT if name not in brought and not recorded.get(name)]
     if not drawn:
         return ()
     return (
