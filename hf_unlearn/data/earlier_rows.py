@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-REQUEST_COLUMN = "request"  # of the split `earlier`: the number of the request that named a row
+EARLIER = "earlier"  # the split of rows of earlier requests on the same model
+REQUEST_COLUMN = "request"  # of that split: the number of the request that named a row
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hf_unlearn.data.columns import arrow_column, is_text
 from hf_unlearn.data.duplicates import resolve_duplicates
-from hf_unlearn.data.earlier_rows import REQUEST_COLUMN, PastRows, marked
+from hf_unlearn.data.earlier_rows import EARLIER, REQUEST_COLUMN, PastRows, marked
 from hf_unlearn.data.images import check_images
 from hf_unlearn.data.labels import align_classes
 from hf_unlearn.data.requests import RemovalRequest, RequestKind, checked_ids, parse_where, read_entries
@@ -179,7 +179,7 @@ def make_splits(
         splits = cast("DatasetDict", check_images(splits, skip_bad=True))
     _refuse_empty({name: len(part) for name, part in splits.items()})
     if past is not None:
-        splits["earlier"] = _numbered(earlier, numbers)
+        splits[EARLIER] = _numbered(earlier, numbers)
     return splits, request
 
 

@@ -14,18 +14,20 @@ from hf_unlearn.distributed import Context, all_gather, all_reduce_sum, world_si
 from hf_unlearn.losses.terms import ContrastiveTerms
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean of `values [n]` over the samples in `mask [n]` of all ranks; zero with zero gradient when there is none.
 
-    On each rank the result is `world_size` times its share, so that the mean over ranks is the global mean.
+    Without a mask it is over all samples. On each rank the result is `world_size` times its share, so that the mean
+    over ranks is the global mean.
     """
+    mask = torch.ones_like(values) if mask is None else mask
     count = all_reduce_sum(mask.sum(dtype=values.dtype)).clamp(min=1)
     mean = torch.dot(values, mask / count)
     return mean if world_size() == 1 else mean * world_size()
 
 
-def info_nce(terms: ContrastiveTerms, mask: Tensor) -> Tensor:
-    """InfoNCE, Eq. 1, of the samples in `mask [n]`: mean of log-partition minus positive alignment.
+def info_nce(terms: ContrastiveTerms, mask: Tensor | None = None) -> Tensor:
+    """InfoNCE, Eq. 1, of the samples in `mask [n]`, or of all: mean of log-partition minus positive alignment.
 
     Candidates are the whole batch, masked or not: with unlearn samples in the batch this is Eq. 3, whose negatives
     come from all of train. The partition sums over candidates where the equation averages; they differ by a constant.

@@ -177,5 +177,4 @@ class SLUGTrainer(OneShotTrainer):
 
 def mean_cosine(model: nn.Module, batch: ModelInputs, chunk_size: int | None) -> Tensor:
     """Mean cosine of the pairs of a batch."""
-    terms = contrastive_terms(model, batch, chunk_size)
-    return masked_mean(terms.cosine, torch.ones(len(terms.x), device=terms.x.device))
+    return masked_mean(contrastive_terms(model, batch, chunk_size).cosine)

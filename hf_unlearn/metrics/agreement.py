@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hf_unlearn.metrics._checks import Array, Scores, check_same_length, check_scores
-from hf_unlearn.metrics._ranks import midranks
+from hf_unlearn.metrics.attacks import midranks
 
 
 @dataclass(frozen=True)

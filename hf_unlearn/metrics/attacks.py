@@ -8,7 +8,6 @@ import numpy.typing as npt
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.metrics._checks import Array, Scores, check_scores
-from hf_unlearn.metrics._ranks import midranks
 
 FITTING_SEED = 2406  # the same draw for every model, whatever the run's seed
 
@@ -39,6 +38,17 @@ class MembershipAttack:
     signal_auc: float
     signal_tpr_at_1_fpr: float
     accuracy: float
+
+
+def midranks(scores: Scores) -> Scores:
+    """Ranks from 1; equal scores share the mean of the ranks they take up. (`scipy.stats` takes a second to import.)
+
+    Example:
+        >>> midranks(np.array([0.3, 0.1, 0.3, 0.9])).tolist()
+        [2.5, 1.0, 2.5, 4.0]
+    """
+    _, group, sizes = np.unique(scores, return_inverse=True, return_counts=True)
+    return (np.cumsum(sizes) - (sizes - 1) / 2)[group]
 
 
 def roc_auc(positives: Array, negatives: Array) -> float:

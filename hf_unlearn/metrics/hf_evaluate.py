@@ -4,8 +4,8 @@ A sample's split ("retain", "unlearn" or "test"), where one is asked for, is a c
 mix splits.
 """
 
-from dataclasses import fields
-from typing import Any, ClassVar, Literal, TypeAlias
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeAlias
 
 import datasets
 import evaluate
@@ -20,7 +20,7 @@ from hf_unlearn.metrics.cmia import cmia
 from hf_unlearn.metrics.emia import emia
 from hf_unlearn.metrics.forgetting_score import forgetting_score
 from hf_unlearn.metrics.knn_probe import knn_probe
-from hf_unlearn.metrics.linear_probe import linear_probe
+from hf_unlearn.metrics.linear_probe import LinearProbe, linear_probe
 from hf_unlearn.metrics.negative_alignment import negative_alignment
 from hf_unlearn.metrics.retrieval import retrieval
 
@@ -43,9 +43,10 @@ CITATION = """\
 
 
 class ColumnMetric(evaluate.Metric):
-    """A metric whose subclass says its columns and hands them to a pure function."""
+    """A metric whose subclass says its columns, and which function of them, in their order, it is."""
 
     columns: ClassVar[dict[str, object]]
+    _measure: ClassVar[Callable[..., Any]]
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -55,21 +56,17 @@ class ColumnMetric(evaluate.Metric):
             features=datasets.Features(self.columns),
         )
 
-    def _compute(self, **inputs: object) -> dict[str, float]:
+    def _compute(self, **inputs: Any) -> dict[str, float]:
         # evaluate hands out nested lists; its own NumPy format refuses columns of vectors
-        return self._measure(**{k: np.asarray(v) if k in self.columns else v for k, v in inputs.items()})
-
-    def _measure(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        raise NotImplementedError
+        columns = [np.asarray(inputs.pop(name)) for name in self.columns]
+        return numbers(self._measure(*columns, **inputs))
 
 
 class MatchedCosineMetric(ColumnMetric):
     """`matched_cosine` of image embeddings (predictions) and their captions' (references), times 100."""
 
     columns: ClassVar = {"predictions": VECTOR, "references": VECTOR}
-
-    def _measure(self, predictions: Column, references: Column) -> dict[str, float]:
-        return numbers(matched_cosine(predictions, references))
+    _measure = staticmethod(matched_cosine)
 
 
 class RetrievalMetric(ColumnMetric):
@@ -77,7 +74,8 @@ class RetrievalMetric(ColumnMetric):
 
     columns: ClassVar = {"predictions": VECTOR, "references": VECTOR}
 
-    def _measure(self, predictions: Column, references: Column, ks: tuple[int, ...] = (1, 5)) -> dict[str, float]:
+    @staticmethod
+    def _measure(predictions: Column, references: Column, ks: tuple[int, ...] = (1, 5)) -> dict[str, float]:
         result = retrieval(predictions, references, ks=ks)
         to_text = {f"recall_at_{k}_image_to_text": share for k, share in result.image_to_text.items()}
         to_image = {f"recall_at_{k}_text_to_image": share for k, share in result.text_to_image.items()}
@@ -88,38 +86,28 @@ class ForgettingScoreMetric(ColumnMetric):
     """`forgetting_score` from alignments after unlearning (predictions) and before (references)."""
 
     columns: ClassVar = {"predictions": NUMBER, "references": NUMBER}
-
-    def _measure(self, predictions: Column, references: Column) -> dict[str, float]:
-        return numbers(forgetting_score(before=references, after=predictions))
+    _measure = staticmethod(lambda after, before: forgetting_score(before, after))
 
 
 class NegativeAlignmentMetric(ColumnMetric):
     """`negative_alignment` of the unlearn samples' two elements before and after unlearning."""
 
     columns: ClassVar = {"x_before": VECTOR, "y_before": VECTOR, "x_after": VECTOR, "y_after": VECTOR}
-
-    def _measure(self, x_before: Column, y_before: Column, x_after: Column, y_after: Column) -> dict[str, float]:
-        return numbers(negative_alignment(x_before, y_before, x_after, y_after))
+    _measure = staticmethod(negative_alignment)
 
 
 class EmiaMetric(ColumnMetric):
     """`emia` of view alignments (predictions) with each sample's split (references)."""
 
     columns: ClassVar = {"predictions": NUMBER, "references": NAME}
-
-    def _measure(
-        self, predictions: Column, references: Column, preset: Literal["paper", "reference"] = "paper"
-    ) -> dict[str, float]:
-        return numbers(emia(*by_split(predictions, references), preset=preset))
+    _measure = staticmethod(lambda scores, splits, **preset: emia(*by_split(scores, splits), **preset))
 
 
 class CmiaMetric(ColumnMetric):
     """`cmia` of true-class confidences (predictions) with each sample's split (references)."""
 
     columns: ClassVar = {"predictions": NUMBER, "references": NAME}
-
-    def _measure(self, predictions: Column, references: Column) -> dict[str, float]:
-        return numbers(cmia(*by_split(predictions, references)))
+    _measure = staticmethod(lambda confidences, splits: cmia(*by_split(confidences, splits)))
 
 
 class LinearProbeMetric(ColumnMetric):
@@ -127,9 +115,10 @@ class LinearProbeMetric(ColumnMetric):
 
     columns: ClassVar = {"predictions": VECTOR, "references": CLASS, "splits": NAME}
 
-    def _measure(self, predictions: Column, references: Column, splits: Column, **settings: Any) -> dict[str, float]:
-        retain, unlearn, test = zip(by_split(predictions, splits), by_split(references, splits), strict=True)
-        return numbers(linear_probe(retain, unlearn, test, **settings))
+    @staticmethod
+    def _measure(features: Column, classes: Column, splits: Column, **settings: Any) -> LinearProbe:
+        retain, unlearn, test = zip(by_split(features, splits), by_split(classes, splits), strict=True)
+        return linear_probe(retain, unlearn, test, **settings)
 
 
 class KnnProbeMetric(ColumnMetric):
@@ -137,8 +126,9 @@ class KnnProbeMetric(ColumnMetric):
 
     columns: ClassVar = {"predictions": VECTOR, "references": CLASS, "splits": NAME}
 
-    def _measure(self, predictions: Column, references: Column, splits: Column, **settings: Any) -> dict[str, float]:
-        known, *queries = zip(by_split(predictions, splits), by_split(references, splits), strict=True)
+    @staticmethod
+    def _measure(features: Column, classes: Column, splits: Column, **settings: Any) -> dict[str, float]:
+        known, *queries = zip(by_split(features, splits), by_split(classes, splits), strict=True)
         unlearn, test = (knn_probe(*known, *query, **settings).accuracy for query in queries)
         return {"unlearn_accuracy": unlearn, "test_accuracy": test}
 
@@ -147,18 +137,14 @@ class LinearCkaMetric(ColumnMetric):
     """`linear_cka` of a model's features (predictions) and Retrain's (references)."""
 
     columns: ClassVar = {"predictions": VECTOR, "references": VECTOR}
-
-    def _measure(self, predictions: Column, references: Column) -> dict[str, float]:
-        return numbers(linear_cka(predictions, references))
+    _measure = staticmethod(linear_cka)
 
 
 class AgreementMetric(ColumnMetric):
     """`agreement` of a model's alignments of the unlearn samples (predictions) with Retrain's (references)."""
 
     columns: ClassVar = {"predictions": NUMBER, "references": NUMBER}
-
-    def _measure(self, predictions: Column, references: Column) -> dict[str, float]:
-        return numbers(agreement(predictions, references))
+    _measure = staticmethod(agreement)
 
 
 def by_split(values: Column, splits: Column) -> tuple[Column, Column, Column]:
@@ -171,6 +157,6 @@ def by_split(values: Column, splits: Column) -> tuple[Column, Column, Column]:
 
 
 def numbers(result: Any) -> dict[str, float]:
-    """The fields of a metric's result that are numbers."""
-    values = {field.name: getattr(result, field.name) for field in fields(result)}
+    """The numbers of a metric's result, by name."""
+    values = result if isinstance(result, dict) else vars(result)
     return {name: value for name, value in values.items() if isinstance(value, (int, float))}

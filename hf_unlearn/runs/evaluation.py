@@ -13,6 +13,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hf_unlearn.data.earlier_rows import EARLIER
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.preprocessing import ContrastivePreprocessor, Encoded, ImageTextPreprocessor, ImageViewPreprocessor
 from hf_unlearn.data.splits import HOLDOUT
@@ -36,7 +37,6 @@ AUDIT_VIEWS = 10  # views an image, as EMIA takes them
 SMALL_SIDE = 64  # pixels
 AUDIT_SEED = 2406  # the same views for every model, whatever the run's seed
 SPLITS = ("retain", "unlearn", "validation", "test")
-EARLIER = "earlier"  # rows of earlier requests on the same model
 
 Array = npt.NDArray[np.floating]
 

@@ -12,6 +12,7 @@ from accelerate import PartialState
 from transformers import PreTrainedModel
 
 from hf_unlearn.data.config import DataConfig
+from hf_unlearn.data.earlier_rows import EARLIER
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.streaming import SHUFFLE_BUFFER, StreamedSplit
 from hf_unlearn.errors import UserError
@@ -29,7 +30,7 @@ from hf_unlearn.records.file_names import MANIFEST_NAME
 from hf_unlearn.records.schemas import BaseModel, Results, UnlearningManifest
 from hf_unlearn.runs.class_labels import ZeroShotTask, class_labels
 from hf_unlearn.runs.command_line import Run
-from hf_unlearn.runs.evaluation import EARLIER, Evaluation, Evaluator, ImageTextEvaluator, ImageViewEvaluator
+from hf_unlearn.runs.evaluation import Evaluation, Evaluator, ImageTextEvaluator, ImageViewEvaluator
 from hf_unlearn.runs.initial import load_initial_model, with_predictions
 from hf_unlearn.runs.pretrain import MERGED, run_time_seconds, train_from_scratch
 from hf_unlearn.runs.reports import BEFORE, RunReports, Trained
@@ -42,7 +43,7 @@ from hf_unlearn.runs.sanity import sanity_notes
 from hf_unlearn.runs.training_log import attach_log, train_on
 from hf_unlearn.training.config import UnlearningConfig
 from hf_unlearn.training.earlier_requests import EarlierRequests
-from hf_unlearn.training.preprocessor import make_preprocessor
+from hf_unlearn.training.inputs import make_preprocessor
 
 logger = logging.getLogger(__name__)
 

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from hf_unlearn.data.earlier_rows import REQUEST_COLUMN
+from hf_unlearn.data.earlier_rows import EARLIER, REQUEST_COLUMN
 from hf_unlearn.hub import request_levels
 from hf_unlearn.hub.history import PastRequests
 from hf_unlearn.hub.request_levels import Levels
 from hf_unlearn.metrics.estimated_gap import ImageTextEvidence
 from hf_unlearn.records.schemas import RequestStatus
-from hf_unlearn.runs.evaluation import EARLIER, Evaluation
+from hf_unlearn.runs.evaluation import Evaluation
 from hf_unlearn.runs.run_data import UnlearningTask
 
 

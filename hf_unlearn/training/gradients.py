@@ -15,8 +15,7 @@ Objective = Callable[[nn.Module, ModelInputs, int | None], Tensor]
 
 def info_nce_of_all(model: nn.Module, batch: ModelInputs, chunk_size: int | None) -> Tensor:
     """Eq. 1 over all samples of a batch."""
-    terms = contrastive_terms(model, batch, chunk_size)
-    return info_nce(terms, torch.ones(len(terms.x), device=terms.x.device))
+    return info_nce(contrastive_terms(model, batch, chunk_size))
 
 
 def mean_gradient(

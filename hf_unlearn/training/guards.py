@@ -36,11 +36,6 @@ class Watched(Protocol):
         """Loss of fixed retain samples, that of an encoder that knows nothing, and their spread; None if unwatched."""
 
 
-def _shard(parameter: Tensor) -> Tensor:
-    """This process's part of a parameter's gradient; empty where there is none."""
-    return torch.empty(0) if parameter.grad is None else local(parameter.grad)
-
-
 class DivergenceGuard(TrainerCallback):
     """Checks a training's health and puts the last good state back when it is lost.
 
@@ -111,8 +106,8 @@ class DivergenceGuard(TrainerCallback):
         if scaled:  # float16's scaler expects overflows, skips the update and goes on with a smaller scale
             norm = loss
         elif sharded:  # each process sees its shards; all must skip the same update
-            entries = [shard for p in self._trainer.model.parameters() if (shard := _shard(p)).numel()]
-            norm = torch.nn.utils.get_total_norm(entries, norm_type=math.inf)
+            shards = [local(p.grad) for p in self._trainer.model.parameters() if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm([part for part in shards if part.numel()], norm_type=math.inf)
         else:
             norm = self._trainer.gradient_norm
         norm = norm.to(loss)

@@ -29,18 +29,17 @@ from hf_unlearn.models.towers import freeze_tower
 from hf_unlearn.records.settings import weight_settings
 from hf_unlearn.training import checkpoints
 from hf_unlearn.training.config import UnlearningConfig
-from hf_unlearn.training.earlier_requests import find_earlier_requests
-from hf_unlearn.training.given import refuse_search, refuse_unusable
+from hf_unlearn.training.earlier_requests import HoldingTrainer, find_earlier_requests
 from hf_unlearn.training.gradients import Objective, mean_gradient
 from hf_unlearn.training.guards import DivergenceGuard
-from hf_unlearn.training.held_rows import HoldingTrainer
+from hf_unlearn.training.inputs import make_preprocessor
 from hf_unlearn.training.loss import LossTrainer, ReportedLoss
-from hf_unlearn.training.preprocessor import make_preprocessor
 from hf_unlearn.training.rows import Split, TrainingRows
 from hf_unlearn.training.saliency import SaliencyMask
 from hf_unlearn.training.saving import SavingTrainer
 from hf_unlearn.training.shrink_perturb import NOT_SHRUNK, move_towards, refill_queue, shrink_and_perturb
 from hf_unlearn.training.temperature import LogitScaleBound
+from hf_unlearn.training.trainer_arguments import refuse_search, refuse_unusable
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -230,10 +229,9 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         batch = self.preprocessor.batch(self._prepare_inputs(self._probe), self.args.seed)
         with evaluation_mode(self.model):
             terms = contrastive_terms(self.model, batch, self.args.forward_chunk_size)
-        everything = torch.ones(len(terms.x), device=terms.x.device)
         uninformed = replace(terms, scale=torch.zeros_like(terms.scale))
         spread = torch.stack([half.var(0, correction=0).sum() for half in (terms.x, terms.y)]).min()
-        health = torch.stack([info_nce(terms, everything), info_nce(uninformed, everything), spread])
+        health = torch.stack([info_nce(terms), info_nce(uninformed), spread])
         return self.accelerator.reduce(health, "mean")
 
     def training_step(
@@ -326,8 +324,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         """
         with torch.no_grad(), self.compute_loss_context_manager():
             terms, _ = self.contrast(model, self._prepare_inputs(inputs))
-            everything = torch.ones(len(terms.x), device=terms.x.device)
-            return info_nce(terms, everything).detach(), None, None
+            return info_nce(terms).detach(), None, None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As the base class does; the run time counts what was trained before resuming."""

@@ -12,7 +12,7 @@ from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
 from hf_unlearn.models.loading import load_encoder
-from hf_unlearn.training.preprocessor import make_preprocessor
+from hf_unlearn.training.inputs import make_preprocessor
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,7 @@ from datasets import DatasetDict, concatenate_datasets
 from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
 from hf_unlearn.models.contrastive import contrastive_terms
 from hf_unlearn.models.loading import load_encoder
-from hf_unlearn.training.earlier_requests import EarlierRequests
-from hf_unlearn.training.held_rows import HELD_WEIGHT, NOT_HELD
+from hf_unlearn.training.earlier_requests import HELD_WEIGHT, NOT_HELD, EarlierRequests
 
 SETTINGS = {"per_device_train_batch_size": 16, "max_steps": 20, "learning_rate": 1e-3, "lr_scheduler_type": "cosine"}
 
