@@ -80,8 +80,8 @@ class LocalEncoder:
         cache: Path | None = None,
         deadline: float | None = None,
     ) -> None:
-        from hf_unlearn.models.fit import check_pictures
         from hf_unlearn.models.loading import load_image_processor, load_model
+        from hf_unlearn.models.processor_fit import check_pictures
 
         self.name, self.features, self.backend, self.batch_size = name, features, backend, batch_size
         self.device, self.deadline = usable_device(device), deadline

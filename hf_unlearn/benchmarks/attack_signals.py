@@ -77,15 +77,13 @@ class AttackSignals:
         Raises:
             UserError: It is something else.
         """
-        tensors = {
-            name: tensor.numpy() for name, tensor in read_tensors(path, "delete it, and it is made again").items()
-        }
+        tensors = read_tensors(path, "delete it, and it is made again")
         parts: dict[str, dict[str, Array]] = {part: {} for part in PARTS}
         try:
-            recovery = tensors.pop("recovery")
+            recovery = tensors.pop("recovery").numpy()
             for key, values in tensors.items():
                 part, _, name = key.partition(":")
-                parts[part][name] = values
+                parts[part][name] = values.numpy()
         except KeyError as error:
             raise UserError(
                 f"{path} holds what is no observation ({error}); delete it, and it is made again"
@@ -113,19 +111,16 @@ class SignalExtractor:
     def extract(self, model: PreTrainedModel) -> AttackSignals:
         """Embed the splits and their transformed copies, look into the weights, and train copies of the model on."""
         retain = self.splits["retain"]
-        alignment: dict[str, Array] = {}
-        images: dict[str, Array] = {}
-        alignment["retain"], retain_images = self.evaluator.alignment_and_images(model, retain)
+        of_retain, retain_images = self.evaluator.alignment_and_images(model, retain)
         anchors = drawn(len(retain), ANCHORS)
-        images["anchors"] = retain_images[anchors]
+        alignment, images = {"retain": of_retain}, {"anchors": retain_images[anchors]}
         for name in ("unlearn", "test"):
             split = self.splits[name]
             alignment[name], images[name] = self.evaluator.alignment_and_images(model, split)
             some = drawn(len(split), len(split) if name == "unlearn" else COPIED)
             for transform, change in TRANSFORMS.items():
-                alignment[f"{name}/{transform}"], _ = self.evaluator.alignment_and_images(
-                    model, DerivedSplit(split, some, change)
-                )
+                copies = DerivedSplit(split, some, change)
+                alignment[f"{name}/{transform}"], _ = self.evaluator.alignment_and_images(model, copies)
         for bits in BITS:
             rounded = quantised(model, bits)
             alignment |= {f"{name}/int{bits}": self._alignment(rounded, name) for name in ("unlearn", "test")}
@@ -152,10 +147,11 @@ class SignalExtractor:
     def _gradients(self, model: PreTrainedModel) -> dict[str, Array]:
         retain = self.splits["retain"]
         negatives = DerivedSplit(retain, drawn(len(retain), NEGATIVES))
-        return {
-            name: gradient_norms(model, self.evaluator.preprocessor, split, drawn(len(split), WHITE_BOX), negatives)
-            for name, split in ((name, self.splits[name]) for name in ("unlearn", "test"))
-        }
+        found = {}
+        for name in ("unlearn", "test"):
+            rows = drawn(len(self.splits[name]), WHITE_BOX)
+            found[name] = gradient_norms(model, self.evaluator.preprocessor, self.splits[name], rows, negatives)
+        return found
 
     def _of_weights(self, model: PreTrainedModel, alignment: Mapping[str, Array]) -> dict[str, Array]:
         base = load_encoder(self.base)[0].to(model.device)  # type: ignore[arg-type]  # the stub of `to` lacks devices

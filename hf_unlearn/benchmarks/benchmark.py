@@ -21,7 +21,7 @@ from hf_unlearn.parsing import read_json, read_yaml
 from hf_unlearn.records.codec import decode
 from hf_unlearn.records.metric_labels import short_name
 from hf_unlearn.runs.builders import BUILDERS
-from hf_unlearn.runs.command_line import Run, grouped_options, parse_run, section_options
+from hf_unlearn.runs.command_line import Run, as_words, grouped_options, options_of, parse_run, section_options
 from hf_unlearn.runs.experiment import Experiment
 from hf_unlearn.runs.results import columns_of, markdown
 from hf_unlearn.runs.resuming import settings_hash
@@ -93,19 +93,14 @@ class Benchmark:
             options = {name: value for name, value in options.items() if name.partition(".")[0] not in others}
             options["methods"] = methods
             given = [(n, words) for n, words in grouped_options(extra) if n.partition(".")[0] not in others]
-            extra = tuple(token for name, words in given for token in (f"--{name}", *words))
-        tokens = [token for name, value in options.items() for token in (f"--{name}", *_words(value))]
-        return [*tokens, *extra]
+            extra = tuple(as_words(given))
+        return [*as_words(options_of(options)), *extra]
 
     def variants(self) -> dict[str, dict[str, float]]:
         """Named settings of Alignment Calibration beside its default, for Table 5 and Fig. 4."""
         chosen: dict[str, dict[str, float]] = dict(ABLATION) if self.ablation else {}
         chosen |= {f"alpha={value:g}": {"alpha": value, "gamma": value} for value in self.alpha}
         return chosen | {f"beta={value:g}": {"beta": value} for value in self.beta}
-
-
-def _words(value: object) -> list[str]:
-    return [str(item) for item in value] if isinstance(value, list | tuple) else [str(value)]
 
 
 def run_benchmark(benchmark: Benchmark, output_dir: Path) -> dict[int, dict[str, dict[str, float]]]:
@@ -200,7 +195,7 @@ class Summary:
     mean: dict[str, dict[str, float]]
     std: dict[str, dict[str, float]]
     trials: tuple[int, ...]
-    family: str = field(default="image-text")
+    family: str = "image-text"
 
 
 def summarise(trials: Mapping[int, Mapping[str, Mapping[str, float]]], gap_keys: Sequence[str], family: str) -> Summary:
@@ -228,13 +223,15 @@ def write_tables(summary: Summary, benchmark: Benchmark, output_dir: Path) -> st
     names += [name for m in METHODS if m != "retrain" for name in (m, m + WITHOUT_INITIAL) if name in summary.mean]
     parts = [_main_table(summary, names)]
     if benchmark.ablation:
-        parts.append("Ablation of Alignment Calibration (Table 5), average gap:\n\n" + _ablation_table(summary))
+        lines = [["Terms", "Avg. gap"], ["---", "---:"], *([n, _number(summary, n, "avg_gap")] for n in ABLATION)]
+        parts.append("Ablation of Alignment Calibration (Table 5), average gap:\n\n" + markdown(lines))
     text = "\n".join(parts)
     write_atomically(output_dir / "tables.md", text)
     write_atomically(output_dir / "tables.csv", _csv(summary))
     content = {"trials": summary.trials, "mean": summary.mean, "std": summary.std}
     write_atomically(output_dir / "tables.json", json.dumps(content, indent=1) + "\n")
-    bars = {_title(n): _mean_std(summary, n, "negative_alignment") for n in names if n in METHODS}
+    key = "negative_alignment"
+    bars = {_title(n): (summary.mean[n][key], summary.std[n][key]) for n in names if n in METHODS}
     plot_bars(bars, output_dir / "negative_alignment.png", ylabel="negative alignment gap (×100)")
     if benchmark.alpha or benchmark.beta:
         _plot_ratios(summary, benchmark, output_dir / "forgetting_score_ratio.png")
@@ -256,10 +253,6 @@ def _main_table(summary: Summary, names: Sequence[str]) -> str:
     return markdown(lines)
 
 
-def _ablation_table(summary: Summary) -> str:
-    return markdown([["Terms", "Avg. gap"], ["---", "---:"], *([n, _number(summary, n, "avg_gap")] for n in ABLATION)])
-
-
 def _cell(summary: Summary, name: str, key: str) -> str:
     if key not in summary.mean[name]:
         return "–"
@@ -268,12 +261,7 @@ def _cell(summary: Summary, name: str, key: str) -> str:
 
 
 def _number(summary: Summary, name: str, key: str) -> str:
-    mean, std = _mean_std(summary, name, key)
-    return f"{mean:.2f} ± {std:.2f}"
-
-
-def _mean_std(summary: Summary, name: str, key: str) -> tuple[float, float]:
-    return summary.mean[name][key], summary.std[name][key]
+    return f"{summary.mean[name][key]:.2f} ± {summary.std[name][key]:.2f}"
 
 
 def _title(name: str) -> str:

@@ -26,10 +26,11 @@ from hf_unlearn.metrics.agreement import agreement
 from hf_unlearn.metrics.gap import gap_to_retrain
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.parsing import Fields, read_json, read_tensors
-from hf_unlearn.runs.builders import BUILDERS
 from hf_unlearn.runs.command_line import Run, parse_run
+from hf_unlearn.runs.builders import BUILDERS
 from hf_unlearn.runs.evaluation import Evaluation, Evaluator
 from hf_unlearn.runs.experiment import RETRAIN, Experiment, make_evaluator
+from hf_unlearn.runs.results import aligned
 from hf_unlearn.runs.run_data import UnlearningTask, prepare_task
 from hf_unlearn.runs.unlearn import start
 from hf_unlearn.training.inputs import make_preprocessor
@@ -83,11 +84,7 @@ class OracleScore:
         ):
             numbers = [*values, gap, *([] if auc_gap is None else [auc_gap])]
             rows.append((name, *(f"{number:.1f}" for number in numbers), f"{agreed:.2f}"))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join(
-            "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-            for row in rows
-        )
+        return "\n".join(aligned(rows, words=1))
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from hf_unlearn.metrics.agreement import agreement
 from hf_unlearn.records.file_names import EVALUATION_NAME
 from hf_unlearn.records.schemas import EvaluationRecord
 from hf_unlearn.runs.builders import BUILDERS
-from hf_unlearn.runs.command_line import parse_run
+from hf_unlearn.runs.command_line import as_words, grouped_options, options_of, parse_run
 from hf_unlearn.runs.results import markdown
 from hf_unlearn.runs.run_arguments import UNLEARN
 from hf_unlearn.runs.run_data import prepare_task
@@ -113,7 +113,7 @@ class Trial:
     def __init__(self, sequence: RequestSequence, number: int, folder: Path) -> None:
         self.sequence, self.number, self.folder = sequence, number, folder
         self.last = sequence.requests
-        if not self._requested(self.last).is_file():
+        if not (self.folder / f"request-1-to-{self.last}.txt").is_file():
             with owned_together(folder, "Another parting of this data"):
                 self._part()
 
@@ -164,11 +164,9 @@ class Trial:
 
     def rows(self) -> list[SequenceRow]:
         """A row for each finished run, Retrains first."""
-        return [*self._rows_of(RETRAIN), *(row for method in self._others() for row in self._rows_of(method))]
-
-    def _others(self) -> list[str]:
         found = {path.name for path in self.folder.iterdir() if path.is_dir()} - {RETRAIN, "data"}
-        return [*(m for m in self.sequence.methods if m in found), *sorted(found - set(self.sequence.methods))]
+        others = [*(m for m in self.sequence.methods if m in found), *sorted(found - set(self.sequence.methods))]
+        return [row for method in (RETRAIN, *others) for row in self._rows_of(method)]
 
     def _rows_of(self, method: str) -> Iterator[SequenceRow]:
         spent, levels = 0.0, dict[int, float]()
@@ -195,7 +193,8 @@ class Trial:
         so_far = self._ids(f"request-1-to-{number}")
         own = so_far if after in (AT_ONCE, AGAIN) else self._ids(f"request-{number}")
         retain = sorted(set(self._data["train"]["id"]) - set(so_far))
-        exact = self._retrain(number)
+        folder = self.folder_of(RETRAIN, f"request-1-to-{number}")
+        exact = RowAlignments.load(folder) if (folder / ROW_ALIGNMENTS_NAME).is_file() else None
         gaps: list[float | None] = [None, None]
         if exact is not None and method != RETRAIN:
             off = abs(now.mean(retain) - exact.mean(retain))
@@ -228,9 +227,6 @@ class Trial:
         assert isinstance(data, DatasetDict)  # as `_part` saved it
         return data
 
-    def _requested(self, number: int) -> Path:
-        return self.folder / f"request-1-to-{number}.txt"
-
     def _ids(self, name: str) -> list[str]:
         return (self.folder / f"{name}.txt").read_text(encoding="utf-8").splitlines()
 
@@ -240,21 +236,13 @@ class Trial:
     def _minutes(self, folder: Path) -> float:
         return EvaluationRecord.load(folder).metrics["run_time_minutes"] or 0.0
 
-    def _retrain(self, number: int) -> RowAlignments | None:
-        folder = self.folder_of(RETRAIN, f"request-1-to-{number}")
-        return RowAlignments.load(folder) if (folder / ROW_ALIGNMENTS_NAME).is_file() else None
-
     def _argv(self, method: str, request: str, **more: object) -> list[str]:
         benchmark = self.sequence.benchmark
         options: dict[str, object] = {n: v for n, v in benchmark.options.items() if n not in UNLEARN}
-        given = {
-            "dataset_name": self.folder / "data",
-            "unlearn_request": self.folder / f"{request}.txt",
-            **{name: value for name, value in more.items() if value is not None},
-        }
-        tokens = [word for option, value in given.items() for word in (f"--{option}", str(value))]
-        extra = _without(self.sequence.extra, UNLEARN)
-        return [*replace(benchmark, options=options).argv(self.number, *extra, methods=[method]), *tokens]
+        given = {"dataset_name": self.folder / "data", "unlearn_request": self.folder / f"{request}.txt", **more}
+        extra = as_words(option for option in grouped_options(self.sequence.extra) if option[0] not in UNLEARN)
+        argv = replace(benchmark, options=options).argv(self.number, *extra, methods=[method])
+        return [*argv, *as_words(options_of(given))]
 
 
 def write_sequence(rows: Sequence[SequenceRow], output_dir: Path) -> str:
@@ -291,14 +279,3 @@ def _spread(values: Sequence[float | None], unit: str = "") -> str:
         return "–"
     middle = f"{np.mean(known):.2f}"
     return (middle if len(known) == 1 else f"{middle} ({min(known):.2f} to {max(known):.2f})") + unit
-
-
-def _without(words: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Words of a command line without the options of these names."""
-    kept, skipping = [], False
-    for word in words:
-        if word.startswith("--"):
-            skipping = word[2:].partition("=")[0] in names
-        if not skipping:
-            kept.append(word)
-    return kept

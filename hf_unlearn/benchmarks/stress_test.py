@@ -17,21 +17,21 @@ from hf_unlearn.benchmarks.attack_signals import (
     AttackSignals,
     SignalExtractor,
 )
-from hf_unlearn.benchmarks.attacks import AttackRow, attack_models
+from hf_unlearn.benchmarks.attacks import POINTS, AttackRow, attack_models
 from hf_unlearn.benchmarks.benchmark import Benchmark
-from hf_unlearn.benchmarks.stress_table import TOLERANCE, has_power, markdown
 from hf_unlearn.data.fingerprint import dataset_sha256
 from hf_unlearn.data.transformed_copies import TRANSFORMS, plant_near_copies
 from hf_unlearn.distributed import owned_together
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import write_atomically
 from hf_unlearn.hub.recording import public_hyper_parameters
-from hf_unlearn.methods import METHODS
+from hf_unlearn.methods import description_of
 from hf_unlearn.methods.fine_tune import FineTuneConfig
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.parsing import read_json
+from hf_unlearn.runs import results
 from hf_unlearn.runs.builders import BUILDERS
-from hf_unlearn.runs.command_line import Run, grouped_options, parse_run
+from hf_unlearn.runs.command_line import Run, parse_run
 from hf_unlearn.runs.experiment import BEFORE, RETRAIN, Experiment
 from hf_unlearn.runs.resuming import base_key, data_key, settings_hash
 from hf_unlearn.runs.run_data import UnlearningTask, prepare_task
@@ -41,6 +41,7 @@ from hf_unlearn.training.config import UnlearningConfig
 logger = logging.getLogger(__name__)
 
 SEED_STEP = 1000  # as the benchmark's second Retrain
+TOLERANCE = 2.0  # points that an attack may differ from the same attack on Retrain
 
 
 @dataclass(frozen=True)
@@ -78,17 +79,9 @@ class StressTest:
 
     def run(self, member: int, *methods: str) -> Run:
         """The parsed run of one member of the ensemble, of all methods or of some and what is set for them."""
-        chosen = methods or (RETRAIN, *self.methods)
-        others = set(METHODS) - set(chosen) if methods else set()
-        options = [(n, v) for n, v in grouped_options(self.extra) if n.partition(".")[0] not in others]
-        extra = [word for name, values in options for word in (f"--{name}", *values)]
         seed = ("--seed", str(self.trial + SEED_STEP * member))
-        return parse_run(self.benchmark.argv(self.trial, *extra, *seed, methods=chosen))
-
-    @property
-    def family(self) -> str:
-        """The family of encoders."""
-        return self.benchmark.family
+        chosen = methods or (RETRAIN, *self.methods)
+        return parse_run(self.benchmark.argv(self.trial, *self.extra, *seed, methods=chosen))
 
 
 def run_stress_test(test: StressTest, output_dir: Path) -> list[AttackRow]:
@@ -118,7 +111,7 @@ def _extract_all(test: StressTest, folder: Path) -> dict[str, list[AttackSignals
     task = prepare_task(runs[0].arguments)
     if test.near_copies:
         task = with_near_copies(task, test.near_copies, test.copies_each)
-    base = base_model(runs[0], task, BUILDERS[test.family])
+    base = base_model(runs[0], task, BUILDERS[test.benchmark.family])
     experiment = Experiment(relearning, task, base)
     extractor = SignalExtractor(experiment, relearning_config, test.steps)
     shared = {
@@ -185,7 +178,7 @@ def write_comparison(rows: Sequence[AttackRow], test: StressTest, output_dir: Pa
     """Write `results.json` and `results.md`; returns the Markdown."""
     content = {
         "schema": 1,
-        "family": test.family,
+        "family": test.benchmark.family,
         "trial": test.trial,
         "ensemble": test.ensemble,
         "near_copies": test.near_copies,
@@ -204,6 +197,61 @@ def write_comparison(rows: Sequence[AttackRow], test: StressTest, output_dir: Pa
         ],
     }
     write_atomically(output_dir / "results.json", json.dumps(content, indent=1) + "\n")
-    text = markdown(rows)
+    text = table(rows)
     write_atomically(output_dir / "results.md", text)
     return text
+
+
+def table(rows: Sequence[AttackRow]) -> str:
+    """One row an attack: Retrain's value, then each method's with its difference to Retrain in parentheses.
+
+    Differences beyond the tolerance are bold. An attack has power if it finds the untouched model: if its value there
+    differs from Retrain's by more than the tolerance and by more than twice what Retrains vary. Below, the count of
+    attacks within the tolerance for each method, of all and of those with power.
+    """
+    names = list(rows[0].values)
+    lines = [["Attack", "Retrain", *map(_title, names), "Power"], ["---", *["---:"] * (len(names) + 1), "---"]]
+    for row in rows:
+        spread = "" if row.retrain_std is None else f" ± {row.retrain_std:.2f}"
+        unit = f" ({row.unit})" if row.unit != POINTS else ""
+        cells = [f"{row.attack}{unit}", f"{row.retrain:.2f}{spread}"]
+        found = has_power(row)
+        power = "–" if found is None else "yes" if found else "no"
+        lines.append([*cells, *(_cell(row, name) for name in names), power])
+    powerful = [row for row in rows if has_power(row)]
+    return (
+        f"{results.markdown(lines)}\nAttacks (in points) within {TOLERANCE:g} points of Retrain's: "
+        f"{_counts(rows, names)}. Of those with power: {_counts(powerful, names)}.\n"
+    )
+
+
+def has_power(row: AttackRow) -> bool | None:
+    """Whether an attack finds the untouched model; None if it was not made on it, or is not in points."""
+    if row.unit != POINTS or BEFORE not in row.values:
+        return None
+    return not abs(row.differences[BEFORE]) <= max(TOLERANCE, 2 * (row.retrain_std or 0.0))
+
+
+def _cell(row: AttackRow, name: str) -> str:
+    if name not in row.values:
+        return "–"
+    difference = row.differences[name]
+    text = f"{row.values[name]:.2f} ({difference:+.2f})"
+    return f"**{text}**" if _is_beyond(row, name) else text
+
+
+def _counts(rows: Sequence[AttackRow], names: Sequence[str]) -> str:
+    told = []
+    for name in names:
+        measured = [row for row in rows if name in row.values and row.unit == POINTS]
+        told.append(f"{_title(name)} {sum(not _is_beyond(row, name) for row in measured)} of {len(measured)}")
+    return "; ".join(told)
+
+
+def _is_beyond(row: AttackRow, name: str) -> bool:
+    """Not within the tolerance; a value that is no number is not, either."""
+    return row.unit == POINTS and not abs(row.differences[name]) <= TOLERANCE
+
+
+def _title(name: str) -> str:
+    return "before unlearning" if name == BEFORE else description_of(name).title

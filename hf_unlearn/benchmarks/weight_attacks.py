@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from hf_unlearn.data.encoded import EncodedSplit
@@ -110,9 +110,6 @@ def gradient_norms(
             joined = replace(own, x=torch.cat([own.x, fixed.x]), y=torch.cat([own.y, fixed.y]))
             loss = info_nce(joined, torch.arange(len(joined.x), device=joined.x.device) == 0)
             gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-            norms.append(_norm([gradient for gradient in gradients if gradient is not None]))
+            squares = [gradient.float().square().sum() for gradient in gradients if gradient is not None]
+            norms.append(float(torch.stack(squares).sum().sqrt()))
     return np.array(norms)
-
-
-def _norm(gradients: Sequence[Tensor]) -> float:
-    return float(torch.stack([gradient.float().square().sum() for gradient in gradients]).sum().sqrt())

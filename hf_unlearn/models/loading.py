@@ -21,14 +21,14 @@ from transformers import (
 from hf_unlearn.data.resizing import Processor
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.adapters import apply_adapter, base_of, find_adapter
+from hf_unlearn.models.checkpoint_forms import OPEN_CLIP, TRANSFORMERS, form_of, located
 from hf_unlearn.models.contrastive import is_contrastive, is_dual_encoder
-from hf_unlearn.models.faults import refuse_larger, refuse_many, stored_shapes, told
-from hf_unlearn.models.fit import check_fit, check_texts
-from hf_unlearn.models.forms import OPEN_CLIP, TRANSFORMERS, form_of, located
+from hf_unlearn.models.loading_errors import refuse_larger, refuse_many, stored_shapes, told
 from hf_unlearn.models.open_clip import clip_config, load_open_clip
 from hf_unlearn.models.open_clip_processor import load_open_clip_processor, read_config
 from hf_unlearn.models.origin import remember_origin
 from hf_unlearn.models.processor_files import TOKENIZER_FILES, check_processor_files
+from hf_unlearn.models.processor_fit import check_fit, check_texts
 from hf_unlearn.models.weights import has_weights, weight_files
 from hf_unlearn.parsing import Fields
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, PreTrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.models.faults import refuse_larger
+from hf_unlearn.models.loading_errors import refuse_larger
 from hf_unlearn.models.open_clip_processor import CLIP_END, CLIP_TOKENS, preprocess_config, read_config
 from hf_unlearn.models.weights import OPEN_CLIP_CONFIG_NAME, OPEN_CLIP_WEIGHTS_NAME
 from hf_unlearn.parsing import Fields, read_tensors

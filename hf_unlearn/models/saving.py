@@ -8,7 +8,7 @@ from transformers import CLIPModel, PreTrainedModel
 from hf_unlearn.data.resizing import Processor
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.adapters import is_adapted
-from hf_unlearn.models.forms import FORMS, OPEN_CLIP, SENTENCE_TRANSFORMERS, TRANSFORMERS
+from hf_unlearn.models.checkpoint_forms import FORMS, OPEN_CLIP, SENTENCE_TRANSFORMERS, TRANSFORMERS
 from hf_unlearn.models.weights import CLIP_MODULE, SENTENCE_CONFIG_NAME
 
 

@@ -205,16 +205,17 @@ def read_yaml(path: Path) -> tuple[list[Option], dict[str, list[Option]], dict[s
     model = content.pop(MODEL, None) or {}
     if not isinstance(model, dict):
         raise UserError(f"--config {path}: the section model must be a mapping, not {type(model).__name__}")
-    sections = {k: _yaml_options(v) for k, v in content.items() if isinstance(v, dict)}
+    sections = {k: options_of(v) for k, v in content.items() if isinstance(v, dict)}
     unknown = [name for name in sections if name not in (*METHODS, *EARLIER_TRAININGS)]
     if unknown:
         raise UserError(f"--config {path} has a section {unknown[0]!r} that is no method; known: {', '.join(METHODS)}")
-    return _yaml_options({k: v for k, v in content.items() if not isinstance(v, dict)}), sections, model
+    return options_of({k: v for k, v in content.items() if not isinstance(v, dict)}), sections, model
 
 
-def _yaml_options(content: dict[str, object]) -> list[Option]:
+def options_of(content: Mapping[str, object]) -> list[Option]:
+    """Values by the names of their options, as a YAML file holds them; one without a value is left out."""
     return [
-        (str(name), [str(item) for item in value] if isinstance(value, list) else [str(value)])
+        (str(name), [str(item) for item in value] if isinstance(value, list | tuple) else [str(value)])
         for name, value in content.items()
         if value is not None
     ]

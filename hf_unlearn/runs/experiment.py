@@ -21,8 +21,8 @@ from hf_unlearn.hub.recording import describe_base_model
 from hf_unlearn.methods import METHODS
 from hf_unlearn.methods.retrain import RetrainConfig
 from hf_unlearn.models.adapters import add_adapter, is_adapted, merged
+from hf_unlearn.models.checkpoint_forms import TRANSFORMERS, located, stored_dtype
 from hf_unlearn.models.contrastive import is_dual_encoder, is_sigmoid
-from hf_unlearn.models.forms import TRANSFORMERS, located, stored_dtype
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.saving import check_form
 from hf_unlearn.models.weights import has_weights, weights_sha256

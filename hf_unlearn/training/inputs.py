@@ -8,7 +8,7 @@ from hf_unlearn.data.resizing import Processor
 from hf_unlearn.data.views import VIEW_PRESETS
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.contrastive import caption_length, is_dual_encoder, unwrap
-from hf_unlearn.models.fit import check_fit
+from hf_unlearn.models.processor_fit import check_fit
 
 
 def make_preprocessor(model: PreTrainedModel, processing_class: Processor, data: DataConfig) -> ContrastivePreprocessor:

@@ -6,8 +6,7 @@ import pytest
 from hf_unlearn.benchmarks.attack_signals import AttackSignals
 from hf_unlearn.benchmarks.attacks import NATS, POINTS, AttackRow, attack_models
 from hf_unlearn.benchmarks.benchmark import Benchmark
-from hf_unlearn.benchmarks.stress_table import TOLERANCE, has_power, markdown
-from hf_unlearn.benchmarks.stress_test import StressTest
+from hf_unlearn.benchmarks.stress_test import TOLERANCE, StressTest, has_power, table
 from hf_unlearn.data.transformed_copies import TRANSFORMS
 from hf_unlearn.errors import UserError
 
@@ -146,7 +145,7 @@ def test_the_table_marks_what_lies_beyond_the_tolerance():
         AttackRow("b", NATS, 1.0, None, {"fine_tune": 9.0}),
         AttackRow("c", POINTS, 10.0, 0.5, {"before": float("nan"), "fine_tune": 7.0}),
     ]
-    text = markdown(rows)
+    text = table(rows)
     assert "| a | 50.00 ± 1.00 | **90.00 (+40.00)** | 51.50 (+1.50) |" in text
     assert "| b (nats) | 1.00 | – | 9.00 (+8.00) |" in text
     assert "before unlearning 0 of 2; Fine-Tune 1 of 2. Of those with power: " in text

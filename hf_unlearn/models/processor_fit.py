@@ -17,7 +17,7 @@ from hf_unlearn.models.contrastive import (
     is_dual_encoder,
     unwrap,
 )
-from hf_unlearn.models.faults import told
+from hf_unlearn.models.loading_errors import told
 
 TEXTS = ("a photograph of the sea", "two dogs")
 # transformers' CLIP takes the greatest token for the end of a text where its config says 2, as old configs wrongly do.
