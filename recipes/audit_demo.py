@@ -115,21 +115,17 @@ def side_by_side(audits: dict[str, Audit], path: Path) -> Path:
     height = 420
     resized = [[image.resize((image.width * height // image.height, height)) for image in row] for row in rows]
     width = max(sum(image.width for image in row) for row in resized)
+    font = ImageFont.truetype(font_manager.findfont("DejaVu Sans:bold"), 24)  # the plotting library's own
     sheet = Image.new("RGB", (width, (height + 40) * len(resized)), "white")
     for i, (row, (name, audit)) in enumerate(zip(resized, audits.items(), strict=True)):
         x = 0
         for image in row:
             sheet.paste(image, (x, i * (height + 40) + 40))
             x += image.width
-        write_heading(sheet, f"{name.replace('_', ' ')}: {audit.result.verdict.value}", i * (height + 40) + 8)
+        heading = f"{name.replace('_', ' ')}: {audit.result.verdict.value}"
+        ImageDraw.Draw(sheet).text((12, i * (height + 40) + 8), heading, fill="black", font=font)
     sheet.save(path)
     return path
-
-
-def write_heading(sheet: Image.Image, text: str, y: int) -> None:
-    """A heading in the plotting library's own font."""
-    font = ImageFont.truetype(font_manager.findfont("DejaVu Sans:bold"), 24)
-    ImageDraw.Draw(sheet).text((12, y), text, fill="black", font=font)
 
 
 if __name__ == "__main__":

@@ -18,16 +18,8 @@ from hf_unlearn.cli.guard import guarded
 from hf_unlearn.runs.command_line import underscored
 
 # A test's size: a few pictures, one epoch of everything.
-SMALL = [
-    "--num_samples",
-    "150",
-    "--unlearn_fraction",
-    ".2",
-    "--num_train_epochs",
-    "1",
-    "--pretrain.num_train_epochs",
-    "1",
-]
+SMALL = ["--num_samples", "150", "--unlearn_fraction", ".2"]
+SMALL += ["--num_train_epochs", "1", "--pretrain.num_train_epochs", "1"]
 
 
 def main() -> None:

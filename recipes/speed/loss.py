@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,41 +29,30 @@ def dense_two_view(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
     return F.cross_entropy(logits, (torch.arange(len(views), device=x.device) + len(x)) % len(views))
 
 
+def _ours(terms: type[ContrastiveTerms], x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
+    return info_nce(terms(x, y, scale))
+
+
+def _both_passes(loss: Callable[..., Tensor], leaves: tuple[Tensor, ...]) -> None:
+    for leaf in leaves:
+        leaf.grad = None
+    loss(*leaves).backward()
+
+
 def loss_passes(setting: Setting, _: str) -> Iterator[Row]:
     """Both passes of the loss alone over matrices of 4,096 and more similarities a side, of 256 dimensions."""
     sizes = (512,) if setting.small else (4096, 16_384) if setting.cuda else (4096,)
-    for rows in sizes:
-        yield from _passes_of(setting, rows)
-
-
-def _passes_of(setting: Setting, rows: int) -> Iterator[Row]:
-    cases: tuple[tuple[type[ContrastiveTerms], Callable[..., Tensor], int], ...] = (
-        (CrossModalTerms, dense_cross_modal, rows),
-        (TwoViewTerms, dense_two_view, rows // 2),
+    cases: tuple[tuple[type[Any], Callable[..., Tensor], int], ...] = (
+        (CrossModalTerms, dense_cross_modal, 1),
+        (TwoViewTerms, dense_two_view, 2),
     )
-    for terms, dense, n in cases:
-        x, y = (torch.randn(n, 256, device=setting.device, requires_grad=True) for _ in range(2))
-        scale = torch.tensor(14.0, device=setting.device, requires_grad=True)
-        everything = torch.ones(n, device=setting.device)
-
-        def both_passes(loss: Callable[[], Tensor], leaves: tuple[Tensor, ...] = (x, y, scale)) -> None:
-            for leaf in leaves:
-                leaf.grad = None
-            loss().backward()
-
-        def ours(
-            terms: type[ContrastiveTerms] = terms,
-            x: Tensor = x,
-            y: Tensor = y,
-            s: Tensor = scale,
-            m: Tensor = everything,
-        ) -> Tensor:
-            return info_nce(terms(x, y, s), m)
-
-        blocks, whole = "block-wise", "the whole matrix"
+    blocks, whole = "block-wise", "the whole matrix"
+    for rows, (terms, dense, views) in product(sizes, cases):
+        x, y = (torch.randn(rows // views, 256, device=setting.device, requires_grad=True) for _ in range(2))
+        leaves = (x, y, torch.tensor(14.0, device=setting.device, requires_grad=True))
         contenders: dict[str, Work] = {
-            blocks: partial(both_passes, ours),
-            whole: partial(both_passes, partial(dense, x, y, scale)),
+            blocks: partial(_both_passes, partial(_ours, terms), leaves),
+            whole: partial(_both_passes, dense, leaves),
         }
         title = f"{terms.__name__}, {rows} x {rows} similarities, forward and backward"
         yield Rounds(setting, contenders).compare(title, blocks, whole)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -80,6 +80,20 @@ class Row:
     second_peak: float
     note: str = ""
 
+    @classmethod
+    def of(
+        cls, work: str, first: str, second: str, taken: list[Measurement], other: list[Measurement], note: str = ""
+    ) -> Self:
+        """The rounds of one way to do the work against those of another."""
+        (first_seconds, first_peak), (second_seconds, second_peak) = (
+            (statistics.median(m.seconds for m in rounds), statistics.median(m.peak for m in rounds))
+            for rounds in (taken, other)
+        )
+        ratios = [b.seconds / a.seconds for a, b in zip(taken, other, strict=True)]
+        ratio, least, greatest = statistics.median(ratios), min(ratios), max(ratios)
+        seconds = (first_seconds, second_seconds)
+        return cls(work, first, second, *seconds, ratio, least, greatest, first_peak, second_peak, note)
+
     def __str__(self) -> str:
         times = f"{_seconds(self.first_seconds)} against {_seconds(self.second_seconds)}"
         ratio = f"ratio {self.ratio:.2f} ({self.least:.2f} to {self.greatest:.2f})"
@@ -132,27 +146,9 @@ class Rounds:
         """Median of a contender."""
         return statistics.median(m.seconds for m in self.taken[name])
 
-    def peak(self, name: str) -> float:
-        """Median peak memory of a contender, in MB."""
-        return statistics.median(m.peak for m in self.taken[name])
-
     def compare(self, work: str, first: str, second: str, note: str = "") -> Row:
         """One contender against another; both must have been timed."""
-        pairs = zip(self.taken[first], self.taken[second], strict=True)
-        ratios = [b.seconds / a.seconds for a, b in pairs]
-        return Row(
-            work,
-            first,
-            second,
-            self.seconds(first),
-            self.seconds(second),
-            statistics.median(ratios),
-            min(ratios),
-            max(ratios),
-            self.peak(first),
-            self.peak(second),
-            note,
-        )
+        return Row.of(work, first, second, self.taken[first], self.taken[second], note)
 
 
 def measure(
@@ -208,16 +204,4 @@ def growth(setting: Setting, work: str, unit: str, scripts: dict[int, list[str]]
         taken[size] = [Measurement(*json.loads(run.stdout)) for run in runs]
     smallest, first = next(iter(taken.items()))
     for size, each in taken.items():
-        ratios = [a.seconds / b.seconds for a, b in zip(each, first, strict=True)]
-        yield Row(
-            work,
-            f"{smallest:,} {unit}",
-            f"{size:,} {unit}",
-            statistics.median(m.seconds for m in first),
-            statistics.median(m.seconds for m in each),
-            statistics.median(ratios),
-            min(ratios),
-            max(ratios),
-            statistics.median(m.peak for m in first),
-            statistics.median(m.peak for m in each),
-        )
+        yield Row.of(work, f"{smallest:,} {unit}", f"{size:,} {unit}", first, each)

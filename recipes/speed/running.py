@@ -1,6 +1,5 @@
 """What a user waits for: `trainer.train()` as a whole, and the evaluation of one checkpoint."""
 
-import statistics
 import time
 from collections.abc import Iterator
 
@@ -19,7 +18,7 @@ from hf_unlearn.models.simclr import SimCLRConfig, SimCLRModel
 from hf_unlearn.runs.class_labels import ClassLabels
 from hf_unlearn.runs.evaluation import ImageViewEvaluator
 from hf_unlearn.training.inputs import make_preprocessor
-from speed.rounds import Row, Setting, measure
+from speed.rounds import Measurement, Row, Setting, measure
 from speed.steps import AC, as_dataset, optimizer_of, random_pictures
 
 WANTED_SECONDS = 2.0  # of the evaluation, on a GPU
@@ -95,9 +94,9 @@ def whole_trainings(setting: Setting, folder: str) -> Iterator[Row]:
     seconds, kernels = (last - first) / (steps[2] - steps[1]), clock.busy_seconds()
     note = f"{(last_cpu - first_cpu) / (last - first):.1f} processor cores busy (wanted: at most 2); "
     note += f"{setting.pictures / seconds:.0f} pictures/s; {clock.read[1][0] - started:.1f} s to the end of step 1"
-    busy = kernels / seconds
     work = f"trainer.train(), SimCLR, a step{', compiled' * setting.compiled}; the ratio is the device's busy share"
-    yield Row(f"{work} (wanted: 0.8)", AC, "its kernels", seconds, kernels, busy, busy, busy, 0.0, 0.0, note)
+    taken = [Measurement(seconds, 0.0)], [Measurement(kernels, 0.0)]
+    yield Row.of(f"{work} (wanted: 0.8)", AC, "its kernels", *taken, note)
 
 
 def checkpoint_evaluations(setting: Setting, _: str) -> Iterator[Row]:
@@ -119,18 +118,6 @@ def checkpoint_evaluations(setting: Setting, _: str) -> Iterator[Row]:
     started = time.process_time()
     taken = [measure(setting.device, lambda: judge.evaluate(model), setting.clock) for _ in range(setting.repeats)]
     processor = (time.process_time() - started) / setting.repeats
-    seconds = [each.seconds for each in taken]
-    ratios = [WANTED_SECONDS / each for each in seconds]
-    yield Row(
-        f"Evaluation of a SimCLR checkpoint, {total:,} pictures",
-        "ours",
-        "what is wanted on a GPU",
-        statistics.median(seconds),
-        WANTED_SECONDS,
-        statistics.median(ratios),
-        min(ratios),
-        max(ratios),
-        statistics.median(each.peak for each in taken),
-        0.0,
-        f"{processor:.1f} s of processor time",
-    )
+    work, wanted = f"Evaluation of a SimCLR checkpoint, {total:,} pictures", [Measurement(WANTED_SECONDS, 0.0)]
+    note = f"{processor:.1f} s of processor time"
+    yield Row.of(work, "ours", "what is wanted on a GPU", taken, wanted * setting.repeats, note)
