@@ -12,21 +12,17 @@ from pkgutil import iter_modules
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.records.method_description import MethodDescription
-from hf_unlearn.training.trainer import METHODS, UnlearningTrainer
+from hf_unlearn.training.trainer import METHODS
 
 __all__ = ["METHODS", "PAPER_METHODS", "description_of", "load_method", "methods_table", "needs_table"]
 
 
-def _place(item: tuple[str, type[UnlearningTrainer]]) -> tuple[float, str]:
-    row = item[1].config_class.paper_row
-    return (inf if row is None else row), item[0]
-
-
 for _module in iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
-_own = sorted(METHODS.items(), key=_place)
+# The paper's methods in the order of its tables, then further ones by their ids.
+_own = sorted(METHODS.items(), key=lambda item: (item[1].config_class.paper_row or inf, item[0]))
 METHODS.clear()
-METHODS.update(_own)  # the paper's methods in the order of its tables, then further ones by their ids
+METHODS.update(_own)
 
 # The methods that the paper compares, and that a run takes by default.
 PAPER_METHODS: tuple[str, ...] = tuple(

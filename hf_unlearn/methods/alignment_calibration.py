@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -22,8 +21,8 @@ PRESETS = ("paper", "level", "reference")
 class AlignmentCalibrationConfig(UnlearningConfig):
     """Alignment Calibration; defaults: the paper's CLIP setting (8 epochs, 2e-4, alpha = gamma = 1, beta in [0, 1])."""
 
-    method: ClassVar[str] = "alignment_calibration"
-    description: ClassVar[MethodDescription] = MethodDescription(
+    method = "alignment_calibration"
+    description = MethodDescription(
         title="Alignment Calibration",
         summary=(
             "It keeps the contrastive loss low on the retain split while it pushes unlearn pairs "
@@ -44,8 +43,8 @@ class AlignmentCalibrationConfig(UnlearningConfig):
             "it counts neither for nor against removal."
         ),
     )
-    paper_row: ClassVar[int | None] = 6
-    search_space: ClassVar[SearchSpace] = SearchSpace(  # views: beta in the units of the preset `reference`
+    paper_row = 6
+    search_space = SearchSpace(  # views: beta in the units of the preset `reference`
         image_text={"alpha": Uniform(0.5, 1), "gamma": Same("alpha"), "beta": Uniform(0, 1)},
         views={"learning_rate": Log(3e-3, 3e-2), "beta": Uniform(0, 20)},
     )

@@ -17,17 +17,15 @@ from hf_unlearn.training.trainer import UnlearningTrainer
 class FineTuneConfig(UnlearningConfig):
     """Fine-Tune; defaults: the paper's CLIP setting (8 epochs, learning rate searched in [5e-5, 5e-4])."""
 
-    method: ClassVar[str] = "fine_tune"
-    description: ClassVar[MethodDescription] = MethodDescription(
+    method = "fine_tune"
+    description = MethodDescription(
         title="Fine-Tune",
         summary="It trains the base model further, on the retain split alone.",
         equations=(RETAIN, INFO_NCE),
         citation=PAPER_CITATION,
     )
-    paper_row: ClassVar[int | None] = 2
-    search_space: ClassVar[SearchSpace] = SearchSpace(
-        image_text={"learning_rate": Log(5e-5, 5e-4)}, views={"learning_rate": Log(3e-3, 3e-2)}
-    )
+    paper_row = 2
+    search_space = SearchSpace(image_text={"learning_rate": Log(5e-5, 5e-4)}, views={"learning_rate": Log(3e-3, 3e-2)})
 
     num_train_epochs: float = setting(8, "Epochs over retain.")
     learning_rate: float = setting(5e-4, "Learning rate.")

@@ -1,7 +1,6 @@
 """Gradient Ascent: climb the loss of the unlearn samples."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -17,17 +16,15 @@ from hf_unlearn.training.trainer import UnlearningTrainer
 class GradientAscentConfig(ClimbingConfig):
     """Gradient Ascent; defaults: the paper's CLIP setting (4 epochs, learning rate searched in [5e-6, 5e-4])."""
 
-    method: ClassVar[str] = "gradient_ascent"
-    description: ClassVar[MethodDescription] = MethodDescription(
+    method = "gradient_ascent"
+    description = MethodDescription(
         title="Gradient Ascent",
         summary="It raises the contrastive loss on the unlearn split, for a few steps only.",
         equations=("-" + UNLEARN, INFO_NCE),
         citation=PAPER_CITATION,
     )
-    paper_row: ClassVar[int | None] = 3
-    search_space: ClassVar[SearchSpace] = SearchSpace(
-        image_text={"learning_rate": Log(5e-6, 5e-4)}, views={"learning_rate": Log(1e-6, 1e-4)}
-    )
+    paper_row = 3
+    search_space = SearchSpace(image_text={"learning_rate": Log(5e-6, 5e-4)}, views={"learning_rate": Log(1e-6, 1e-4)})
 
     num_train_epochs: float = setting(4, "Epochs over unlearn; it diverges if left alone.")
     learning_rate: float = setting(5e-5, "Learning rate.")

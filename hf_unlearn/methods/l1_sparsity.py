@@ -1,7 +1,7 @@
 """l1-Sparsity: Fine-Tune under a pull towards sparse weights."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -18,17 +18,15 @@ from hf_unlearn.training.trainer import UnlearningTrainer
 class L1SparsityConfig(UnlearningConfig):
     """l1-Sparsity; defaults: the paper's CLIP setting (8 epochs, 5e-4, coefficient searched in [1e-9, 1e-4])."""
 
-    method: ClassVar[str] = "l1_sparsity"
-    description: ClassVar[MethodDescription] = MethodDescription(
+    method = "l1_sparsity"
+    description = MethodDescription(
         title="ℓ1-Sparsity",
         summary="It trains the base model further on the retain split, with an ℓ1 penalty on the weights.",
         equations=(RETAIN + r" + \lambda \lVert \theta \rVert_1", INFO_NCE),
         citation=PAPER_CITATION,
     )
-    paper_row: ClassVar[int | None] = 5
-    search_space: ClassVar[SearchSpace] = SearchSpace(
-        image_text={"l1_lambda": Log(1e-9, 1e-4)}, views={"l1_lambda": Log(1e-6, 1e-3)}
-    )
+    paper_row = 5
+    search_space = SearchSpace(image_text={"l1_lambda": Log(1e-9, 1e-4)}, views={"l1_lambda": Log(1e-6, 1e-3)})
 
     num_train_epochs: float = setting(8, "Epochs over retain.")
     learning_rate: float = setting(5e-4, "Learning rate.")

@@ -1,7 +1,6 @@
 """NegGrad: descend on retain while climbing on unlearn."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -17,17 +16,15 @@ from hf_unlearn.training.trainer import UnlearningTrainer
 class NegGradConfig(ClimbingConfig):
     """NegGrad; defaults: the paper's CLIP setting (8 epochs, learning rate searched in [1e-5, 1e-4])."""
 
-    method: ClassVar[str] = "neg_grad"
-    description: ClassVar[MethodDescription] = MethodDescription(
+    method = "neg_grad"
+    description = MethodDescription(
         title="NegGrad",
         summary="It lowers the contrastive loss on the retain split and raises it on the unlearn split.",
         equations=(f"{RETAIN} - {UNLEARN}", INFO_NCE),
         citation=PAPER_CITATION,
     )
-    paper_row: ClassVar[int | None] = 4
-    search_space: ClassVar[SearchSpace] = SearchSpace(
-        image_text={"learning_rate": Log(1e-5, 1e-4)}, views={"learning_rate": Log(3e-3, 3e-2)}
-    )
+    paper_row = 4
+    search_space = SearchSpace(image_text={"learning_rate": Log(1e-5, 1e-4)}, views={"learning_rate": Log(3e-3, 3e-2)})
 
     num_train_epochs: float = setting(8, "Epochs over retain.")
     learning_rate: float = setting(1e-5, "Learning rate.")

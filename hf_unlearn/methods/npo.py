@@ -1,7 +1,7 @@
 """NPO: an ascent on the unlearn samples that stops by itself."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
@@ -11,7 +11,7 @@ from hf_unlearn.losses.functional import negative_preference
 from hf_unlearn.records.method_description import INFO_NCE, RETAIN, MethodDescription, bibtex
 from hf_unlearn.training.config import ClimbingConfig, setting
 from hf_unlearn.training.loss import BatchLoss
-from hf_unlearn.training.search_space import Around, Log, SearchSpace, everywhere
+from hf_unlearn.training.search_space import Around, Log, everywhere
 from hf_unlearn.training.teacher import TeacherTrainer
 
 
@@ -19,8 +19,8 @@ from hf_unlearn.training.teacher import TeacherTrainer
 class NPOConfig(ClimbingConfig):
     """Negative Preference Optimization; defaults: the epochs of the paper's CLIP setting, the rest chosen on it."""
 
-    method: ClassVar[str] = "npo"
-    description: ClassVar[MethodDescription] = MethodDescription(
+    method = "npo"
+    description = MethodDescription(
         title="NPO",
         summary=(
             "It raises the contrastive loss of unlearn samples above the base model's, ever more gently the further it "
@@ -40,9 +40,7 @@ class NPOConfig(ClimbingConfig):
             2024,
         ),
     )
-    search_space: ClassVar[SearchSpace] = everywhere(
-        learning_rate=Around(10), beta=Log(0.1, 10), retain_weight=Log(0.3, 10)
-    )
+    search_space = everywhere(learning_rate=Around(10), beta=Log(0.1, 10), retain_weight=Log(0.3, 10))
 
     num_train_epochs: float = setting(8, "Epochs over retain.")
     learning_rate: float = setting(2e-4, "Learning rate.")

@@ -2,7 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from transformers import PreTrainedModel, set_seed
 
@@ -16,8 +16,8 @@ from hf_unlearn.training.config import UnlearningConfig, setting
 class RetrainConfig(UnlearningConfig):
     """Retrain from scratch on retain; defaults: the paper's CLIP setting (35 epochs, warm-up cosine from 5e-4)."""
 
-    method: ClassVar[str] = "retrain"
-    description: ClassVar[MethodDescription] = MethodDescription(
+    method = "retrain"
+    description = MethodDescription(
         title="Retrain",
         summary=(
             "It trains from scratch on the retain split alone: the exact answer that other methods are compared with."
@@ -25,7 +25,7 @@ class RetrainConfig(UnlearningConfig):
         equations=(RETAIN, INFO_NCE),
         citation=PAPER_CITATION,
     )
-    paper_row: ClassVar[int | None] = 1
+    paper_row = 1
 
     num_train_epochs: float = setting(35, "Epochs over retain.")
     learning_rate: float = setting(5e-4, "Peak learning rate.")

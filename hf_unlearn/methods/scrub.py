@@ -1,7 +1,7 @@
 """SCRUB: a student that obeys its teacher on retain and disobeys it on unlearn."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -13,7 +13,7 @@ from hf_unlearn.records.method_description import INFO_NCE, RETAIN, MethodDescri
 from hf_unlearn.training.batch import TrainingBatch
 from hf_unlearn.training.config import ClimbingConfig, setting
 from hf_unlearn.training.loss import BatchLoss
-from hf_unlearn.training.search_space import Around, Log, SearchSpace, Uniform, everywhere
+from hf_unlearn.training.search_space import Around, Log, Uniform, everywhere
 from hf_unlearn.training.teacher import TeacherTrainer
 
 
@@ -21,8 +21,8 @@ from hf_unlearn.training.teacher import TeacherTrainer
 class SCRUBConfig(ClimbingConfig):
     """SCRUB; defaults: the epochs of the paper's CLIP setting, unlearning in their first half."""
 
-    method: ClassVar[str] = "scrub"
-    description: ClassVar[MethodDescription] = MethodDescription(
+    method = "scrub"
+    description = MethodDescription(
         title="SCRUB",
         summary=(
             "It keeps the model's choices among candidates those of the base model on the retain split, and drives "
@@ -43,7 +43,7 @@ class SCRUBConfig(ClimbingConfig):
             2023,
         ),
     )
-    search_space: ClassVar[SearchSpace] = everywhere(
+    search_space = everywhere(
         learning_rate=Around(10), alpha=Log(0.1, 10), gamma=Log(0.1, 10), ascent_share=Uniform(0.1, 1)
     )
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from hf_unlearn.records.method_description import MethodDescription, bibtex
 from hf_unlearn.training.config import UnlearningConfig, setting
 from hf_unlearn.training.gradients import Objective, info_nce_of_all
 from hf_unlearn.training.one_shot import OneShotTrainer
-from hf_unlearn.training.search_space import Log, SearchSpace, everywhere
+from hf_unlearn.training.search_space import Log, everywhere
 
 
 def output_norm(model: nn.Module, batch: ModelInputs, chunk_size: int | None) -> Tensor:
@@ -39,8 +38,8 @@ IMPORTANCES: dict[str, tuple[Objective, Callable[[Tensor], Tensor]]] = {
 class SSDConfig(UnlearningConfig):
     """Selective Synaptic Dampening, label-free; defaults: the papers' alpha and lambda for a random request."""
 
-    method: ClassVar[str] = "selective_synaptic_dampening"
-    description: ClassVar[MethodDescription] = MethodDescription(
+    method = "selective_synaptic_dampening"
+    description = MethodDescription(
         title="SSD",
         summary=(
             "It shrinks, once and without training, the weights that matter far more to the unlearn split than to all "
@@ -69,7 +68,7 @@ class SSDConfig(UnlearningConfig):
             2024,
         ),
     )
-    search_space: ClassVar[SearchSpace] = everywhere(alpha=Log(1, 100), dampening=Log(0.1, 10))
+    search_space = everywhere(alpha=Log(1, 100), dampening=Log(0.1, 10))
 
     per_device_train_batch_size: int = setting(16, "Samples whose gradients are averaged before their size is taken.")
     alpha: float = setting(10.0, "Weights this many times as important to unlearn as to all are dampened.")

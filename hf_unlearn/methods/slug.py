@@ -2,7 +2,7 @@
 
 import logging
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from hf_unlearn.records.method_description import MethodDescription, bibtex
 from hf_unlearn.training.config import UnlearningConfig, setting
 from hf_unlearn.training.gradients import info_nce_of_all
 from hf_unlearn.training.one_shot import OneShotTrainer
-from hf_unlearn.training.search_space import Choice, SearchSpace, everywhere
+from hf_unlearn.training.search_space import Choice, everywhere
 
 logger = logging.getLogger(__name__)
 
@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 class SLUGConfig(UnlearningConfig):
     """Single Layer Unlearning Gradient; there is nothing to choose where held-out rows set the target."""
 
-    method: ClassVar[str] = "slug"
-    description: ClassVar[MethodDescription] = MethodDescription(
+    method = "slug"
+    description = MethodDescription(
         title="SLUG",
         summary=(
             "It makes one step on one layer, chosen to matter to the unlearn split and not to the retain split, just "
@@ -43,7 +43,7 @@ class SLUGConfig(UnlearningConfig):
             2024,
         ),
     )
-    search_space: ClassVar[SearchSpace] = everywhere(candidates=Choice((1, 3, 5)))
+    search_space = everywhere(candidates=Choice((1, 3, 5)))
 
     target_cosine: float | None = setting(
         None, "Mean cosine of unlearn pairs to arrive at; default: that of the validation split."

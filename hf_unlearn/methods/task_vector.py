@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -17,7 +17,7 @@ from hf_unlearn.parsing import read_tensors
 from hf_unlearn.records.method_description import INFO_NCE, UNLEARN, MethodDescription, bibtex
 from hf_unlearn.training.config import UnlearningConfig, setting
 from hf_unlearn.training.loss import BatchLoss
-from hf_unlearn.training.search_space import Around, Choice, Log, SearchSpace, everywhere
+from hf_unlearn.training.search_space import Around, Choice, Log, everywhere
 from hf_unlearn.training.trainer import UnlearningTrainer
 
 VECTORS_NAME = "task_vectors.safetensors"
@@ -27,8 +27,8 @@ VECTORS_NAME = "task_vectors.safetensors"
 class TaskVectorConfig(UnlearningConfig):
     """Negation of one task vector, or NegMerge of several; defaults: one vector, 8 epochs at a low rate."""
 
-    method: ClassVar[str] = "task_vector"
-    description: ClassVar[MethodDescription] = MethodDescription(
+    method = "task_vector"
+    description = MethodDescription(
         title="Task Vector",
         summary=(
             "It trains copies of the base model further on the unlearn split, and moves the base model the opposite "
@@ -57,9 +57,7 @@ class TaskVectorConfig(UnlearningConfig):
             2024,
         ),
     )
-    search_space: ClassVar[SearchSpace] = everywhere(
-        learning_rate=Around(10), scale=Log(0.1, 3), vectors=Choice((1, 3))
-    )
+    search_space = everywhere(learning_rate=Around(10), scale=Log(0.1, 3), vectors=Choice((1, 3)))
 
     num_train_epochs: float = setting(8, "Epochs over unlearn, shared among the vectors.")
     learning_rate: float = setting(5e-5, "Learning rate.")

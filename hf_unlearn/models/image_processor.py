@@ -1,13 +1,8 @@
 """The image processor that is saved beside a view encoder."""
 
-from __future__ import annotations
+from transformers import CLIPImageProcessor
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from transformers import CLIPImageProcessor
-
-    from hf_unlearn.data.views import ViewConfig
+from hf_unlearn.data.views import ViewConfig
 
 
 def image_processor_of(views: ViewConfig) -> CLIPImageProcessor:
@@ -20,8 +15,6 @@ def image_processor_of(views: ViewConfig) -> CLIPImageProcessor:
         A processor that resizes to `[size, size]` (bilinear, antialiased, uncropped) and normalises; `save_pretrained`
         puts it beside the weights, where `AutoImageProcessor` finds it.
     """
-    from transformers import CLIPImageProcessor
-
     return CLIPImageProcessor(
         size={"height": views.size, "width": views.size},
         resample=2,  # PIL's number for bilinear

@@ -253,13 +253,7 @@ class ImageViewEvaluator(Evaluator):
             viewed |= {name: self._embed_views(model, self.splits[name]) for name in (*SPLITS[1:], *self._further)}
             alignment |= {name: view_alignment(features) for name, features in viewed.items() if name != "retain"}
         attack = emia(alignment["retain"], alignment["unlearn"], alignment["test"])
-        metrics = {
-            "emia": attack.efficacy,
-            "emia_distance": attack.distance,
-            "emia_auc": attack.auc,
-            "emia_tpr_at_1_fpr": attack.tpr_at_1_fpr,
-            "emia_signal_auc": attack.signal_auc,
-        }
+        metrics = {**_attack_metrics("emia", attack), "emia_signal_auc": attack.signal_auc}
         metrics |= {f"alignment_{name}": 100 * float(alignment[name].mean()) for name in self._holdouts}
         evidence = ViewEvidence(alignment["unlearn"], alignment["validation"], holdout=self._holdout(alignment))
         if self.labels is not None:
@@ -324,11 +318,13 @@ def _probe_metrics(probe: LinearProbe, near: KnnProbe, attack: MembershipAttack)
         "test_accuracy": probe.test_accuracy,
         "unlearn_accuracy": probe.unlearn_accuracy,
         "knn_accuracy": near.accuracy,
-        "cmia": attack.efficacy,
-        "cmia_distance": attack.distance,
-        "cmia_auc": attack.auc,
-        "cmia_tpr_at_1_fpr": attack.tpr_at_1_fpr,
+        **_attack_metrics("cmia", attack),
     }
+
+
+def _attack_metrics(name: str, attack: MembershipAttack) -> dict[str, float]:
+    parts = ("distance", "auc", "tpr_at_1_fpr")
+    return {name: attack.efficacy, **{f"{name}_{part}": getattr(attack, part) for part in parts}}
 
 
 def view_notes(splits: Mapping[str, EncodedSplit | Dataset], labels: ClassLabels | None) -> tuple[str, ...]:

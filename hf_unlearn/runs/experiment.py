@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from transformers import PreTrainedModel
@@ -17,9 +18,11 @@ from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.streaming import SHUFFLE_BUFFER, StreamedSplit
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import finished_folder
+from hf_unlearn.hub.history import PastRequests
 from hf_unlearn.hub.recording import describe_base_model
 from hf_unlearn.methods import METHODS
 from hf_unlearn.methods.retrain import RetrainConfig
+from hf_unlearn.metrics.estimated_gap import ImageTextEvidence
 from hf_unlearn.models.adapters import add_adapter, is_adapted, merged
 from hf_unlearn.models.checkpoint_forms import TRANSFORMERS, located, stored_dtype
 from hf_unlearn.models.contrastive import is_dual_encoder, is_sigmoid
@@ -34,7 +37,6 @@ from hf_unlearn.runs.evaluation import Evaluation, Evaluator, ImageTextEvaluator
 from hf_unlearn.runs.initial import load_initial_model, with_predictions
 from hf_unlearn.runs.pretrain import MERGED, run_time_seconds, train_from_scratch
 from hf_unlearn.runs.reports import BEFORE, RunReports, Trained
-from hf_unlearn.runs.request_statuses import as_original
 from hf_unlearn.runs.results import ORIGINAL, make_results
 from hf_unlearn.runs.resuming import RunState, base_key
 from hf_unlearn.runs.run_arguments import get_peft_config
@@ -264,6 +266,30 @@ class Experiment(RunReports):
         attach_log(trainer, config.method, log)
         seconds = float(train_on(trainer, config.title, checkpoints).metrics["train_runtime"])
         return Trained(trainer.whole_model(), seconds, tuple(trainer.notes), failed=trainer.guard.failed)
+
+
+def as_original(before: Evaluation, past: PastRequests) -> Evaluation:
+    """What is known of the model before any request, from the base model's evaluation and its records.
+
+    Its recorded figures take the place of the base model's, and held-out alignments are lowered by what their mean has
+    risen by since. Views are attacked with alignments of now alone, so only what a probe found is replaced.
+    """
+    original, evidence = past.original, before.evidence
+    if not past.runs or original is None:
+        return before
+
+    def recorded(*names: str) -> dict[str, float]:
+        return {name: value for name in names if (value := original.get(name)) is not None}
+
+    if isinstance(evidence, ImageTextEvidence):
+        held_out = np.asarray(evidence.validation) - past.unseen_risen
+        known = recorded("cosine_retain", "cosine_validation", "recall_validation")
+        predicted = None if evidence.predicted is None else np.asarray(evidence.predicted) - past.unseen_risen
+        return replace(before, evidence=replace(evidence, validation=held_out, predicted=predicted, **known))
+    if evidence.probe is None:
+        return before
+    probe = replace(evidence.probe, **recorded("retain_accuracy", "validation_accuracy"))
+    return replace(before, evidence=replace(evidence, probe=probe))
 
 
 def make_evaluator(

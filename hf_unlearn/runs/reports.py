@@ -11,6 +11,7 @@ from PIL.Image import Image
 from transformers import PreTrainedModel
 
 from hf_unlearn.data.config import DataConfig
+from hf_unlearn.data.earlier_rows import EARLIER, REQUEST_COLUMN
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.images import to_rgb
 from hf_unlearn.data.resizing import Processor
@@ -19,16 +20,16 @@ from hf_unlearn.figures.heatmaps import plot_agm_grid, plot_alignment_matrices
 from hf_unlearn.hub.card import write_card
 from hf_unlearn.hub.history import drift_notes
 from hf_unlearn.hub.recording import public_hyper_parameters, record_run
+from hf_unlearn.hub.request_levels import Levels, request_statuses
 from hf_unlearn.methods import description_of
 from hf_unlearn.metrics.alignment_matrices import alignment_gap_matrix, alignment_matrix
 from hf_unlearn.metrics.gap import gap_to_retrain
 from hf_unlearn.models.adapters import adapter_settings, is_adapted
 from hf_unlearn.models.saving import save_encoder
 from hf_unlearn.models.weights import weights_sha256
-from hf_unlearn.records.schemas import BaseModel, EvaluationRecord, HistoryEntry, Matrices, Results
+from hf_unlearn.records.schemas import BaseModel, EvaluationRecord, HistoryEntry, Matrices, RequestStatus, Results
 from hf_unlearn.runs.evaluation import Evaluation, Evaluator
 from hf_unlearn.runs.initial import InitialModel
-from hf_unlearn.runs.request_statuses import request_statuses
 from hf_unlearn.runs.results import save_results
 from hf_unlearn.runs.run_arguments import RunArguments
 from hf_unlearn.runs.run_data import UnlearningTask
@@ -80,7 +81,7 @@ class RunReports:
         dtype = str(self.dtype).removeprefix("torch.")
         rounded = f"The model was trained in float32, and is saved and measured in {dtype}."
         precision = () if self.dtype == torch.float32 or is_adapted(kept) else (rounded,)
-        statuses = request_statuses(self.task, self.before, evaluation, config.method)
+        statuses = self._statuses(evaluation, config.method)
         for note in drift_notes(statuses):
             logger.warning("%s: %s", config.title, note)
         private, salted = self.task.recorded_rows(self.arguments.request_salt)
@@ -150,7 +151,7 @@ class RunReports:
             metrics=dict(evaluation.metrics),
             before=dict(self.before.metrics),
             original=self.task.past.original,
-            requests=request_statuses(self.task, self.before, evaluation, method),
+            requests=self._statuses(evaluation, method),
             gap_keys=self.evaluator.gap_keys,
             per_sample={"forgetting_score": tuple((self.before.alignment - evaluation.alignment).tolist())},
             matrices=Matrices(
@@ -168,6 +169,15 @@ class RunReports:
         record.save(folder)
         plot_alignment_matrices(am_before, am_after, heatmaps, title=description_of(method).title, **self._axes())
         write_card(folder)
+
+    def _statuses(self, after: Evaluation, method: str) -> tuple[RequestStatus, ...]:
+        """Where every request that the model has been through stands, from the evaluations before and after."""
+        earlier, numbers = np.empty(0), np.empty(0, np.int64)
+        if after.earlier is not None:
+            earlier, numbers = after.earlier, np.asarray(self.task.splits[EARLIER][REQUEST_COLUMN])
+        start, end = (np.asarray(evaluation.evidence.validation) for evaluation in (self.before, after))
+        began, ended = Levels(self.before.alignment, start), Levels(after.alignment, end, earlier)
+        return request_statuses(self.task.past, numbers, began, ended, method, self.task.request.count)
 
     @property
     def _shown(self) -> int:

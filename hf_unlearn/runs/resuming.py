@@ -89,13 +89,13 @@ class RunState:
         Raises:
             UserError: naming the folder and the ways out.
         """
-        if not self.resume and (self.folder / RUN_NAME).is_file():
+        if (self.folder / RUN_NAME).is_file():
+            if self.resume:
+                return
             raise UserError(
                 f"{self.folder} holds a run already; give --resume to go on with it, --overwrite to replace it, or "
                 "another --output_dir"
             )
-        if (self.folder / RUN_NAME).is_file():
-            return
         foreign = [name for name in methods if any((self.folder / name).glob("*"))]
         if foreign:
             raise UserError(
@@ -204,8 +204,7 @@ def training_key(run: Run) -> dict[str, object]:
         for name, value in weight_settings(config, run.data).items()
     }
     if run.arguments.streaming:  # workers share the shards out, and so decide which rows meet in a batch
-        workers = {f"{method}.dataloader_num_workers": c.dataloader_num_workers for method, c in run.methods.items()}
-        settings |= workers
+        settings |= {f"{method}.dataloader_num_workers": c.dataloader_num_workers for method, c in run.methods.items()}
     return {"processes": world_size(), **settings}
 
 

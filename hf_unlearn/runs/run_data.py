@@ -102,7 +102,8 @@ def prepare_task(arguments: RunArguments) -> UnlearningTask:
     if isinstance(data, DatasetDict):
         _refuse_set(arguments, [f"{name}_fraction" for name in held_out_in(data)], "the data brings this split along")
     used = _used(data)
-    told = " ".join([told, *_left_aside(data, used)])
+    if unused := {name: data[name] for name in data if name not in used} if isinstance(data, DatasetDict) else {}:
+        told += f" Splits that are not used: {_counts(unused)}."
     salt, files = arguments.request_salt, arguments.earlier_requests or ()
     past_rows = past.find(data, salt, files, arguments.allow_unfound_rows)  # before a draw, which leaves most rows out
     if arguments.num_samples is not None:
@@ -198,11 +199,6 @@ def _used(data: Dataset | DatasetDict) -> dict[str, Dataset]:
     roles = ("retain", "unlearn") if {"retain", "unlearn"} <= set(data) else ("train",)
     further = [name for name in data if name.startswith(HOLDOUT)]
     return {name: data[name] for name in (*roles, *held_out_in(data).values(), *further) if name in data}
-
-
-def _left_aside(data: Dataset | DatasetDict, used: Mapping[str, Dataset]) -> list[str]:
-    unused = {name: data[name] for name in data if name not in used} if isinstance(data, DatasetDict) else {}
-    return [f"Splits that are not used: {_counts(unused)}."] if unused else []
 
 
 def _counts(splits: Mapping[str, Dataset]) -> str:

@@ -3,6 +3,7 @@
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 from tqdm.auto import tqdm
 from transformers import (
@@ -10,7 +11,6 @@ from transformers import (
     ProgressCallback,
     Trainer,
     TrainerCallback,
-    TrainerControl,
     TrainerState,
     TrainingArguments,
 )
@@ -37,9 +37,7 @@ class TrainingLog(TrainerCallback):
         self.training, self.folder = training, folder
         self._bar: tqdm | None = None
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: object, **kwargs: object) -> None:
         """Open the bar, where the training goes on."""
         if state.is_world_process_zero:
             self._bar = tqdm(
@@ -51,22 +49,14 @@ class TrainingLog(TrainerCallback):
                 dynamic_ncols=True,
             )
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, *_: object, **kwargs: object) -> None:
         """Move the bar on."""
         if self._bar is not None:
             self._bar.update(state.global_step - self._bar.n)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: object,
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, *_: object, **kwargs: Any) -> None:
         """Write the losses down."""
+        logs = kwargs.get("logs")
         if self.folder is None or not state.is_world_process_zero or not logs:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -74,9 +64,7 @@ class TrainingLog(TrainerCallback):
         with (self.folder / LOG_NAME).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, default=float) + "\n")
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
+    def on_train_end(self, *_: object, **kwargs: object) -> None:
         """Close the bar at the last step, which it leaves out within a tenth of a second of the one before."""
         if self._bar is not None:
             self._bar.refresh()

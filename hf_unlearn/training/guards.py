@@ -140,13 +140,11 @@ class DivergenceGuard(TrainerCallback):
         elif control.should_save and self.good_step != state.global_step:
             self._check(state, control)
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
+    def on_save(self, *_: object, **kwargs: object) -> None:
         """Remember when the last checkpoint was written."""
         self._saved = time.monotonic()
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
+    def on_train_end(self, *_: object, **kwargs: Any) -> None:
         """Give back the memory."""
         self._watched, self._good = [], []
         inner = getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"])

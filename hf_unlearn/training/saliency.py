@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
 
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.training.gradients import Objective, info_nce_of_all
@@ -64,8 +64,6 @@ class SaliencyMask(TrainerCallback):
         for weight, mask, base in self._masked:
             weight.copy_(torch.where(mask, weight, base))
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
+    def on_optimizer_step(self, *_: object, **kwargs: object) -> None:
         """Put masked-out weights back, which weight decay moves although they have no gradient."""
         self.restore()

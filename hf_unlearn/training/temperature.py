@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
 
 from hf_unlearn.models.contrastive import unwrap
 from hf_unlearn.models.sharding import local
@@ -29,9 +29,7 @@ class LogitScaleBound(TrainerCallback):
         start = getattr(unwrap(model()), "logit_scale", None)
         self._largest = None if start is None else max(math.log(MAX_LOGIT_SCALE), start.item())
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
+    def on_optimizer_step(self, *_: object, **kwargs: object) -> None:
         """Put back what an update moved beyond the bound."""
         if self._largest is not None:
             local(unwrap(self._model()).logit_scale.detach()).clamp_(max=self._largest)  # type: ignore[union-attr,operator]

@@ -1,6 +1,7 @@
 """`hf-unlearn unlearn`, the recipes' command of the installed package."""
 
 import json
+import runpy
 import sys
 from pathlib import Path
 
@@ -64,9 +65,23 @@ def test_without_any_option_it_says_what_to_name_and_starts_nothing(monkeypatch,
 
 def test_recipes_are_thin():
     recipes = Path(__file__).parents[2] / "recipes"
-    for path in [*recipes.glob("unlearn_*.py"), *recipes.glob("pretrain_*.py")]:
+    for path in recipes.glob("unlearn_*.py"):
         code = [line for line in path.read_text().split('"""')[2].splitlines() if line]
         assert len(code) <= 5, path
+
+
+def test_a_base_model_is_trained_for_a_family_that_there_is(monkeypatch, capsys):
+    recipe = str(Path(__file__).parents[2] / "recipes" / "pretrain.py")
+    for argv in ([], ["--config", "clip_openmoji"], ["vit"]):
+        monkeypatch.setattr(sys, "argv", [recipe, *argv])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(recipe, run_name="__main__")
+        assert ended.value.code == 2 and "usage: pretrain.py clip|simclr|moco" in capsys.readouterr().err
+    asked = []
+    monkeypatch.setattr(command, "pretrain_base", lambda argv, family: asked.append((argv, family)))
+    monkeypatch.setattr(sys, "argv", [recipe, "moco", "--num_samples", "90"])
+    runpy.run_path(recipe, run_name="__main__")
+    assert asked == [(["--num_samples", "90"], "moco")]
 
 
 def test_a_recipe_explains_itself_as_the_command_does(monkeypatch, capsys):
