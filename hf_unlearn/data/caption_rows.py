@@ -8,7 +8,6 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from hf_unlearn.data.columns import arrow_column, is_text
-from hf_unlearn.parsing import Fields
 
 
 def join_captions(dataset: Dataset) -> Dataset:
@@ -43,18 +42,13 @@ def _are_one_picture(dataset: Dataset, group: np.ndarray) -> bool:
     """Whether all rows of each group hold the same file."""
     seen: dict[int, bytes] = {}
     batches = dataset.select_columns("image").with_format("arrow").iter(batch_size=64)
-    files = (file for batch in batches for file in batch.column("image").to_pylist())
-    return all(
-        seen.setdefault(which, digest) == digest
-        for which, digest in zip(group.tolist(), map(_digest, files), strict=True)
-    )
-
-
-def _digest(file: Fields | None) -> bytes:
-    content = (file or {}).get("bytes")
-    return blake2b(
-        str((file or {}).get("path")).encode(errors="surrogateescape") if content is None else content
-    ).digest()
+    files = (file or {} for batch in batches for file in batch.column("image").to_pylist())
+    for which, file in zip(group.tolist(), files, strict=True):
+        path, content = str(file.get("path")), file.get("bytes")
+        digest = blake2b(path.encode(errors="surrogateescape") if content is None else content).digest()
+        if seen.setdefault(which, digest) != digest:
+            return False
+    return True
 
 
 def _values(column: list[object], group: np.ndarray, groups: int) -> list[list[object]]:

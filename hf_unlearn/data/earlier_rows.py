@@ -1,7 +1,5 @@
 """Rows of requests that a model has been through: kept out of its splits, and held where their own runs left them."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 

@@ -4,8 +4,6 @@ Words in names decide nothing: only a whole name does, of a top-level folder ("t
 "test-00000-of-00002.parquet"). What would leave rows out is refused with their number.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections import Counter

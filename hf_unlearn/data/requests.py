@@ -1,7 +1,5 @@
 """Removal requests: which samples are to be unlearned, as a fraction, a file of ids or a condition on a column."""
 
-from __future__ import annotations
-
 import csv
 import io
 import os

@@ -4,11 +4,9 @@ The first part is done once per picture, by the processor itself. The second is 
 its device; which numbers it takes is measured on plain pictures, for processors name and combine them in many ways.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import torch
 from PIL import Image as PILImage
@@ -41,7 +39,7 @@ class Preparation:
     std: tuple[float, ...]
 
     @classmethod
-    def of(cls, image_processor: Processor) -> Preparation:
+    def of(cls, image_processor: Processor) -> Self:
         """Measure what an image processor does to plain square pictures.
 
         Its own `image_mean` and `image_std` are taken to the last digit where they explain its output; where they do

@@ -7,6 +7,8 @@ import tarfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 
 import fsspec
@@ -197,14 +199,10 @@ def check_samples(shards: Shards, columns: Mapping[str, str | None]) -> None:
     """
     wanted = {source for name, source in columns.items() if source is not None and name != "id"}
     for shard in filter(_is_tar, _paths(shards)):
-        lacking: dict[str, list[str]] = {source: [] for source in wanted}
         with _readable(shard):
             parts = {key: set(kinds) for key, kinds in _tar_samples(shard)}
-        present = set().union(*parts.values())
-        for source in wanted & present:  # one that no sample has is a wrong name, and told as such
-            lacking[source] = [key for key, kinds in parts.items() if source not in kinds]
-        for source, keys in lacking.items():
-            if keys:
+        for source in wanted & set().union(*parts.values()):  # one that no sample has is a wrong name, and told as such
+            if keys := [key for key, kinds in parts.items() if source not in kinds]:
                 raise UserError(
                     f"{len(keys):,} of {len(parts):,} samples of the shard {shard} have no .{source}: {listed(keys)}; "
                     "add it, or leave the samples out."
@@ -271,32 +269,24 @@ def _parquet_rows(
 
 
 def _tar_ids(shard: str) -> Iterator[pa.Array]:
-    keys: list[str] = []
-    for key, _ in _tar_samples(shard):
-        if len(keys) == _CHUNK:
-            yield pa.array(keys, pa.string())
-            keys = []
-        keys.append(key)
-    yield pa.array(keys, pa.string())
+    keys = (key for key, _ in _tar_samples(shard))
+    while chunk := list(islice(keys, _CHUNK)):
+        yield pa.array(chunk, pa.string())
 
 
 def _tar_samples(shard: str) -> Iterator[tuple[str, list[str]]]:
     """The key of each sample of a tar file and the extensions of its parts, in order, from the headers alone."""
-    last: str | None = None
-    parts: list[str] = []
-    with fsspec.open(shard) as opened, tarfile.open(fileobj=opened, mode="r:") as file:
+
+    def parts(file: tarfile.TarFile) -> Iterator[tuple[str, str]]:
         for member in file:
             file.members = []  # type: ignore[attr-defined]  # or all headers would be kept
             key, extension = base_plus_ext(member.name) if member.isfile() else (None, None)
-            if key is None or extension is None:
-                continue
-            if key != last and last is not None:
-                yield last, parts
-                parts = []
-            last = key
-            parts.append(extension.lower())
-    if last is not None:
-        yield last, parts
+            if key is not None and extension is not None:
+                yield key, extension.lower()
+
+    with fsspec.open(shard) as opened, tarfile.open(fileobj=opened, mode="r:") as file:
+        for key, sample in groupby(parts(file), key=itemgetter(0)):
+            yield key, [extension for _, extension in sample]
 
 
 def shards_digest(shards: Shards) -> str:

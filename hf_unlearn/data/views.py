@@ -1,10 +1,9 @@
 """Random views of image batches: one draw for the whole batch, then a handful of operations on its device."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +58,7 @@ class ViewConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is a probability, so {getattr(self, name)} must be within [0, 1].")
 
-    def matching(self, image_processor: object) -> ViewConfig:
+    def matching(self, image_processor: object) -> Self:
         """The same views with the size and normalisation of a Hugging Face image processor.
 
         Args:
@@ -114,7 +113,7 @@ class BatchedViews:
         self.config = config
         self._views_of: Callable[..., Tensor] = _views_of
 
-    def compiled(self, compiler: Compiler) -> BatchedViews:
+    def compiled(self, compiler: Compiler) -> Self:
         """The same views by a compiled function, for batches that all have one shape."""
         views = copy(self)
         views._views_of = compiler(_views_of)

@@ -61,9 +61,8 @@ def check_pictures(model: PreTrainedModel, image_processor: BaseImageProcessor, 
     sizes = [getattr(image_processor, name, None) for name in ("size", "crop_size", "pad_size")]
     with told(lambda reason: f"{name}: its image processor fails ({reason}); {remedy}", name):
         sides = [side for size in sizes if size is not None for side in dict(size).values()]
-    if any(isinstance(side, int | float) and side > MOST_SIDE for side in sides):
-        raise UserError(f"{name}: its image processor makes pictures of over {MOST_SIDE} pixels a side; {remedy}")
-    with told(lambda reason: f"{name}: its image processor fails ({reason}); {remedy}", name):
+        if any(isinstance(side, int | float) and side > MOST_SIDE for side in sides):
+            raise UserError(f"{name}: its image processor makes pictures of over {MOST_SIDE} pixels a side; {remedy}")
         square = [Image.new("RGB", (64, 64), "grey")] * 2
         pixels = torch.as_tensor(image_processor(images=square, return_tensors="pt")["pixel_values"])
     if pixels.ndim != 4 or pixels.shape[1] != 3:
@@ -77,9 +76,7 @@ def check_pictures(model: PreTrainedModel, image_processor: BaseImageProcessor, 
         evaluation_mode(model),
     ):
         embeds = embed_images(model, pixels)
-    if not (torch.is_tensor(embeds) and embeds.ndim == 2):
-        raise UserError(f"{name}: {type(model).__name__} does not embed a picture as one vector; {OTHER_MODELS}")
-    _require_finite(embeds, name)
+    _check_vectors(embeds, f"{name}: {type(model).__name__} does not embed a picture", name)
     return pixels
 
 
@@ -114,9 +111,7 @@ def check_texts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name
         texts = {key: tokens[key].to(model.device) for key in tokenizer.model_input_names if key in tokens}
         with torch.no_grad(), evaluation_mode(model):
             embeds = embed_texts(model, **texts)
-    if not (torch.is_tensor(embeds) and embeds.ndim == 2):
-        raise UserError(f"{name}: {type(model).__name__} does not embed a text as one vector; {OTHER_MODELS}")
-    _require_finite(embeds, name)
+    _check_vectors(embeds, f"{name}: {type(model).__name__} does not embed a text", name)
     read = [ids[: ids.argmax() + 1] if GREATEST_IS_END in _ends(model) else ids for ids in texts["input_ids"]]
     if not read[0].equal(read[1]) and embeds[0].equal(embeds[1]):
         end = getattr(model.config.get_text_config(), "eos_token_id", None)
@@ -137,6 +132,12 @@ def _terms(model: PreTrainedModel, inputs: dict[str, torch.Tensor], name: str) -
     ):
         terms = contrastive_terms(model, inputs)
     _require_finite(torch.stack([terms.x, terms.y]), name)
+
+
+def _check_vectors(embeds: object, failing: str, name: str) -> None:
+    if not (isinstance(embeds, torch.Tensor) and embeds.ndim == 2):
+        raise UserError(f"{failing} as one vector; {OTHER_MODELS}")
+    _require_finite(embeds, name)
 
 
 def _require_finite(embeds: torch.Tensor, name: str) -> None:

@@ -172,9 +172,9 @@ class RunReports:
 
     def _statuses(self, after: Evaluation, method: str) -> tuple[RequestStatus, ...]:
         """Where every request that the model has been through stands, from the evaluations before and after."""
-        earlier, numbers = np.empty(0), np.empty(0, np.int64)
-        if after.earlier is not None:
-            earlier, numbers = after.earlier, np.asarray(self.task.splits[EARLIER][REQUEST_COLUMN])
+        own = after.earlier
+        earlier = np.empty(0) if own is None else own
+        numbers = np.empty(0, np.int64) if own is None else np.asarray(self.task.splits[EARLIER][REQUEST_COLUMN])
         start, end = (np.asarray(evaluation.evidence.validation) for evaluation in (self.before, after))
         began, ended = Levels(self.before.alignment, start), Levels(after.alignment, end, earlier)
         return request_statuses(self.task.past, numbers, began, ended, method, self.task.request.count)
