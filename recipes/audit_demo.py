@@ -30,7 +30,7 @@ from hf_unlearn.runs.builders import BUILDERS
 from hf_unlearn.runs.command_line import Run, parse_run
 from hf_unlearn.runs.run_data import UnlearningTask, prepare_task
 from hf_unlearn.runs.unlearn import base_model
-from hf_unlearn.training.inputs import make_preprocessor
+from hf_unlearn.training.rows import make_preprocessor
 
 CONFIGS = Path(__file__).parent / "configs"
 AUDITED = ("retrain", "alignment_calibration", "targeted_calibration")

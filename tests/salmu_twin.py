@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.methods.retrain import RetrainConfig, RetrainTrainer
+from hf_unlearn.models.checkpoint_forms import save_encoder
 from hf_unlearn.models.loading import load_encoder
-from hf_unlearn.models.saving import save_encoder
-from hf_unlearn.training.inputs import make_preprocessor
+from hf_unlearn.training.rows import make_preprocessor
 
 SIDE = 32
 FIRST = ["Ada", "Bo", "Cleo", "Dora", "Emil", "Finn", "Greta", "Hugo", "Ines", "Jonas", "Kira", "Lars"]

@@ -4,18 +4,19 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerCallback, TrainerState, TrainingArguments
 
-from hf_unlearn.benchmarks.relearn import relearn
 from hf_unlearn.benchmarks.weight_attacks import gradient_norms, on_the_line, quantised, weight_distance
 from hf_unlearn.data.encoded import EncodedSplit
+from hf_unlearn.data.resizing import Processor
 from hf_unlearn.data.transformed_copies import TRANSFORMS, DerivedSplit
 from hf_unlearn.errors import UserError
-from hf_unlearn.methods.fine_tune import FineTuneConfig
+from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
 from hf_unlearn.metrics.alignment import matched_cosine
 from hf_unlearn.metrics.attacks import roc_auc
 from hf_unlearn.metrics.emia import view_alignment
@@ -35,6 +36,7 @@ COPIED = 200  # held-out pictures that are also shown as transformed copies: a T
 DRAW_SEED = 2406  # which rows these are: the same for every model, whatever the run's seed
 
 Array = npt.NDArray[np.floating]
+Measured: TypeAlias = float | tuple[float, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,6 +182,64 @@ class SignalExtractor:
         return relearn(
             model, config, self.splits["retain"], self.processor, measure, steps=RETAIN_STEPS, every=RETAIN_EVERY
         )
+
+
+class _Curve(TrainerCallback):
+    """Measures the model at first and after every so many updates."""
+
+    def __init__(self, measure: Callable[[PreTrainedModel], Measured], every: int) -> None:
+        self.measure, self.every = measure, every
+        self.points: list[Measured] = []
+
+    def on_train_begin(self, *_: object, **kwargs: Any) -> None:
+        self.points = [self.measure(kwargs["model"])]
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, *_: object, **kwargs: Any) -> None:
+        if state.global_step % self.every == 0:
+            self.points.append(self.measure(kwargs["model"]))
+
+
+def relearn(
+    model: PreTrainedModel,
+    config: FineTuneConfig,
+    shown: EncodedSplit,
+    processor: Processor,
+    measure: Callable[[PreTrainedModel], Measured],
+    steps: int = 20,
+    every: int = 1,
+) -> npt.NDArray[np.float64]:
+    """Fine-tune a copy of a model on some samples and measure it on the way.
+
+    Whatever the model, the same samples come in the same batches: curves of two models differ by what they know. With
+    Retrain's curve, `hf_unlearn.metrics.relearning` says which comes back faster.
+
+    Args:
+        model: An unlearned model, or Retrain; it is not changed.
+        config: How Fine-Tune trains; its number of epochs is not used.
+        shown: Encoded samples to learn from, usually half of unlearn; two or more.
+        processor: The model's processor.
+        measure: What is measured, usually the mean alignment of the other half; a number or several.
+        steps: Updates.
+        every: Updates between measurements.
+
+    Returns:
+        `[steps // every + 1]` measurements, or `[steps // every + 1, k]` of several numbers, the first one before any
+        update.
+
+    Raises:
+        UserError: There are no two samples to show, no steps, or the training diverges at once.
+
+    Source: "relearn time", Golatkar et al., arXiv 1911.04933; here with other samples measured than shown.
+    """
+    if steps < 1:
+        raise UserError(f"relearning needs at least one update, got {steps}")
+    config = deepcopy(config)
+    config.max_steps, config.save_strategy, config.checkpoint_minutes = steps, "no", None
+    config.logging_strategy = "no"
+    curve = _Curve(measure, every)
+    trainer = FineTuneTrainer(deepcopy(model), config, {"retain": shown}, processing_class=processor, callbacks=[curve])
+    trainer.train()
+    return np.array(curve.points)
 
 
 def drawn(count: int, most: int) -> list[int]:

@@ -33,7 +33,7 @@ from hf_unlearn.runs.experiment import RETRAIN, Experiment, make_evaluator
 from hf_unlearn.runs.results import aligned
 from hf_unlearn.runs.run_data import UnlearningTask, prepare_task
 from hf_unlearn.runs.unlearn import start
-from hf_unlearn.training.inputs import make_preprocessor
+from hf_unlearn.training.rows import make_preprocessor
 
 FOLDER = Path(__file__).parents[1] / "oracles"
 RECORD_NAME, ALIGNMENT_NAME, BASE_NAME = "oracle.json", "alignment.safetensors", "base"

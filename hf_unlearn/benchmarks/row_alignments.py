@@ -14,7 +14,7 @@ from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.files import write_atomically
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.records.codec import from_json, to_json
-from hf_unlearn.training.inputs import make_preprocessor
+from hf_unlearn.training.rows import make_preprocessor
 from hf_unlearn.training.targets import own_alignments
 
 ROW_ALIGNMENTS_NAME = "row_alignments.json"

@@ -5,7 +5,6 @@ from typing import Any
 
 from torch import Tensor
 
-from hf_unlearn.errors import UserError
 from hf_unlearn.losses import ContrastiveTerms, info_nce, masked_mean
 from hf_unlearn.losses.functional import negative_preference
 from hf_unlearn.records.method_description import INFO_NCE, RETAIN, MethodDescription, bibtex
@@ -49,10 +48,8 @@ class NPOConfig(ClimbingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.beta > 0:
-            raise UserError(f"beta={self.beta} must be more than 0; for an ascent without bound use neg_grad")
-        if not self.retain_weight >= 0:
-            raise UserError(f"retain_weight={self.retain_weight} must not be negative")
+        self.check("beta", self.beta > 0, "must be more than 0; for an ascent without bound use neg_grad")
+        self.check("retain_weight", self.retain_weight >= 0, "must not be negative")
 
 
 class NPOTrainer(TeacherTrainer):

@@ -5,7 +5,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hf_unlearn.errors import UserError
 from hf_unlearn.losses import ContrastiveTerms, info_nce, masked_mean
 from hf_unlearn.losses.functional import teacher_divergence
 from hf_unlearn.losses.terms import constant_scale
@@ -55,11 +54,9 @@ class SCRUBConfig(ClimbingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.ascent_share <= 1:
-            raise UserError(f"ascent_share={self.ascent_share} must be more than 0 and at most 1")
-        for name in ("alpha", "gamma"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"{name}={getattr(self, name)} must not be negative")
+        self.check("ascent_share", 0 < self.ascent_share <= 1, "must be more than 0 and at most 1")
+        self.check("alpha", self.alpha >= 0, "must not be negative")
+        self.check("gamma", self.gamma >= 0, "must not be negative")
 
 
 class SCRUBTrainer(TeacherTrainer):

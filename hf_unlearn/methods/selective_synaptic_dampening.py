@@ -79,9 +79,8 @@ class SSDConfig(UnlearningConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("alpha", "dampening"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name}={getattr(self, name)} must be more than 0")
+        self.check("alpha", self.alpha > 0, "must be more than 0")
+        self.check("dampening", self.dampening > 0, "must be more than 0")
         self.check_choice("importance", IMPORTANCES)
 
 

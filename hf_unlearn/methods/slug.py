@@ -53,11 +53,10 @@ class SLUGConfig(UnlearningConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.target_cosine is not None and not -1 <= self.target_cosine <= 1:
-            raise UserError(f"target_cosine={self.target_cosine} must be a cosine, from -1 to 1, or unset")
-        for name in ("candidates", "bisections"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
+        target = self.target_cosine
+        self.check("target_cosine", target is None or -1 <= target <= 1, "must be a cosine, from -1 to 1, or unset")
+        self.check("candidates", self.candidates >= 1, "must be at least 1")
+        self.check("bisections", self.bisections >= 1, "must be at least 1")
 
 
 class SLUGTrainer(OneShotTrainer):

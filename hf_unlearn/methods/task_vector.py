@@ -66,8 +66,7 @@ class TaskVectorConfig(UnlearningConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.vectors < 1:
-            raise UserError(f"vectors={self.vectors} must be at least 1")
+        self.check("vectors", self.vectors >= 1, "must be at least 1")
 
 
 class TaskVectorTrainer(UnlearningTrainer):

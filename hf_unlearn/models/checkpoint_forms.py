@@ -1,13 +1,17 @@
-"""In which form a checkpoint lies: transformers' own, OpenCLIP's, or sentence-transformers'."""
+"""In which form a checkpoint lies, and is saved: transformers' own, OpenCLIP's, or sentence-transformers'."""
 
+import json
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from transformers import PretrainedConfig
+from transformers import CLIPModel, PretrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
+from hf_unlearn.data.resizing import Processor
 from hf_unlearn.errors import UserError, listed
-from hf_unlearn.models.weights import OPEN_CLIP_CONFIG_NAME, SENTENCE_CONFIG_NAME
+from hf_unlearn.models.adapters import is_adapted
+from hf_unlearn.models.open_clip import save_open_clip
+from hf_unlearn.models.weights import CLIP_MODULE, OPEN_CLIP_CONFIG_NAME, SENTENCE_CONFIG_NAME
 from hf_unlearn.parsing import read_json
 
 TRANSFORMERS, OPEN_CLIP, SENTENCE_TRANSFORMERS = FORMS = ("transformers", "open_clip", "sentence_transformers")
@@ -72,6 +76,41 @@ def clip_module(folder: Path) -> Path:
             f"{folder.name}: {SENTENCE_CONFIG_NAME} names no folder of its own, but {path!r}; fetch it anew"
         )
     return folder / path
+
+
+def check_form(model: object, form: str, adapted: bool = False) -> None:
+    """Refuse, before anything is trained, a form that a model, or its adapter, cannot be saved in."""
+    if form not in FORMS:
+        raise UserError(f"--save_format {form} is unknown; choose one of {', '.join(FORMS)}")
+    if form != TRANSFORMERS and (adapted or not isinstance(model, CLIPModel)):
+        what = "an adapter" if adapted else f"a {type(model).__name__}"
+        raise UserError(f"--save_format {form} holds a whole CLIPModel, not {what}; use transformers")
+
+
+def save_encoder(model: PreTrainedModel, processor: Processor, folder: str | Path, form: str = TRANSFORMERS) -> None:
+    """Write a model and its processor into a folder.
+
+    Args:
+        model: the encoder; an adapter is saved as one.
+        processor: its processor.
+        folder: made if it is not there.
+        form: `transformers`, `open_clip` or `sentence_transformers`, whose CLIP lies in a folder of its own.
+
+    Raises:
+        UserError: when the form cannot hold the model, or its preprocessing.
+    """
+    check_form(model, form, is_adapted(model))
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if form == OPEN_CLIP:
+        save_open_clip(model, processor, folder)  # type: ignore[arg-type]  # checked above
+        return
+    if form == SENTENCE_TRANSFORMERS:
+        module = {"idx": 0, "name": "0", "path": CLIP_MODULE, "type": "sentence_transformers.models.CLIPModel"}
+        (folder / SENTENCE_CONFIG_NAME).write_text(json.dumps([module], indent=2) + "\n", encoding="utf-8")
+        folder = folder / CLIP_MODULE
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
 
 
 def stored_dtype(name_or_path: str, revision: str | None = None) -> str:

@@ -24,10 +24,9 @@ from hf_unlearn.methods import METHODS
 from hf_unlearn.methods.retrain import RetrainConfig
 from hf_unlearn.metrics.estimated_gap import ImageTextEvidence
 from hf_unlearn.models.adapters import add_adapter, is_adapted, merged
-from hf_unlearn.models.checkpoint_forms import TRANSFORMERS, located, stored_dtype
+from hf_unlearn.models.checkpoint_forms import TRANSFORMERS, check_form, located, stored_dtype
 from hf_unlearn.models.contrastive import is_dual_encoder, is_sigmoid
 from hf_unlearn.models.loading import load_encoder
-from hf_unlearn.models.saving import check_form
 from hf_unlearn.models.weights import has_weights, weights_sha256
 from hf_unlearn.records.file_names import MANIFEST_NAME
 from hf_unlearn.records.schemas import BaseModel, Results, UnlearningManifest
@@ -45,7 +44,7 @@ from hf_unlearn.runs.sanity import sanity_notes
 from hf_unlearn.runs.training_log import attach_log, train_on
 from hf_unlearn.training.config import UnlearningConfig
 from hf_unlearn.training.earlier_requests import EarlierRequests
-from hf_unlearn.training.inputs import make_preprocessor
+from hf_unlearn.training.rows import make_preprocessor
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from hf_unlearn.files import clear_interrupted, finished_folder
 from hf_unlearn.hub.recording import describe_base_model
 from hf_unlearn.metrics.estimated_gap import ImageTextEvidence
 from hf_unlearn.models.adapters import is_adapted
+from hf_unlearn.models.checkpoint_forms import save_encoder
 from hf_unlearn.models.loading import load_encoder
-from hf_unlearn.models.saving import save_encoder
 from hf_unlearn.records.schemas import BaseModel
 from hf_unlearn.runs.builders import Builder
 from hf_unlearn.runs.command_line import Run

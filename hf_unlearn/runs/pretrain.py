@@ -33,7 +33,7 @@ from hf_unlearn.runs.initial import InitialModel
 from hf_unlearn.runs.run_arguments import OPENMOJI
 from hf_unlearn.runs.run_data import UnlearningTask
 from hf_unlearn.runs.training_log import attach_log, train_on
-from hf_unlearn.training.inputs import make_preprocessor
+from hf_unlearn.training.rows import make_preprocessor
 
 if TYPE_CHECKING:
     from peft import LoraConfig

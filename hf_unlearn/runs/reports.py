@@ -25,7 +25,7 @@ from hf_unlearn.methods import description_of
 from hf_unlearn.metrics.alignment_matrices import alignment_gap_matrix, alignment_matrix
 from hf_unlearn.metrics.gap import gap_to_retrain
 from hf_unlearn.models.adapters import adapter_settings, is_adapted
-from hf_unlearn.models.saving import save_encoder
+from hf_unlearn.models.checkpoint_forms import save_encoder
 from hf_unlearn.models.weights import weights_sha256
 from hf_unlearn.records.schemas import BaseModel, EvaluationRecord, HistoryEntry, Matrices, RequestStatus, Results
 from hf_unlearn.runs.evaluation import Evaluation, Evaluator

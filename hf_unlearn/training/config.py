@@ -29,11 +29,21 @@ _RANGES = (
     ("max_grad_norm", 0, inf), ("num_train_epochs", 0, inf), ("gradient_accumulation_steps", 1, inf),
     ("shrink_perturb", 0, 1),
 )  # fmt: skip
-# Settings of other losses, samplers and predictions than the library's.
-_WITHOUT_EFFECT = (
-    *("label_smoothing_factor", "train_sampling_strategy", "length_column_name", "label_names", "use_liger_kernel"),
-    *("batch_eval_metrics", "include_num_input_tokens_seen", "prediction_loss_only"),
-)
+# Settings of transformers that are refused, and why.
+_REFUSED = {
+    **dict.fromkeys(
+        (
+            *("label_smoothing_factor", "train_sampling_strategy", "length_column_name", "label_names"),
+            *("use_liger_kernel", "batch_eval_metrics", "include_num_input_tokens_seen", "prediction_loss_only"),
+        ),
+        "would have no effect on contrastive losses and batches; leave it unset",
+    ),
+    "dataloader_drop_last": "would leave a small split without any batch; leave it unset",
+    "auto_find_batch_size": "would change the number of negatives unseen; choose per_device_train_batch_size, with "
+    "forward_chunk_size where memory is short",
+    "neftune_noise_alpha": "is noise for the embeddings of language models; leave it unset",
+    "resume_from_checkpoint": "is an argument of trainer.train(); recipes take --resume",
+}
 # Reports whose packages transformers does not list where they are installed.
 _UNLISTED = ("azure_ml", "flyte")
 
@@ -112,43 +122,35 @@ class UnlearningConfig(TrainingArguments):
         if self.per_device_train_batch_size < 2:
             size = self.per_device_train_batch_size
             raise UserError(f"per_device_train_batch_size {size} leaves InfoNCE without negatives; use at least 2")
-        if self.max_steps == 0:
-            raise UserError("max_steps=0 would make no update; use more, or -1 for num_train_epochs")
-        if self.forward_chunk_size is not None and self.forward_chunk_size < 1:
-            raise UserError(f"forward_chunk_size={self.forward_chunk_size} must be at least 1, or unset")
-        if self.max_steps <= 0 and not self.num_train_epochs > 0:
-            raise UserError(f"num_train_epochs={self.num_train_epochs} would make no update; use more than 0")
-        if self.dataloader_drop_last:
-            raise UserError("dataloader_drop_last would leave a small split without any batch; leave it unset")
-        if self.auto_find_batch_size:
-            raise UserError(
-                "auto_find_batch_size would change the number of negatives unseen; choose per_device_train_batch_size, "
-                "with forward_chunk_size where memory is short"
-            )
+        self.check("max_steps", self.max_steps != 0, "would make no update; use more, or -1 for num_train_epochs")
+        steps = self.max_steps > 0 or self.num_train_epochs > 0
+        self.check("num_train_epochs", steps, "would make no update; use more than 0")
+        chunks = self.forward_chunk_size is None or self.forward_chunk_size >= 1
+        self.check("forward_chunk_size", chunks, "must be at least 1, or unset")
         if self.freeze is not None and self.freeze not in TOWERS:
             raise UserError(f"freeze={self.freeze!r} is unknown; choose vision or text, or leave it unset")
-        if self.neftune_noise_alpha is not None:
-            raise UserError("neftune_noise_alpha is noise for the embeddings of language models; leave it unset")
         unset = {f.name: f.default for f in fields(TrainingArguments)}
-        if given := [name for name in _WITHOUT_EFFECT if getattr(self, name) != unset[name]]:
-            raise UserError(f"{given[0]} would have no effect on contrastive losses and batches; leave it unset")
+        for name, reason in _REFUSED.items():
+            if getattr(self, name) != unset[name]:
+                raise UserError(f"{name} {reason}")
         if self.fp16 and self.device.type == "cpu":
             raise UserError("fp16 has no effect on a CPU; use bf16, or leave it unset")
         if self.push_to_hub:
             raise UserError(NO_PUSHED_CHECKPOINTS)
-        if self.resume_from_checkpoint is not None:
-            raise UserError("resume_from_checkpoint is an argument of trainer.train(); recipes take --resume")
         check_ranges(self, _RANGES)
         self._check_schedule()
         absent = sorted(set(self.report_to or ()) - {*get_available_reporting_integrations(), *_UNLISTED})
         if absent:
             raise UserError(f"report_to={', '.join(absent)} is not installed here; install it, or leave it unset")
         for name in ("guard_steps", "retain_loss_budget", "collapse_floor"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UserError(f"{name}={value} must be more than 0, or unset")
-        if self.saliency_share is not None and not 0 < self.saliency_share <= 1:
-            raise UserError(f"saliency_share={self.saliency_share} must be more than 0 and at most 1, or unset")
+            self.check(name, (value := getattr(self, name)) is None or value > 0, "must be more than 0, or unset")
+        share = self.saliency_share
+        self.check("saliency_share", share is None or 0 < share <= 1, "must be more than 0 and at most 1, or unset")
+
+    def check(self, name: str, holds: bool, words: str) -> None:
+        """Refuse the value of the field `name` where something does not hold, by what these words say of it."""
+        if not holds:
+            raise UserError(f"{name}={getattr(self, name)} {words}")
 
     def check_choice(self, name: str, choices: Collection[str]) -> None:
         """Refuse a value of the field `name` that is none of the choices."""

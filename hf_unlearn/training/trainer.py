@@ -32,9 +32,8 @@ from hf_unlearn.training.config import UnlearningConfig
 from hf_unlearn.training.earlier_requests import HoldingTrainer, find_earlier_requests
 from hf_unlearn.training.gradients import Objective, mean_gradient
 from hf_unlearn.training.guards import DivergenceGuard
-from hf_unlearn.training.inputs import make_preprocessor
 from hf_unlearn.training.loss import LossTrainer, ReportedLoss
-from hf_unlearn.training.rows import Split, TrainingRows
+from hf_unlearn.training.rows import Split, TrainingRows, make_preprocessor
 from hf_unlearn.training.saliency import SaliencyMask
 from hf_unlearn.training.saving import SavingTrainer
 from hf_unlearn.training.shrink_perturb import NOT_SHRUNK, move_towards, refill_queue, shrink_and_perturb

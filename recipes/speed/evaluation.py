@@ -24,7 +24,7 @@ from hf_unlearn.runs.class_labels import class_labels
 from hf_unlearn.runs.command_line import parse_run
 from hf_unlearn.runs.run_data import prepare_task
 from hf_unlearn.runs.unlearn import base_model
-from hf_unlearn.training.inputs import make_preprocessor
+from hf_unlearn.training.rows import make_preprocessor
 from speed.rounds import Rounds, Row, Setting
 from speed.views import TorchvisionViews
 

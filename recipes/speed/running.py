@@ -17,7 +17,7 @@ from hf_unlearn.models.image_processor import image_processor_of
 from hf_unlearn.models.simclr import SimCLRConfig, SimCLRModel
 from hf_unlearn.runs.class_labels import ClassLabels
 from hf_unlearn.runs.evaluation import ImageViewEvaluator
-from hf_unlearn.training.inputs import make_preprocessor
+from hf_unlearn.training.rows import make_preprocessor
 from speed.rounds import Measurement, Row, Setting, measure
 from speed.steps import AC, as_dataset, optimizer_of, random_pictures
 

@@ -16,7 +16,7 @@ from transformers import CLIPModel
 from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.methods import METHODS
-from hf_unlearn.training.inputs import make_preprocessor
+from hf_unlearn.training.rows import make_preprocessor
 from hf_unlearn.training.trainer import UnlearningTrainer
 from speed.rounds import Rounds, Row, Setting, matrix_rate
 

@@ -9,7 +9,7 @@ import torch
 from hf_unlearn.benchmarks.attack_signals import _PairSignals, _ViewSignals, drawn
 from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.encoded import EncodedSplit
-from hf_unlearn.training.preprocessor import make_preprocessor
+from hf_unlearn.training.rows import make_preprocessor
 
 
 def test_rows_are_a_draw_that_their_order_does_not_matter_to():

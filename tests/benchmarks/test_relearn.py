@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from hf_unlearn.benchmarks.relearn import relearn
+from hf_unlearn.benchmarks.attack_signals import relearn
 from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
 from hf_unlearn.models.loading import load_encoder
-from hf_unlearn.training.inputs import make_preprocessor
+from hf_unlearn.training.rows import make_preprocessor
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from hf_unlearn.benchmarks.weight_attacks import (
 from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.models.contrastive import contrastive_terms
-from hf_unlearn.training.inputs import make_preprocessor
+from hf_unlearn.training.rows import make_preprocessor
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2])

@@ -18,7 +18,7 @@ from hf_unlearn.models.image_processor import image_processor_of
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.moco import MoCoConfig, MoCoModel
 from hf_unlearn.models.simclr import SimCLRConfig, SimCLRModel
-from hf_unlearn.training.inputs import make_preprocessor
+from hf_unlearn.training.rows import make_preprocessor
 from hf_unlearn.training.trainer import UnlearningTrainer
 
 FAMILIES = ("clip", "simclr", "moco")

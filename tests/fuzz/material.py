@@ -23,8 +23,8 @@ from hf_unlearn.audit.recording import plan_audit
 from hf_unlearn.audit.run import run_audit
 from hf_unlearn.hub.evidence import write_evidence
 from hf_unlearn.models.adapters import add_adapter
+from hf_unlearn.models.checkpoint_forms import save_encoder
 from hf_unlearn.models.moco import MoCoConfig, MoCoModel
-from hf_unlearn.models.saving import save_encoder
 from hf_unlearn.models.simclr import SimCLRConfig, SimCLRModel
 from hf_unlearn.models.small_clip import train_tokenizer
 

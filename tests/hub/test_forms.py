@@ -14,8 +14,8 @@ from hf_unlearn.audit.encoders import LocalEncoder
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.publishing import publish_run
 from hf_unlearn.hub.verification import verify_repo
+from hf_unlearn.models.checkpoint_forms import save_encoder
 from hf_unlearn.models.loading import load_encoder
-from hf_unlearn.models.saving import save_encoder
 from hf_unlearn.models.simclr import SimCLRConfig, SimCLRModel
 from hf_unlearn.models.small_clip import build_small_clip
 from hf_unlearn.records.schemas import UnlearningManifest

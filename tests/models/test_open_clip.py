@@ -11,8 +11,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from hf_unlearn.errors import UserError
+from hf_unlearn.models.checkpoint_forms import save_encoder
 from hf_unlearn.models.loading import load_encoder
-from hf_unlearn.models.saving import save_encoder
 
 VISION = {"layers": 2, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 16}
 TEXT = {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}

@@ -15,7 +15,7 @@ from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.runs.class_labels import ClassLabels, ZeroShotTask, class_labels
 from hf_unlearn.runs.evaluation import ImageTextEvaluator, ImageViewEvaluator
 from hf_unlearn.runs.tuning import ties
-from hf_unlearn.training.inputs import make_preprocessor
+from hf_unlearn.training.rows import make_preprocessor
 
 NAMES = ("retain", "unlearn", "validation", "test")
 

@@ -10,7 +10,7 @@ from datasets import DatasetDict, concatenate_datasets
 from hf_unlearn.data.config import DataConfig
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
-from hf_unlearn.training.inputs import make_preprocessor
+from hf_unlearn.training.rows import make_preprocessor
 
 
 def test_the_evaluation_loss_is_info_nce_of_held_out_rows(make_trainer, splits):
