@@ -61,27 +61,22 @@ def encode_labels(splits: DatasetDict, name: str) -> DatasetDict:
     labelled = {split: dataset for split, dataset in splits.items() if "label" in dataset.features}
     columns = {split: _named(dataset) for split, dataset in labelled.items()}
     missing = {split: _missing(column) for split, column in columns.items()}
-    kinds = {column.type for split, column in columns.items() if not missing[split].all()}
+    given = {split: column for split, column in columns.items() if not missing[split].all()}
+    kinds = {column.type for column in given.values()}
     usable = len(kinds) == 1 and all(is_text(kind) or pa.types.is_integer(kind) for kind in kinds)
-    if not usable or any(gaps.any() and not gaps.all() for gaps in missing.values()):
+    if not usable or any(missing[split].any() for split in given):
         raise UserError(
             f"The labels of {name} hold {listed(kinds)}: give strings or integers in all splits, none missing "
             "(--label_column)."
         )
-    found = {
-        value
-        for split, column in columns.items()
-        if not missing[split].all()
-        for value in pc.unique(column).to_pylist()
-    }
+    found = {value for column in given.values() for value in pc.unique(column).to_pylist()}
     classes = sorted((value for value in found if not (isinstance(value, int) and value < 0)), key=_by_value)
     feature = ClassLabel(names=[str(value) for value in classes])
     values = pa.array(classes, next(iter(kinds)))
     encoded = {}
     for split, column in columns.items():
-        if missing[split].all():
-            numbers = pa.chunked_array([pa.array(np.full(len(column), -1))])
-        else:
+        numbers = pa.chunked_array([pa.array(np.full(len(column), -1))])
+        if split in given:
             numbers = pc.fill_null(pc.cast(pc.index_in(column, values), pa.int64()), -1)
         encoded[split] = replace_column(splits[split], "label", numbers, feature)
     return DatasetDict({**splits, **encoded})

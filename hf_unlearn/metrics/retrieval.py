@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -76,41 +77,27 @@ def retrieval(
     if min(ks, default=0) < 1:
         raise UserError(f"ks: recall at k needs ranks of at least 1, got {list(ks)}")
     said = _numbered(captions, len(texts)).to(images.device)
-    own = _Own(owners, said, len(images))
-    image_ranks = _ranks(images, texts, own.captions, block_size)
-    text_ranks = _ranks(texts, images, own.images, block_size)
+    image_ranks = _ranks(images, texts, partial(_own_captions, owners, said), block_size)
+    text_ranks = _ranks(texts, images, partial(_own_images, owners, said, len(images)), block_size)
     return Retrieval(_recall(image_ranks, ks), _recall(text_ranks, ks), image_ranks, text_ranks)
 
 
-@dataclass(frozen=True, eq=False)
-class _Own:
-    """Which images and captions have a text in common.
+def _own_captions(owners: Tensor, said: Tensor, images: range) -> Tensor:
+    """`[images, m]` bool: whether a caption says what one of the image's own does."""
+    theirs = (owners >= images.start) & (owners < images.stop)
+    has = torch.zeros(len(images), int(said.max()) + 1, dtype=torch.bool, device=said.device)
+    has[owners[theirs] - images.start, said[theirs]] = True
+    return has[:, said]
 
-    Attributes:
-        owners: `[m]` image of each caption.
-        said: `[m]` number of each caption's text.
-        count: How many images there are.
-    """
 
-    owners: Tensor
-    said: Tensor
-    count: int
-
-    def captions(self, images: range) -> Tensor:
-        """`[images, m]` bool: whether a caption says what one of the image's own does."""
-        theirs = (self.owners >= images.start) & (self.owners < images.stop)
-        has = torch.zeros(len(images), int(self.said.max()) + 1, dtype=torch.bool, device=self.said.device)
-        has[self.owners[theirs] - images.start, self.said[theirs]] = True
-        return has[:, self.said]
-
-    def images(self, captions: range) -> Tensor:
-        """`[captions, n]` bool: whether one of an image's own captions says what the caption does."""
-        wanted, place = self.said[captions.start : captions.stop].unique(return_inverse=True)
-        at = torch.searchsorted(wanted, self.said).clamp_(max=len(wanted) - 1)
-        same = wanted[at] == self.said
-        has = torch.zeros(len(wanted), self.count, dtype=torch.bool, device=self.said.device)
-        has[at[same], self.owners[same]] = True
-        return has[place]
+def _own_images(owners: Tensor, said: Tensor, count: int, captions: range) -> Tensor:
+    """`[captions, count]` bool: whether one of an image's own captions says what the caption does."""
+    wanted, place = said[captions.start : captions.stop].unique(return_inverse=True)
+    at = torch.searchsorted(wanted, said).clamp_(max=len(wanted) - 1)
+    same = wanted[at] == said
+    has = torch.zeros(len(wanted), count, dtype=torch.bool, device=said.device)
+    has[at[same], owners[same]] = True
+    return has[place]
 
 
 def _ranks(queries: Tensor, candidates: Tensor, own_of: Callable[[range], Tensor], block_size: int) -> Tensor:

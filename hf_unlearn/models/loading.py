@@ -1,7 +1,7 @@
 """Load a contrastive encoder and its processor: complete or refused, safetensors only, foreign code only on request."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.models.adapters import apply_adapter, base_of, find_adapter
 from hf_unlearn.models.checkpoint_forms import OPEN_CLIP, TRANSFORMERS, form_of, located
 from hf_unlearn.models.contrastive import is_contrastive, is_dual_encoder
-from hf_unlearn.models.loading_errors import refuse_larger, refuse_many, stored_shapes, told
+from hf_unlearn.models.loading_errors import fields_of, refuse_larger, refuse_many, stored_shapes, told
 from hf_unlearn.models.open_clip import clip_config, load_open_clip
 from hf_unlearn.models.open_clip_processor import load_open_clip_processor, read_config
 from hf_unlearn.models.origin import remember_origin
@@ -251,25 +251,14 @@ def _check_config(name_or_path: str, config: Fields) -> None:
     refuse_many(name_or_path, config)
     if config.get("quantization_config"):
         raise UserError(f"the model {name_or_path} is quantised, which cannot be trained; name the model it is made of")
-    for implementation in _attentions(config):
-        if implementation not in ATTENTION:
-            raise UserError(
-                f"the model {name_or_path} asks for the attention {implementation!r}, code from elsewhere; remove "
-                "attn_implementation from its config.json"
-            )
-
-
-def _attentions(config: object) -> Iterator[object]:
-    """Every attention implementation that a configuration or a part of it names."""
-    if isinstance(config, Mapping):
-        for name, value in config.items():
-            if str(name).startswith(("attn_implementation", "_attn_implementation")):
-                yield from value.values() if isinstance(value, Mapping) else [value]
-            else:
-                yield from _attentions(value)
-    elif isinstance(config, list):
-        for part in config:
-            yield from _attentions(part)
+    prefixes = ("attn_implementation", "_attn_implementation")
+    for value in (value for name, value in fields_of(config) if name.startswith(prefixes)):
+        for implementation in value.values() if isinstance(value, dict) else [value]:
+            if implementation not in ATTENTION:
+                raise UserError(
+                    f"the model {name_or_path} asks for the attention {implementation!r}, code from elsewhere; remove "
+                    "attn_implementation from its config.json"
+                )
 
 
 def named_tensors(names: list[str]) -> str:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -86,7 +86,10 @@ def refuse_larger(name: str, config: Config, build: Callable[[Config], nn.Module
     Raises:
         UserError: The model would have over twice as many numbers as its weights, or more layers than these tensors.
     """
-    layers = max(_layers(config.to_dict()), default=0)
+    words = ("layers", "n_layer", "depth")
+    named = [value for name, value in fields_of(config.to_dict()) if any(word in name for word in words)]
+    counts = [count for value in named for count in (value if isinstance(value, list | tuple) else [value])]
+    layers = max((count for count in counts if isinstance(count, int)), default=0)
     remedy = "save weights and config together with save_pretrained"
     if layers > len(shapes):
         raise UserError(
@@ -110,16 +113,14 @@ def refuse_many(name: str, config: object) -> None:
     Raises:
         UserError: A field `num_...` or `n_...`, wherever it stands, is beyond a million.
     """
-    for field, value in config.items() if isinstance(config, Mapping) else ():
+    for field, value in fields_of(config):
         counts = value if isinstance(value, list) else [value]
         numbers = [count for count in counts if isinstance(count, int | float)]
-        if str(field).startswith(("num_", "n_")) and any(count > MOST_PARTS for count in numbers):
+        if field.startswith(("num_", "n_")) and any(count > MOST_PARTS for count in numbers):
             raise UserError(
                 f"the model {name} has {field} = {str(max(numbers))[:40]} in its config.json, more than "
                 f"{MOST_PARTS:,}; name another checkpoint"
             )
-        for part in counts:
-            refuse_many(name, part)
 
 
 def stored_shapes(folder: Path) -> Shapes:
@@ -131,12 +132,12 @@ def stored_shapes(folder: Path) -> Shapes:
     return [shape for file in weight_files(folder) for _, shape in tensor_header(file).values()]
 
 
-def _layers(config: object) -> Iterator[int]:
-    """Every number of layers or blocks that a configuration or a part of it names."""
+def fields_of(config: object) -> Iterator[tuple[str, Any]]:
+    """Every field of a configuration, by its name, and of the parts of it."""
     if isinstance(config, Mapping):
         for name, value in config.items():
-            counts = value if isinstance(value, list | tuple) else [value]
-            if any(word in str(name) for word in ("layers", "n_layer", "depth")):
-                yield from (count for count in counts if isinstance(count, int))
-            for part in counts:
-                yield from _layers(part)
+            yield str(name), value
+            yield from fields_of(value)
+    elif isinstance(config, list | tuple):
+        for part in config:
+            yield from fields_of(part)

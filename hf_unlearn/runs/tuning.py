@@ -138,9 +138,15 @@ def _tune(search: Search, folder: Path, resume: bool, say: Callable[[str], None]
                 experiment = start(search.run_of(method), search.builder)
                 untouched = experiment.before.metrics["estimated_gap"]
             setting = propose(search.run_of(method).methods[method], experiment.evaluator.family, past, search.seed)
-            row = {"method": method, "setting": setting, "key": keys[method]}
-            past.append(row | trial_metrics(experiment, search.run_of(method, setting).methods[method]))
-            say(f"{method} {len(past)}/{search.trials}: {trial_line(past[-1])}")
+            row: Row = {"method": method, "setting": setting, "key": keys[method]}
+            try:
+                trained, evaluation = experiment.train_and_evaluate(search.run_of(method, setting).methods[method])
+                row |= {"stopped": trained.notes[0]} if trained.notes else evaluation.metrics
+            except DivergenceError as error:
+                row |= {"stopped": str(error)}
+            past.append(row)
+            outcome = f"stopped, {row['stopped']}" if "stopped" in row else f"estimated gap {shown(row)}"
+            say(f"{method} {len(past)}/{search.trials}: {_words(setting)}: {outcome}")
             content = {
                 "schema": 1,
                 "before": untouched,
@@ -191,21 +197,6 @@ def propose(config: UnlearningConfig, family: str, past: Sequence[Row], seed: in
         study.add_trial(optuna.create_trial(params=params, distributions=spread, **outcome))
     drawn = study.ask(spread).params
     return {name: drawn[tied.get(name, name)] for name in ranges}
-
-
-def trial_metrics(experiment: Experiment, config: UnlearningConfig) -> Row:
-    """The metrics of a trial, or why it is no candidate."""
-    try:
-        trained, evaluation = experiment.train_and_evaluate(config)
-    except DivergenceError as error:
-        return {"stopped": str(error)}
-    return {"stopped": trained.notes[0]} if trained.notes else dict(evaluation.metrics)
-
-
-def trial_line(row: Row) -> str:
-    """A trial in one line."""
-    outcome = f"stopped, {row['stopped']}" if "stopped" in row else f"estimated gap {shown(row)}"
-    return f"{_words(row['setting'])}: {outcome}"
 
 
 def ties(rows: Sequence[Row]) -> str | None:

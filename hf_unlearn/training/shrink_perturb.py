@@ -37,10 +37,8 @@ def shrink_and_perturb(model: nn.Module, share: float, seed: int) -> None:
     noise is an initialisation of full size times a, where the paper scales it by hand; vectors stay as they are.
     """
     set_seed((seed + SEED_OFFSET) % 2**32)
-    fresh = dict(type(model)(deepcopy(model.config)).named_parameters())  # type: ignore[operator]
-    for name, weight in _trained(model):
-        if weight.ndim >= 2:
-            weight.copy_(torch.lerp(weight.float(), fresh[name].to(weight.device).float(), share))
+    fresh = type(model)(deepcopy(model.config))  # type: ignore[operator]
+    _mix(model, fresh, share, least_dimensions=2)
 
 
 @torch.no_grad()
@@ -55,18 +53,16 @@ def move_towards(model: nn.Module, initial: nn.Module, share: float) -> None:
         initial: a model of the same architecture; it is not changed.
         share: a in [0, 1]; 0 changes nothing, 1 gives the initial model.
     """
-    begun = dict(initial.named_parameters())
-    for name, weight in _trained(model):
-        weight.copy_(torch.lerp(weight.float(), begun[name].to(weight.device).float(), share))
+    _mix(model, initial, share)
 
 
-def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """The weights that training moves, by name; those of MoCo's key encoder follow the query encoder's."""
-    weights = dict(model.named_parameters())
+def _mix(model: nn.Module, other: nn.Module, share: float, least_dimensions: int = 0) -> None:
+    """Mix the weights that training moves with another's; those of MoCo's key encoder follow the query encoder's."""
+    weights, others = dict(model.named_parameters()), dict(other.named_parameters())
     for name, weight in weights.items():
         trained = weights[name.removeprefix("key_")] if isinstance(model, MoCoModel) else weight
-        if trained.requires_grad:
-            yield name, weight
+        if trained.requires_grad and weight.ndim >= least_dimensions:
+            weight.copy_(torch.lerp(weight.float(), others[name].to(weight.device).float(), share))
 
 
 @torch.no_grad()
