@@ -1,4 +1,7 @@
-"""From the splits that a Trainer is given to its rows: what cannot be trained on is refused, the rest is encoded."""
+"""From the splits that a Trainer is given to its rows: what cannot be trained on is refused, the rest is encoded.
+
+How, is said by a preprocessor: image-text pairs for dual encoders, random views for SimCLR and MoCo.
+"""
 
 import hashlib
 import logging
