@@ -6,7 +6,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, DatasetDict
-from numpy.typing import NDArray
 
 from hf_unlearn.data.columns import arrow_column, blank, is_text, replace_column
 from hf_unlearn.errors import UserError, listed
@@ -60,7 +59,10 @@ def encode_labels(splits: DatasetDict, name: str) -> DatasetDict:
         return align_classes(splits, name=name)
     labelled = {split: dataset for split, dataset in splits.items() if "label" in dataset.features}
     columns = {split: _named(dataset) for split, dataset in labelled.items()}
-    missing = {split: _missing(column) for split, column in columns.items()}
+    missing = {
+        split: blank(column) if is_text(column.type) else np.asarray(pc.is_null(column), dtype=bool)
+        for split, column in columns.items()
+    }
     given = {split: column for split, column in columns.items() if not missing[split].all()}
     kinds = {column.type for column in given.values()}
     usable = len(kinds) == 1 and all(is_text(kind) or pa.types.is_integer(kind) for kind in kinds)
@@ -89,10 +91,6 @@ def _named(dataset: Dataset) -> pa.ChunkedArray:
         return column
     names = pa.array(kind.names, pa.string())
     return pc.take(names, pc.if_else(pc.less(column, 0), pa.scalar(None, column.type), column))
-
-
-def _missing(column: pa.ChunkedArray) -> NDArray[np.bool_]:
-    return blank(column) if is_text(column.type) else np.asarray(pc.is_null(column), dtype=bool)
 
 
 def _by_value(label: int | str) -> tuple[int, str]:

@@ -12,7 +12,6 @@ from transformers.trainer_utils import TrainOutput
 
 from hf_unlearn.errors import DivergenceError, UserError
 from hf_unlearn.losses import ContrastiveTerms, info_nce
-from hf_unlearn.models.adapters import is_adapted
 from hf_unlearn.parsing import read_tensors
 from hf_unlearn.records.method_description import INFO_NCE, UNLEARN, MethodDescription, bibtex
 from hf_unlearn.training.config import UnlearningConfig, setting
@@ -90,11 +89,7 @@ class TaskVectorTrainer(UnlearningTrainer):
 
     def __init__(self, *positional: Any, **kwargs: Any) -> None:
         super().__init__(*positional, **kwargs)
-        if self.is_fsdp_enabled or is_adapted(self.model):
-            raise UserError(
-                "Task Vector subtracts whole weights, no shards and no adapters; leave peft_config (--use_peft) unset, "
-                "and launch with recipes/accelerate_configs/multi_gpu.yaml"
-            )
+        self.require_whole_weights("subtracts")
         self._all = [value.detach() for value in (*self.model.parameters(), *self.model.buffers())]
         self._base = [value.clone() for value in self._all]
         self._weights = dict(self.model.named_parameters())

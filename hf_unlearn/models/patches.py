@@ -22,10 +22,7 @@ class PatchConv2d(nn.Conv2d):
 def as_matrix_products(model: nn.Module) -> None:
     """Have a model's patch embeddings, if it has any, computed so; nothing else about it changes."""
     for module in model.modules():
-        if type(module) is nn.Conv2d and _cuts_patches(module):
-            module.__class__ = PatchConv2d
-
-
-def _cuts_patches(module: nn.Conv2d) -> bool:
-    whole = module.padding in ((0, 0), "valid") and module.dilation == (1, 1) and module.groups == 1
-    return whole and module.kernel_size == module.stride and module.kernel_size != (1, 1)
+        if type(module) is nn.Conv2d:
+            whole = module.padding in ((0, 0), "valid") and module.dilation == (1, 1) and module.groups == 1
+            if whole and module.kernel_size == module.stride and module.kernel_size != (1, 1):
+                module.__class__ = PatchConv2d

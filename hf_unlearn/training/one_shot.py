@@ -11,7 +11,6 @@ from transformers.trainer_utils import TrainOutput
 
 from hf_unlearn.data.encoded import EncodedSplit, EncodedSplits
 from hf_unlearn.errors import UserError, is_out_of_memory
-from hf_unlearn.models.adapters import is_adapted
 from hf_unlearn.training import checkpoints
 from hf_unlearn.training.trainer import UnlearningTrainer
 
@@ -29,11 +28,7 @@ class OneShotTrainer(UnlearningTrainer, ABC):
 
     def __init__(self, *positional: Any, **kwargs: Any) -> None:
         super().__init__(*positional, **kwargs)
-        if self.is_fsdp_enabled or is_adapted(self.model):
-            raise UserError(
-                f"{self.args.title} edits whole weights, no shards and no adapters; leave peft_config (--use_peft) "
-                "unset, and launch with recipes/accelerate_configs/multi_gpu.yaml"
-            )
+        self.require_whole_weights("edits")
         if self.args.saliency_share is not None:
             raise UserError(f"{self.args.title} chooses its weights itself; leave saliency_share unset")
         if self.args.shrink_perturb:

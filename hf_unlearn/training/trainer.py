@@ -30,11 +30,10 @@ from hf_unlearn.records.settings import weight_settings
 from hf_unlearn.training import checkpoints
 from hf_unlearn.training.config import UnlearningConfig
 from hf_unlearn.training.earlier_requests import HoldingTrainer, find_earlier_requests
-from hf_unlearn.training.gradients import Objective, mean_gradient
+from hf_unlearn.training.gradients import Objective, SaliencyMask, mean_gradient
 from hf_unlearn.training.guards import DivergenceGuard
 from hf_unlearn.training.loss import LossTrainer, ReportedLoss
 from hf_unlearn.training.rows import Split, TrainingRows, make_preprocessor
-from hf_unlearn.training.saliency import SaliencyMask
 from hf_unlearn.training.saving import SavingTrainer
 from hf_unlearn.training.shrink_perturb import NOT_SHRUNK, move_towards, refill_queue, shrink_and_perturb
 from hf_unlearn.training.temperature import LogitScaleBound
@@ -168,6 +167,14 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         mask = SaliencyMask(self.model, self.mean_gradient, unlearn, self.args.saliency_share or 1.0)
         self.add_callback(mask)
         return mask
+
+    def require_whole_weights(self, does: str) -> None:
+        """Refuse shards and adapters for a method that does something with whole weights."""
+        if self.is_fsdp_enabled or is_adapted(self.model):
+            raise UserError(
+                f"{self.args.title} {does} whole weights, no shards and no adapters; leave peft_config (--use_peft) "
+                "unset, and launch with recipes/accelerate_configs/multi_gpu.yaml"
+            )
 
     def _check_shardable(self, model: nn.Module) -> None:
         """Refuse what FSDP would train wrongly, or would not help."""
