@@ -144,13 +144,9 @@ class Trial:
         number = 1 if name in (AT_ONCE, AGAIN) or method == RETRAIN else int(name.rpartition("-")[2])
         before = self.last if name == AGAIN else number - 1
         model = self.folder_of(method, f"request-{before}") if before else self.base
-        return self.run_from(str(model), method, name)
-
-    def run_from(self, model: str, method: str, name: str) -> Path:
-        """As `run`, from a model of one's own."""
         request = f"request-1-to-{self.last}" if name in (AT_ONCE, AGAIN) else name
         folder = self.folder_of(method, name)
-        run = parse_run(self._argv(method, request, model_name_or_path=model, output_dir=folder.parent))
+        run = parse_run(self._argv(method, request, model_name_or_path=str(model), output_dir=folder.parent))
         if not (folder / EVALUATION_NAME).is_file():
             run = replace(run, arguments=replace(run.arguments, overwrite=folder.parent.exists()))
             unlearn_and_compare(run, BUILDERS[self.sequence.benchmark.family])
