@@ -26,8 +26,8 @@ from hf_unlearn.metrics.agreement import agreement
 from hf_unlearn.metrics.gap import gap_to_retrain
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.parsing import Fields, read_json, read_tensors
-from hf_unlearn.runs.command_line import Run, parse_run
 from hf_unlearn.runs.builders import BUILDERS
+from hf_unlearn.runs.command_line import Run, parse_run
 from hf_unlearn.runs.evaluation import Evaluation, Evaluator
 from hf_unlearn.runs.experiment import RETRAIN, Experiment, make_evaluator
 from hf_unlearn.runs.results import aligned
