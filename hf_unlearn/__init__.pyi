@@ -24,7 +24,7 @@ from hf_unlearn.data.openmoji import load_openmoji as load_openmoji
 from hf_unlearn.data.sources import load_source as load_source
 from hf_unlearn.data.splits import make_splits as make_splits
 from hf_unlearn.errors import UserError as UserError
-from hf_unlearn.hub.history import past_rows as past_rows
+from hf_unlearn.hub.past_requests import past_rows as past_rows
 from hf_unlearn.hub.publishing import publish_run as publish_run
 from hf_unlearn.hub.verification import verify_repo as verify_repo
 from hf_unlearn.methods import METHODS as METHODS

@@ -24,7 +24,7 @@ from hf_unlearn.data.transformed_copies import TRANSFORMS, plant_near_copies
 from hf_unlearn.distributed import owned_together
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import write_atomically
-from hf_unlearn.hub.recording import public_hyper_parameters
+from hf_unlearn.hub.manifest import public_hyper_parameters
 from hf_unlearn.methods import description_of
 from hf_unlearn.methods.fine_tune import FineTuneConfig
 from hf_unlearn.models.loading import load_encoder

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.hub.card import is_adapter
-from hf_unlearn.hub.verification_report import Outcome, Statement, judged
+from hf_unlearn.hub.verification_report import Statement, failed, judged, unchecked
 from hf_unlearn.models.weights import Difference, difference, has_weights, stored_tensors, weights_sha256
 from hf_unlearn.parsing import parse_json
 from hf_unlearn.records.schemas import UnlearningManifest
@@ -24,17 +24,17 @@ def verify_base(folder: Path, manifest: UnlearningManifest, base: str | Path | N
     """Check the base model's hash, that unlearning changed some of its tensors, and nothing else of it."""
     recorded = manifest.base_model.sha256
     if base is None:
-        yield Statement("base weights", Outcome.UNCHECKED, "give the base model's folder with --base")
+        yield unchecked("base weights", "give the base model's folder with --base")
         if has_weights(folder):
             unseen = "model, image processor and tokenizer are compared with the base's where --base gives it"
-            yield Statement("settings", Outcome.UNCHECKED, unseen)
+            yield unchecked("settings", unseen)
             if is_adapter(manifest):
                 unseen = "what an adapter holds, and makes of its base model, is seen with --base"
-                yield Statement("tensors", Outcome.UNCHECKED, unseen)
+                yield unchecked("tensors", unseen)
         return
     actual = weights_sha256(base)
     if recorded is None:
-        yield Statement("base weights", Outcome.UNCHECKED, "its hash was not recorded")
+        yield unchecked("base weights", "its hash was not recorded")
     else:
         problem = f"SHA-256 is {actual}, recorded {recorded}"
         yield judged("base weights", actual == recorded, f"SHA-256 {actual}", problem)
@@ -42,11 +42,11 @@ def verify_base(folder: Path, manifest: UnlearningManifest, base: str | Path | N
         return
     try:
         if is_adapter(manifest) and find_spec("peft") is None:
-            yield Statement("tensors", Outcome.UNCHECKED, "what an adapter changes is seen with the package peft")
+            yield unchecked("tensors", "what an adapter changes is seen with the package peft")
         else:
             yield _tensors(_adapted(folder, base) if is_adapter(manifest) else _stored(folder, base))
     except UserError as error:
-        yield Statement("tensors", Outcome.FAILS, str(error))
+        yield failed("tensors", str(error))
     yield _settings(folder, Path(base), is_adapter(manifest))
 
 
@@ -66,17 +66,15 @@ def _adapted(folder: Path, base: str | Path) -> Difference:
 def _tensors(found: Difference) -> Statement:
     subject, alone = "tensors", f"{found.alone} names or shapes are in one of the two alone"
     if found.shared <= found.alone:
-        return Statement(
-            subject, Outcome.UNCHECKED, f"{alone}, so that nothing can be compared; give the base in the model's form"
-        )
+        return unchecked(subject, f"{alone}, so that nothing can be compared; give the base in the model's form")
     if not math.isfinite(found.apart):
-        return Statement(subject, Outcome.FAILS, "numbers that are not finite, here or in the base model")
+        return failed(subject, "numbers that are not finite, here or in the base model")
     share = f"{found.apart:.2%}" if found.apart >= _LITTLE else f"less than {_LITTLE:.2%}"
     fine = f"{found.differing} of {found.shared} differ from the base model's, by {share} of their size"
     # A tensor that one of the two lacks is one that no model reads, and changes nothing.
     changed = found.differing > 0 and found.apart > 0
     if changed and found.apart < _LITTLE:
-        return Statement(subject, Outcome.UNCHECKED, f"{fine}: whether so little unlearns is seen with --dataset alone")
+        return unchecked(subject, f"{fine}: whether so little unlearns is seen with --dataset alone")
     problem = "every tensor is the base model's: nothing was unlearned"
     return judged(subject, changed, f"{fine}; {alone}" if found.alone else fine, problem)
 
@@ -87,11 +85,11 @@ def _settings(folder: Path, base: Path, adapter: bool) -> Statement:
     try:
         ours = _every_setting(folder, with_config=not adapter)
     except UserError as error:
-        return Statement(subject, Outcome.FAILS, str(error))
+        return failed(subject, str(error))
     try:
         theirs = _every_setting(base, with_config=not adapter)
     except UserError as error:
-        return Statement(subject, Outcome.UNCHECKED, f"the base model's cannot be read: {error}")
+        return unchecked(subject, f"the base model's cannot be read: {error}")
     changed = [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
     problem = f"other than the base model's, which changes every figure without unlearning: {listed(changed)}"
     return judged(subject, not changed, "model, image processor and tokenizer are set as the base's", problem)

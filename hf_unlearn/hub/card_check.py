@@ -13,7 +13,7 @@ from hf_unlearn import __version__
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.card import render_card
 from hf_unlearn.hub.card_parsing import metadata, prose, table_cells
-from hf_unlearn.hub.verification_report import Outcome, Statement, judged
+from hf_unlearn.hub.verification_report import Outcome, Statement, failed, judged, unchecked
 from hf_unlearn.parsing import Fields, read_text
 from hf_unlearn.records.file_names import CARD_NAME
 from hf_unlearn.records.schemas import EvaluationRecord, UnlearningManifest
@@ -27,18 +27,18 @@ def verify_card(folder: Path, manifest: UnlearningManifest, evaluation: Evaluati
     """Check the card in a folder against the records it was generated from."""
     path = folder / CARD_NAME
     if not path.is_file():
-        yield Statement("card", Outcome.FAILS, f"there is no {CARD_NAME}")
+        yield failed("card", f"there is no {CARD_NAME}")
         return
     try:
         text = read_text(path)
     except UserError as error:
-        yield Statement("card", Outcome.FAILS, str(error))
+        yield failed("card", str(error))
         return
     expected = render_card(manifest, evaluation)
     compared = [*_cells(text, expected, manifest), _prose(text, expected, manifest), _metadata(text, expected)]
     yield from compared
     if manifest.library_version == __version__ and text != expected and not any(line.fails for line in compared):
-        yield Statement("card", Outcome.FAILS, f"is not what its records give: {_first_difference(text, expected)}")
+        yield failed("card", f"is not what its records give: {_first_difference(text, expected)}")
     shown, due = set(_PICTURE.findall(text)), set(_PICTURE.findall(expected))
     wrong = [f"{name} is not shown" for name in sorted(due - shown)]
     wrong += [f"{name} is shown, and no record lists it" for name in sorted(shown - due)]
@@ -54,20 +54,20 @@ def _cells(text: str, expected_text: str, manifest: UnlearningManifest) -> Itera
     missing = [cell for cell in expected if cell not in actual]
     added = [cell for cell in actual if cell not in expected]
     for cell, value in wrong.items():
-        yield Statement(f"card: {cell}", Outcome.FAILS, f"shows {actual[cell]!r}, the records say {value!r}")
+        yield failed(f"card: {cell}", f"shows {actual[cell]!r}, the records say {value!r}")
     gone = [
         section
         for section in dict.fromkeys(cell.section for cell in missing)
         if section not in {c.section for c in actual}
     ]
     for section in gone:
-        yield Statement(f"card: {section}", Outcome.FAILS, "the table was removed")
+        yield failed(f"card: {section}", "the table was removed")
     for cell in (cell for cell in missing if cell.section not in gone):
         outcome = Outcome.UNCHECKED if foreign else Outcome.FAILS
         yield Statement(f"card: {cell}", outcome, other if foreign else "is missing from the card")
     for cell in added:
         hint = f" that this version reads; {other}: verify it with its own" if foreign else ""
-        yield Statement(f"card: {cell}", Outcome.FAILS, f"stands in no record{hint}")
+        yield failed(f"card: {cell}", f"stands in no record{hint}")
     if wrong or missing or added:
         return
     # A line too many or too few, or one elsewhere, may open a fence that another one closed.
@@ -83,14 +83,14 @@ def _prose(text: str, expected_text: str, manifest: UnlearningManifest) -> State
         other = f"the card is of hf_unlearn {manifest.library_version}, this is {__version__}"
         section = "\n".join(expected).partition(f"{LIMITS}\n")[2].partition("\n#")[0]
         if removed := [line for line in (LIMITS, *section.splitlines()) if line not in actual]:
-            return Statement("card text", Outcome.FAILS, f"{other}, and lacks the limit: {removed[0][:120]}")
+            return failed("card text", f"{other}, and lacks the limit: {removed[0][:120]}")
         unknown = [line for line in actual if line not in expected]
         if markup := [line for line in unknown if _HTML.search(line)]:
-            return Statement("card text", Outcome.FAILS, f"{other}, and no card holds HTML: {markup[0][:120]}")
+            return failed("card text", f"{other}, and no card holds HTML: {markup[0][:120]}")
         told = f"; {len(unknown)} lines are others: {unknown[0][:120]}" if unknown else ""
         if not unknown and actual != expected:
             told = "; its lines stand in another order, or another number of times"
-        return Statement("card text", Outcome.UNCHECKED, f"{other}{told}")
+        return unchecked("card text", f"{other}{told}")
     changed = [line for line in actual if line not in expected] or [line for line in expected if line not in actual]
     if not changed and actual != expected:
         changed = ["the order of its lines"]
@@ -103,9 +103,9 @@ def _metadata(text: str, expected_text: str) -> Statement:
     try:
         actual = metadata(text)
     except UserError as error:
-        return Statement("card metadata", Outcome.FAILS, f"cannot be parsed: {' '.join(str(error).split())}")
+        return failed("card metadata", f"cannot be parsed: {' '.join(str(error).split())}")
     if not isinstance(actual, dict):
-        return Statement("card metadata", Outcome.FAILS, "is missing")
+        return failed("card metadata", "is missing")
     measured, recorded = _metrics(actual), _metrics(expected)
     wrong = [
         f"metric {key} is {measured.get(key)}, the records say {recorded.get(key)}"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hf_unlearn.files import write_atomically
 from hf_unlearn.hub.card import PIPELINE_TAGS, card_title
-from hf_unlearn.hub.verification_report import Outcome, Statement, judged
+from hf_unlearn.hub.verification_report import Statement, judged, unchecked
 from hf_unlearn.models.weights import file_sha256, weight_files
 from hf_unlearn.records.file_names import (
     BOM_NAME,
@@ -218,7 +218,7 @@ def verify_evidence(
         same = (folder / DIGESTS_NAME).read_bytes() == expected.encode()
         yield judged(DIGESTS_NAME, same, "of every file beside it", "is not of the files beside it")
     if not names:
-        yield Statement("evidence", Outcome.UNCHECKED, "no removal statement or bill of materials comes with the model")
+        yield unchecked("evidence", "no removal statement or bill of materials comes with the model")
 
 
 def _hash(sha256: str) -> dict[str, str]:

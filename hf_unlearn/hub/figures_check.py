@@ -8,7 +8,7 @@ import numpy as np
 
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.figures.drawing import is_plain_png
-from hf_unlearn.hub.verification_report import Outcome, Statement, judged
+from hf_unlearn.hub.verification_report import Statement, failed, held, judged, unchecked
 from hf_unlearn.parsing import PICTURE_DAMAGE
 from hf_unlearn.records.file_names import EVALUATION_NAME, published_names
 from hf_unlearn.records.metric_labels import GAP_KEYS, gap_keys, metric_label
@@ -27,18 +27,18 @@ def load_evaluation(folder: Path) -> EvaluationRecord | Statement | None:
     try:
         return EvaluationRecord.load_if_evaluated(folder)
     except UserError as error:
-        return Statement(EVALUATION_NAME, Outcome.FAILS, str(error))
+        return failed(EVALUATION_NAME, str(error))
 
 
 def verify_figures(evaluation: EvaluationRecord, manifest: UnlearningManifest) -> Iterator[Statement]:
     """Check that the evaluation is of these weights, and that its figures follow from each other."""
     if evaluation.weights_sha256 is None:
-        yield Statement(f"{EVALUATION_NAME}: weights", Outcome.UNCHECKED, "it does not say which weights it measured")
+        yield unchecked(f"{EVALUATION_NAME}: weights", "it does not say which weights it measured")
     else:
         same, problem = evaluation.weights_sha256 == manifest.weights_sha256, f"it measured {evaluation.weights_sha256}"
         yield judged(f"{EVALUATION_NAME}: weights", same, "measured these", problem)
     if evaluation.family not in GAP_KEYS:
-        yield Statement(f"{EVALUATION_NAME}: family", Outcome.FAILS, f"{evaluation.family!r} is none that is known")
+        yield failed(f"{EVALUATION_NAME}: family", f"{evaluation.family!r} is none that is known")
     yield _ranges(evaluation)
     keys = (
         gap_keys(evaluation.family, evaluation.metrics) if evaluation.gap_keys or evaluation.retrain is not None else ()
@@ -69,9 +69,9 @@ def _forgetting_score(evaluation: EvaluationRecord, scores: Sequence[float | Non
     subject, recorded = f"{EVALUATION_NAME}: forgetting score", evaluation.metrics.get("forgetting_score")
     known = [score for score in scores if score is not None]
     if recorded is None or not scores or len(known) < len(scores):
-        return Statement(subject, Outcome.UNCHECKED, "not every sample's score is recorded")
+        return unchecked(subject, "not every sample's score is recorded")
     if len(scores) != count:
-        return Statement(subject, Outcome.FAILS, f"{len(scores)} scores for the {count} samples of the unlearn split")
+        return failed(subject, f"{len(scores)} scores for the {count} samples of the unlearn split")
     return _agrees(subject, recorded, 100 * sum(known) / len(known))
 
 
@@ -137,14 +137,14 @@ def _matrices(am: Matrices, scores: Sequence[float | None], family: str) -> Iter
         for matrix in (am.am_before, am.am_after, am.agm)
     )
     if not square or len(am.labels) not in (0, count):
-        yield Statement(subject, Outcome.FAILS, "AM before, AM after, AGM and their labels differ in size")
+        yield failed(subject, "AM before, AM after, AGM and their labels differ in size")
         return
     cells = [cell for matrix in (am.am_before, am.am_after) for row in matrix for cell in row if cell is not None]
     if count and not cells:
-        yield Statement(subject, Outcome.UNCHECKED, "every cell is empty, so nothing follows from them")
+        yield unchecked(subject, "every cell is empty, so nothing follows from them")
         return
     if far := [cell for cell in cells if abs(cell) > 1 + _TOLERANCE]:
-        yield Statement(subject, Outcome.FAILS, f"{far[0]:g} is no cosine")
+        yield failed(subject, f"{far[0]:g} is no cosine")
         return
     wrong = [
         f"agm[{i}][{j}]"
@@ -159,11 +159,7 @@ def _matrices(am: Matrices, scores: Sequence[float | None], family: str) -> Iter
         # The matrix shows an image's first caption, the score is the mean over all of them: with several they differ.
         reason = "is not the forgetting scores, as it may only be where images have several captions"
         subject = f"{EVALUATION_NAME}: diagonal of AGM"
-        yield (
-            Statement(subject, Outcome.HOLDS, "is the forgetting scores")
-            if same
-            else Statement(subject, Outcome.UNCHECKED, reason)
-        )
+        yield (held(subject, "is the forgetting scores") if same else unchecked(subject, reason))
 
 
 def verify_heatmaps(
@@ -176,11 +172,11 @@ def verify_heatmaps(
     panels = [] if matrices is None else [matrices.am_before, matrices.am_after, matrices.agm]
     sizes = {(len(panel), *map(len, panel)) for panel in panels}
     if matrices is None or all(cell is None for panel in panels for row in panel for cell in row):
-        yield Statement("heatmaps", Outcome.UNCHECKED, "no matrices are recorded")
+        yield unchecked("heatmaps", "no matrices are recorded")
     elif len(sizes) != 1 or set(next(iter(sizes))) != {len(matrices.agm)}:
-        yield Statement("heatmaps", Outcome.UNCHECKED, "the matrices differ in size, so that none can be drawn")
+        yield unchecked("heatmaps", "the matrices differ in size, so that none can be drawn")
     elif not pictures:
-        yield Statement("heatmaps", Outcome.FAILS, "the matrices are recorded, but their picture is missing")
+        yield failed("heatmaps", "the matrices are recorded, but their picture is missing")
     else:
         shares = {name: _agreement(folder / name, matrices) for name in pictures}
         best = max(shares, key=lambda name: shares[name])
@@ -188,12 +184,12 @@ def verify_heatmaps(
         fine = f"the colours of {best} show the recorded matrices; what is written in it is not read"
         if shares[best] >= _AGREE and not is_plain_png((folder / best).read_bytes()):
             problem = f"{best} holds more than one plain picture, so that viewers may show another"
-            yield Statement("heatmaps", Outcome.FAILS, problem)
+            yield failed("heatmaps", problem)
         else:
             yield judged("heatmaps", shares[best] >= _AGREE, fine, problem)
         pictures.remove(best)
     for name in pictures:
-        yield Statement(f"picture {name}", Outcome.UNCHECKED, "is the publisher's own; no record says what it shows")
+        yield unchecked(f"picture {name}", "is the publisher's own; no record says what it shows")
 
 
 def verify_measurements(
@@ -211,7 +207,7 @@ def verify_measurements(
     )
     if measured is None:
         detail = f"{count} figures are the publisher's own measurement; give --base, --dataset and --unlearn_request"
-        yield Statement("metrics", Outcome.UNCHECKED, f"{detail}, and they are measured here, where nothing fails")
+        yield unchecked("metrics", f"{detail}, and they are measured here, where nothing fails")
         return
     for side, metrics in recorded.items():
         again = measured[side]
@@ -226,9 +222,9 @@ def verify_measurements(
         fine = f"{len(known)} figures measured again, none further off than {_MEASURED_WITHIN}"
         yield judged(f"metrics {side}", bool(known) and not wrong, fine, "; ".join(wrong) or "none could be measured")
         if left := [key for key, value in metrics.items() if value is not None and key not in known]:
-            yield Statement(f"metrics {side}", Outcome.UNCHECKED, f"not measured here: {listed(left)}")
+            yield unchecked(f"metrics {side}", f"not measured here: {listed(left)}")
     if evaluation.retrain is not None:
-        yield Statement("metrics of Retrain", Outcome.UNCHECKED, "its weights are not published; so neither is the gap")
+        yield unchecked("metrics of Retrain", "its weights are not published; so neither is the gap")
 
 
 def _agreement(path: Path, matrices: Matrices) -> float:

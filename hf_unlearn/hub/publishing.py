@@ -13,7 +13,7 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.figures.drawing import shows_samples
 from hf_unlearn.hub.card import hub_identifier, is_adapter, render_card
 from hf_unlearn.hub.evidence import digests, evidence
-from hf_unlearn.hub.screening import Content, screen
+from hf_unlearn.hub.screening import Content, read_content, screen
 from hf_unlearn.hub.signing import signature_of
 from hf_unlearn.hub.verification import verify_folder
 from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, CONFIG_NAMES, file_sha256
@@ -118,7 +118,9 @@ def publish_run(
     repo_id = _full_name(api, repo_id)
     contents, manifest = _contents(folder, repo_id, show_samples)
     if sign is not None:
-        _add_evidence(contents, folder, manifest)
+        texts = evidence(folder, manifest, EvaluationRecord.load_if_evaluated(folder))
+        contents |= {name: text.encode() for name, text in texts.items()}
+        contents[DIGESTS_NAME] = digests({name: _sha256(content) for name, content in contents.items()}).encode()
     screen(contents, token=token, public_names=_public_names(repo_id, manifest))
     if sign is not None:
         contents[SIGNATURE_NAME] = signature_of(contents, sign)
@@ -127,7 +129,7 @@ def publish_run(
         revision=revision,
         files=tuple(PlannedFile(name, _size(content)) for name, content in contents.items()),
         removed=None,
-        kept_back=tuple(sorted(path.name for path in folder.iterdir() if not _sends(path.name, contents))),
+        kept_back=tuple(sorted({path.name for path in folder.iterdir()} - {name.split("/")[0] for name in contents})),
     )
     if dry_run:
         return replace(result, removed=_superseded_if_reachable(api, result))
@@ -191,13 +193,6 @@ def _contents(folder: Path, repo_id: str, show_samples: bool) -> tuple[dict[str,
     contents[MANIFEST_NAME] = manifest.to_json().encode(errors="backslashreplace")
     contents[CARD_NAME] = render_card(manifest, evaluation).encode()
     return contents, manifest
-
-
-def _add_evidence(contents: dict[str, Content], folder: Path, manifest: UnlearningManifest) -> None:
-    """Add the statement, the bill of materials and the digests."""
-    texts = evidence(folder, manifest, EvaluationRecord.load_if_evaluated(folder))
-    contents |= {name: text.encode() for name, text in texts.items()}
-    contents[DIGESTS_NAME] = digests({name: _sha256(content) for name, content in contents.items()}).encode()
 
 
 def _check_pictures(
@@ -282,7 +277,7 @@ def _is_content(file: "RepoSibling | None", content: Content) -> bool:
         return False
     if file.lfs is not None:
         return file.lfs.sha256 == _sha256(content)
-    return file.blob_id == git_hash(content.read_bytes() if isinstance(content, Path) else content)
+    return file.blob_id == git_hash(read_content(content))
 
 
 def _superseded_if_reachable(api: "HfApi", result: PublishResult) -> tuple[str, ...] | None:
@@ -303,10 +298,6 @@ def _could_mislead(name: str) -> bool:
     config = name in ("config.json", ADAPTER_CONFIG_NAME)
     taken = could_be_loaded(name) or is_foreign(name)
     return config or name in EVIDENCE or taken or (name.startswith("assets/") and is_published(name))
-
-
-def _sends(name: str, contents: dict[str, Content]) -> bool:
-    return any(sent == name or sent.startswith(f"{name}/") for sent in contents)
 
 
 def _public_names(repo_id: str, manifest: UnlearningManifest) -> tuple[str, ...]:

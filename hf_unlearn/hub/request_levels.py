@@ -1,11 +1,11 @@
 """Every request that a model has been through, measured after each run."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from hf_unlearn.hub.history import PastRequests
+from hf_unlearn.hub.past_requests import PastRequests
 from hf_unlearn.metrics.request_level import request_level
 from hf_unlearn.records.schemas import RequestStatus
 
@@ -47,17 +47,7 @@ def request_statuses(
             statuses.append(replace(status, measured=0, now=None, low=None, high=None, non_member=None, drifted=False))
             continue
         level = request_level(after.earlier[is_its], after.held_out, status.then)
-        statuses.append(
-            replace(
-                status,
-                measured=int(is_its.sum()),
-                now=level.now,
-                low=level.low,
-                high=level.high,
-                non_member=level.non_member,
-                drifted=level.drifted,
-            )
-        )
+        statuses.append(replace(status, measured=int(is_its.sum()), **asdict(level)))
     began, own = request_level(before.unlearn, before.held_out), request_level(after.unlearn, after.held_out)
     of_this_run = RequestStatus(
         number=len(statuses) + 1,
@@ -68,10 +58,7 @@ def request_statuses(
         before=began.now,
         unseen=began.non_member,
         then=own.now,
-        now=own.now,
-        low=own.low,
-        high=own.high,
-        non_member=own.non_member,
+        **{**asdict(own), "drifted": False},  # it has just been unlearned
     )
     everything = (*statuses, of_this_run)
     unseen = everything[0].unseen

@@ -76,9 +76,9 @@ def _problems(name: str, content: Content, secrets: set[str], public_names: tupl
     elif name.endswith(".png"):
         texts = _png_texts(content)
     elif name.endswith(".model"):
-        texts = None if _is_pickle(_read(content)) else {"": _read(content).decode("latin-1")}
+        texts = None if _is_pickle(read_content(content)) else {"": read_content(content).decode("latin-1")}
     else:
-        texts = _plain_text(_read(content))
+        texts = _plain_text(read_content(content))
     if texts is None:
         yield "is not what its name says; a pickle or another binary file is never published"
         return
@@ -113,7 +113,8 @@ def user_names() -> set[str]:
     return {name for name in names if len(name) >= 3 and name.lower() not in _EVERYBODY}
 
 
-def _read(content: Content) -> bytes:
+def read_content(content: Content) -> bytes:
+    """The bytes of a file to be sent, or where it lies."""
     return content.read_bytes() if isinstance(content, Path) else content
 
 
@@ -161,7 +162,7 @@ def _png_texts(content: Content) -> dict[str, str] | None:
 
     from PIL import Image
 
-    data = _read(content)
+    data = read_content(content)
     if not is_plain_png(data):
         return None
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hf_unlearn.errors import UserError, missing_extra
-from hf_unlearn.hub.verification_report import Outcome, Statement, judged
+from hf_unlearn.hub.verification_report import Outcome, Statement, failed, held, judged, unchecked
 from hf_unlearn.records.file_names import DIGESTS_NAME, SIGNATURE_NAME, TOKEN_NAME, published_names
 
 
@@ -65,7 +65,7 @@ def verify_signature(folder: Path, public_key: Path | None) -> Statement:
         outcome = Outcome.FAILS if public_key is not None else Outcome.UNCHECKED
         return Statement("signature", outcome, "the model is not signed")
     if public_key is None:
-        return Statement("signature", Outcome.UNCHECKED, "give the publisher's public key with --public_key")
+        return unchecked("signature", "give the publisher's public key with --public_key")
     if not public_key.is_file():
         raise UserError(f"there is no key {public_key}; name the publisher's public key, as PEM")
     problem = "it is of other files, or was made with another key"
@@ -86,8 +86,8 @@ def verify_signature(folder: Path, public_key: Path | None) -> Statement:
         except UserError as error:
             if isinstance(error.__cause__, ImportError):
                 raise
-            return Statement("signature", Outcome.FAILS, str(error)[:300])
-    return Statement("signature", Outcome.HOLDS, f"every published file is signed by {public_key.name}")
+            return failed("signature", str(error)[:300])
+    return held("signature", f"every published file is signed by {public_key.name}")
 
 
 def verify_token(folder: Path, authority: Path | None) -> Statement | None:
@@ -100,13 +100,11 @@ def verify_token(folder: Path, authority: Path | None) -> Statement | None:
     if not token.is_file():
         return None
     if authority is None:
-        return Statement(
-            "time-stamp", Outcome.UNCHECKED, "give the certificate of its authority with --tsa_certificate"
-        )
+        return unchecked("time-stamp", "give the certificate of its authority with --tsa_certificate")
     if not authority.is_file():
         raise UserError(f"there is no certificate {authority}; name that of the time-stamp's authority, as PEM")
     if shutil.which("openssl") is None:
-        return Statement("time-stamp", Outcome.UNCHECKED, "openssl is not installed here")
+        return unchecked("time-stamp", "openssl is not installed here")
     given: list[str | Path] = ["-data", folder / DIGESTS_NAME, "-in", token, "-CAfile", authority]
     done = subprocess.run(["openssl", "ts", "-verify", *given], capture_output=True, timeout=60)
     told = subprocess.run(

@@ -4,14 +4,14 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.card import write_card
-from hf_unlearn.hub.history import PastRequests, drift_notes
+from hf_unlearn.hub.manifest import describe_base_model, public_hyper_parameters, record_run
+from hf_unlearn.hub.past_requests import PastRequests, drift_notes
 from hf_unlearn.hub.publishing import PublishResult, publish_run
 from hf_unlearn.hub.recorded_rows import RecordedRows
-from hf_unlearn.hub.recording import describe_base_model, public_hyper_parameters, record_run
 from hf_unlearn.models.weights import weights_sha256
 from hf_unlearn.records.file_names import EVALUATION_NAME
 from hf_unlearn.records.method_description import MethodDescription
@@ -92,12 +92,12 @@ def trainer_record(
             **public_hyper_parameters(getattr(trainer, "data_config", None)),
             **adapter_settings(model),
         },
-        description=description,
+        description=description or MethodDescription(),
         preset=getattr(trainer.args, "preset", None),
         seed=trainer.args.seed,
         run_time_seconds=logged[-1] if logged else None,
         notes=(*getattr(trainer, "notes", ()), *drift_notes(tuple(requests))),  # that a guard stopped the training
-        requests=requests,
+        requests=tuple(requests),
         held_out=past.salted.held_out,
         parts=past.salted.parts,
         retain_sha256=dataset_sha256(splits["retain"]) if "retain" in splits else None,
@@ -132,29 +132,23 @@ def push_trainer(
     *,
     private: bool | None = None,
     revision: str | None = None,
-    create_pr: bool = False,
-    dry_run: bool = False,
-    show_samples: bool = False,
     token: str | None = None,
-    commit_message: str | None = None,
+    **options: Any,
 ) -> PublishResult | None:
     """Save a trainer's model into its `output_dir`, write its records and card there, and publish the folder.
 
     The Trainer's own `push_to_hub` uploads the whole output folder, the pickled arguments with the token in them
-    included; this sends the files that `hf_unlearn.records.file_names` lists, `evaluation.json`
-    among them where there is one.
+    included; this sends the files that `hf_unlearn.records.file_names` lists, `evaluation.json` among them where there
+    is one.
 
     Args:
         trainer: A Trainer; its `hub_model_id`, `hub_private_repo`, `hub_revision` and `hub_token` apply where the
             arguments here are None. Without a `hub_model_id` the repository is called like the output folder.
         record: Writes `unlearning.json` into the folder it is given: from `trainer_record`.
-        private: As for `publish_run`, as are the others.
+        private: Whether a repository that is created now is private.
         revision: A branch.
-        create_pr: Open a pull request instead of committing.
-        dry_run: Only say what would be sent.
-        show_samples: Publish heatmaps that show the requested samples.
         token: A token with write access.
-        commit_message: The commit's first line.
+        options: Further ones of `publish_run`, such as `create_pr`, `dry_run`, `show_samples` and `commit_message`.
 
     Returns:
         What was sent; None on every process but the first.
@@ -173,9 +167,6 @@ def push_trainer(
         arguments.hub_model_id or folder.resolve().name,
         private=arguments.hub_private_repo if private is None else private,
         revision=revision or arguments.hub_revision,
-        create_pr=create_pr,
-        dry_run=dry_run,
-        show_samples=show_samples,
         token=token or arguments.hub_token,
-        commit_message=commit_message,
+        **options,
     )

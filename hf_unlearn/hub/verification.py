@@ -12,12 +12,12 @@ from hf_unlearn.hub.base_check import verify_base
 from hf_unlearn.hub.card import render_card
 from hf_unlearn.hub.card_check import verify_card
 from hf_unlearn.hub.download import fetch
+from hf_unlearn.hub.drift_check import verify_requests
 from hf_unlearn.hub.evidence import verify_evidence
 from hf_unlearn.hub.figures_check import load_evaluation, verify_figures, verify_heatmaps, verify_measurements
-from hf_unlearn.hub.records_check import OwnedSample, verify_manifest, verify_request_file, verify_samples
-from hf_unlearn.hub.requests_check import verify_requests
+from hf_unlearn.hub.manifest_check import OwnedSample, verify_manifest, verify_request_file, verify_samples
 from hf_unlearn.hub.signing import verify_signature, verify_token
-from hf_unlearn.hub.verification_report import Outcome, Statement, VerificationReport
+from hf_unlearn.hub.verification_report import Statement, VerificationReport, failed, unchecked
 from hf_unlearn.hub.weights_check import recorded_files, verify_files, verify_local, verify_repository
 from hf_unlearn.models.weights import has_weights
 from hf_unlearn.parsing import read_text
@@ -93,10 +93,8 @@ def verify_repo(
     statements.append(verify_signature(folder, public_key))
     if (stamped := verify_token(folder, tsa_certificate)) is not None:
         statements.append(stamped)
-    statements.append(
-        Statement("data", Outcome.UNCHECKED, "the training data and its SHA-256 are not part of the repository")
-    )
-    statements.append(Statement("training", Outcome.UNCHECKED, "weights do not show which data they were trained on"))
+    statements.append(unchecked("data", "the training data and its SHA-256 are not part of the repository"))
+    statements.append(unchecked("training", "weights do not show which data they were trained on"))
     return VerificationReport(str(repo_or_dir), tuple(statements))
 
 
@@ -124,7 +122,7 @@ def check_card(folder: str | Path) -> tuple[Statement, ...]:
     ]
     failures = [statement for statement in statements if statement.fails]
     if not failures and read_text(folder / CARD_NAME) != render_card(manifest, evaluation):
-        failures.append(Statement("card", Outcome.FAILS, "this version would write it otherwise; write it again"))
+        failures.append(failed("card", "this version would write it otherwise; write it again"))
     return tuple(failures)
 
 
@@ -137,9 +135,7 @@ def verify_folder(folder: Path, manifest: UnlearningManifest) -> Iterator[Statem
         yield evaluation
         return
     if evaluation is None:
-        yield Statement(
-            EVALUATION_NAME, Outcome.UNCHECKED, "there is none: the model was not evaluated, or it was removed"
-        )
+        yield unchecked(EVALUATION_NAME, "there is none: the model was not evaluated, or it was removed")
     else:
         yield from verify_figures(evaluation, manifest)
         yield from verify_requests(evaluation, manifest)

@@ -44,6 +44,21 @@ class VerificationReport:
         return not self.failures
 
 
+def held(subject: str, detail: str) -> Statement:
+    """A statement that was recomputed and holds."""
+    return Statement(subject, Outcome.HOLDS, detail)
+
+
+def failed(subject: str, detail: str) -> Statement:
+    """A statement that was found to be wrong."""
+    return Statement(subject, Outcome.FAILS, detail)
+
+
+def unchecked(subject: str, detail: str) -> Statement:
+    """A statement that nobody can check from here."""
+    return Statement(subject, Outcome.UNCHECKED, detail)
+
+
 def judged(subject: str, holds: bool, detail: str, problem: str) -> Statement:
     """State what was found of a subject: `detail` where it holds, `problem` where it does not."""
-    return Statement(subject, Outcome.HOLDS, detail) if holds else Statement(subject, Outcome.FAILS, problem)
+    return held(subject, detail) if holds else failed(subject, problem)

@@ -6,7 +6,7 @@ from pathlib import Path
 from hf_unlearn import __version__, models
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.hub.card import hash_files, hub_identifier, is_adapter
-from hf_unlearn.hub.verification_report import Outcome, Statement, judged
+from hf_unlearn.hub.verification_report import Outcome, Statement, failed, held, judged, unchecked
 from hf_unlearn.models.weights import (
     ADAPTER_CONFIG_NAME,
     CONFIG_NAME,
@@ -58,7 +58,7 @@ def _weights(folder: Path, manifest: UnlearningManifest) -> Statement:
         return Statement("weights", Outcome.FAILS if has_weights(folder) else Outcome.UNCHECKED, str(error))
     used = {file.relative_to(folder).as_posix() for file in files}
     if stray := [name for name in published_names(folder) if name.endswith(".safetensors") and name not in used]:
-        return Statement("weights", Outcome.FAILS, f"{listed(stray)} also lies there, which loading does not read")
+        return failed("weights", f"{listed(stray)} also lies there, which loading does not read")
     same = actual == manifest.weights_sha256
     return judged("weights", same, f"SHA-256 {actual}", f"SHA-256 is {actual}, recorded {manifest.weights_sha256}")
 
@@ -70,10 +70,10 @@ def _tensors(folder: Path) -> Iterator[Statement]:
     try:
         model = load_model(str(folder))
     except UserError as error:
-        yield Statement("tensors", Outcome.FAILS, str(error))
+        yield failed("tensors", str(error))
         return
     if (rounded := _rounded(folder)) is not None:
-        yield Statement("tensors", Outcome.FAILS, rounded)
+        yield failed("tensors", rounded)
         return
     broken = [name for name, tensor in model.state_dict().items() if not bool(tensor.isfinite().all())]
     fine, problem = "all of the model's tensors are there, in its shapes", f"not finite: {listed(broken)}"
@@ -83,7 +83,7 @@ def _tensors(folder: Path) -> Iterator[Statement]:
         return  # of which loading refuses one too many
     if unread := sorted({name for file in files for name in tensor_header(file)} - model.state_dict().keys()):
         told = f"{len(unread)} stand under names that the model has none of, and may hold anything: {listed(unread)}"
-        yield Statement("other tensors", Outcome.UNCHECKED, told)
+        yield unchecked("other tensors", told)
 
 
 def _rounded(folder: Path) -> str | None:
@@ -110,10 +110,10 @@ def _preprocessing(folder: Path) -> Statement:
         files = [folder / "processor_config.json", folder / "preprocessor_config.json"]
         whole, alone = [read_json(file) if file.is_file() else None for file in files]
     except UserError as error:
-        return Statement(subject, Outcome.FAILS, str(error))
+        return failed(subject, str(error))
     within = whole.get("image_processor") if isinstance(whole, dict) else None
     if not isinstance(within, dict) or not isinstance(alone, dict):
-        return Statement(subject, Outcome.HOLDS, fine)
+        return held(subject, fine)
     names = {*within, *alone} - {"image_processor_type", "processor_class"}
     differing = sorted(name for name in names if within.get(name) != alone.get(name))
     problem = f"{files[0].name} and {files[1].name} differ in {listed(differing)}, and loaders on which they read"
@@ -127,14 +127,14 @@ def _tokenizers(folder: Path) -> Statement:
         whole, vocabulary = [read_json(folder / n) if (folder / n).is_file() else {} for n in _TOKENIZERS]
         model = whole.get("model") if isinstance(whole, dict) else None
         if not isinstance(model, dict) or not vocabulary:
-            return Statement(subject, Outcome.HOLDS, fine)
+            return held(subject, fine)
         same = model.get("vocab") == vocabulary
         if (folder / "merges.txt").is_file():
             lines = read_text(folder / "merges.txt").splitlines()
             merges = [one.split(" ") if isinstance(one, str) else one for one in model.get("merges") or ()]
             same &= merges == [line.split(" ") for line in lines if line and not line.startswith("#version")]
     except UserError as error:
-        return Statement(subject, Outcome.FAILS, str(error))
+        return failed(subject, str(error))
     problem = f"{' and '.join(_TOKENIZERS)} (with merges.txt) differ, and loaders on which they read"
     return judged(subject, same, fine, problem)
 
@@ -143,7 +143,7 @@ def _changed(manifest: UnlearningManifest) -> Statement:
     """Weights that are those of the base model are no unlearned ones."""
     subject, base = "change of the weights", manifest.base_model.sha256
     if base is None:
-        return Statement(subject, Outcome.UNCHECKED, "the hash of the base model was not recorded")
+        return unchecked(subject, "the hash of the base model was not recorded")
     problem = "the weights have the base model's hash: nothing was unlearned"
     return judged(subject, manifest.weights_sha256 != base, "their hash is not the base model's", problem)
 
@@ -153,9 +153,9 @@ def recorded_files(folder: Path, recorded: Mapping[str, str]) -> Iterator[Statem
     actual = hash_files(folder)
     for name in sorted({*actual, *recorded}):
         if name not in recorded:
-            yield Statement(name, Outcome.FAILS, f"is not recorded in {MANIFEST_NAME}")
+            yield failed(name, f"is not recorded in {MANIFEST_NAME}")
         elif name not in actual:
-            yield Statement(name, Outcome.FAILS, "is recorded but missing")
+            yield failed(name, "is recorded but missing")
         else:
             problem = f"SHA-256 is {actual[name]}, recorded {recorded[name]}"
             yield judged(name, actual[name] == recorded[name], "SHA-256 as recorded", problem)
@@ -178,9 +178,9 @@ def _code(folder: Path, manifest: UnlearningManifest) -> Statement:
                 if name == ADAPTER_CONFIG_NAME:
                     foreign += [f"{name} imports {one}" for one in _imports(content)]
             except UserError as error:
-                return Statement("code", Outcome.FAILS, str(error))
+                return failed("code", str(error))
     if foreign:
-        return Statement("code", Outcome.FAILS, f"loading would run code from elsewhere: {listed(foreign)}")
+        return failed("code", f"loading would run code from elsewhere: {listed(foreign)}")
     modules = [name for name in published_names(folder) if name.endswith(".py")]
     ours = {path.name: set[str]() for path in Path(models.__path__[0]).rglob("*.py")}
     for path in Path(models.__path__[0]).rglob("*.py"):
@@ -188,7 +188,7 @@ def _code(folder: Path, manifest: UnlearningManifest) -> Statement:
     others = [name for name in modules if file_sha256(folder / name) not in ours.get(name, ())]
     if not others:
         found = f"{listed(modules)} as this library has them" if modules else "none comes with the model"
-        return Statement("code", Outcome.HOLDS, found)
+        return held("code", found)
     same = manifest.library_version == __version__
     detail = f"{listed(others)} is not this library's own; read it before you allow it to run"
     return Statement("code", Outcome.FAILS if same else Outcome.UNCHECKED, detail)
@@ -226,7 +226,7 @@ def _adapter_base(folder: Path, base: BaseModel) -> Statement:
         config = read_json(folder / ADAPTER_CONFIG_NAME)
         named, revision = config["base_model_name_or_path"], config["revision"]
     except (OSError, ValueError, KeyError, TypeError):
-        return Statement("adapter's base", Outcome.FAILS, f"{ADAPTER_CONFIG_NAME} names none")
+        return failed("adapter's base", f"{ADAPTER_CONFIG_NAME} names none")
     here = base.revision is None and Path(str(named)).is_absolute() and Path(str(named)).name == base.name_or_path
     same = here or (named, revision) == (hub_identifier(base.name_or_path, base.revision), base.revision)
     problem = f"is {named} at revision {revision}, recorded {base.name_or_path} at {base.revision}"
@@ -237,7 +237,7 @@ def verify_local(folder: Path, manifest: UnlearningManifest) -> Iterator[Stateme
     """Check what lies beside what is published."""
     if manifest.repo_id is not None:
         named = f"its records name {manifest.repo_id}; whether this is what lies there is seen by verifying that"
-        yield Statement("repository", Outcome.UNCHECKED, named)
+        yield unchecked("repository", named)
     yield from _other_files(other_files(folder))
 
 
@@ -253,7 +253,7 @@ def verify_repository(
     try:
         names = HfApi(token=token).list_repo_files(repo_id, revision=commit)
     except (HTTPError, OSError) as error:
-        yield Statement("other weights", Outcome.UNCHECKED, f"the Hub cannot be reached ({type(error).__name__})")
+        yield unchecked("other weights", f"the Hub cannot be reached ({type(error).__name__})")
         return
     yield from _other_files([name for name in names if not is_published(name)])
 
@@ -264,4 +264,4 @@ def _other_files(names: Sequence[str]) -> Iterator[Statement]:
     fine = "no pickles, weights of another form, foreign code or look-alikes beside what is published"
     yield judged("other weights", not foreign, fine, f"also holds {listed(foreign)}")
     if inert := sorted({*names} - {*foreign, ".gitattributes"}):
-        yield Statement("other files", Outcome.UNCHECKED, f"no record describes {listed(inert)}")
+        yield unchecked("other files", f"no record describes {listed(inert)}")

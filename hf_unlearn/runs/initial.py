@@ -14,7 +14,7 @@ from hf_unlearn.data.openmoji import cache_folder
 from hf_unlearn.data.resizing import Processor
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import clear_interrupted, finished_folder
-from hf_unlearn.hub.recording import describe_base_model
+from hf_unlearn.hub.manifest import describe_base_model
 from hf_unlearn.metrics.estimated_gap import ImageTextEvidence
 from hf_unlearn.models.adapters import is_adapted
 from hf_unlearn.models.checkpoint_forms import save_encoder

@@ -16,9 +16,9 @@ from hf_unlearn.data.sources import read_source
 from hf_unlearn.data.splits import HELD_OUT, HOLDOUT, held_out_in, make_splits, named_by_role, rows_where
 from hf_unlearn.data.streamed_source import EVALUATED_ROWS, StreamedRetain, stream_source
 from hf_unlearn.errors import UserError, listed
-from hf_unlearn.hub.history import PastRequests
+from hf_unlearn.hub.manifest import describe_request
+from hf_unlearn.hub.past_requests import PastRequests
 from hf_unlearn.hub.recorded_rows import RecordedRows
-from hf_unlearn.hub.recording import describe_request
 from hf_unlearn.records.schemas import DatasetRecord, RequestRecord
 from hf_unlearn.runs.run_arguments import OPENMOJI, RunArguments
 

@@ -21,7 +21,7 @@ from hf_unlearn.data.earlier_rows import EARLIER, REQUEST_COLUMN
 from hf_unlearn.data.encoded import EncodedSplit, EncodedSplits
 from hf_unlearn.data.preprocessing import ContrastivePreprocessor, ImageTextPreprocessor
 from hf_unlearn.errors import UserError, listed
-from hf_unlearn.hub.history import PastRequests
+from hf_unlearn.hub.past_requests import PastRequests
 from hf_unlearn.hub.request_levels import Levels, request_statuses
 from hf_unlearn.models.contrastive import contrastive_terms, evaluation_mode
 from hf_unlearn.models.origin import Origin, origin_of, remember_training

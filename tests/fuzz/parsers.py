@@ -32,7 +32,7 @@ from hf_unlearn.data.streamed_source import stream_source
 from hf_unlearn.errors import UserError
 from hf_unlearn.figures.drawing import shows_samples
 from hf_unlearn.hub.card import render_card, write_card
-from hf_unlearn.hub.history import PastRequests
+from hf_unlearn.hub.past_requests import PastRequests
 from hf_unlearn.hub.recorded_rows import RecordedRows
 from hf_unlearn.hub.screening import screen
 from hf_unlearn.hub.verification import check_card, verify_repo

@@ -9,7 +9,7 @@ from hf_unlearn.data.fingerprint import combine_hashes, dataset_sha256, row_hash
 from hf_unlearn.figures.heatmaps import plot_alignment_matrices
 from hf_unlearn.files import write_atomically
 from hf_unlearn.hub.card import write_card
-from hf_unlearn.hub.recording import describe_base_model, record_run
+from hf_unlearn.hub.manifest import describe_base_model, record_run
 from hf_unlearn.methods import description_of
 from hf_unlearn.models.weights import weights_sha256
 from hf_unlearn.records.codec import to_json

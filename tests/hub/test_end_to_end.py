@@ -12,8 +12,8 @@ from hub.local_hub import LocalHub
 from transformers import CLIPImageProcessor
 
 from hf_unlearn.hub.card import write_card
+from hf_unlearn.hub.manifest import record_run
 from hf_unlearn.hub.publishing import publish_run
-from hf_unlearn.hub.recording import record_run
 from hf_unlearn.hub.verification import verify_repo
 from hf_unlearn.models.moco import MoCoConfig, MoCoModel
 from hf_unlearn.records.schemas import BaseModel, DatasetRecord, EvaluationRecord, RequestRecord

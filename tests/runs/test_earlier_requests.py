@@ -8,7 +8,7 @@ from datasets import DatasetDict
 
 from hf_unlearn.data.splits import make_splits
 from hf_unlearn.errors import UserError
-from hf_unlearn.hub.history import PastRequests, drift_notes, past_rows
+from hf_unlearn.hub.past_requests import PastRequests, drift_notes, past_rows
 from hf_unlearn.hub.recorded_rows import PRIVATE_ROWS_NAME
 from hf_unlearn.methods import METHODS
 from hf_unlearn.models.loading import load_encoder

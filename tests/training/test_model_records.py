@@ -9,7 +9,7 @@ from datasets import DatasetDict
 
 from hf_unlearn.data.splits import make_splits
 from hf_unlearn.errors import UserError
-from hf_unlearn.hub.history import PastRequests, past_rows
+from hf_unlearn.hub.past_requests import PastRequests, past_rows
 from hf_unlearn.hub.recorded_rows import RecordedRows
 from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
 from hf_unlearn.models.loading import load_encoder

@@ -214,7 +214,7 @@ def test_shares_that_are_none_are_refused(tmp_path, share):
 
 
 def test_it_is_recorded(tmp_path):
-    from hf_unlearn.hub.recording import public_hyper_parameters
+    from hf_unlearn.hub.manifest import public_hyper_parameters
 
     config = NegGradConfig(output_dir=str(tmp_path), shrink_perturb=0.25)
     assert public_hyper_parameters(config)["shrink_perturb"] == 0.25

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from hf_unlearn.errors import listed
-from hf_unlearn.hub.verification_report import Outcome, Statement, judged
+from hf_unlearn.hub.verification_report import Statement, failed, held, judged, unchecked
 from hf_unlearn.records.file_names import MANIFEST_NAME
 from hf_unlearn.records.schemas import RequestRecord, UnlearningManifest
 
@@ -37,16 +37,14 @@ def verify_manifest(manifest: UnlearningManifest) -> Iterator[Statement]:
     yield _counts(manifest)
     yield _versions(manifest)
     yield from _history(manifest)
-    yield Statement(
-        "method", Outcome.UNCHECKED, "its name, words, settings, time and hardware are what the publisher recorded"
-    )
+    yield unchecked("method", "its name, words, settings, time and hardware are what the publisher recorded")
 
 
 def _counts(manifest: UnlearningManifest) -> Statement:
     subject, unlearn, count = f"{MANIFEST_NAME}: counts", manifest.splits.get("unlearn", 0), manifest.request.count
     for number, entry in enumerate(manifest.history, start=1):
         if not 0 < entry.request.count < _MOST_ROWS:
-            return Statement(subject, Outcome.FAILS, f"run {number} was asked for {entry.request.count} samples")
+            return failed(subject, f"run {number} was asked for {entry.request.count} samples")
     return judged(
         subject,
         0 < count <= unlearn and all(0 <= rows < _MOST_ROWS for rows in manifest.splits.values()),
@@ -79,10 +77,10 @@ def _hashes(manifest: UnlearningManifest) -> Statement:
     ]
     subject, known = f"{MANIFEST_NAME}: hashes", [sha256 for sha256 in named.values() if sha256 is not None]
     if malformed:
-        return Statement(subject, Outcome.FAILS, f"not a SHA-256: {listed(malformed)}")
+        return failed(subject, f"not a SHA-256: {listed(malformed)}")
     revisions = {"base_model": manifest.base_model.revision}
     if wrong := [name for name, commit in revisions.items() if commit is not None and not _COMMIT.fullmatch(commit)]:
-        return Statement(subject, Outcome.FAILS, f"not a commit: {listed(wrong)}.revision")
+        return failed(subject, f"not a commit: {listed(wrong)}.revision")
     one_for_two = len(set(known) - {manifest.base_model.sha256}) < len(
         [h for h in known if h != manifest.base_model.sha256]
     )
@@ -92,9 +90,9 @@ def _hashes(manifest: UnlearningManifest) -> Statement:
 def _versions(manifest: UnlearningManifest) -> Statement:
     subject, recorded = f"{MANIFEST_NAME}: versions", manifest.versions.get("hf-unlearn") or manifest.library_version
     if not manifest.versions:
-        return Statement(subject, Outcome.FAILS, "no library version is recorded")
+        return failed(subject, "no library version is recorded")
     if not _VERSION.fullmatch(manifest.library_version):
-        return Statement(subject, Outcome.FAILS, f"{manifest.library_version!r} is no version of hf_unlearn")
+        return failed(subject, f"{manifest.library_version!r} is no version of hf_unlearn")
     return judged(
         subject,
         recorded == manifest.library_version,
@@ -107,19 +105,19 @@ def _request(subject: str, request: RequestRecord) -> Statement:
     from hf_unlearn.data.fingerprint import combine_hashes
 
     if not _SHA256.fullmatch(request.sha256):
-        return Statement(subject, Outcome.FAILS, f"its hash is no SHA-256: {request.sha256}")
+        return failed(subject, f"its hash is no SHA-256: {request.sha256}")
     if request.sha256 == combine_hashes([]):
-        return Statement(subject, Outcome.FAILS, "its hash is that of no ids at all")
+        return failed(subject, "its hash is that of no ids at all")
     if request.row_hashes is None:
-        return Statement(subject, Outcome.UNCHECKED, f"SHA-256 {request.sha256} of what only the owners hold")
+        return unchecked(subject, f"SHA-256 {request.sha256} of what only the owners hold")
     if not request.salted:
-        return Statement(subject, Outcome.FAILS, "its row hashes are published without a salt and can be guessed")
+        return failed(subject, "its row hashes are published without a salt and can be guessed")
     if len(request.row_hashes) != request.count:
-        return Statement(subject, Outcome.FAILS, f"{len(request.row_hashes)} row hashes for {request.count} samples")
+        return failed(subject, f"{len(request.row_hashes)} row hashes for {request.count} samples")
     if malformed := [value for value in request.row_hashes if not _SHA256.fullmatch(value)]:
-        return Statement(subject, Outcome.FAILS, f"{len(malformed)} of its row hashes are no SHA-256: {malformed[0]}")
+        return failed(subject, f"{len(malformed)} of its row hashes are no SHA-256: {malformed[0]}")
     if len(set(request.row_hashes)) < len(request.row_hashes):
-        return Statement(subject, Outcome.FAILS, "it names a row twice")
+        return failed(subject, "it names a row twice")
     combined = combine_hashes(request.row_hashes)
     problem = f"its rows combine to SHA-256 {combined}, recorded {request.sha256}: a row was changed"
     fine = f"{request.count} row hashes combine to its SHA-256; whose rows they are is seen with --salt and --image"
@@ -180,19 +178,17 @@ def verify_request_file(manifest: UnlearningManifest, path: str | Path) -> State
 
     subject, requests = f"request, {Path(path).name}", _requests(manifest)
     if all(request.salted for request in requests):
-        return Statement(
-            subject, Outcome.UNCHECKED, "the hash is of the salted rows, not of ids; give --salt and --image"
-        )
+        return unchecked(subject, "the hash is of the salted rows, not of ids; give --salt and --image")
     actual = combine_hashes(read_request(path))
     same = [number for number, request in enumerate(requests) if not request.salted and request.sha256 == actual]
     if same:
         which = "" if len(requests) == 1 else f" of {_which(same, len(requests))}"
-        return Statement(subject, Outcome.HOLDS, f"these are its ids{which}")
+        return held(subject, f"these are its ids{which}")
     told = f"its ids have SHA-256 {actual}"
     if salted := [number for number, request in enumerate(requests) if request.salted]:
         told += f"; the hash of {_which(salted, len(requests))} is of salted rows, not of ids: give --salt and --image"
-        return Statement(subject, Outcome.UNCHECKED, told)
-    return Statement(subject, Outcome.FAILS, told)
+        return unchecked(subject, told)
+    return failed(subject, told)
 
 
 def verify_samples(
@@ -205,15 +201,15 @@ def verify_samples(
     for sample in samples:
         subject = f"your {sample.image.name}"
         if all(request.row_hashes is None for request in requests):
-            yield Statement(subject, Outcome.UNCHECKED, "the request's row hashes are not published")
+            yield unchecked(subject, "the request's row hashes are not published")
             continue
         sha256 = sample_hash(sample.image, sample.captions, salt)
         found = [number for number, request in enumerate(requests) if sha256 in (request.row_hashes or ())]
         absent = "is not in the request, or the salt or a caption differs"
         if found:
-            yield Statement(subject, Outcome.HOLDS, f"is in {_which(found, len(requests))}")
+            yield held(subject, f"is in {_which(found, len(requests))}")
         elif untold := [number for number, request in enumerate(requests) if request.row_hashes is None]:
             told = f"{absent}; the row hashes of {_which(untold, len(requests))} are not published"
-            yield Statement(subject, Outcome.UNCHECKED, told)
+            yield unchecked(subject, told)
         else:
-            yield Statement(subject, Outcome.FAILS, absent)
+            yield failed(subject, absent)

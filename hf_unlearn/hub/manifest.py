@@ -14,16 +14,8 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.hub.download import fetch
 from hf_unlearn.models.weights import ADAPTER_NAME, CLIP_MODULE_WEIGHTS, OPEN_CLIP_WEIGHTS_NAME, weights_sha256
 from hf_unlearn.records.file_names import CARD_NAME, MANIFEST_NAME
-from hf_unlearn.records.method_description import MethodDescription
 from hf_unlearn.records.provenance import environment_versions, hardware_summary
-from hf_unlearn.records.schemas import (
-    BaseModel,
-    DatasetRecord,
-    HistoryEntry,
-    RequestRecord,
-    RequestStatus,
-    UnlearningManifest,
-)
+from hf_unlearn.records.schemas import BaseModel, HistoryEntry, RequestRecord, UnlearningManifest
 from hf_unlearn.records.settings import weight_settings
 
 if TYPE_CHECKING:
@@ -35,36 +27,18 @@ logger = logging.getLogger(__name__)
 
 # Settings that a card shows whatever their value; of the others that change weights, those that are not as they come.
 _TRAINING_FIELDS = (
-    "learning_rate",
-    "num_train_epochs",
-    "max_steps",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "optim",
-    "weight_decay",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "max_grad_norm",
-    "bf16",
-    "fp16",
-)
+    "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",
+    "optim", "weight_decay", "lr_scheduler_type", "warmup_steps", "max_grad_norm", "bf16", "fp16",
+)  # fmt: skip
 _LEFT_OUT = {
-    "token",
-    "path",
-    "dir",
-    "file",
-    "folder",
-    "cache",
-    "name",
-    "secret",
-    "key",
-    "url",
-    "bytes",
-    "minutes",
-    "cpu",
-    "preset",
-    "salt",
-}
+    "token", "path", "dir", "file", "folder", "cache", "name", "secret", "key", "url", "bytes", "minutes", "cpu",
+    "preset", "salt",
+}  # fmt: skip
+# What is looked up of a base model on the Hub.
+_WANTED = (
+    *("model*.safetensors", "model.safetensors.index.json", ADAPTER_NAME, OPEN_CLIP_WEIGHTS_NAME, CLIP_MODULE_WEIGHTS),
+    *(CARD_NAME, MANIFEST_NAME),
+)
 
 
 def describe_base_model(name_or_path: str, revision: str | None = None) -> tuple[BaseModel, tuple[HistoryEntry, ...]]:
@@ -86,16 +60,7 @@ def describe_base_model(name_or_path: str, revision: str | None = None) -> tuple
     if Path(name_or_path).is_dir():
         folder, name, commit = Path(name_or_path).resolve(), Path(name_or_path).resolve().name, None
     else:
-        wanted = (
-            "model*.safetensors",
-            "model.safetensors.index.json",
-            ADAPTER_NAME,
-            OPEN_CLIP_WEIGHTS_NAME,
-            CLIP_MODULE_WEIGHTS,
-            CARD_NAME,
-            MANIFEST_NAME,
-        )
-        folder = fetch(name_or_path, wanted, revision)
+        folder = fetch(name_or_path, _WANTED, revision)
         name, commit = name_or_path, folder.name
     base = BaseModel(name, commit, weights_sha256(folder), **_license(folder))
     if not (folder / MANIFEST_NAME).is_file():
@@ -154,45 +119,22 @@ def public_hyper_parameters(config: Any) -> dict[str, object]:
 def record_run(
     folder: str | Path,
     *,
-    method: str,
     base_model: BaseModel,
-    dataset: DatasetRecord,
     request: RequestRecord,
     splits: Mapping[str, int],
-    hyper_parameters: Mapping[str, object],
-    description: MethodDescription | None = None,
-    preset: str | None = None,
-    split_seed: int | None = None,
-    seed: int | None = None,
-    run_time_seconds: float | None = None,
     notes: Sequence[str] = (),
-    history: Sequence[HistoryEntry] = (),
-    retain_sha256: str | None = None,
-    held_out: Mapping[str, tuple[str, ...]] | None = None,
-    parts: Mapping[str, tuple[str, ...]] | None = None,
-    requests: Sequence[RequestStatus] = (),
+    **known: Any,
 ) -> UnlearningManifest:
     """Write `unlearning.json` beside freshly saved weights, hashing them and naming versions, hardware and time.
 
     Args:
         folder: Where the model was saved.
-        method: The method's id.
         base_model: From `describe_base_model`, as is `history`.
-        dataset: The training data.
         request: What was asked to be removed.
         splits: Rows in `retain`, `unlearn`, `validation` and `test`.
-        hyper_parameters: From `public_hyper_parameters`.
-        description: What the method says of itself.
-        preset: The preset the settings came from, such as `paper`.
-        split_seed: Seed of the split.
-        seed: Seed of the run.
-        run_time_seconds: Wall-clock time of the unlearning itself.
         notes: Sentences a reader of the card must see.
-        history: Earlier runs on the same model, oldest first.
-        retain_sha256: Identifies the rows that stayed.
-        held_out: Salted hashes of the rows that the first run held out, by split.
-        parts: For the salted hash of each row, those of its picture alone and of its captions alone.
-        requests: Where each request stands, if no `evaluation.json` says so.
+        known: What else the run knows of itself, as fields of `UnlearningManifest`: `method` and `dataset`, and where
+            there are, `hyper_parameters` (from `public_hyper_parameters`), `seed`, `run_time_seconds` and so on.
 
     Returns:
         The manifest as written.
@@ -208,28 +150,16 @@ def record_run(
         logger.warning("%s: %s", folder, unchanged)
         notes = (unchanged, *notes)
     manifest = UnlearningManifest(
-        method=method,
         base_model=base_model,
         weights_sha256=weights,
-        dataset=dataset,
         request=request,
         splits=dict(splits),
+        notes=tuple(notes),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         library_version=__version__,
-        description=description or MethodDescription(),
-        preset=preset,
-        hyper_parameters=dict(hyper_parameters),
-        split_seed=split_seed,
-        seed=seed,
         versions=environment_versions(),
         hardware=hardware_summary(),
-        run_time_seconds=run_time_seconds,
-        notes=tuple(notes),
-        history=tuple(history),
-        retain_sha256=retain_sha256,
-        held_out=dict(held_out or {}),
-        parts=dict(parts or {}),
-        requests=tuple(requests),
+        **known,
     )
     manifest.save(folder)
     return manifest

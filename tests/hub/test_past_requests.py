@@ -9,7 +9,7 @@ from datasets import Dataset, DatasetDict
 from hf_unlearn.data.fingerprint import combine_hashes, row_hashes
 from hf_unlearn.data.splits import make_splits
 from hf_unlearn.errors import UserError
-from hf_unlearn.hub.history import PastRequests
+from hf_unlearn.hub.past_requests import PastRequests
 from hf_unlearn.hub.recorded_rows import PRIVATE_ROWS_NAME, RecordedRows
 from hf_unlearn.records.file_names import is_published
 from hf_unlearn.records.schemas import (

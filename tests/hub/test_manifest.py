@@ -13,8 +13,8 @@ from transformers import TrainingArguments
 from hf_unlearn.data.fingerprint import sample_hash
 from hf_unlearn.data.requests import RemovalRequest
 from hf_unlearn.errors import UserError
+from hf_unlearn.hub.manifest import describe_base_model, describe_request, public_hyper_parameters, record_run
 from hf_unlearn.hub.publishing import publish_run
-from hf_unlearn.hub.recording import describe_base_model, describe_request, public_hyper_parameters, record_run
 from hf_unlearn.models.weights import weights_sha256
 from hf_unlearn.records.schemas import BaseModel, DatasetRecord, RequestRecord, UnlearningManifest
 
