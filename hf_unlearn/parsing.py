@@ -51,9 +51,7 @@ def read_bytes(path: str | Path) -> bytes:
         UserError: It is no regular file, which might never end, or has more than 256 MB.
         OSError: It is not there, or may not be read.
     """
-    path = Path(path)
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path.name} is no regular file; put the file itself there.")
+    path = _regular(path)
     if path.stat().st_size > MOST_BYTES:
         raise UserError(f"{path.name} has more than {MOST_BYTES // 2**20} MB; no such file of ours has.")
     return path.read_bytes()
@@ -144,9 +142,7 @@ def read_tensors(path: str | Path, remedy: str = "save it again") -> "dict[str, 
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    path = Path(path)
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path.name} is no regular file; put the file itself there.")
+    path = _regular(path)
     try:
         tensors = load_file(path)
         for tensor in tensors.values():
@@ -154,6 +150,13 @@ def read_tensors(path: str | Path, remedy: str = "save it again") -> "dict[str, 
         return tensors
     except (SafetensorError, OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
         raise UserError(f"{path.name} is no whole safetensors file ({error}); {remedy}.") from error
+
+
+def _regular(path: str | Path) -> Path:
+    """Refuse what is there and is no regular file, which might never end."""
+    if Path(path).exists() and not Path(path).is_file():
+        raise UserError(f"{Path(path).name} is no regular file; put the file itself there.")
+    return Path(path)
 
 
 class _PlainLoader(yaml.SafeLoader):

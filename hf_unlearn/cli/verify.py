@@ -46,7 +46,8 @@ def verify(
     from collections import Counter
 
     from hf_unlearn.errors import UserError
-    from hf_unlearn.hub.verification import OwnedSample, verify_repo
+    from hf_unlearn.hub.manifest_check import OwnedSample
+    from hf_unlearn.hub.verification import verify_repo
     from hf_unlearn.hub.verification_report import Outcome
     from hf_unlearn.text import printable
 

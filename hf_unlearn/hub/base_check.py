@@ -44,14 +44,14 @@ def verify_base(folder: Path, manifest: UnlearningManifest, base: str | Path | N
         if is_adapter(manifest) and find_spec("peft") is None:
             yield unchecked("tensors", "what an adapter changes is seen with the package peft")
         else:
-            yield _tensors(_adapted(folder, base) if is_adapter(manifest) else _stored(folder, base))
+            yield _tensors(
+                _adapted(folder, base)
+                if is_adapter(manifest)
+                else difference(stored_tensors(folder), stored_tensors(base))
+            )
     except UserError as error:
         yield failed("tensors", str(error))
     yield _settings(folder, Path(base), is_adapter(manifest))
-
-
-def _stored(folder: Path, base: str | Path) -> Difference:
-    return difference(stored_tensors(folder), stored_tensors(base))
 
 
 def _adapted(folder: Path, base: str | Path) -> Difference:

@@ -129,9 +129,4 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], numbers: int 
     """Lay out a markdown table; its last `numbers` columns are aligned to the right."""
     rule = ["---"] * (len(header) - numbers) + ["---:"] * numbers
     lines = [header, rule, *rows]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
-
-
-def _cell(value: object) -> str:
-    """Keep a value inside its cell."""
-    return str(value).replace("|", r"\|")
+    return "\n".join("| " + " | ".join(str(cell).replace("|", r"\|") for cell in line) + " |" for line in lines)

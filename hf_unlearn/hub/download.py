@@ -22,12 +22,7 @@ def fetch(repo_id: str, patterns: Sequence[str], revision: str | None = None, to
         UserError: It is no repository name, there is no such repository or revision, or the Hub cannot be reached.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HFValidationError,
-        HTTPError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         return Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(patterns), token=token))

@@ -39,12 +39,7 @@ _AFTERWARDS = (DIGESTS_NAME, SIGNATURE_NAME, TOKEN_NAME)
 
 
 def removal_statement(manifest: UnlearningManifest, weights: Mapping[str, str]) -> dict[str, object]:
-    """The removal as an in-toto Statement v1.
-
-    Args:
-        manifest: The content of `unlearning.json`.
-        weights: SHA-256 of each weight file, by its name.
-    """
+    """The removal as an in-toto Statement v1; `weights` are the SHA-256 of each weight file, by its name."""
     base, request = manifest.base_model, manifest.request
     return {
         "_type": STATEMENT_TYPE,
@@ -74,10 +69,7 @@ def bill_of_materials(
 ) -> dict[str, object]:
     """The model as a CycloneDX 1.7 ML-BOM: its hashes, the model it descends from, and its figures.
 
-    Args:
-        manifest: The content of `unlearning.json`.
-        evaluation: The content of `evaluation.json`.
-        weights: SHA-256 of each weight file, by its name.
+    `weights` are the SHA-256 of each weight file, by its name.
     """
     base = manifest.base_model
     ancestor: dict[str, object] = {"type": "machine-learning-model", "name": base.name_or_path}

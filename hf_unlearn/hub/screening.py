@@ -2,13 +2,13 @@
 
 import os
 import re
-import struct
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.figures.drawing import is_plain_png
-from hf_unlearn.parsing import PICTURE_DAMAGE, parse_json
+from hf_unlearn.models.weights import tensor_header
+from hf_unlearn.parsing import PICTURE_DAMAGE
 
 Content = Path | bytes
 
@@ -27,7 +27,6 @@ _ABSOLUTE_PATH = re.compile(
     r"|\bfile://[\w./-]+"
     r"|\b[A-Za-z]:\\{1,2}[\w.-]+"  # C:\Users
 )
-MOST_HEADER = 100_000_000  # bytes of a safetensors header, as that format has it
 _EVERYBODY = {"root", "user", "admin", "ubuntu", "debian", "runner", "jovyan", "nobody", "home", "default"}
 
 
@@ -133,27 +132,16 @@ def _plain_text(data: bytes) -> dict[str, str] | None:
 
 def _safetensors_texts(content: Content) -> dict[str, str] | None:
     """Return the free text in a safetensors header, or None where the file is not a whole safetensors file."""
+    from safetensors import safe_open
+
     if not isinstance(content, Path):
         return None
-    size = content.stat().st_size
-    with content.open("rb") as file:
-        prefix = file.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
-        if length > MOST_HEADER or 8 + length > size:
-            return None
-        try:
-            header = parse_json(file.read(length).decode("utf-8"), "header")
-        except ValueError:  # a UserError is one
-            return None
-    if not isinstance(header, dict):
-        return None
-    metadata = header.pop("__metadata__", {})
     try:
-        end = max((int(tensor["data_offsets"][1]) for tensor in header.values()), default=0)
-        texts = {f"the metadata field {key}": str(value) for key, value in metadata.items()}
-    except (TypeError, ValueError, LookupError, AttributeError, OverflowError):
+        tensor_header(content)  # refuses what is not whole, and a field that stands there twice
+    except UserError:
         return None
-    return texts if 8 + length + end == size else None
+    with safe_open(content, "np") as opened:
+        return {f"the metadata field {key}": value for key, value in (opened.metadata() or {}).items()}
 
 
 def _png_texts(content: Content) -> dict[str, str] | None:

@@ -25,6 +25,16 @@ def _explained(what: str) -> Iterator[None]:
         raise UserError(f"{what}: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
+def _lay_out(contents: Mapping[str, Path | bytes], folder: Path) -> None:
+    """Put files into a folder of their own, for the package signs and checks folders."""
+    for name, content in contents.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, Path):
+            shutil.copyfile(content, folder / name)
+        else:
+            (folder / name).write_bytes(content)
+
+
 def signature_of(contents: Mapping[str, Path | bytes], key: Path) -> bytes:
     """Sign what is to be published, with a private key on an elliptic curve.
 
@@ -42,12 +52,7 @@ def signature_of(contents: Mapping[str, Path | bytes], key: Path) -> bytes:
         raise UserError(f"there is no key {key}; name a private key on an elliptic curve, as PEM")
     with TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
-        for name, content in contents.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(content, Path):
-                shutil.copyfile(content, folder / name)
-            else:
-                (folder / name).write_bytes(content)
+        _lay_out(contents, folder)
         signature = Path(temporary) / SIGNATURE_NAME
         with _explained(f"the folder cannot be signed with {key.name}"):
             from model_signing import hashing, signing
@@ -71,11 +76,8 @@ def verify_signature(folder: Path, public_key: Path | None) -> Statement:
     problem = "it is of other files, or was made with another key"
     with TemporaryDirectory() as temporary:
         copy = Path(temporary) / "model"
-        for name in published_names(folder):
-            if name == TOKEN_NAME:  # it came after the signature
-                continue
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / name, copy / name)
+        # The time-stamp came after the signature.
+        _lay_out({name: folder / name for name in published_names(folder) if name != TOKEN_NAME}, copy)
         try:
             with _explained(problem):
                 from model_signing import hashing, verifying

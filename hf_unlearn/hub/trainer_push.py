@@ -33,12 +33,7 @@ def trainer_record(
     trainer: "Trainer",
     method: str,
     splits: Mapping[str, "Dataset"],
-    *,
-    description: MethodDescription | None = None,
-    base: str | None = None,
-    revision: str | None = None,
-    dataset: DatasetRecord | None = None,
-    request: RequestRecord | None = None,
+    description: MethodDescription,
     requests: Sequence[RequestStatus] = (),
 ) -> Callable[[Path], UnlearningManifest]:
     """Describe a trainer that was used on its own, for `push_trainer` to write down.
@@ -48,35 +43,28 @@ def trainer_record(
         method: The method's id.
         splits: `retain`, `unlearn` and, where there are, `validation` and `test`, in the library's schema.
         description: What the method says of itself.
-        base: What the model was loaded from; by default what the model remembers.
-        revision: The base's revision on the Hub; by default what the model remembers.
-        dataset: The training data; by default unnamed, with the hash of retain and unlearn together.
-        request: What was asked to be removed; by default the ids of the unlearn split.
         requests: Where each request stands, the trainer's own last.
 
     Returns:
-        A function that writes `unlearning.json` into the folder it is given.
+        A function that writes `unlearning.json` into the folder it is given. The base is what the model remembers to
+        have been loaded from; the data is unnamed, with the hash of retain and unlearn together; the request is the ids
+        of the unlearn split.
 
     Raises:
-        UserError: The base has no safetensors weights, or the unlearn split has no ids and no request was given.
+        UserError: The base has no safetensors weights, or the unlearn split has no ids.
     """
     from hf_unlearn.data.fingerprint import combine_hashes, dataset_sha256
     from hf_unlearn.models.adapters import adapter_settings
     from hf_unlearn.models.origin import origin_of
 
     model = trainer.model
-    if base is None:
-        origin = origin_of(model)
-        base, revision = origin.name, revision or origin.revision
+    origin = origin_of(model)
+    base, revision = origin.name, origin.revision
     base_model, history = describe_base_model(base, revision) if base else (BaseModel("unnamed model"), ())
-    if dataset is None:
-        rows = {name: splits[name] for name in ("retain", "unlearn") if name in splits}
-        dataset = DatasetRecord("unnamed", sha256=dataset_sha256(rows))
-    if request is None:
-        if "id" not in splits["unlearn"].column_names:
-            raise UserError("The unlearn split has no column id to describe the request by; add one, or give request.")
-        ids = splits["unlearn"]["id"]
-        request = RequestRecord("split", len(ids), combine_hashes(ids))
+    if "id" not in splits["unlearn"].column_names:
+        raise UserError("The unlearn split has no column id to describe the request by; add one.")
+    ids = splits["unlearn"]["id"]
+    request = RequestRecord("split", len(ids), combine_hashes(ids))
     past = PastRequests.read(base, revision)
     logged = [entry["train_runtime"] for entry in trainer.state.log_history if "train_runtime" in entry]
     write_record = partial(
@@ -84,7 +72,9 @@ def trainer_record(
         method=method,
         base_model=base_model,
         history=history,
-        dataset=dataset,
+        dataset=DatasetRecord(
+            "unnamed", sha256=dataset_sha256({n: splits[n] for n in ("retain", "unlearn") if n in splits})
+        ),
         request=request,
         splits={name: len(splits.get(name, ())) for name in ("retain", "unlearn", "validation", "test")},
         hyper_parameters={
@@ -92,7 +82,7 @@ def trainer_record(
             **public_hyper_parameters(getattr(trainer, "data_config", None)),
             **adapter_settings(model),
         },
-        description=description or MethodDescription(),
+        description=description,
         preset=getattr(trainer.args, "preset", None),
         seed=trainer.args.seed,
         run_time_seconds=logged[-1] if logged else None,

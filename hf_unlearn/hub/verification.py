@@ -12,9 +12,14 @@ from hf_unlearn.hub.base_check import verify_base
 from hf_unlearn.hub.card import render_card
 from hf_unlearn.hub.card_check import verify_card
 from hf_unlearn.hub.download import fetch
-from hf_unlearn.hub.drift_check import verify_requests
 from hf_unlearn.hub.evidence import verify_evidence
-from hf_unlearn.hub.figures_check import load_evaluation, verify_figures, verify_heatmaps, verify_measurements
+from hf_unlearn.hub.figures_check import (
+    load_evaluation,
+    verify_figures,
+    verify_heatmaps,
+    verify_measurements,
+    verify_requests,
+)
 from hf_unlearn.hub.manifest_check import OwnedSample, verify_manifest, verify_request_file, verify_samples
 from hf_unlearn.hub.signing import verify_signature, verify_token
 from hf_unlearn.hub.verification_report import Statement, VerificationReport, failed, unchecked
@@ -23,8 +28,6 @@ from hf_unlearn.models.weights import has_weights
 from hf_unlearn.parsing import read_text
 from hf_unlearn.records.file_names import AUDIT_NAME, CARD_NAME, EVALUATION_NAME, PUBLISHED
 from hf_unlearn.records.schemas import EvaluationRecord, UnlearningManifest, refuse_earlier_name
-
-__all__ = ["OwnedSample", "check_card", "verify_folder", "verify_repo"]
 
 Measurements = Mapping[str, Mapping[str, float]]
 """Metrics measured here: of the model "before" and "after"."""

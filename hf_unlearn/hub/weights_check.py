@@ -19,13 +19,7 @@ from hf_unlearn.models.weights import (
     weights_sha256,
 )
 from hf_unlearn.parsing import read_json, read_text
-from hf_unlearn.records.file_names import (
-    MANIFEST_NAME,
-    is_foreign,
-    is_published,
-    other_files,
-    published_names,
-)
+from hf_unlearn.records.file_names import MANIFEST_NAME, is_foreign, is_published, other_files, published_names
 from hf_unlearn.records.schemas import BaseModel, UnlearningManifest
 
 _TOKENIZERS = ("tokenizer.json", "vocab.json")
@@ -41,7 +35,8 @@ def verify_files(folder: Path, manifest: UnlearningManifest) -> Iterator[Stateme
         yield from _tensors(folder)
     yield _changed(manifest)
     yield from recorded_files(folder, manifest.files)
-    yield _links(folder)
+    links = [name for name in published_names(folder) if leads_out(folder / name, folder)]
+    yield judged("links", not links, "no file leads out of the folder", f"{listed(links)} leads out of the folder")
     yield _preprocessing(folder)
     yield _tokenizers(folder)
     yield _code(folder, manifest)
@@ -159,12 +154,6 @@ def recorded_files(folder: Path, recorded: Mapping[str, str]) -> Iterator[Statem
         else:
             problem = f"SHA-256 is {actual[name]}, recorded {recorded[name]}"
             yield judged(name, actual[name] == recorded[name], "SHA-256 as recorded", problem)
-
-
-def _links(folder: Path) -> Statement:
-    """A link that leads out of the folder is another file for everybody who loads it."""
-    links = [name for name in published_names(folder) if leads_out(folder / name, folder)]
-    return judged("links", not links, "no file leads out of the folder", f"{listed(links)} leads out of the folder")
 
 
 def _code(folder: Path, manifest: UnlearningManifest) -> Statement:

@@ -19,7 +19,7 @@ from PIL import Image as Picture
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.card import hub_identifier, keep_card, render_card, write_card
-from hf_unlearn.hub.card_parsing import table_cells
+from hf_unlearn.hub.card_check import table_cells
 from hf_unlearn.hub.verification import check_card
 from hf_unlearn.methods import description_of
 from hf_unlearn.records.method_description import MethodDescription

@@ -15,8 +15,9 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.hub import card as card_module
 from hf_unlearn.hub import card_check
 from hf_unlearn.hub.card import write_card
+from hf_unlearn.hub.manifest_check import OwnedSample
 from hf_unlearn.hub.publishing import publish_run
-from hf_unlearn.hub.verification import OwnedSample, verify_repo
+from hf_unlearn.hub.verification import verify_repo
 from hf_unlearn.hub.verification_report import Outcome, Statement, VerificationReport
 from hf_unlearn.records.metric_labels import GAP_KEYS, gap_keys
 from hf_unlearn.records.schemas import EvaluationRecord, RequestRecord, UnlearningManifest

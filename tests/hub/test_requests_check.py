@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from hf_unlearn.hub.drift_check import verify_requests
+from hf_unlearn.hub.figures_check import verify_requests
 from hf_unlearn.hub.manifest_check import OwnedSample, verify_request_file, verify_samples
 from hf_unlearn.hub.verification_report import Outcome
 from hf_unlearn.records.schemas import (
