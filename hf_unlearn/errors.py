@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from itertools import islice
 from math import inf
 
-LISTED = 20  # items that a message names
+LISTED = 20  # items that a message names at most
 
 
 class UserError(ValueError):
@@ -75,12 +75,13 @@ def check_ranges(settings: object, ranges: Iterable[tuple[str, float, float]]) -
             raise UserError(f"{name}={value} must be {limits}")
 
 
-def listed(items: Iterable[object], total: int | None = None) -> str:
+def listed(items: Iterable[object], total: int | None = None, most: int = LISTED) -> str:
     """Join items by commas, the first 20 of them, followed by how many more there are.
 
     Args:
         items: What is to be listed.
         total: How many items there are where `items` holds only the first ones.
+        most: How many are named, where 20 are too many.
 
     Example:
         >>> listed(["a", "b"])
@@ -89,6 +90,6 @@ def listed(items: Iterable[object], total: int | None = None) -> str:
         True
     """
     iterator = iter(items)
-    shown = [str(item) for item in islice(iterator, LISTED)]
+    shown = [str(item) for item in islice(iterator, most)]
     more = sum(1 for _ in iterator) if total is None else total - len(shown)
     return ", ".join(shown) + (f" and {more:,} more" if more else "")

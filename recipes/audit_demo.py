@@ -17,7 +17,7 @@ from datasets import Dataset
 from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
-from hf_unlearn.audit.report import Audit
+from hf_unlearn.audit.finished_audit import Audit
 from hf_unlearn.audit.run import run_audit
 from hf_unlearn.audit.settings import AuditSettings
 from hf_unlearn.cli.guard import guarded

@@ -46,26 +46,17 @@ class Geometry:
     """Cosines between a picture's views and all pictures', before and after.
 
     Args:
-        before: `[s, n, m]`: view s of picture i with the next view of anchor picture j, for s of its views.
-        after: the same after.
-        captions_before: `[n, m]`: captions of i with a view of anchor j; None without captions.
-        captions_after: the same after.
+        pairs: before and after: `[s, n, m]`, view s of picture i with the next view of anchor picture j, for s of its
+            views; and, where both sides have captions, `[1, n, m]`, captions of i with a view of j.
         anchors: `[m]`, which pictures they are.
     """
 
-    before: Matrix
-    after: Matrix
-    captions_before: Matrix | None
-    captions_after: Matrix | None
+    pairs: tuple[tuple[Matrix, Matrix], ...]
     anchors: NDArray[np.int64]
 
 
 def suspicions(
-    before: Embeddings,
-    after: Embeddings,
-    requested: Sequence[int],
-    others: Sequence[int],
-    clusters: NDArray[np.int64],
+    before: Embeddings, after: Embeddings, requested: Sequence[int], others: Sequence[int], clusters: NDArray[np.int64]
 ) -> tuple[str, ...]:
     """Run every check on one owner's pictures.
 
@@ -94,9 +85,9 @@ def suspicions(
 def geometry(before: Embeddings, after: Embeddings) -> Geometry:
     """Cosines of every picture's views (and captions) with those of up to 256 anchor pictures."""
     anchors = _anchors(len(before.images))
-    sides = [_cosines(side, anchors, min(before.images.shape[1], after.images.shape[1])) for side in (before, after)]
-    (first, first_captions), (second, second_captions) = sides
-    return Geometry(first, second, first_captions, second_captions, anchors)
+    count = min(before.images.shape[1], after.images.shape[1])
+    first, second = (_cosines(side, anchors, count) for side in (before, after))
+    return Geometry(tuple(zip(first, second, strict=False)), anchors)
 
 
 def change(before: Embeddings, after: Embeddings) -> Matrix:
@@ -104,12 +95,9 @@ def change(before: Embeddings, after: Embeddings) -> Matrix:
     answer.
     """
     seen = geometry(before, after)
-    moved = [*(seen.after - seen.before)]
-    if seen.captions_before is not None and seen.captions_after is not None:
-        moved.append(seen.captions_after - seen.captions_before)
-    stacked = np.stack(moved) ** 2
-    known = np.isfinite(stacked)
-    square = np.where(known, stacked, 0).sum((0, 2)) / np.maximum(known.sum((0, 2)), 1)
+    moved = np.concatenate([now - earlier for earlier, now in seen.pairs]) ** 2
+    known = np.isfinite(moved)
+    square = np.where(known, moved, 0).sum((0, 2)) / np.maximum(known.sum((0, 2)), 1)
     answered = np.isfinite(before.images).all((1, 2)) & np.isfinite(after.images).all((1, 2))
     return np.where(answered, np.sqrt(square), np.nan)
 
@@ -129,26 +117,20 @@ def _anchors(count: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, count - 1, min(count, ANCHORS)).round().astype(np.int64))
 
 
-def _cosines(embeddings: Embeddings, anchors: NDArray[np.int64], count: int) -> tuple[Matrix, Matrix | None]:
+def _cosines(embeddings: Embeddings, anchors: NDArray[np.int64], count: int) -> list[Matrix]:
     views = unit_rows(embeddings.images[:, : max(count, 1)])
     slots = range(min(SLOTS, count))
     cosines = np.stack([views[:, s] @ views[anchors, (s + 1) % count].T for s in slots])
     captions = embeddings.mean_captions()
-    return cosines, None if captions is None else captions @ views[anchors, 0].T
+    return [cosines] if captions is None else [cosines, (captions @ views[anchors, 0].T)[None]]
 
 
 def _apart(seen: Geometry, u: NDArray[np.int64], o: NDArray[np.int64], clusters: NDArray[np.int64]) -> str | None:
     """Only one side's answers changed: requested pictures against others, each side's among itself."""
-    parts = [(seen.before, seen.after)]
-    if seen.captions_before is not None and seen.captions_after is not None:
-        parts.append((seen.captions_before[None], seen.captions_after[None]))
-    for before, after in parts:
+    for before, after in seen.pairs:
 
         def moved(
-            rows: NDArray[np.int64],
-            with_rows: NDArray[np.int64],
-            before: Matrix = before,
-            after: Matrix = after,
+            rows: NDArray[np.int64], with_rows: NDArray[np.int64], before: Matrix = before, after: Matrix = after
         ) -> tuple[float, float]:
             """How far the cosines of two groups of pictures moved, and how far they differed before."""
             columns = np.isin(seen.anchors, with_rows)
@@ -193,7 +175,7 @@ def _content(seen: Geometry, o: NDArray[np.int64], clusters: NDArray[np.int64], 
     others = np.flatnonzero(np.isin(seen.anchors, o))
     columns = others[np.unique(clusters[seen.anchors[others]], return_index=True)[1]]  # one a cluster
     different = clusters[:, None] != clusters[seen.anchors[columns]][None, :]
-    before, after = seen.before[:, :, columns], seen.after[:, :, columns]
+    before, after = (side[:, :, columns] for side in seen.pairs[0])
     first, second = before.mean(0), after.mean(0)
     kept = [_correlation(first[i][apart], second[i][apart]) for i, apart in enumerate(different)]
     seen_alike = [compared.sides(_agreement(side, different)) for side in (before, after)]
@@ -206,7 +188,12 @@ def _content(seen: Geometry, o: NDArray[np.int64], clusters: NDArray[np.int64], 
         return None
     if TwoSample(rest, own, permutations=999).p_value("greater") > CONTENT_LEVEL:
         return None
-    return _less_of_them(float(own.mean()), float(rest.mean()))
+    return (
+        "The answers about the requested pictures show less of what is on them: their likeness to other pictures "
+        f"agrees with that before by {own.mean():.2f} (correlation), other pictures' by {rest.mean():.2f}. A "
+        "stranger's embedding in their place would look so, and so would a method that sets unmatched pairs apart on "
+        "purpose."
+    )
 
 
 def _agreement(views: Matrix, different: NDArray[np.bool_]) -> Matrix:
@@ -226,14 +213,6 @@ def _reliable(agreement: Matrix, count: int) -> float:
     return count * single / (1 + (count - 1) * single)
 
 
-def _less_of_them(own: float, rest: float) -> str:
-    return (
-        "The answers about the requested pictures show less of what is on them: their likeness to other pictures "
-        f"agrees with that before by {own:.2f} (correlation), other pictures' by {rest:.2f}. A stranger's embedding in "
-        "their place would look so, and so would a method that sets unmatched pairs apart on purpose."
-    )
-
-
 def _correlation(x: Matrix, y: Matrix) -> float:
     known = np.isfinite(x) & np.isfinite(y)
     if known.sum() < FEWEST or np.ptp(x[known]) < TOLERANCE or np.ptp(y[known]) < TOLERANCE:
@@ -242,11 +221,7 @@ def _correlation(x: Matrix, y: Matrix) -> float:
 
 
 def _shared(
-    before: Embeddings,
-    after: Embeddings,
-    u: NDArray[np.int64],
-    o: NDArray[np.int64],
-    clusters: NDArray[np.int64],
+    before: Embeddings, after: Embeddings, u: NDArray[np.int64], o: NDArray[np.int64], clusters: NDArray[np.int64]
 ) -> str | None:
     """Different pictures that get one answer now and had two before; of thousands a few do so in any new model."""
 

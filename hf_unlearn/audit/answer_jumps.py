@@ -53,10 +53,6 @@ class Units:
         own, rest = (np.array([values[rows].mean() for rows in side]) for side in (self.requested, self.others))
         return own, rest
 
-    def smallest_p_value(self) -> float:
-        """The smallest that any comparison of the two sides can give."""
-        return smallest_p_value(len(self.requested), len(self.others)) if self.requested and self.others else 1.0
-
 
 def units(requested: Sequence[int], others: Sequence[int], clusters: NDArray[np.int64]) -> Units:
     """Put the rows of one cluster together, on either side.
@@ -78,19 +74,17 @@ def units(requested: Sequence[int], others: Sequence[int], clusters: NDArray[np.
 
 def checkable(compared: Units) -> bool:
     """Whether there are enough pictures of both kinds for answers to requested ones to be told from others' at all."""
-    return len(compared.others) >= FEWEST_OTHERS and compared.smallest_p_value() <= LEVEL / MOST_TRIED
+    own, rest = len(compared.requested), len(compared.others)
+    return own > 0 and rest >= FEWEST_OTHERS and smallest_p_value(own, rest) <= LEVEL / MOST_TRIED
 
 
 def jumping(before: Embeddings, after: Embeddings, compared: Units) -> str | None:
-    """Whether answers about requested pictures jump where those about others do not.
+    """Whether answers about requested pictures jump where those about others do not: a sentence, or None.
 
     Args:
         before: answers before.
         after: answers after.
         compared: what counts as one picture, requested and not.
-
-    Returns:
-        A sentence, or None.
     """
     spreads = [compared.sides(_spread(side)) for side in (before, after)]
     requested = np.isin(np.arange(len(after.images)), np.concatenate(compared.requested))
@@ -114,16 +108,13 @@ def jumping(before: Embeddings, after: Embeddings, compared: Units) -> str | Non
 
 
 def steady(before: Embeddings, after: Embeddings, compared: Units) -> str | None:
-    """Whether small changes move answers about requested pictures less than their views lie apart.
+    """Whether small changes move answers about requested pictures less than their views lie apart: a sentence, or None.
 
     Noise that is the same for all small changes of a picture, keyed by what it looks like from afar, does not jump. But
     it sets the views apart and leaves the small changes where they were, and a network moves both.
 
     Args:
         before, after, compared: as in `jumping`.
-
-    Returns:
-        A sentence, or None.
     """
     earlier, now = _jumps(before), _jumps(after)
     if now is None:

@@ -17,11 +17,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from hf_unlearn.audit.app_limits import Limits, copy_uploads, one_file, usable_model, whole_number
+from hf_unlearn.audit.app_limits import (
+    Limits,
+    copy_uploads,
+    launch_options,
+    one_file,
+    upload,
+    usable_model,
+    whole_number,
+)
+from hf_unlearn.audit.finished_audit import Audit
 from hf_unlearn.audit.plan import PLAN_FILE, SECRET_FILE
 from hf_unlearn.audit.power import plan_words
 from hf_unlearn.audit.recording import plan_audit, record_embeddings
-from hf_unlearn.audit.report import LETTER_FILE, PAGE_FILE, REPORT_FILE, Audit
+from hf_unlearn.audit.report import LETTER_FILE, PAGE_FILE, REPORT_FILE
 from hf_unlearn.audit.report_page import TONES
 from hf_unlearn.audit.run import run_audit
 from hf_unlearn.audit.settings import VIEW_COUNT, AuditSettings
@@ -61,7 +70,6 @@ def build_app(*, hub_only: bool = False, limits: Limits | None = None) -> "gr.Bl
         import gradio as gr
     except ModuleNotFoundError as error:
         raise missing_extra("The app", "gradio", "app") from error
-    from hf_unlearn.audit.app_uploads import upload
 
     limits = limits or (Limits.public() if hub_only else Limits())
 
@@ -76,16 +84,22 @@ def build_app(*, hub_only: bool = False, limits: Limits | None = None) -> "gr.Bl
             **chosen,
         )
 
-    def in_a_folder(work: Callable[[Path], tuple[object, ...]]) -> Iterator[tuple[object, ...]]:
+    def in_a_folder(work: Callable[..., tuple[object, ...]]) -> Callable[..., Iterator[tuple[object, ...]]]:
         # A generator: what it yields is served from the page's own cache, then the folder with the pictures is gone.
-        with TemporaryDirectory(prefix="hf-unlearn-audit-") as folder:
-            try:
-                answer = work(Path(folder))
-            except UserError as error:
-                raise gr.Error(html.escape(str(error)), print_exception=False) from error
-            yield answer
+        def job(*given: Any) -> Iterator[tuple[object, ...]]:
+            with TemporaryDirectory(prefix="hf-unlearn-audit-") as folder:
+                try:
+                    answer = work(Path(folder), *given)
+                except UserError as error:
+                    raise gr.Error(html.escape(str(error)), print_exception=False) from error
+                yield answer
 
+        job.__name__ = work.__name__
+        return job
+
+    @in_a_folder
     def audit(
+        folder: Path,
         requested: list[str] | None,
         still_trained: list[str] | None,
         never_trained: list[str] | None,
@@ -96,72 +110,66 @@ def build_app(*, hub_only: bool = False, limits: Limits | None = None) -> "gr.Bl
         view_count: float,
         plan_files: list[str] | None = None,
         recording: str | None = None,
-    ) -> Iterator[tuple[object, ...]]:
-        def work(folder: Path) -> tuple[object, ...]:
-            found = run_audit(
-                one_file(recording, limits) or usable_model(before, "before", hub_only, limits),
-                usable_model(after, "after", hub_only, limits),
-                copy_uploads(requested, folder / "requested", limits, REQUESTED),
-                folder / "report",
-                still_trained=_arm(still_trained, folder / "still_trained", limits),
-                never_trained=_arm(never_trained, folder / "never_trained", limits),
-                captions=one_file(captions, limits),
-                plan=_plan_of(plan_files, folder / "plan", limits),
-                settings=settings(
-                    folder,
-                    views=None if views == AUTOMATIC else views,
-                    view_count=None if recording else whole_number(view_count, 2, limits.views, "Views a picture"),
-                ),
-            )
-            written = found.folder / PAGE_FILE
-            style = "width: 100%; height: 80vh; border: 0"
-            source = html.escape(written.read_text(encoding="utf-8"))
-            return (
-                _verdict(found),
-                gr.update(visible=True),
-                str(min(found.folder.glob("*alignment_matrices.png"))),
-                f'<iframe title="Full report" sandbox style="{style}" srcdoc="{source}"></iframe>',
-                [str(written), str(found.folder / REPORT_FILE), str(found.folder / LETTER_FILE), _zipped(found.folder)],
-            )
+    ) -> tuple[object, ...]:
+        found = run_audit(
+            one_file(recording, limits) or usable_model(before, "before", hub_only, limits),
+            usable_model(after, "after", hub_only, limits),
+            copy_uploads(requested, folder / "requested", limits, REQUESTED),
+            folder / "report",
+            still_trained=_arm(still_trained, folder / "still_trained", limits),
+            never_trained=_arm(never_trained, folder / "never_trained", limits),
+            captions=one_file(captions, limits),
+            plan=_plan_of(plan_files, folder / "plan", limits),
+            settings=settings(
+                folder,
+                views=None if views == AUTOMATIC else views,
+                view_count=None if recording else whole_number(view_count, 2, limits.views, "Views a picture"),
+            ),
+        )
+        written = found.folder / PAGE_FILE
+        style = "width: 100%; height: 80vh; border: 0"
+        source = html.escape(written.read_text(encoding="utf-8"))
+        return (
+            _verdict(found),
+            gr.update(visible=True),
+            str(min(found.folder.glob("*alignment_matrices.png"))),
+            f'<iframe title="Full report" sandbox style="{style}" srcdoc="{source}"></iframe>',
+            [str(written), str(found.folder / REPORT_FILE), str(found.folder / LETTER_FILE), _zipped(found.folder)],
+        )
 
-        yield from in_a_folder(work)
+    @in_a_folder
+    def plan(folder: Path, images: list[str] | None, groups: str | None, audits: float) -> tuple[object, ...]:
+        pictures = copy_uploads(images, folder / "pictures", limits, "the pictures that are in training")
+        planned = whole_number(audits, 1, MOST_AUDITS, "The number of audits")
+        drawn = plan_audit(pictures, folder / "plan", captions=one_file(groups, limits), audits=planned)
+        sentences = [
+            f"{len(drawn.requested)} pictures to request, {len(drawn.still_trained)} to leave in training.",
+            *plan_words(*drawn.clusters, audits=drawn.audits),
+            f"Publish or deposit this hash when you send the request: {drawn.sha256}",
+            "Keep view_secret.json to yourself until the last audit is done.",
+        ]
+        text = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences)
+        return text, [str(path) for path in sorted((folder / "plan").iterdir())]
 
-    def plan(images: list[str] | None, groups: str | None, audits: float) -> Iterator[tuple[object, ...]]:
-        def work(folder: Path) -> tuple[object, ...]:
-            pictures = copy_uploads(images, folder / "pictures", limits, "the pictures that are in training")
-            planned = whole_number(audits, 1, MOST_AUDITS, "The number of audits")
-            drawn = plan_audit(pictures, folder / "plan", captions=one_file(groups, limits), audits=planned)
-            sentences = [
-                f"{len(drawn.requested)} pictures to request, {len(drawn.still_trained)} to leave in training.",
-                *plan_words(*drawn.clusters, audits=drawn.audits),
-                f"Publish or deposit this hash when you send the request: {drawn.sha256}",
-                "Keep view_secret.json to yourself until the last audit is done.",
-            ]
-            text = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences)
-            return text, [str(path) for path in sorted((folder / "plan").iterdir())]
-
-        yield from in_a_folder(work)
-
+    @in_a_folder
     def record(
+        folder: Path,
         images: list[str] | None,
         still_trained: list[str] | None,
         never_trained: list[str] | None,
         captions: str | None,
         model: str,
-    ) -> Iterator[tuple[object, ...]]:
-        def work(folder: Path) -> tuple[object, ...]:
-            written = record_embeddings(
-                usable_model(model, "before", hub_only, limits),
-                copy_uploads(images, folder / "requested", limits, REQUESTED),
-                folder / "before.safetensors",
-                still_trained=_arm(still_trained, folder / "still_trained", limits),
-                never_trained=_arm(never_trained, folder / "never_trained", limits),
-                captions=one_file(captions, limits),
-                settings=settings(folder),
-            )
-            return "<p>Recorded. Keep the file to yourself: it holds the secret seed of the views.</p>", str(written)
-
-        yield from in_a_folder(work)
+    ) -> tuple[object, ...]:
+        written = record_embeddings(
+            usable_model(model, "before", hub_only, limits),
+            copy_uploads(images, folder / "requested", limits, REQUESTED),
+            folder / "before.safetensors",
+            still_trained=_arm(still_trained, folder / "still_trained", limits),
+            never_trained=_arm(never_trained, folder / "never_trained", limits),
+            captions=one_file(captions, limits),
+            settings=settings(folder),
+        )
+        return "<p>Recorded. Keep the file to yourself: it holds the secret seed of the views.</p>", str(written)
 
     pictures: dict[str, Any] = {"file_count": "multiple", "file_types": ["image"], "height": 170}
     table: dict[str, Any] = {"file_types": [".csv"], "height": 120}
@@ -252,8 +260,6 @@ def serve(*, hub_only: bool = False, limits: Limits | None = None, port: int | N
         limits: As for `build_app`.
         port: Of the page; the first free one by default.
     """
-    from hf_unlearn.audit.app_uploads import launch_options
-
     limits = limits or (Limits.public() if hub_only else Limits())
     page = build_app(hub_only=hub_only, limits=limits)
     page.queue(max_size=limits.waiting, api_open=False).launch(**launch_options(limits, port))

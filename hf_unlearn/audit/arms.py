@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from hf_unlearn.audit.statistics import Floats
-from hf_unlearn.errors import UserError
+from hf_unlearn.errors import UserError, listed
 from hf_unlearn.metrics.alignment_matrices import COLLAPSED
 from hf_unlearn.records.audit_result import Arm, ArmSummary, ImageRow
 
@@ -64,12 +64,31 @@ class Arms:
 
     def problems(self) -> list[str]:
         """What makes the measurement unusable, a sentence each."""
-        found = [
-            sentence
-            for sentence in (_mostly_broken(self.measured), _only_twins(self), _no_before(self))
-            if sentence is not None
+        found = []
+        broken = [row.image for row in self.measured if _broken(row)]
+        if len(broken) > _MOST_BROKEN * len(self.measured):
+            named = listed(broken, most=_NAMED)
+            found.append(
+                f"{len(broken)} of {len(self.measured)} images have no finite alignment (zero or NaN embeddings): "
+                f"{named}."
+            )
+        if not self.rows[Arm.REQUESTED]:
+            found.append(
+                "Every requested image has a near-duplicate among the images still in training, so what is remembered "
+                "of it may rightly stay; request both, or compare with other images."
+                if self.twins[Arm.REQUESTED]
+                else "The model before gave no finite alignment for any requested image."
+            )
+        if found:
+            return found
+        # Distinct images share one alignment to six digits only if the model gives every image the same embedding.
+        rows = self.images()
+        sides = {"before": [row.before for row in rows], "after": [row.after for row in rows]}
+        return [
+            f"The model {side} has collapsed: all {len(rows)} images have the same alignment ({values[0]:.6f})."
+            for side, values in sides.items()
+            if len(rows) > 1 and np.ptp(values) < 1 - COLLAPSED
         ]
-        return found or _collapsed(self.images())
 
     def summaries(self, *, planned: bool, provenance: Mapping[Arm, str]) -> tuple[ArmSummary, ...]:
         """Each arm's size and origin; a plan covers the owner's two halves, never the controls."""
@@ -198,36 +217,3 @@ def _fold(rows: Sequence[ImageRow]) -> ImageRow:
 def _broken(row: ImageRow) -> bool:
     values = (row.before, row.after, row.held_back_before, row.held_back_after, row.change, row.noise)
     return not np.isfinite([value for value in values if value is not None]).all()
-
-
-def _mostly_broken(rows: Sequence[ImageRow]) -> str | None:
-    names = [row.image for row in rows if _broken(row)]
-    if len(names) <= _MOST_BROKEN * len(rows):
-        return None
-    listed = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
-    return f"{len(names)} of {len(rows)} images have no finite alignment (zero or NaN embeddings): {listed}."
-
-
-def _only_twins(arms: Arms) -> str | None:
-    if arms.rows[Arm.REQUESTED] or not arms.twins[Arm.REQUESTED]:
-        return None
-    return (
-        "Every requested image has a near-duplicate among the images still in training, so what is remembered of it "
-        "may rightly stay; request both, or compare with other images."
-    )
-
-
-def _no_before(arms: Arms) -> str | None:
-    if arms.rows[Arm.REQUESTED] or arms.twins[Arm.REQUESTED]:
-        return None
-    return "The model before gave no finite alignment for any requested image."
-
-
-def _collapsed(rows: Sequence[ImageRow]) -> list[str]:
-    """Distinct images share one alignment to six digits only if the model gives every image the same embedding."""
-    sides = {"before": [row.before for row in rows], "after": [row.after for row in rows]}
-    return [
-        f"The model {side} has collapsed: all {len(rows)} images have the same alignment ({values[0]:.6f})."
-        for side, values in sides.items()
-        if len(rows) > 1 and np.ptp(values) < 1 - COLLAPSED
-    ]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hf_unlearn.audit.clusters import connected, picture_clusters, same_words
+from hf_unlearn.audit.clusters import picture_clusters
 from hf_unlearn.audit.pictures import Picture, list_pictures
 from hf_unlearn.audit.plan import AuditPlan, check_plan, read_plan
 from hf_unlearn.errors import UserError
@@ -59,7 +59,7 @@ def collect_pictures(
     """Read every folder and table of an audit and check that they fit together.
 
     Args:
-        images: Folder of the requested pictures; with a plan, of both its halves.
+        images: As for `run_audit`, as are the others.
         still_trained: Folder of pictures still in training.
         never_trained: Folder of pictures never in training.
         captions: CSV file of captions, owners and groups.
@@ -102,29 +102,20 @@ def collect_pictures(
         captions=tuple(tuple(texts.get(picture.name, ())) for picture in everyone),
         owners=tuple(owners.get(picture.name, "") for picture in everyone),
         clusters=tuple(_clusters(everyone, groups, committed)),
-        decoys=tuple(_decoys(decoys, everyone)),
+        decoys=tuple(
+            replace(picture, name=f"decoy/{picture.name}")
+            for picture in (list_pictures(decoys) if decoys is not None else ())
+            if picture.sha256 not in seen
+        ),
         plan=committed,
     )
 
 
 def _clusters(everyone: Sequence[Picture], groups: Mapping[str, str], plan: AuditPlan | None) -> list[int]:
     """Pictures that look alike, that the owner puts together, or that the plan drew as one."""
-    numbers = picture_clusters(everyone, [groups.get(picture.name, "") for picture in everyone])
     drawn = plan.drawn_together() if plan is not None else {}
-    edges = same_words([str(number) for number in numbers]) + same_words([drawn.get(p.sha256, "") for p in everyone])
-    return connected(len(everyone), edges).tolist()
-
-
-def _decoys(folder: str | Path | None, everyone: Sequence[Picture]) -> list[Picture]:
-    """Pictures of the decoys' folder that are in no arm."""
-    if folder is None:
-        return []
-    audited = {picture.sha256 for picture in everyone}
-    return [
-        replace(picture, name=f"decoy/{picture.name}")
-        for picture in list_pictures(folder)
-        if picture.sha256 not in audited
-    ]
+    owners_words = [groups.get(picture.name, "") for picture in everyone]
+    return picture_clusters(everyone, owners_words, [drawn.get(picture.sha256, "") for picture in everyone]).tolist()
 
 
 def _follow(plan: AuditPlan, arms: Mapping[Arm, Sequence[Picture]]) -> dict[Arm, list[Picture]]:

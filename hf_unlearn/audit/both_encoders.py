@@ -21,7 +21,6 @@ from hf_unlearn.audit.settings import AuditSettings, keep_seed
 from hf_unlearn.audit.transforms import HeldBackViews, TrainingViews, ViewFamily
 from hf_unlearn.distributed import map_across_processes, world_size
 from hf_unlearn.errors import UserError
-from hf_unlearn.parsing import Fields
 from hf_unlearn.records.provenance import environment_versions
 
 logger = logging.getLogger(__name__)
@@ -72,8 +71,14 @@ class BothEncoders:
         count = 2 * self.settings.view_count
         logger.info("The verdict hangs on which views were drawn; going on to %d a picture.", count)
         for side, encoder in self.encoders.items():
-            more = self._ask(encoder, count, skip=self.settings.view_count)
-            self.sides[side] = _joined(self.sides[side], more)
+            first, more = self.sides[side], self._ask(encoder, count, skip=self.settings.view_count)
+            assert first.held_back is not None and more.held_back is not None
+            self.sides[side] = replace(
+                first,
+                images=np.concatenate([first.images, more.images], axis=1),
+                held_back=np.concatenate([first.held_back, more.held_back], axis=1),
+                source=more.source,
+            )
         self.settings = replace(self.settings, view_count=count)
 
     def _ask(self, encoder: Encoder, count: int, skip: int = 0) -> Embeddings:
@@ -151,12 +156,12 @@ def embed_both(
     both = BothEncoders({}, encoders, families, settings, pictures, started)
     _check_same_question(
         {
-            side: _recorded_question(found)
-            if isinstance(found, Embeddings)
+            side: {**found.source.get("drawn", {}), **{n: found.source[n] for n in _QUESTION if n in found.source}}
+            if isinstance(found, Embeddings)  # which says nothing where it is another's
             else {
                 **({} if families is None else how_drawn(families[0], settings)),
                 "captions_sha256": captions_sha256(pictures.captions),
-                **_choices(found),
+                **(found.choices if isinstance(found, LocalEncoder) else {}),  # an endpoint leaves no choice
             }
             for side, found in opened.items()
         }
@@ -203,34 +208,8 @@ def view_families(
 
 def how_drawn(views: ViewFamily, settings: AuditSettings) -> dict[str, object]:
     """How views are drawn, as JSON gives it back."""
-    drawn = {
-        "views": views.describe(),
-        "seed": settings.seed,
-        "count": settings.view_count,
-        "original_first": True,
-    }
+    drawn = {"views": views.describe(), "seed": settings.seed, "count": settings.view_count, "original_first": True}
     return json.loads(json.dumps(drawn))
-
-
-def _joined(first: Embeddings, more: Embeddings) -> Embeddings:
-    assert first.held_back is not None and more.held_back is not None
-    return replace(
-        first,
-        images=np.concatenate([first.images, more.images], axis=1),
-        held_back=np.concatenate([first.held_back, more.held_back], axis=1),
-        source=more.source,
-    )
-
-
-def _choices(encoder: Encoder) -> dict[str, str]:
-    """What was chosen for a checkpoint; an endpoint leaves no choice."""
-    return encoder.choices if isinstance(encoder, LocalEncoder) else {}
-
-
-def _recorded_question(recorded: Embeddings) -> Fields:
-    """What a file says of how it was made: everything if it was recorded here, nothing if it is another's."""
-    source = recorded.source
-    return {**source.get("drawn", {}), **{name: source[name] for name in _QUESTION if name in source}}
 
 
 def _check_same_question(asked: Mapping[str, Mapping[str, object]]) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from hf_unlearn.audit.pictures import Picture
 from hf_unlearn.metrics.alignment_matrices import Matrix, unit_rows
@@ -27,12 +29,12 @@ BLOCK = 1024
 Edges = list[tuple[int, int]]
 
 
-def picture_clusters(pictures: Sequence[Picture], groups: Sequence[str] | None = None) -> NDArray[np.int64]:
-    """Group pictures that look nearly equal, also mirrored, and those that the owner says belong together.
+def picture_clusters(pictures: Sequence[Picture], *groupings: Sequence[str]) -> NDArray[np.int64]:
+    """Group pictures that look nearly equal, also mirrored, and those that somebody says belong together.
 
     Args:
         pictures: The pictures, n.
-        groups: The owner's word for each (a series, a scene); an empty one joins nothing.
+        groupings: A word for each, the owner's (a series, a scene) or a plan's; an empty one joins nothing.
 
     Returns:
         `[n]`, the number of each picture's cluster; equal numbers are one cluster.
@@ -41,7 +43,7 @@ def picture_clusters(pictures: Sequence[Picture], groups: Sequence[str] | None =
         UserError: When a picture can no longer be read.
     """
     edges = alike(picture.open() for picture in pictures)
-    return connected(len(pictures), edges + same_words(groups or [""] * len(pictures)))
+    return connected(len(pictures), edges + [edge for groups in groupings for edge in same_words(groups)])
 
 
 def alike(images: Iterable[Image.Image]) -> Edges:
@@ -66,19 +68,18 @@ def alike(images: Iterable[Image.Image]) -> Edges:
     return found
 
 
-def answers_alike(images: Matrix, centre_from: int = 3) -> Edges:
+def answers_alike(images: Matrix) -> Edges:
     """Pairs of pictures that an encoder takes for one: its embeddings of the pictures as they are nearly coincide.
 
     What all pictures share is taken off first, since encoders whose embeddings fill a narrow cone call everything
-    alike.
+    alike. With fewer than three pictures there is no common part, and no pair is found.
 
     Args:
         images: `[n, d]`, one embedding a picture.
-        centre_from: With fewer pictures there is no common part to take off, and no pair is found.
     """
     unit = unit_rows(images)
     known = np.flatnonzero(np.isfinite(unit).all(1))
-    if len(known) < centre_from:
+    if len(known) < 3:
         return []
     rest = unit[known] - unit[known].mean(0)
     spread = np.linalg.norm(rest, axis=1, keepdims=True)
@@ -112,19 +113,9 @@ def connected(n: int, edges: Edges) -> NDArray[np.int64]:
     >>> connected(4, [(0, 2), (2, 3)]).tolist()
     [0, 1, 0, 0]
     """
-    parent = list(range(n))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    for i, j in edges:
-        first, second = sorted((root(i), root(j)))
-        parent[second] = first
-    numbers: dict[int, int] = {}
-    return np.array([numbers.setdefault(root(i), len(numbers)) for i in range(n)], dtype=np.int64)
+    first, second = np.array(edges, dtype=np.int64).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(edges)), (first, second)), shape=(n, n))
+    return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
 def _thumbnail(image: Image.Image, side: int) -> NDArray[np.float32]:

@@ -21,14 +21,7 @@ PARTS = ("images", "texts", "text_owner", "held_back", "repeats", "nudged")
 
 
 def is_precomputed(name: str) -> bool:
-    """Whether an encoder's name is a file of embeddings.
-
-    Args:
-        name: What the user gave for an encoder.
-
-    Returns:
-        True for `.npy`, `.safetensors` and `.parquet`.
-    """
+    """Whether an encoder's name, as the user gave it, is a file of embeddings: `.npy`, `.safetensors` or `.parquet`."""
     return name.lower().endswith(SUFFIXES) and "://" not in name
 
 
@@ -170,11 +163,15 @@ def _read_safetensors(file: Path, pictures: Sequence[Picture]) -> Parts:
         fits = fits and owner.shape == (owners,) and bool(np.isin(owner, range(count)).all())
     if not fits:
         raise UserError(f"'{file.name}' does not hold what it records of {count} pictures; write it again.")
-    rows = _recorded_rows(recorded.pictures, pictures, file)
+    place = {sha256: i for i, sha256 in enumerate(recorded.pictures)}
+    if missing := [picture.name for picture in pictures if picture.sha256 not in place]:
+        raise UserError(f"'{file.name}' has no record of {', '.join(missing[:5])}; audit the recorded pictures.")
+    rows = [place[picture.sha256] for picture in pictures]
     source = {**recorded.source, "drawn": recorded.drawn}
     if recorded.captions is not None:
         source["captions_sha256"] = _combined([recorded.captions[row] for row in rows])
-    return _reorder(parts, rows), source
+    ordered = Embeddings(**parts).take(rows)  # type: ignore[arg-type]
+    return {name: array for name in PARTS if (array := getattr(ordered, name)) is not None}, source
 
 
 @dataclass(frozen=True)
@@ -209,26 +206,6 @@ def _record(text: str, file: Path) -> _Record:
     if record.captions is not None and len(record.captions) != len(record.pictures):
         raise UserError(f"{where} has captions of {len(record.captions)} of {len(record.pictures)} pictures.")
     return record
-
-
-def _recorded_rows(hashes: Sequence[str], pictures: Sequence[Picture], file: Path) -> list[int]:
-    """Find the audited pictures, which are known by hash, among the recorded ones."""
-    place = {sha256: i for i, sha256 in enumerate(hashes)}
-    if missing := [picture.name for picture in pictures if picture.sha256 not in place]:
-        raise UserError(f"'{file.name}' has no record of {', '.join(missing[:5])}; audit the recorded pictures.")
-    return [place[picture.sha256] for picture in pictures]
-
-
-def _reorder(parts: dict[str, Array], rows: Sequence[int]) -> dict[str, Array]:
-    """Bring recorded rows into the order of the audited pictures."""
-    ordered: dict[str, Array] = {
-        name: parts[name][list(rows)] for name in ("images", "held_back", "repeats", "nudged") if name in parts
-    }
-    if "texts" in parts:
-        chosen = [np.flatnonzero(parts["text_owner"] == row) for row in rows]
-        ordered["texts"] = parts["texts"][np.concatenate(chosen)]
-        ordered["text_owner"] = np.repeat(np.arange(len(rows), dtype=np.float64), [len(some) for some in chosen])
-    return ordered
 
 
 def _read_parquet(file: Path, pictures: Sequence[Picture]) -> Parts:

@@ -59,7 +59,7 @@ class Embeddings:
         total = unit.sum(1)
         return np.clip(((total**2).sum(-1) - (unit**2).sum((1, 2))) / _pairs(unit), -1.0, 1.0)
 
-    def alignment_matrix(self, rows: Sequence[int] | None = None, *, held_back: bool = False) -> Matrix:
+    def alignment_matrix(self, rows: Sequence[int] | None = None) -> Matrix:
         """`AM[i, j]`: mean cosine over the pairs of a view of i and another view, or a caption, of j.
 
         With two views it is, up to symmetry, the matrix of section 4.2; with more it averages over all pairs of
@@ -67,7 +67,6 @@ class Embeddings:
 
         Args:
             rows: Which pictures, in which order; all by default.
-            held_back: Whether to take the held-back views.
 
         Returns:
             `[r, r]` in [-1, 1].
@@ -75,9 +74,9 @@ class Embeddings:
         Raises:
             UserError: When there is one view and no caption: nothing to align it with.
         """
-        unit, captions = self._units(rows, held_back)
+        unit, captions = self._units(rows, held_back=False)
         if captions is not None:
-            return np.clip(self._weighted(unit, held_back) @ captions.T, -1.0, 1.0)
+            return np.clip(self._weighted(unit, held_back=False) @ captions.T, -1.0, 1.0)
         total = unit.sum(1)
         same_view = np.einsum("ikd,jkd->ij", unit, unit)
         return np.clip((total @ total.T - same_view) / _pairs(unit), -1.0, 1.0)
@@ -161,10 +160,7 @@ class Embeddings:
         return [f"{name} gives {what} {_listed(pictures, where)}." for what, where in broken.items() if where.any()]
 
     def collapse(self, name: str) -> str | None:
-        """Whether the encoder can no longer tell pictures apart.
-
-        Args:
-            name: What to call the encoder ("The model before").
+        """Whether the encoder, called by this name ("The model before"), can no longer tell pictures apart.
 
         Returns:
             A sentence if the mean cosine between views of different pictures is 1 to six digits; else None.

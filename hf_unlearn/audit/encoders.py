@@ -5,11 +5,12 @@ import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from hf_unlearn.audit.embeddings import Array, Embeddings
+from hf_unlearn.audit.endpoint import EndpointEncoder
 from hf_unlearn.audit.pictures import Picture
 from hf_unlearn.audit.transforms import ViewFamily, Views, draw_nudges, draw_views
 from hf_unlearn.distributed import map_across_processes
@@ -27,27 +28,6 @@ Features = Literal["projection", "backbone"]
 Backend = Literal["torchvision", "pil"]
 WANTED_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # never pickles, never code
 CHUNK = 16  # pictures whose views are held in memory at once
-
-
-class Encoder(Protocol):
-    """Anything that turns pictures, and perhaps texts, into embeddings."""
-
-    @property
-    def view_side(self) -> int | None:
-        """Side in pixels of the pictures the encoder was made for, where it tells."""
-
-    @property
-    def deterministic(self) -> bool:
-        """Whether the same question always gets the same answer, so that asking twice is pointless."""
-
-    def embed_images(self, views: Views, *, repeat: int = 0) -> Array:
-        """Embed pictures `[m, side, side, 3]` as `[m, d]`; `repeat` counts deliberate repetitions of a question."""
-
-    def embed_texts(self, texts: Sequence[str]) -> Array:
-        """Embed texts as `[m, d]`."""
-
-    def describe(self) -> Fields:
-        """What the report says about the encoder; never a secret."""
 
 
 class LocalEncoder:
@@ -182,6 +162,9 @@ class LocalEncoder:
         return described | self.choices
 
 
+Encoder = LocalEncoder | EndpointEncoder
+
+
 def embed_pictures(
     encoder: Encoder,
     pictures: Sequence[Picture],
@@ -259,10 +242,7 @@ def _embed_mixed(encoder: Encoder, kinds: Sequence[Views], seed: int) -> list[Ar
 
 
 def usable_device(device: str | None) -> str:
-    """Check that a device is there, before anything is loaded for it.
-
-    Args:
-        device: What the user gave, or None for the accelerator, if there is one.
+    """Check that a device is there, before anything is loaded for it; None is the accelerator, if there is one.
 
     Returns:
         The device's name.

@@ -29,7 +29,7 @@ from PIL import Image
 
 from hf_unlearn.audit.embeddings import Array
 from hf_unlearn.audit.endpoint_address import check_endpoint, token_variable
-from hf_unlearn.audit.endpoint_answers import NoHttpError, TooSlowError, http_alone, parse_answer, retry_after, within
+from hf_unlearn.audit.endpoint_answers import AnswerFaultError, http_alone, parse_answer, retry_after, too_slow, within
 from hf_unlearn.audit.endpoint_cache import EmbeddingCache
 from hf_unlearn.audit.transforms import Views
 from hf_unlearn.errors import UserError
@@ -139,7 +139,7 @@ class EndpointEncoder:
             if (known := self.cache.get(question)) is not None:
                 try:
                     answers[question] = self._checked(known[0])
-                except _ChangedDimensionError as error:
+                except AnswerFaultError as error:
                     raise UserError(f"The endpoint {self.url} {error}. {self._kept()}") from error
                 self._times.append(known[1])
         open_ones = list({q: i for i, q in enumerate(questions) if q not in answers}.items())
@@ -167,7 +167,9 @@ class EndpointEncoder:
         if self._dimension is None:
             self._dimension = len(vector)
         if len(vector) != self._dimension:
-            raise _ChangedDimensionError(len(vector), self._dimension)
+            raise AnswerFaultError(
+                f"answered {len(vector)} numbers where it gave {self._dimension} before, so its model has changed"
+            )
         return vector
 
     def _ask(self, kind: str, items: list[str]) -> list[Array] | None:
@@ -185,18 +187,22 @@ class EndpointEncoder:
                         return vectors
                     fault = "answered numbers that are not finite"
                 elif status in REFUSED and self._dimension is not None:
-                    return self._unanswered(status)
-                elif status not in PASSING:
-                    raise UserError(
-                        f"The endpoint {self.url} answered {status}: {self._excerpt(text)} {self._remedy(status)}"
+                    logger.warning(
+                        "The endpoint %s refuses one item (%d); it counts as not answered.", self.url, status
                     )
+                    return [np.zeros(0)]
+                elif status not in PASSING:
+                    remedy = "Check the URL and that the endpoint embeds pictures."
+                    if status in (401, 403):
+                        remedy = f"Put a valid token into the environment variable {token_variable(self.side)}."
+                    raise UserError(f"The endpoint {self.url} answered {status}: {self._excerpt(text)} {remedy}")
                 else:
                     fault = f"answered {status}: {self._excerpt(text)}"
             except requests.Timeout:
                 fault = f"gave no answer within {self.options.timeout:g} s"
             except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
                 fault = f"could not be reached ({type(error).__name__})"
-            except (_ChangedDimensionError, TooSlowError, NoHttpError) as error:
+            except AnswerFaultError as error:
                 fault = str(error)
             except requests.RequestException as error:
                 raise UserError(f"The endpoint {self.url} cannot be asked ({error}); check the URL.") from error
@@ -208,22 +214,13 @@ class EndpointEncoder:
             wait *= 2
         raise UserError(f"The endpoint {self.url} {fault}; gave up after {attempt} tries. {self._kept()}")
 
-    def _unanswered(self, status: int) -> list[Array]:
-        """An item that is refused while others are answered: it counts as remembered, and the audit goes on."""
-        logger.warning("The endpoint %s refuses one item (%d); it counts as not answered.", self.url, status)
-        return [np.zeros(0)]
-
     def _post(self, kind: str, items: list[str]) -> tuple[int, str, float | None]:
         """Status, text and wished-for pause of one request, within the largest size."""
         end = time.monotonic() + self.options.deadline
         with (
             http_alone(),
             self._session.post(
-                self.url,
-                json=self._body(kind, items),
-                timeout=self.options.timeout,
-                allow_redirects=False,
-                stream=True,
+                self.url, json=self._body(kind, items), timeout=self.options.timeout, allow_redirects=False, stream=True
             ) as response,
         ):
             parts, size = [], 0
@@ -236,7 +233,7 @@ class EndpointEncoder:
                         "items; ask for fewer at once (--endpoint_batch_size), or check the URL."
                     )
                 if time.monotonic() > end:  # nobody waits for it any longer
-                    raise TooSlowError(self.options.deadline)
+                    raise too_slow(self.options.deadline)
             pause = retry_after(response.headers.get("Retry-After"))
             return response.status_code, b"".join(parts).decode("utf-8", "replace"), pause
 
@@ -287,28 +284,9 @@ class EndpointEncoder:
             text = text.replace(self._token, "[token]")
         return "".join(letter if letter.isprintable() else "?" for letter in text[:160] or "no text") + "."
 
-    def _remedy(self, status: int) -> str:
-        if status in (401, 403):
-            return f"Put a valid token into the environment variable {token_variable(self.side)}."
-        return "Check the URL and that the endpoint embeds pictures."
-
-
-class _ChangedDimensionError(Exception):
-    """The endpoint's answers changed their length."""
-
-    def __init__(self, now: int, earlier: int) -> None:
-        super().__init__(f"answered {now} numbers where it gave {earlier} before, so its model has changed")
-
 
 def png_base64(view: Views) -> str:
-    """Encode one picture as it is sent.
-
-    Args:
-        view: `[side, side, 3]`.
-
-    Returns:
-        Base64 of a PNG file.
-    """
+    """A picture `[side, side, 3]` as it is sent: base64 of a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(view).save(buffer, format="PNG")
     return base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -9,14 +9,7 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def is_endpoint(name: str) -> bool:
-    """Whether an encoder's name is an HTTP endpoint.
-
-    Args:
-        name: What the user gave for an encoder.
-
-    Returns:
-        True for `http://` and `https://`.
-    """
+    """Whether an encoder's name, as the user gave it, is an HTTP endpoint: `http://` or `https://`."""
     return name.startswith(("http://", "https://"))
 
 
@@ -67,12 +60,7 @@ def _token(side: str) -> str | None:
 
 
 def token_variable(side: str) -> str:
-    """Name the environment variable that holds an endpoint's token; `HF_UNLEARN_TOKEN` serves both.
-
-    Args:
-        side: `before` or `after`.
-
-    Returns:
-        `HF_UNLEARN_BEFORE_TOKEN` or `HF_UNLEARN_AFTER_TOKEN`.
+    """The variable of the environment that holds the token of a side, `before` or `after`, such as
+    `HF_UNLEARN_BEFORE_TOKEN`; `HF_UNLEARN_TOKEN` serves both.
     """
     return f"HF_UNLEARN_{side.upper()}_TOKEN"

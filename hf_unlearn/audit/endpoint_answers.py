@@ -25,18 +25,13 @@ _BRACKETS = re.compile(r"[\[\]{}]")
 T = TypeVar("T")
 
 
-class TooSlowError(Exception):
-    """An answer that came too slowly."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"had not finished its answer within {seconds:g} s")
+class AnswerFaultError(Exception):
+    """An answer that cannot be used, though the next one may: it came too slowly, is no HTTP, or of another length."""
 
 
-class NoHttpError(Exception):
-    """An answer that breaks the rules of HTTP where the package that reads it doesn't expect that."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(f"answered what is no HTTP ({error})")
+def too_slow(seconds: float) -> AnswerFaultError:
+    """The fault of an answer that has not come within so many seconds."""
+    return AnswerFaultError(f"had not finished its answer within {seconds:g} s")
 
 
 @contextmanager
@@ -44,14 +39,14 @@ def http_alone() -> Iterator[None]:
     """Tell what urllib3 and http.client let out of a part of negative length, or of an address that is none.
 
     Raises:
-        NoHttpError: The answer is no HTTP.
+        AnswerFaultError: The answer is no HTTP.
     """
     try:
         yield
     except (UserError, requests.RequestException):  # which are errors of values, too
         raise
     except ValueError as error:
-        raise NoHttpError(error) from error
+        raise AnswerFaultError(f"answered what is no HTTP ({error})") from error
 
 
 def within(seconds: float, work: Callable[[], T]) -> T:
@@ -60,7 +55,7 @@ def within(seconds: float, work: Callable[[], T]) -> T:
     A socket's own timeout begins anew with every byte that drips in, be it of a header or of an answer.
 
     Raises:
-        TooSlowError: When it has not ended.
+        AnswerFaultError: When it has not ended.
     """
     done: Future[T] = Future()
 
@@ -76,7 +71,7 @@ def within(seconds: float, work: Callable[[], T]) -> T:
     except TimeoutError as error:
         if done.done():
             raise
-        raise TooSlowError(seconds) from error
+        raise too_slow(seconds) from error
 
 
 def parse_answer(text: str, count: int, *, openai: bool) -> Matrix:
@@ -128,13 +123,7 @@ def _depth(text: str) -> int:
 
 
 def retry_after(header: str | None) -> float | None:
-    """Read a Retry-After header: seconds, or an HTTP date.
-
-    Args:
-        header: The header's text, if the response had one.
-
-    Returns:
-        Seconds to wait, at least 0; None when the header is missing or unreadable.
+    """Read a Retry-After header, seconds or an HTTP date: seconds to wait, at least 0; None if missing or unreadable.
 
     >>> retry_after("7"), retry_after("soon"), retry_after(None)
     (7.0, None, None)

@@ -1,9 +1,9 @@
 """Answers of an endpoint on disk, from which a killed audit resumes."""
 
 import sqlite3
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from hf_unlearn.errors import UserError
 FAULTS = (sqlite3.Error, UnicodeDecodeError)
 
 
-class EmbeddingCache:
+class EmbeddingCache(AbstractContextManager["EmbeddingCache"]):
     """Answers on disk, keyed by the hash of the question; every batch is committed as it arrives.
 
     Args:
@@ -37,23 +37,11 @@ class EmbeddingCache:
         except FAULTS as error:
             raise self._fault(error) from error
 
-    def __enter__(self) -> "EmbeddingCache":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._connection.close()
 
     def get(self, question: str) -> tuple[Array, str] | None:
-        """Look an answer up.
-
-        Args:
-            question: Its hash.
-
-        Returns:
-            The embedding `[d]` and when it was asked (UTC), or None.
-        """
+        """The answer to a question, known by its hash: the embedding `[d]` and when it was asked (UTC), or None."""
         try:
             row = self._connection.execute(
                 "SELECT vector, asked FROM answers WHERE question = ?", (question,)
@@ -68,10 +56,9 @@ class EmbeddingCache:
         return (vector, row[1]) if np.isfinite(vector).all() else None  # asked again
 
     def put(self, answers: dict[str, Array]) -> str:
-        """Store one batch of answers, all or none; what is not finite is left out, to be asked again.
+        """Store one batch of answers, embeddings `[d]` by the hash of the question, all or none.
 
-        Args:
-            answers: Hash of the question to embedding `[d]`.
+        What is not finite is left out, to be asked again.
 
         Returns:
             The time noted (UTC).

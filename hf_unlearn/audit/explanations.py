@@ -5,13 +5,14 @@ No sentence claims more than the tests show; three words that would are banned b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import isfinite
 
 from hf_unlearn.audit.arms import Arms
 from hf_unlearn.audit.hypotheses import HypothesisTests
 from hf_unlearn.audit.levels import MARGIN_SHARE, RESIDUAL_LEVEL
-from hf_unlearn.records.audit_result import Arm, Effect, TestResult, Verdict
+from hf_unlearn.errors import listed
+from hf_unlearn.records.audit_result import Arm, Effect, Verdict
 
 FEW = 20
 """Images of an arm below which a minority that holds all the memory is easily missed by an interval."""
@@ -77,7 +78,7 @@ def _level(verdict: Verdict, measured: HypothesisTests, checked: bool) -> str:
         name for name in ("T3", "T4.T3") if (t := measured.tests.get(name)) and t.passed and t.statistic * sign > 0
     ]
     if not shown:
-        named = _listed(measured.standing_out)
+        named = f": {listed(measured.standing_out, most=5)}" if measured.standing_out else ""
         return f"A part of them still stands above images never in training: a trace of them is left{named}."
     effect = "gap_after" if shown[0] == "T3" else "held_back.gap_after"
     place = "" if shown[0] == "T3" else ", on held-back transforms"
@@ -95,8 +96,8 @@ def _why_open(measured: HypothesisTests, checked: bool) -> str:
     if measured.standing_out:
         count = len(measured.standing_out)
         return (
-            f"{count} of them moved as little as images still in training and stand far above images never in training"
-            f"{_listed(measured.standing_out)}"
+            f"{count} of them moved as little as images still in training and stand far above images never in "
+            f"training: {listed(measured.standing_out, most=5)}"
         )
     if any(tests[name].passed and tests[name].statistic > 0 for name in ("T3", "T4.T3") if name in tests):
         return (
@@ -118,55 +119,40 @@ def _why_open(measured: HypothesisTests, checked: bool) -> str:
     return f"too uncertain to call ({_number(measured.effects['gap_after'])})"
 
 
-def _listed(names: Sequence[str], most: int = 5) -> str:
-    """`: a.png, b.png and 2 more`, or nothing."""
-    if not names:
-        return ""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f": {', '.join(names[:most])}{more}"
-
-
-def _group(arm: Arm) -> str:
-    return arm.value.replace("_", " ")
-
-
-def _named(names: Sequence[str], most: int = 5) -> str:
-    """`a.png, b.png and 2 more`."""
-    return _listed(names, most).removeprefix(": ")
-
-
 def suspicion_words(arms: Arms, measured: HypothesisTests) -> tuple[str, ...]:
     """What single images have to tell: those that stand out, were not answered, or have a twin in another arm."""
     found = []
     if measured.standing_out:
         found.append(
             "Requested images that stand out, since they moved as little as images still in training and stand far "
-            f"above images never in training: {_named(measured.standing_out, 10)}."
+            f"above images never in training: {listed(measured.standing_out, most=10)}."
         )
-    for arm, names in arms.unusable.items():
-        if names:
-            found.append(
-                f"Not answered, or not with finite numbers, so counted as remembered ({_group(arm)}): {_named(names)}."
-            )
-    for arm, names in arms.twins.items():
-        if names:
-            found.append(f"Left out, since a near-duplicate stands in another group ({_group(arm)}): {_named(names)}.")
+    for told, names_of in (
+        ("Not answered, or not with finite numbers, so counted as remembered", arms.unusable),
+        ("Left out, since a near-duplicate stands in another group", arms.twins),
+    ):
+        found += [
+            f"{told} ({arm.value.replace('_', ' ')}): {listed(names, most=5)}."
+            for arm, names in names_of.items()
+            if names
+        ]
     return tuple(found)
 
 
 def _why_inconclusive(sensitive: bool, arms: Arms, measured: HypothesisTests, problems: Sequence[str]) -> str:
     """The first thing that stood in the way, and the smallest effect that could have been seen."""
     detectable = {effect.test: effect.words for effect in measured.minimum_detectable_effects}
+    smallest = list(detectable.values())[-1]  # the effect of the main test stands last
     if problems:
-        return f"The measurement cannot be used. {problems[0]} {_last(detectable)}"
+        return f"The measurement cannot be used. {problems[0]} {smallest}"
     if Arm.STILL_TRAINED not in arms and Arm.NEVER_TRAINED not in arms:
         score = _number(measured.effects[f"forgetting_score.{Arm.REQUESTED}"])
         return (
             f"The forgetting score of the requested images is known ({score}), but without comparison images nothing "
-            f"tells a change directed at them from a drift of the whole model. {_last(detectable)}"
+            f"tells a change directed at them from a drift of the whole model. {smallest}"
         )
     if measured.reference is None:
-        return f"With so few images no difference, however large, could be significant. {_last(detectable)}"
+        return f"With so few images no difference, however large, could be significant. {smallest}"
     if (test := measured.tests.get("T2")) is not None and test.passed:
         return (
             "The requested images lost more alignment than the images compared with, but before they did not stand "
@@ -180,26 +166,22 @@ def _why_inconclusive(sensitive: bool, arms: Arms, measured: HypothesisTests, pr
         why = f"before, they did not stand clearly above images never in training. {detectable['T1']}"
     else:
         why = "a quarter of the gap before is not ruled out."
-    return f"{none_found} {why} {_last(detectable)}"
-
-
-def _last(detectable: Mapping[str, str]) -> str:
-    """The effect of the main test stands last."""
-    return list(detectable.values())[-1]
+    return f"{none_found} {why} {smallest}"
 
 
 def reasons(measured: HypothesisTests) -> tuple[str, ...]:
     """What each test found, a sentence each, in order."""
-    return tuple(_reason(test) for test in measured.tests.values())
-
-
-def _reason(test: TestResult) -> str:
-    answer = "yes" if test.passed else "not shown"
-    if test.p_value is None:
-        return f"{test.name}: {test.question} {'Yes' if test.passed else 'No'} (exact comparison)."
-    p_value = f"p = {test.p_value:.2g}" + (f", adjusted {test.p_adjusted:.2g}" if test.p_adjusted is not None else "")
-    how = "exact" if test.exact else f"{test.permutations - 1} random permutations"
-    return f"{test.name}: {test.question} {answer.capitalize()} (difference {test.statistic:+.4f}, {p_value}, {how})."
+    found = []
+    for test in measured.tests.values():
+        if test.p_value is None:
+            found.append(f"{test.name}: {test.question} {'Yes' if test.passed else 'No'} (exact comparison).")
+            continue
+        answer = "Yes" if test.passed else "Not shown"
+        adjusted = "" if test.p_adjusted is None else f", adjusted {test.p_adjusted:.2g}"
+        how = "exact" if test.exact else f"{test.permutations - 1} random permutations"
+        p_value = f"p = {test.p_value:.2g}{adjusted}"
+        found.append(f"{test.name}: {test.question} {answer} (difference {test.statistic:+.4f}, {p_value}, {how}).")
+    return tuple(found)
 
 
 def assumptions(arms: Arms, measured: HypothesisTests, planned: bool) -> tuple[str, ...]:

@@ -137,13 +137,7 @@ class Basis:
 
 
 def headline(verdict: Verdict, measured: HypothesisTests, basis: Basis) -> str:
-    """The first line of an audit: the answer, what it takes for granted, and how sure it is.
-
-    Args:
-        verdict: what was decided.
-        measured: the tests.
-        basis: what it rests on besides.
-    """
+    """The first line of an audit: the answer, what it takes for granted, and how sure it is."""
     if verdict is Verdict.INCONCLUSIVE:
         return OPEN
     if basis.doubts(verdict):

@@ -34,26 +34,14 @@ from hf_unlearn.audit.levels import (
 from hf_unlearn.audit.power import minimum_detectable_effect
 from hf_unlearn.audit.standing_out import risen, standing_out, tail_scores
 from hf_unlearn.audit.statistics import Alternative, Floats, OneSample, PermutationTest, TwoSample, smallest_p_value
-from hf_unlearn.records.audit_result import (
-    Arm,
-    Effect,
-    Histogram,
-    ImageRow,
-    Interval,
-    MinimumDetectableEffect,
-    TestResult,
-)
+from hf_unlearn.records.audit_result import Arm, Effect, Histogram, Interval, MinimumDetectableEffect, TestResult
 
 _ORDER = (
     *("T0", "T1", "T2", "T2.bound", "T2.share", "T3", "T3.tail", "T3.equivalence"),
     *("T4.T2", "T4.T3", "T4.T3.equivalence", "T4.transfer"),
 )
 _BINS = 40
-_WORDS = {
-    Arm.REQUESTED: "requested images",
-    Arm.STILL_TRAINED: "images still in training",
-    Arm.NEVER_TRAINED: "images never in training",
-}
+_WORDS = {arm: "requested images" if arm is Arm.REQUESTED else f"images {arm.words}" for arm in Arm}
 
 
 @dataclass(frozen=True)
@@ -84,14 +72,7 @@ class HypothesisTests:
 
 
 def run_hypothesis_tests(
-    arms: Arms,
-    *,
-    level: float,
-    permutations: int,
-    seed: int,
-    owners: int = 1,
-    audits: int = 1,
-    details: bool = True,
+    arms: Arms, *, level: float, permutations: int, seed: int, owners: int = 1, audits: int = 1, details: bool = True
 ) -> HypothesisTests:
     """Run every test the arms allow.
 
@@ -161,7 +142,8 @@ class _Bench:
         rows = self.arms.images()
         noises = [row.noise for row in rows if row.noise is not None]
         noise = float(np.mean(noises)) if len(noises) == len(rows) else None
-        change = np.array([_change(row) for row in rows])
+        # Distance between the two models' answers; without embeddings, how far the alignment moved.
+        change = np.array([abs(row.forgetting_score) if row.change is None else row.change for row in rows])
         question = "Did the model's answers move, beyond rounding and the noise of repeating the same query?"
         beyond, everyone = change > TOLERANCE, tuple(self.arms.rows)
         if not beyond.any() or noise == 0:
@@ -311,11 +293,6 @@ class _Bench:
             interval=_interval(test, confidence) if self.details or name == "T0" else None,
             null=_histogram(test.null()) if self.details else None,
         )
-
-
-def _change(row: ImageRow) -> float:
-    """Distance between the two models' answers; without embeddings, how far the alignment moved."""
-    return row.change if row.change is not None else abs(row.forgetting_score)
 
 
 def _interval(test: PermutationTest, confidence: float) -> Interval:

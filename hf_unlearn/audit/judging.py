@@ -1,7 +1,9 @@
 """From both encoders' answers to one result an owner: the table, what counts as one picture, and the circumstances."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -13,65 +15,71 @@ from hf_unlearn.audit.both_encoders import BothEncoders
 from hf_unlearn.audit.clusters import answers_alike, connected, same_words
 from hf_unlearn.audit.embeddings import Embeddings
 from hf_unlearn.audit.plan import view_commitment
-from hf_unlearn.audit.stability import verdict_stability
-from hf_unlearn.audit.verdict import Circumstances, run_tests, run_tests_by_owner
-from hf_unlearn.parsing import Fields
+from hf_unlearn.audit.verdict import Circumstances, run_tests_by_owner
 from hf_unlearn.records.audit_result import Arm, AuditResult, ImageRow
 
-ARM_WORDS = {Arm.STILL_TRAINED: "still in training", Arm.NEVER_TRAINED: "never in training"}
 REDRAW_PERMUTATIONS = 499
+DRAWS = 20
+ENOUGH = 0.9
+"""Share of redraws of the views that must give the same verdict; below it more views are asked for."""
+LONG = 1_000  # pictures from which fewer redraws are made
+FEW_DRAWS = 6
 _NOT_DRAWN = "The plan's halves are not those that its seed draws, unless near-duplicates were; it counts as chosen."
 _OTHER_VIEWS = "The views are not those that the plan committed to: another seed was given."
 
 
 def judge(measured: BothEncoders, provenance: Mapping[Arm, str]) -> dict[str, AuditResult]:
     """From both encoders' answers to one result an owner, with the share of redrawn views that agree."""
-    pictures = measured.pictures
-    n = len(pictures.pictures)
-    everything = measured.sides
-    sides = {side: embeddings.take(range(n)) for side, embeddings in everything.items()}
+    pictures, settings = measured.pictures, measured.settings
+    sides = {side: embeddings.take(range(len(pictures.pictures))) for side, embeddings in measured.sides.items()}
     clusters = _clusters(sides["before"], pictures)
-    settings = measured.settings
-    how: dict[str, object] = {
+    owners = sorted({owner for owner, arm in zip(pictures.owners, pictures.arms, strict=True) if arm is Arm.REQUESTED})
+    how: dict[str, Any] = {
         "plan_sha256": pictures.plan.sha256 if pictures.plan else None,
         "provenance": provenance,
         "problems": _problems(sides),
+        "circumstances": {owner: _circumstances(measured, clusters, owner) for owner in owners},
         "seed": settings.seed,
         "audits": settings.audits,
     }
-    owners = sorted({owner for owner, arm in zip(pictures.owners, pictures.arms, strict=True) if arm is Arm.REQUESTED})
-    found = {owner: _circumstances(measured, clusters, owner) for owner in owners}
-    rows = image_table(sides["before"], sides["after"], pictures, clusters)
-    results = _run(rows, found, how)
-    quick = {**how, "details": False, "permutations": REDRAW_PERMUTATIONS}
-    stability = verdict_stability(
-        sides,
-        lambda before, after: _run(image_table(before, after, pictures, clusters), found, quick),
-        {owner: result.verdict for owner, result in results.items()},
-        seed=settings.seed or 0,
-    )
-    return {owner: replace(result, stability=stability.get(owner)) for owner, result in results.items()}
+    results = run_tests_by_owner(image_table(sides["before"], sides["after"], pictures, clusters), **how)
+    how |= {"details": False, "permutations": REDRAW_PERMUTATIONS}
+    draws, agreed = 0, Counter[str]()
+    for before, after in _redraws(sides["before"], sides["after"], settings.seed or 0):
+        again = run_tests_by_owner(image_table(before, after, pictures, clusters), **how)
+        agreed.update(owner for owner in results if again[owner].verdict is results[owner].verdict)
+        draws += 1
+    return {
+        owner: replace(result, stability=agreed[owner] / draws if draws else None) for owner, result in results.items()
+    }
 
 
-def _run(rows: list[ImageRow], circumstances: Mapping[str, Circumstances], how: Fields) -> dict[str, AuditResult]:
-    if any(circumstances):
-        return run_tests_by_owner(rows, circumstances=circumstances, **how)
-    return {"": run_tests(rows, circumstances=circumstances[""], **how)}
+def _redraws(before: Embeddings, after: Embeddings, seed: int) -> Iterator[tuple[Embeddings, Embeddings]]:
+    """Both sides with a random half of the views; none with too few views to halve, or where the sides differ in them.
+
+    Such a half deviates from all views about as much as all of them do from the encoder's true mean, so verdicts on
+    halves vary as verdicts on other draws of the views would.
+    """
+    if before.images.shape[1] != after.images.shape[1]:
+        return
+    for number in range(DRAWS if len(before.images) < LONG else FEW_DRAWS):
+        # The same half of both: they were shown the same views.
+        first, second = (side.half(np.random.default_rng([seed, number])) for side in (before, after))
+        if first is None or second is None:
+            return
+        yield first, second
 
 
 def image_table(
     before: Embeddings, after: Embeddings, pictures: AuditedPictures, clusters: np.ndarray | None = None
 ) -> list[ImageRow]:
-    """Turn two encoders' answers into the per-image table that is tested.
+    """Turn two encoders' answers into the per-image table that is tested, one row a picture.
 
     Args:
         before: Embeddings before.
         after: Embeddings after.
         pictures: The pictures.
         clusters: `[n]`, which pictures count as one; those that look alike by default.
-
-    Returns:
-        One row a picture.
     """
     columns = {"before": before.alignments(), "after": after.alignments(), "change": change(before, after)}
     if before.held_back is not None and after.held_back is not None:
@@ -116,8 +124,8 @@ def _circumstances(measured: BothEncoders, clusters: np.ndarray, owner: str) -> 
     before, after = measured.sides["before"], measured.sides["after"]
     found = suspicions(before, after, requested, others, everyone)
     incomparable, remarks = [], []
-    drawn = {Arm.STILL_TRAINED} if pictures.plan is not None else set()  # a plan made these alike
-    compared = {arm: [i for i in mine if pictures.arms[i] is arm] for arm in ARM_WORDS if arm not in drawn}
+    drawn = {Arm.REQUESTED} | ({Arm.STILL_TRAINED} if pictures.plan is not None else set())  # a plan made these alike
+    compared = {arm: [i for i in mine if pictures.arms[i] is arm] for arm in Arm if arm not in drawn}
     compared = {arm: rows for arm, rows in compared.items() if rows}
     for arm, rows in compared.items():
         mine_once, theirs = (
@@ -126,10 +134,9 @@ def _circumstances(measured: BothEncoders, clusters: np.ndarray, owner: str) -> 
         share = told_apart(mine_once, theirs, measured.settings.seed or 0, comparisons=len(compared))
         if share is None:
             continue
-        words = ARM_WORDS[arm]
         sentence = (
-            f"The requested pictures and those {words} can be told apart without any model ({share:.0%} of pairs put "
-            "in order by colours, sizes or file types alone): "
+            f"The requested pictures and those {arm.words} can be told apart without any model ({share:.0%} of pairs "
+            "put in order by colours, sizes or file types alone): "
         )
         if arm is Arm.NEVER_TRAINED:
             incomparable.append(sentence + "their levels cannot be compared; take controls of the same source.")

@@ -46,11 +46,7 @@ ASKED = {
 
 
 def letter(results: Iterable[AuditResult], measurement: Fields) -> str:
-    """Write the letter of one or several owners.
-
-    Args:
-        results: the results.
-        measurement: how it was measured.
+    """Write the letter of one or several owners, from their results and how it was measured.
 
     Returns:
         Plain text of at most 90 columns; places to fill in stand in brackets.
@@ -70,18 +66,15 @@ def letter(results: Iterable[AuditResult], measurement: Fields) -> str:
         parts += _wrapped(f"Images that count: {sizes}. Verdict as printed: {result.verdict.value}.")
         parts += [line for sentence in result.findings for line in _wrapped(f"- {sentence}")]
         parts += ["", *_wrapped(result.footer), "", "I ask for:"]
-        parts += [line for sentence in _asked(result) for line in _wrapped(f"- {sentence};")]
+        # Where the change is not to be credited: what stands between the model and its answers.
+        asked = ASKED[Verdict.RESIDUAL_UNDETERMINED if result.headline == SUSPICIOUS else result.verdict]
+        parts += [line for sentence in asked for line in _wrapped(f"- {sentence};")]
     parts += [
         "",
         *_wrapped("The record of the audit (audit.json), its report and their hashes (SHA256SUMS) are enclosed."),
     ]
     parts += ["", "[Signature]", ""]
     return "\n".join(parts)
-
-
-def _asked(result: AuditResult) -> tuple[str, ...]:
-    """What to ask for; where the change is not to be credited, what stands between the model and its answers."""
-    return ASKED[Verdict.RESIDUAL_UNDETERMINED if result.headline == SUSPICIOUS else result.verdict]
 
 
 def _name(source: Fields) -> str:

@@ -28,10 +28,7 @@ class Picture:
     sha256: str
 
     def open(self) -> Image.Image:
-        """Decode the picture: upright, three channels, transparency on white.
-
-        Returns:
-            An RGB picture.
+        """Decode the picture as RGB: upright, transparency on white.
 
         Raises:
             UserError: When the file is damaged, no picture, or too large.

@@ -70,20 +70,14 @@ class AuditPlan:
 
     def follows_its_seed(self) -> bool:
         """Whether its halves are those that its seed draws; in an older plan, if near-duplicates were none."""
-        again = draw_plan({**self.requested, **self.still_trained}, self.seed, self._numbers())
-        return again.requested == self.requested
+        hashes, drawn = {**self.requested, **self.still_trained}, self.drawn_together()
+        clusters = None if self.together is None else {name: drawn.get(value, value) for name, value in hashes.items()}
+        return draw_plan(hashes, self.seed, clusters).requested == self.requested
 
     def drawn_together(self) -> dict[str, str]:
         """SHA-256 of the images that were drawn with others -> the name of their cluster."""
         hashes = {**self.requested, **self.still_trained}
         return {hashes[name]: names[0] for names in self.together or () for name in names}
-
-    def _numbers(self) -> dict[str, str] | None:
-        """Name -> cluster; None where copies alone are clusters."""
-        if self.together is None:
-            return None
-        words = self.drawn_together()
-        return {name: words.get(value, value) for name, value in {**self.requested, **self.still_trained}.items()}
 
     def _content(self) -> dict[str, object]:
         content: dict[str, object] = {

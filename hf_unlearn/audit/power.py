@@ -17,11 +17,7 @@ from hf_unlearn.audit.levels import TOLERANCE
 from hf_unlearn.records.audit_result import MinimumDetectableEffect
 
 POWER = 0.8
-_EFFECTS = {
-    "T1": "a gap before",
-    "T2": "a targeted change",
-    "forgetting_score": "a mean forgetting score",
-}
+_EFFECTS = {"T1": "a gap before", "T2": "a targeted change", "forgetting_score": "a mean forgetting score"}
 _CURVE_POINTS = 41
 _CURVE_REACH = 2.0  # the curve ends at twice the minimum detectable effect
 

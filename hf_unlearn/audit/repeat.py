@@ -99,11 +99,7 @@ def repeat_audit(report: str | Path, output_dir: str | Path) -> Comparison:
         after,
         images,
         output_dir,
-        still_trained=place("still_trained"),
-        never_trained=place("never_trained"),
-        decoys=place("decoys"),
-        captions=place("captions"),
-        plan=place("plan"),
+        **{name: place(name) for name in ("still_trained", "never_trained", "decoys", "captions", "plan")},  # type: ignore[arg-type]
         provenance=provenance,
         settings=AuditSettings(**given),
     )

@@ -1,6 +1,4 @@
-"""The audit's report: `audit.json` with every field, recordings, PNGs, a letter, and one self-contained
-`report.html`.
-"""
+"""The audit's report: `audit.json` with every field, recordings, PNGs, a letter, and one page `report.html`."""
 
 import hashlib
 import json
@@ -8,13 +6,11 @@ import math
 from pathlib import Path
 
 from hf_unlearn.audit.embedding_files import save_embeddings
-from hf_unlearn.audit.finished_audit import AlignmentMatrices, Audit
+from hf_unlearn.audit.finished_audit import Audit
 from hf_unlearn.audit.letter import letter
 from hf_unlearn.audit.report_page import render
 from hf_unlearn.files import disk_full_as_user_error, write_atomically
 from hf_unlearn.metrics.alignment_matrices import Matrix, alignment_gap_matrix
-
-__all__ = ["AlignmentMatrices", "Audit", "report_digest", "to_json", "write_report"]
 
 SCHEMA = 2
 REPORT_FILE = "audit.json"  # written last: where it is, the audit is finished
@@ -22,11 +18,7 @@ PAGE_FILE, LETTER_FILE, SUMS_FILE = "report.html", "letter.txt", "SHA256SUMS"
 
 
 def write_report(audit: Audit) -> Path:
-    """Write PNGs, recordings, `letter.txt`, `report.html`, `SHA256SUMS` and, last, `audit.json` into the audit's
-    folder.
-
-    Args:
-        audit: A finished audit.
+    """Write a finished audit into its folder: PNGs, recordings, `letter.txt`, page, hashes and, last, `audit.json`.
 
     Returns:
         The path of `report.html`.
@@ -59,18 +51,13 @@ def _sums(folder: Path, record: str) -> str:
     """A line a file, as `sha256sum -c` reads it; the record's own is that of the text to be written."""
     others = [path for kind in ("*.png", "*.safetensors") for path in sorted(folder.glob(kind)) if path.is_file()]
     names = [REPORT_FILE, PAGE_FILE, LETTER_FILE, *(path.name for path in others)]
-    lines = []
-    for name in names:
-        content = record.encode(errors="backslashreplace") if name == REPORT_FILE else (folder / name).read_bytes()
-        lines.append(f"{hashlib.sha256(content).hexdigest()}  {name}\n")
-    return "".join(lines)
+    known = {REPORT_FILE: record.encode(errors="backslashreplace")}
+    contents = {name: known[name] if name in known else (folder / name).read_bytes() for name in names}
+    return "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in contents.items())
 
 
 def to_json(audit: Audit) -> dict[str, object]:
-    """Everything the audit found, as strict JSON values.
-
-    Args:
-        audit: A finished audit.
+    """Everything that a finished audit found, as strict JSON values.
 
     Returns:
         A dict with `schema`, `kind`, `command`, `measurement`, `notes`, captions, one result an owner, and the matrices

@@ -3,7 +3,7 @@
 import base64
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from hf_unlearn.audit.finished_audit import AlignmentMatrices, Audit
-from hf_unlearn.figures.audit_plots import ARM_NAMES, plot_levels, plot_paired_dots, plot_permutations, plot_power
+from hf_unlearn.figures.audit_plots import plot_levels, plot_paired_dots, plot_permutations, plot_power
 from hf_unlearn.figures.axis_labels import thumbnail
 from hf_unlearn.figures.drawing import MINUS
 from hf_unlearn.figures.heatmaps import plot_alignment_matrices
@@ -37,46 +37,36 @@ TONES = {
 
 
 def render(audit: Audit) -> str:
-    """Draw the plots into the audit's folder and return the page around them.
-
-    Args:
-        audit: A finished audit, its folder made.
-    """
+    """Draw a finished audit's plots into its folder, which is there, and return the page around them."""
     many = len(audit.results) > 1
     owners = []
     for number, (name, result) in enumerate(audit.results.items(), start=1):
         prefix = f"owner_{number}_" if many else ""
-        figures = _figures(result, audit.matrices[name], audit.folder, prefix)
+        figures = list(_figures(result, audit.matrices[name], audit.folder, prefix))
         owners.append(_owner(audit, name, f"owner-{number}", figures))
     return _page(audit, owners)
 
 
-def _figures(result: AuditResult, matrices: AlignmentMatrices, folder: Path, prefix: str) -> list[dict[str, object]]:
+def _figures(
+    result: AuditResult, matrices: AlignmentMatrices, folder: Path, prefix: str
+) -> Iterator[dict[str, object]]:
     """Draw one owner's plots, each with its heading, caption and words for those who cannot see it."""
-    drawn = (
-        _matrices_figure(matrices, folder / f"{prefix}alignment_matrices.png"),
-        _pairs_figure(result, folder / f"{prefix}paired_dots.png"),
-        _permutations_figure(result, folder / f"{prefix}permutations.png"),
-        _levels_figure(result, folder / f"{prefix}levels.png"),
-        _power_figure(result, folder / f"{prefix}power.png"),
-    )
-    return [figure for figure in drawn if figure is not None]
 
+    def place(name: str) -> Path:
+        return folder / f"{prefix}{name}.png"
 
-def _matrices_figure(matrices: AlignmentMatrices, path: Path) -> dict[str, object]:
     n = len(matrices.pictures)
-    plot_alignment_matrices(
+    path = plot_alignment_matrices(
         matrices.am_before,
         matrices.am_after,
-        path,
+        place("alignment_matrices"),
         images=[picture.open() for picture in matrices.pictures] if n <= MAX_LABELS else None,
         captions=matrices.captions,
     )
     columns = "caption" if matrices.captions else "second view"
     shown = f" The first {n} requested images are shown." if matrices.omitted else ""
     gap = diagonal_statistics(alignment_gap_matrix(matrices.am_before, matrices.am_after))
-    strip = [_picture(picture.open()) for picture in matrices.pictures] if MAX_LABELS < n <= MOST_IN_STRIP else []
-    return _figure(
+    yield _figure(
         path,
         "What the models see in the requested images",
         f"Each cell is the cosine between an image (row) and a {columns} (column), averaged over the audit's views; "
@@ -85,65 +75,50 @@ def _matrices_figure(matrices: AlignmentMatrices, path: Path) -> dict[str, objec
         f"on purpose and exact retraining does not, so they are shown but take no part in the verdict.{shown}",
         f"Three heatmaps of {n} by {n} cells: alignment before, after, and their difference, whose mean is "
         f"{_signed(gap.diagonal_mean)} on the diagonal and {_signed(gap.off_diagonal_mean)} off it.",
-        strip,
+        [_picture(picture.open()) for picture in matrices.pictures] if MAX_LABELS < n <= MOST_IN_STRIP else [],
     )
-
-
-def _pairs_figure(result: AuditResult, path: Path) -> dict[str, object]:
     means = "; ".join(
-        f"{ARM_NAMES[summary.arm]}: {_number(_mean(result, summary.arm, 'before'))} before, "
+        f"{summary.arm.words}: {_number(_mean(result, summary.arm, 'before'))} before, "
         f"{_number(_mean(result, summary.arm, 'after'))} after"
         for summary in result.arms
     )
-    return _figure(
-        plot_paired_dots(result, path),
+    yield _figure(
+        plot_paired_dots(result, place("paired_dots")),
         "Every image, before and after",
         "A line is one image; in large arms, bands hold the middle half and nine tenths of the images. Black marks are "
-        "means. What counts is whether the requested images fell further than "
-        "the others: a fall of all of them alike is a drift of the model.",
+        "means. What counts is whether the requested images fell further than the others: a fall of all of them alike "
+        "is a drift of the model.",
         f"Paired dots by arm. Mean alignment of {means}.",
     )
-
-
-def _permutations_figure(result: AuditResult, path: Path) -> dict[str, object] | None:
-    if plot_permutations(result, path) is None:
-        return None
-    test = result.tests["T2"]
-    return _figure(
-        path,
-        "The main test: was the change directed at the requested images?",
-        "Grey: the difference in forgetting score if chance had decided which images were requested. Line: the "
-        "difference that was seen; red is as far out or further. Little red means the change was directed at them.",
-        f"Histogram of the permutation distribution; observed difference {_signed(test.statistic)}, "
-        f"p = {_p(test.p_value)}.",
-    )
-
-
-def _levels_figure(result: AuditResult, path: Path) -> dict[str, object] | None:
-    if plot_levels(result, path) is None:
-        return None
-    after = result.effects["gap_after"]
-    return _figure(
-        path,
-        "Where the requested images stand now",
-        "Zero is the level of images never in training. The green band is half of the gap before to either side; "
-        "inside it the two count as equal. Bars are 95% intervals before and, as the band is judged, 90% intervals "
-        "after. Held-back rows use transforms of another kind than the audit's own views.",
-        f"Requested minus never in training, after: {_signed(after.estimate)}, {_interval(after.interval)}; "
-        f"margin {_number(result.margin)}.",
-    )
-
-
-def _power_figure(result: AuditResult, path: Path) -> dict[str, object] | None:
-    if plot_power(result, path) is None:
-        return None
-    return _figure(
-        path,
-        "What this audit could have seen",
-        " ".join(effect.words for effect in result.minimum_detectable_effects),
-        "Power curves: chance of finding a true effect by its size, with the minimum detectable effect at "
-        f"{result.minimum_detectable_effects[0].power:.0%} power marked.",
-    )
+    if drawn := plot_permutations(result, place("permutations")):
+        test = result.tests["T2"]
+        yield _figure(
+            drawn,
+            "The main test: was the change directed at the requested images?",
+            "Grey: the difference in forgetting score if chance had decided which images were requested. Line: the "
+            "difference that was seen; red is as far out or further. Little red means the change was directed at them.",
+            f"Histogram of the permutation distribution; observed difference {_signed(test.statistic)}, "
+            f"p = {_p(test.p_value)}.",
+        )
+    if drawn := plot_levels(result, place("levels")):
+        after = result.effects["gap_after"]
+        yield _figure(
+            drawn,
+            "Where the requested images stand now",
+            "Zero is the level of images never in training. The green band is half of the gap before to either side; "
+            "inside it the two count as equal. Bars are 95% intervals before and, as the band is judged, 90% intervals "
+            "after. Held-back rows use transforms of another kind than the audit's own views.",
+            f"Requested minus never in training, after: {_signed(after.estimate)}, {_interval(after.interval)}; "
+            f"margin {_number(result.margin)}.",
+        )
+    if drawn := plot_power(result, place("power")):
+        yield _figure(
+            drawn,
+            "What this audit could have seen",
+            " ".join(effect.words for effect in result.minimum_detectable_effects),
+            "Power curves: chance of finding a true effect by its size, with the minimum detectable effect at "
+            f"{result.minimum_detectable_effects[0].power:.0%} power marked.",
+        )
 
 
 def _figure(path: Path, heading: str, caption: str, alt: str, strip: Sequence[str] = ()) -> dict[str, object]:
@@ -196,29 +171,28 @@ def _page(audit: Audit, owners: Sequence[Fields]) -> str:
     loader = environment.loader
     assert loader is not None
     css = loader.get_source(environment, "report.css")[0]
-    measurement = {**audit.measurement, "encoders": _labelled(audit.measurement["encoders"])}
+    encoders = {
+        side: {**found, "label": found.get("name") or found.get("file")}
+        for side, found in audit.measurement["encoders"].items()
+    }
     requested = sum(owner["requested"] for owner in owners)
     return environment.get_template("report.html").render(
         title=f"{requested} requested images, {len(audit.pictures)} pictures asked about",
         css=Markup(css),
-        measurement=measurement,
+        measurement={**audit.measurement, "encoders": encoders},
         owners=owners,
         adjusted=len(owners) > 1,
-        arm_names=ARM_NAMES,
         notes=audit.notes,
         facts=_facts(audit, next(iter(audit.results.values()))),
     )
 
 
-def _labelled(encoders: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, object]]:
-    return {side: {**found, "label": found.get("name") or found.get("file")} for side, found in encoders.items()}
-
-
 def _facts(audit: Audit, result: AuditResult) -> list[tuple[str, str]]:
     """The measurement as rows of a table, in the order a reader asks."""
     measurement = audit.measurement
-    facts = [(f"Model {side}", _plain(found)) for side, found in measurement["encoders"].items()]
-    facts += [
+    words = " ".join(f"--{name} {value}" for name, value in audit.command.items() if value is not None)
+    return [
+        *((f"Model {side}", _plain(found)) for side, found in measurement["encoders"].items()),
         ("Views", f"{measurement['view_count']} an image: {_plain(measurement['views'])}"),
         ("Held-back views", _plain(measurement["held_back_views"])),
         ("Picture as it is among the views", "yes" if measurement.get("original_first") else "no"),
@@ -226,7 +200,7 @@ def _facts(audit: Audit, result: AuditResult) -> list[tuple[str, str]]:
         ("Decoys mixed in", str(measurement.get("decoys", 0))),
         ("Planned audits of this request", str(measurement.get("audits", 1))),
         ("Hash of the captions", measurement.get("captions_sha256") or "no captions"),
-        ("Command", _command(audit.command)),
+        ("Command", f"hf-unlearn audit {words}; to repeat it: hf-unlearn audit --repeat REPORT_FOLDER"),
         ("Image processor backend", measurement["processor_backend"] or "not used"),
         ("Device", measurement["device"] or "not used"),
         ("Noise of repeating a query", "not measured" if result.noise is None else f"{result.noise:.2g}"),
@@ -235,12 +209,6 @@ def _facts(audit: Audit, result: AuditResult) -> list[tuple[str, str]]:
         ("Measured", f"{measurement['started']} to {measurement['finished']}"),
         ("Versions", _plain(measurement["versions"])),
     ]
-    return facts
-
-
-def _command(command: Mapping[str, object]) -> str:
-    words = [f"--{name} {value}" for name, value in command.items() if value is not None]
-    return f"hf-unlearn audit {' '.join(words)}; to repeat it: hf-unlearn audit --repeat REPORT_FOLDER"
 
 
 def _stability(result: AuditResult) -> str:

@@ -3,6 +3,7 @@
 import json
 import secrets
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import get_args
 
@@ -21,6 +22,12 @@ _KINDS = {
     **dict.fromkeys(("views", "features", "backend", "device"), str),
     **dict.fromkeys(("view_count", "most_views", "view_side", "seed", "audits"), int),
 }
+_RANGES = (  # the least and the greatest value, and how a message names them
+    ("seed", 0, inf, "The seed must be a whole number of at least 0"),
+    ("view_side", 1, LARGEST_SIDE, "A view needs a side of at least 1 pixel and at most {}"),
+    ("view_count", 2, LARGEST_COUNT, "An audit needs at least 2 views a picture to compare, and at most {}"),
+    ("audits", 1, LARGEST_AUDITS, "This audit is one of at least 1 and at most {}"),
+)
 
 
 @dataclass(frozen=True)
@@ -70,19 +77,10 @@ class AuditSettings:
         for name, known in (("features", get_args(Features)), ("backend", get_args(Backend))):
             if getattr(self, name) not in (None, *known):
                 raise UserError(f"The {name} of an audit are {' or '.join(known)}, not '{getattr(self, name)}'.")
-        if self.seed is not None and self.seed < 0:
-            raise UserError(f"The seed must be a whole number of at least 0, not {self.seed}.")
-        if self.view_side is not None and not 1 <= self.view_side <= LARGEST_SIDE:
-            raise UserError(
-                f"A view needs a side of at least 1 pixel and at most {LARGEST_SIDE}, not {self.view_side}."
-            )
-        if self.view_count is not None and not 2 <= self.view_count <= LARGEST_COUNT:
-            raise UserError(
-                f"An audit needs at least 2 views a picture to compare, and at most {LARGEST_COUNT}, not "
-                f"{self.view_count}."
-            )
-        if not 1 <= self.audits <= LARGEST_AUDITS:
-            raise UserError(f"This audit is one of at least 1 and at most {LARGEST_AUDITS}, not {self.audits}.")
+        for name, least, most, words in _RANGES:
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                raise UserError(f"{words.format(most)}, not {value}.")
 
     def with_recorded(self, source: Fields) -> "AuditSettings":
         """Fill in what is not chosen from what a recording of this library says of itself."""

@@ -70,7 +70,8 @@ def flags(before: Floats, after: Floats, unmoved: Floats, controls: Floats, gap:
     suspects = (moved < MOVED_SHARE * gap) & (above > ABOVE_SHARE * gap)
     if not suspects.any():
         return suspects
-    p_values = _together(_moved_little(moved, above, unmoved, suspects), _stands_high(above, controls))
+    both = (_moved_little(moved, above, unmoved, suspects), _stands_high(above, controls))
+    p_values = special.chdtrc(4, -2 * sum(np.log(np.maximum(p_value, 1e-300)) for p_value in both))  # Fisher's
     return suspects & (p_values <= LEVEL / len(after))
 
 
@@ -111,9 +112,3 @@ def _stands_high(above: Floats, controls: Floats) -> Floats:
     n = len(controls)
     spread = max(float(np.std(controls, ddof=1)), 1e-12) * np.sqrt(1 + 1 / n)
     return special.stdtr(n - 1, -above / spread)
-
-
-def _together(first: Floats, second: Floats) -> Floats:
-    """Fisher's combination of two independent p-values."""
-    floor = 1e-300
-    return special.chdtrc(4, -2 * (np.log(np.maximum(first, floor)) + np.log(np.maximum(second, floor))))

@@ -8,7 +8,7 @@ advance, adding a picture changes no other picture's views, and drawing more vie
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,24 +28,8 @@ NUDGES = ((0.0, 0.0), (0.015, 0.02), (0.05, 0.06))
 """Sizes of the nudges: shift and crop as a share of the side, and contrast and brightness as a share of their range."""
 
 
-class ViewFamily(Protocol):
-    """A family of random views."""
-
-    side: int
-
-    def draw(self, image: Image.Image, seed: int, count: int) -> Views:
-        """Draw `count` views `[count, side, side, 3]` of an RGB picture."""
-
-    def describe(self) -> dict[str, object]:
-        """What the report says about the family."""
-
-
 def training_views() -> "dict[str, ViewConfig]":
-    """The kinds of training views by name: the presets, and `caption` with crops and flips alone as CLIP's training.
-
-    Returns:
-        Name to how such a view is drawn.
-    """
+    """The kinds of training views by name: the presets, and `caption` with crops and flips alone as CLIP's training."""
     from hf_unlearn.data.views import VIEW_PRESETS, ViewConfig  # with torchvision, so only once inputs are checked
 
     return {"caption": ViewConfig(crop_scale=(0.8, 1.0), jitter_probability=0.0, grayscale=0.0), **VIEW_PRESETS}
@@ -139,6 +123,9 @@ class HeldBackViews:
         }
 
 
+ViewFamily = TrainingViews | HeldBackViews
+
+
 def draw_views(
     pictures: Sequence[Picture], family: ViewFamily, *, seed: int, count: int, skip: int = 0, original_side: int = 0
 ) -> Views:
@@ -171,16 +158,7 @@ def _views_of(picture: Picture, family: ViewFamily, seed: int, count: int, origi
 
 
 def picture_seed(seed: int, picture: Picture, block: int = 0) -> int:
-    """Derive a picture's seed from the audit's: 48 bits of SHA-256 over both.
-
-    Args:
-        seed: The audit's seed.
-        picture: The picture, known by the hash of its bytes.
-        block: Which block of ten views.
-
-    Returns:
-        A non-negative integer.
-    """
+    """A picture's seed for a block of ten views: 48 bits of SHA-256 over the audit's seed and the hash of its bytes."""
     words = f"{seed} {picture.sha256}" + (f" {block}" if block else "")
     return int.from_bytes(hashlib.sha256(words.encode()).digest()[:6])
 
@@ -221,13 +199,5 @@ def _nudges_of(square: Image.Image, seed: int) -> Views:
 
 
 def fit(image: Image.Image, side: int) -> Image.Image:
-    """Scale a picture's shorter side to `side` and crop the middle, as image processors do before training.
-
-    Args:
-        image: An RGB picture.
-        side: Side in pixels.
-
-    Returns:
-        An RGB picture `side` x `side`.
-    """
+    """Scale an RGB picture's shorter side to `side` pixels and crop the middle, as processors do before training."""
     return ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)

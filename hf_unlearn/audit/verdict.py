@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from hf_unlearn.audit.arms import Arms, collect
 from hf_unlearn.audit.explanations import assumptions, explain, limits, reasons, suspicion_words
@@ -114,33 +115,14 @@ def decide(findings: Findings) -> Verdict:
     return Verdict.WITHIN_BAND if best else Verdict.RESIDUAL_UNDETERMINED
 
 
-def run_tests(
-    images: Sequence[ImageRow],
-    *,
-    plan_sha256: str | None = None,
-    provenance: Mapping[Arm, str] | None = None,
-    problems: Sequence[str] = (),
-    circumstances: Circumstances | None = None,
-    audits: int = 1,
-    level: float = 0.05,
-    permutations: int = 9_999,
-    seed: int = 0,
-    details: bool = True,
-) -> AuditResult:
+def run_tests(images: Sequence[ImageRow], *, circumstances: Circumstances | None = None, **how: Any) -> AuditResult:
     """Audit one owner: run T0 to T4 on the per-image table and give the verdict.
 
     Args:
         images: every image of every arm, one owner's.
-        plan_sha256: hash of the committed plan that `plan.check_plan` found the arms to follow, if there is one.
-        provenance: where each arm's images come from, in the owner's words.
-        problems: faults of the measurement, a sentence each ("The model after has collapsed."); any one makes the
-            verdict INCONCLUSIVE.
         circumstances: what was found besides the table.
-        audits: how many audits of this request are planned, this one included; they share the error.
-        level: level of the tests.
-        permutations: Monte-Carlo draws where a full enumeration would exceed 20,000.
-        seed: seed of those draws.
-        details: whether intervals and permutation distributions are wanted; the verdict needs none.
+        how: plan, provenance, problems, audits, level, permutations, seed and details, as `run_tests_by_owner` takes
+            them.
 
     Returns:
         The tests, effects, minimum detectable effects and the verdict.
@@ -152,12 +134,8 @@ def run_tests(
     if len(owners) > 1:
         raise UserError(f"The table holds the owners {', '.join(sorted(owners))}; audit them with run_tests_by_owner.")
     owner = next(iter(owners), "")
-    table = [replace(row, owner=owner) for row in images]
     known = {owner: circumstances or Circumstances()}
-    settings = _Settings(
-        plan_sha256, provenance or {}, tuple(problems), known, audits, level, permutations, seed, details
-    )
-    return _audit({owner: table}, settings)[owner]
+    return run_tests_by_owner([replace(row, owner=owner) for row in images], circumstances=known, **how)[owner]
 
 
 def run_tests_by_owner(
@@ -177,9 +155,17 @@ def run_tests_by_owner(
 
     Args:
         images: every image of every arm of every owner; a control without an owner serves all of them.
-        plan_sha256, provenance, problems, audits, level, seed, details: as in `run_tests`.
+        plan_sha256: hash of the committed plan that `plan.check_plan` found the arms to follow, if there is one.
+        provenance: where each arm's images come from, in the owner's words.
+        problems: faults of the measurement, a sentence each ("The model after has collapsed."); any one makes the
+            verdict INCONCLUSIVE.
         circumstances: owner to what was found besides the table.
-        permutations: Monte-Carlo draws at least; so many owners that none could pass with them get more.
+        audits: how many audits of this request are planned, this one included; they share the error.
+        level: level of the tests.
+        permutations: Monte-Carlo draws, at least, where a full enumeration would exceed 20,000; so many owners that
+            none could pass with them get more.
+        seed: seed of those draws.
+        details: whether intervals and permutation distributions are wanted; the verdict needs none.
 
     Returns:
         One result an owner, in alphabetical order.
@@ -192,48 +178,30 @@ def run_tests_by_owner(
     for row in images:
         if row.owner or row.arm is Arm.REQUESTED:
             tables[row.owner].append(row)
-    settings = _Settings(
-        plan_sha256, provenance or {}, tuple(problems), circumstances or {}, audits, level, permutations, seed, details
-    )
-    return _audit({owner: tables[owner] + (shared if owner else []) for owner in sorted(tables)}, settings)
-
-
-@dataclass(frozen=True)
-class _Settings:
-    plan_sha256: str | None
-    provenance: Mapping[Arm, str]
-    problems: tuple[str, ...]
-    circumstances: Mapping[str, Circumstances]
-    audits: int
-    level: float
-    permutations: int
-    seed: int
-    details: bool
-
-
-def _audit(tables: Mapping[str, Sequence[ImageRow]], settings: _Settings) -> dict[str, AuditResult]:
-    """Measure every owner, adjust over owners, then decide for each."""
-    arms = {owner: collect(rows) for owner, rows in tables.items()}
-    problems = {owner: [*settings.problems, *of_owner.problems()] for owner, of_owner in arms.items()}
-    permutations = enough_permutations(settings.permutations, settings.level, settings.audits, len(tables))
+    owners = sorted(tables) or [""]
+    arms = {owner: collect(tables[owner] + shared) for owner in owners}
+    faults = {owner: [*problems, *of_owner.problems()] for owner, of_owner in arms.items()}
     measured = {
         owner: run_hypothesis_tests(
             arms[owner],
-            level=settings.level,
-            permutations=permutations,
-            seed=settings.seed,
-            owners=len(tables),
-            audits=settings.audits,
-            details=settings.details,
+            level=level,
+            permutations=enough_permutations(permutations, level, audits, len(owners)),
+            seed=seed,
+            owners=len(owners),
+            audits=audits,
+            details=details,
         )
-        for owner in arms
-        if not problems[owner]
+        for owner in owners
+        if not faults[owner]
     }
-    if len(tables) > 1:
+    if len(owners) > 1:
         measured = adjusted(measured)
+    known = circumstances or {}
+    stated: dict[str, Any] = {"plan_sha256": plan_sha256, "provenance": provenance}
+    stated |= {"audits": audits, "level": level, "seed": seed}
     return {
-        owner: _result(owner, arms[owner], problems[owner], measured.get(owner), len(tables), settings)
-        for owner in tables
+        owner: _result(owner, arms[owner], faults[owner], measured.get(owner), known.get(owner), len(owners), **stated)
+        for owner in owners
     }
 
 
@@ -282,19 +250,25 @@ def _result(
     arms: Arms,
     problems: Sequence[str],
     measured: HypothesisTests | None,
+    circumstances: Circumstances | None,
     owners: int,
-    settings: _Settings,
+    *,
+    plan_sha256: str | None,
+    provenance: Mapping[Arm, str] | None,
+    audits: int,
+    level: float,
+    seed: int,
 ) -> AuditResult:
-    circumstances = settings.circumstances.get(owner, Circumstances())
+    circumstances = circumstances or Circumstances()
     if measured is None:
-        measured = _nothing(arms, settings.level, owners)
+        measured = _nothing(arms, level, owners)
         findings = Findings(usable=False)
     else:
-        findings = find(measured, circumstances, settings.audits)
+        findings = find(measured, circumstances, audits)
     verdict = decide(findings)
-    planned = settings.plan_sha256 is not None
+    planned = plan_sha256 is not None
     suspicions = (*circumstances.suspicions, *([RISEN] if measured.risen else []))
-    even = not planned or not findings.usable or _even(arms, settings.seed)
+    even = not planned or not findings.usable or _even(arms, seed)
     beside_members = measured.reference is not Arm.NEVER_TRAINED
     drawn = planned and circumstances.drawn and even
     basis = Basis(drawn, circumstances.from_weights, findings.suspicious, beside_members)
@@ -316,7 +290,7 @@ def _result(
         assumptions=assumptions(arms, measured, planned),
         limits=limits(arms, measured),
         footer=closing(verdict, basis),
-        arms=arms.summaries(planned=planned, provenance=settings.provenance),
+        arms=arms.summaries(planned=planned, provenance=provenance or {}),
         images=arms.measured,
         effects=measured.effects,
         tests=measured.tests,
@@ -324,9 +298,9 @@ def _result(
         margin=measured.margin,
         noise=measured.noise,
         multiplicity=multiplicity(owners),
-        level=settings.level / settings.audits,
-        seed=settings.seed,
-        plan_sha256=settings.plan_sha256,
+        level=level / audits,
+        seed=seed,
+        plan_sha256=plan_sha256,
     )
 
 

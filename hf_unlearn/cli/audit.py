@@ -36,8 +36,7 @@ Before = Annotated[
 After = Annotated[str | None, typer.Option("--after", help="Encoder after, likewise.")]
 Images = Annotated[Path | None, typer.Option("--images", help="Folder of the pictures whose removal was requested.")]
 StillTrained = Annotated[
-    Path | None,
-    typer.Option("--still_trained", help="Folder of your pictures that stay in training."),
+    Path | None, typer.Option("--still_trained", help="Folder of your pictures that stay in training.")
 ]
 NeverTrained = Annotated[
     Path | None,
@@ -112,8 +111,7 @@ def run(
     views: Views = None,
     view_count: ViewCount = None,
     most_views: Annotated[
-        int,
-        typer.Option("--most_views", help="Views up to which more are drawn for a steady verdict."),
+        int, typer.Option("--most_views", help="Views up to which more are drawn for a steady verdict.")
     ] = 40,
     view_side: ViewSide = None,
     features: FeaturesOption = None,
@@ -286,9 +284,7 @@ def record(
 
 
 @app.command("app", short_help="Open the audit as a local web page.")
-def serve(
-    port: Annotated[int | None, typer.Option("--port", help="Port of the local web page.")] = None,
-) -> None:
+def serve(port: Annotated[int | None, typer.Option("--port", help="Port of the local web page.")] = None) -> None:
     """Open the audit as a local web page: upload pictures, name two models, see the heatmaps and the verdict."""
     from hf_unlearn.audit.app import serve as serve_page
 

@@ -3,9 +3,10 @@
 import os
 import platform
 import sys
-from importlib import metadata
 
 import typer
+
+from hf_unlearn.records.provenance import environment_versions
 
 PACKAGES = (
     *("hf-unlearn", "torch", "torchvision", "transformers", "datasets", "accelerate", "huggingface_hub", "evaluate"),
@@ -17,7 +18,8 @@ SWITCHES = ("HF_HUB_OFFLINE", "HF_HOME", "HF_UNLEARN_CACHE", "OMP_NUM_THREADS", 
 def env() -> None:
     """Print versions, devices and switches, for a bug report; no name, token or address is among them."""
     rows = {"python": platform.python_version(), "platform": platform.platform(), "processors": str(os.cpu_count())}
-    rows |= {name: _version(name) for name in PACKAGES}
+    versions = environment_versions(PACKAGES)
+    rows |= {name: versions.get(name, "not installed") for name in PACKAGES}
     rows |= _devices()
     rows |= {
         name: "set" if "HOME" in name or "CACHE" in name else os.environ[name]
@@ -27,13 +29,6 @@ def env() -> None:
     width = max(map(len, rows)) + 2
     for name, value in rows.items():
         typer.echo(f"{name:{width}}{value}")
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _devices() -> dict[str, str]:

@@ -48,10 +48,7 @@ def tune(
     methods = tuple(name for name in parse_run(argv).methods)
     chosen = any(name == "methods" for name, _ in grouped_options(argv))
     search = Search(
-        tuple(argv),
-        methods if chosen else tuple(m for m in methods if m != RetrainConfig.method),
-        n_trials,
-        seed,
+        tuple(argv), methods if chosen else tuple(m for m in methods if m != RetrainConfig.method), n_trials, seed
     )
     rows = search_settings(search, output_dir, resume, typer.echo)
     typer.echo(f"\n{trials_table(rows)}\n")

@@ -1,7 +1,8 @@
 """Plots of one owner's audit: paired dots, permutation histogram, levels with the margin, power.
 
-Like the heatmaps they are built without pyplot. Each function writes one PNG, or nothing where the audit has no such
-result (no control arm, no finite interval), and says so by returning None.
+Like the heatmaps they are built without pyplot. Each function takes the audit of one owner and where to write the PNG,
+and returns that path; or it writes nothing where the audit has no such result (no control arm, no finite interval), and
+says so by returning None.
 """
 
 from dataclasses import replace
@@ -20,26 +21,13 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-ARM_NAMES = {
-    Arm.REQUESTED: "requested",
-    Arm.STILL_TRAINED: "still in training",
-    Arm.NEVER_TRAINED: "never in training",
-}
 ARM_COLOURS = {Arm.REQUESTED: "#b2182b", Arm.STILL_TRAINED: "#2166ac", Arm.NEVER_TRAINED: "#6e7781"}
 BAND, GRID = "#dbeadf", "#d8dee4"
 MANY = 60  # images of an arm beyond which bands are drawn instead of lines
 
 
 def plot_paired_dots(result: AuditResult, path: str | Path) -> Path:
-    """Draw every image's alignment before and after, joined by a line, arm by arm, with each arm's mean.
-
-    Args:
-        result: One owner's audit.
-        path: Where to write the PNG.
-
-    Returns:
-        The path written.
-    """
+    """Draw every image's alignment before and after, joined by a line, arm by arm, with each arm's mean."""
     figure, axes = _axes(6.4, 3.6)
     ticks, labels = [], []
     for place, summary in enumerate(result.arms):
@@ -68,7 +56,7 @@ def plot_paired_dots(result: AuditResult, path: str | Path) -> Path:
         axes.text(
             float(x.mean()),
             1.03,
-            f"{ARM_NAMES[summary.arm]}\nn = {summary.size}",
+            f"{summary.arm.words}\nn = {summary.size}",
             transform=axes.get_xaxis_transform(),
             ha="center",
             va="bottom",
@@ -92,12 +80,7 @@ def _bands(axes: "Axes", x: Floats, pairs: Floats, colour: str) -> None:
 def plot_permutations(result: AuditResult, path: str | Path) -> Path | None:
     """Draw the main test: what the difference would be under chance re-assignment, and what it is.
 
-    Args:
-        result: One owner's audit.
-        path: Where to write the PNG.
-
-    Returns:
-        The path written, or None without a comparison arm, or where nothing changed that chance could re-assign.
+    None without a comparison arm, or where nothing changed that chance could re-assign.
     """
     test = result.tests.get("T2")
     if test is None or test.null is None or result.verdict is Verdict.NO_MODEL_CHANGE:
@@ -134,7 +117,7 @@ def plot_permutations(result: AuditResult, path: str | Path) -> Path | None:
         color=INK,
         bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
     )
-    axes.set_xlabel(f"forgetting score, requested {MINUS} {ARM_NAMES[test.arms[1]]} (cosine)", fontsize=9)
+    axes.set_xlabel(f"forgetting score, requested {MINUS} {test.arms[1].words} (cosine)", fontsize=9)
     axes.set_ylabel("share of re-assignments", fontsize=9)
     return save(figure, path)
 
@@ -142,12 +125,7 @@ def plot_permutations(result: AuditResult, path: str | Path) -> Path | None:
 def plot_levels(result: AuditResult, path: str | Path) -> Path | None:
     """Draw how far the requested images stand above non-members, before and after, with the equivalence margin.
 
-    Args:
-        result: One owner's audit.
-        path: Where to write the PNG.
-
-    Returns:
-        The path written, or None without images never in training.
+    None without images never in training.
     """
     judged = {"gap_after": "T3.equivalence", "held_back.gap_after": "T4.T3.equivalence"}
     rows = [
@@ -185,12 +163,7 @@ def plot_levels(result: AuditResult, path: str | Path) -> Path | None:
 def plot_power(result: AuditResult, path: str | Path) -> Path | None:
     """Draw what the audit could see: chance of finding a true effect, by its size.
 
-    Args:
-        result: One owner's audit.
-        path: Where to write the PNG.
-
-    Returns:
-        The path written, or None where no effect, however large, could be found.
+    None where no effect, however large, could be found.
     """
     curves = [effect for effect in result.minimum_detectable_effects if effect.curve]
     if not curves:

@@ -18,14 +18,10 @@ ColumnKind = Literal["captions", "views"]
 
 
 def thumbnail(image: Image.Image, side: int = 96) -> Image.Image:
-    """Crop the middle square of a picture, on white where it is transparent, and scale it to `side` pixels.
-
-    Args:
-        image: A picture of any size and mode.
-        side: Edge length in pixels.
+    """Crop the middle square of a picture of any size and mode, on white where it is transparent.
 
     Returns:
-        An RGB picture `side` x `side`.
+        An RGB picture of `side` x `side` pixels.
     """
     return ImageOps.fit(to_rgb(image), (side, side), Image.Resampling.LANCZOS)
 

@@ -20,15 +20,7 @@ SHOWN, NOT_SHOWN = "shown", "not shown"
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """Make an empty white figure outside pyplot.
-
-    Args:
-        width: Inches.
-        height: Inches.
-
-    Returns:
-        The figure, at the resolution of every picture here.
-    """
+    """Make an empty white figure of so many inches outside pyplot, at the resolution of every picture here."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=DPI, facecolor="white")
@@ -65,11 +57,7 @@ def is_plain_png(data: bytes) -> bool:
 
 
 def shows_samples(path: str | Path) -> bool | None:
-    """Read from a PNG that was drawn here whether it shows samples; None for any other picture.
-
-    Args:
-        path: A PNG file.
-    """
+    """Read from a PNG that was drawn here whether it shows samples; None for any other picture."""
     try:
         with Image.open(path, formats=["PNG"]) as picture:
             return {SHOWN: True, NOT_SHOWN: False}.get(picture.info.get(MARK, ""))

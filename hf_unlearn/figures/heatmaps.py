@@ -79,9 +79,9 @@ def plot_agm_grid(
     Args:
         gaps: Heading of a panel to its AGM `[n, n]`, all on the same samples.
         path: Where to write the PNG.
-        images: The samples' `n` pictures, shown on the axes up to 16 samples.
-        captions: The samples' `n` captions, written below the columns; without them, numbers.
-        column_kind: What the columns are, by default captions if there are any, else second views.
+        images: As for `plot_alignment_matrices`, as are the others.
+        captions: The samples' `n` captions.
+        column_kind: What the columns are.
         title: A heading for the whole picture.
 
     Returns:
@@ -151,12 +151,7 @@ def _draw_panels(
         label_axes(axes, thumbnails, captions, column_kind or ("captions" if captions else "views"), n, layout.below)
 
     colour_axes = figure.add_axes(
-        (
-            (width - BAR + 0.12) / width,
-            (layout.bottom + 0.03) / height,
-            0.15 / width,
-            layout.bar_height / height,
-        )
+        ((width - BAR + 0.12) / width, (layout.bottom + 0.03) / height, 0.15 / width, layout.bar_height / height)
     )
     colour_bar = figure.colorbar(ScalarMappable(Normalize(-limit, limit), COLOUR_MAP), cax=colour_axes)
     ticks = np.linspace(-limit, limit, 5).tolist()

@@ -77,14 +77,7 @@ class PanelLayout:
 
 
 def short_caption(caption: str, lines: int = 2) -> str:
-    """Wrap a caption to a few short lines, with an ellipsis where it was cut.
-
-    Args:
-        caption: Any text.
-        lines: How many lines of at most 18 characters there is room for.
-
-    Returns:
-        The wrapped text; an empty caption becomes the empty-set sign.
+    """Wrap a caption to so many lines of at most 18 characters, with an ellipsis where it was cut; ∅ for an empty one.
 
     >>> short_caption("a dog on a long leash", lines=1)
     'a dog on a long…'

@@ -36,7 +36,8 @@ def agreeing_cells(
         layouts = [
             PanelLayout(n, len(matrices), tuple(captions) if captions else None, titled) for titled in (False, True)
         ]
-        layout = next((one for one in layouts if _size(one) == picture.size), None)
+        sizes = [(int(one.width * drawing.DPI), int(one.height * drawing.DPI)) for one in layouts]
+        layout = next((one for one, size in zip(layouts, sizes, strict=True) if size == picture.size), None)
         if layout is None:  # and nothing is decoded: a small file can hold a huge picture
             return None
         pixels = np.asarray(picture.convert("RGB"), dtype=np.int16)
@@ -46,10 +47,6 @@ def agreeing_cells(
         for panel in range(len(matrices))
     ]
     return float(np.mean(agree))
-
-
-def _size(layout: PanelLayout) -> tuple[int, int]:
-    return int(layout.width * drawing.DPI), int(layout.height * drawing.DPI)
 
 
 def _seen(pixels: NDArray[np.int16], layout: PanelLayout, panel: int, n: int) -> NDArray[np.int16]:

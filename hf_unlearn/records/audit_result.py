@@ -27,6 +27,11 @@ class Arm(StrEnum):
     NEVER_TRAINED = "never_trained"
     """C: images of the same source that never were in training."""
 
+    @property
+    def words(self) -> str:
+        """As readers know it: requested, still in training, or never in training."""
+        return self.value.replace("trained", "in training").replace("_", " ")
+
 
 class Verdict(StrEnum):
     """The seven answers an audit can give; the value is the headline as printed."""

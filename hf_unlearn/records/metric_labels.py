@@ -6,29 +6,32 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class MetricLabel:
-    """A metric as a reader sees it: its name and its unit."""
+    """A metric as a reader sees it: its name, its unit, and how the header of a wide table calls it, if otherwise."""
 
     name: str
     unit: str = "%"
+    short: str = ""
 
 
 METRIC_LABELS = {
-    "cosine_retain": MetricLabel("Matched cosine, retain", "×100"),
-    "cosine_unlearn": MetricLabel("Matched cosine, unlearn", "×100"),
+    "cosine_retain": MetricLabel("Matched cosine, retain", "×100", "Cosine, retain"),
+    "cosine_unlearn": MetricLabel("Matched cosine, unlearn", "×100", "Cosine, unlearn"),
     "cosine_validation": MetricLabel("Matched cosine, validation (held out)", "×100"),
-    "cosine_test": MetricLabel("Matched cosine, test (held out)", "×100"),
-    "emia": MetricLabel("EMIA efficacy: unlearn taken for never trained on, from the encoder"),
+    "cosine_test": MetricLabel("Matched cosine, test (held out)", "×100", "Cosine, test"),
+    "emia": MetricLabel("EMIA efficacy: unlearn taken for never trained on, from the encoder", short="EMIA"),
     "emia_auc": MetricLabel("EMIA attack, AUC"),
     "emia_tpr_at_1_fpr": MetricLabel("EMIA attack, true positives at 1% false positives"),
-    "retain_accuracy": MetricLabel("RA: linear probe accuracy, retain"),
+    "retain_accuracy": MetricLabel("RA: linear probe accuracy, retain", short="RA"),
     "validation_accuracy": MetricLabel("Linear probe accuracy, validation"),
-    "test_accuracy": MetricLabel("TA: linear probe accuracy, test"),
-    "unlearn_accuracy": MetricLabel("UA: linear probe accuracy, unlearn"),
-    "cmia": MetricLabel("CMIA efficacy: unlearn taken for never trained on, from the probe's confidence"),
+    "test_accuracy": MetricLabel("TA: linear probe accuracy, test", short="TA"),
+    "unlearn_accuracy": MetricLabel("UA: linear probe accuracy, unlearn", short="UA"),
+    "cmia": MetricLabel("CMIA efficacy: unlearn taken for never trained on, from the probe's confidence", short="CMIA"),
     "cmia_auc": MetricLabel("CMIA attack, AUC"),
     "cmia_tpr_at_1_fpr": MetricLabel("CMIA attack, true positives at 1% false positives"),
-    "forgetting_score": MetricLabel("Forgetting score, unlearn", "×100"),
-    "negative_alignment": MetricLabel("Negative alignment: gap between different unlearn samples", "×100"),
+    "forgetting_score": MetricLabel("Forgetting score, unlearn", "×100", "FS"),
+    "negative_alignment": MetricLabel(
+        "Negative alignment: gap between different unlearn samples", "×100", "Neg. alignment gap"
+    ),
     "recall_at_1_image_to_text": MetricLabel("Recall at 1, image to text"),
     "recall_at_5_image_to_text": MetricLabel("Recall at 5, image to text"),
     "recall_at_1_text_to_image": MetricLabel("Recall at 1, text to image"),
@@ -36,9 +39,9 @@ METRIC_LABELS = {
     "zero_shot_retain": MetricLabel("Zero-shot accuracy, retain"),
     "zero_shot_unlearn": MetricLabel("Zero-shot accuracy, unlearn"),
     "zero_shot_validation": MetricLabel("Zero-shot accuracy, validation"),
-    "zero_shot_test": MetricLabel("Zero-shot accuracy, test"),
+    "zero_shot_test": MetricLabel("Zero-shot accuracy, test", short="Zero-shot, test"),
     "recall_validation": MetricLabel("Recall on validation, mean over both ways at 1 and 5"),
-    "estimated_gap": MetricLabel("Average gap to Retrain, estimated without Retrain", ""),
+    "estimated_gap": MetricLabel("Average gap to Retrain, estimated without Retrain", "", "Est. gap"),
     "estimated_gap_retain": MetricLabel("Estimated gap, retain cosine", "×100"),
     "estimated_gap_unlearn": MetricLabel("Estimated gap, unlearn cosine", "×100"),
     "estimated_gap_utility": MetricLabel("Estimated gap, recall lost on validation"),
@@ -49,27 +52,10 @@ METRIC_LABELS = {
     "estimated_gap_test_accuracy": MetricLabel("Estimated gap, TA (from validation)"),
     "estimated_gap_unlearn_accuracy": MetricLabel("Estimated gap, UA"),
     "estimated_gap_cmia": MetricLabel("Estimated gap, attack on the probe's confidence"),
-    "agreement_pearson": MetricLabel("Agreement with Retrain sample by sample, Pearson", ""),
+    "agreement_pearson": MetricLabel("Agreement with Retrain sample by sample, Pearson", "", "Agreement"),
     "agreement_difference": MetricLabel("Difference from Retrain sample by sample, mean absolute", "×100"),
     "cka_to_retrain": MetricLabel("Linear CKA with Retrain, unlearn samples", ""),
-    "run_time_minutes": MetricLabel("Run time", "minutes"),
-}
-
-_SHORT_NAMES = {
-    "cosine_retain": "Cosine, retain",
-    "cosine_unlearn": "Cosine, unlearn",
-    "cosine_test": "Cosine, test",
-    "zero_shot_test": "Zero-shot, test",
-    "forgetting_score": "FS",
-    "negative_alignment": "Neg. alignment gap",
-    "run_time_minutes": "RTE (min)",
-    "estimated_gap": "Est. gap",
-    "agreement_pearson": "Agreement",
-    "emia": "EMIA",
-    "retain_accuracy": "RA",
-    "test_accuracy": "TA",
-    "unlearn_accuracy": "UA",
-    "cmia": "CMIA",
+    "run_time_minutes": MetricLabel("Run time", "minutes", "RTE (min)"),
 }
 
 _HOLDOUT_LABELS = {"cosine_holdout_": "Matched cosine", "alignment_holdout_": "View alignment"}
@@ -109,7 +95,8 @@ def short_name(key: str) -> str:
     for prefix in _HOLDOUT_LABELS:
         if key.startswith(prefix):
             return f"Holdout {key.removeprefix(prefix)}"
-    return _SHORT_NAMES.get(key) or metric_label(key).name
+    label = metric_label(key)
+    return label.short or label.name
 
 
 def in_display_order(keys: Iterable[str]) -> list[str]:

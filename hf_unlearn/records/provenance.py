@@ -6,16 +6,8 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 LIBRARIES = (
-    "hf-unlearn",
-    "torch",
-    "torchvision",
-    "transformers",
-    "datasets",
-    "accelerate",
-    "peft",
-    "huggingface_hub",
-    "safetensors",
-    "numpy",
+    *("hf-unlearn", "torch", "torchvision", "transformers", "datasets", "accelerate", "peft"),
+    *("huggingface_hub", "safetensors", "numpy"),
 )
 
 

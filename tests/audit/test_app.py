@@ -199,7 +199,7 @@ def served(monkeypatch, tmp_path):
     from fastapi.testclient import TestClient
     from gradio.routes import App
 
-    from hf_unlearn.audit.app_uploads import launch_options
+    from hf_unlearn.audit.app_limits import launch_options
 
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
     limits = replace(Limits.public(), upload_bytes=10_000, stored_bytes=30_000)
@@ -210,9 +210,9 @@ def served(monkeypatch, tmp_path):
 
 
 def test_no_visitor_fills_the_disk(served, monkeypatch):
-    from hf_unlearn.audit import app_uploads
+    from hf_unlearn.audit import app_limits
 
-    monkeypatch.setattr(app_uploads, "MOST_WORDS", 1_000)
+    monkeypatch.setattr(app_limits, "MOST_WORDS", 1_000)
 
     def send(number, size):
         return served.post("/gradio_api/upload", files={"files": (f"{number}.png", bytes([number]) * size)})

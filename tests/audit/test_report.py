@@ -9,8 +9,9 @@ import pytest
 from audit.conftest import folder_of
 from PIL import Image
 
+from hf_unlearn.audit.finished_audit import AlignmentMatrices, Audit
 from hf_unlearn.audit.pictures import list_pictures
-from hf_unlearn.audit.report import AlignmentMatrices, Audit, to_json, write_report
+from hf_unlearn.audit.report import to_json, write_report
 from hf_unlearn.audit.report_page import TONES
 from hf_unlearn.audit.verdict import run_tests
 from hf_unlearn.records.audit_result import Arm, ImageRow, Verdict
