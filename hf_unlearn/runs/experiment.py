@@ -18,8 +18,8 @@ from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.streaming import SHUFFLE_BUFFER, StreamedSplit
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import finished_folder
-from hf_unlearn.hub.past_requests import PastRequests
 from hf_unlearn.hub.manifest import describe_base_model
+from hf_unlearn.hub.past_requests import PastRequests
 from hf_unlearn.methods import METHODS
 from hf_unlearn.methods.retrain import RetrainConfig
 from hf_unlearn.metrics.estimated_gap import ImageTextEvidence
