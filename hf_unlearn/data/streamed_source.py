@@ -101,12 +101,8 @@ def stream_source(
         check_samples(shards[alias], columns)
         resident[name] = _sample(stream_shards(shards[alias], columns), max_eval_samples)
     named = dict.fromkeys(columns)  # by the schema's names already
-    splits = DatasetDict(
-        {
-            n: to_schema(part.cast_column("image", Image()), named, name=str(dataset_name))
-            for n, part in resident.items()
-        }
-    )
+    parts = {name: part.cast_column("image", Image()) for name, part in resident.items()}
+    splits = DatasetDict({name: to_schema(part, named, name=str(dataset_name)) for name, part in parts.items()})
     if any("label" in part.column_names for part in splits.values()):
         splits = encode_labels(splits, str(dataset_name))
     if skip_bad_images:
