@@ -185,15 +185,14 @@ def pair_scores(retain: PairFeatures, *others: PairFeatures) -> list[Array]:
     embeddings do not enter: those of unlearn pairs are what the base model remembers.
 
     Returns:
-        `[texts]` scores of the retain pairs, each predicted with its row left out, and of the others.
+        `[texts]` scores of each of the others.
     """
     centre = retain.images.mean(0)
     embedded = retain.images - centre
     like_captions, like_pictures, penalties = _kernels(retain)
-    rows = np.arange(len(embedded))
-    of_captions, captions = _ridge(like_captions(retain), embedded[retain.owner], penalties[0], retain.owner)
-    of_pictures, pictures = _ridge(like_pictures(retain), embedded, penalties[1], rows)
-    scores: list[Array] = [((captions + centre) * (pictures + centre)[retain.owner]).sum(1)]
+    of_captions = _ridge(like_captions(retain), embedded[retain.owner], penalties[0])
+    of_pictures = _ridge(like_pictures(retain), embedded, penalties[1])
+    scores: list[Array] = []
     for other in others:
         captions = like_captions(other) @ of_captions + centre
         pictures = like_pictures(other) @ of_pictures + centre
@@ -230,21 +229,9 @@ def _joined(one: Array | None, other: Array | None) -> Array | None:
     return None if one is None or other is None else np.concatenate([one, other])
 
 
-def _ridge(kernel: Array, outputs: Array, penalty: float, group: Rows) -> tuple[Array, Array]:
-    """Dual coefficients `[n, d]` of a kernel ridge regression, and what the other groups predict of each of its rows.
-
-    With `C = (K + penalty I)^-1` the coefficients are `C y`, and without its group g `y_g` is missed by
-    `C_gg^-1 (C y)_g`. `group [n]` ascends.
-    """
-    inverse = np.linalg.inv(kernel + penalty * np.eye(len(kernel)))
-    dual = inverse @ outputs
-    missed = np.empty_like(dual)
-    sizes = np.bincount(group)
-    starts = np.cumsum(sizes) - sizes
-    for size in np.unique(sizes):
-        members = starts[sizes == size, None] + np.arange(size)
-        missed[members] = np.linalg.solve(inverse[members[:, :, None], members[:, None]], dual[members])
-    return dual, outputs - missed
+def _ridge(kernel: Array, outputs: Array, penalty: float) -> Array:
+    """Dual coefficients `[n, d]` of a kernel ridge regression."""
+    return np.linalg.solve(kernel + penalty * np.eye(len(kernel)), outputs)
 
 
 def _median_squared_distance(points: Array) -> float:

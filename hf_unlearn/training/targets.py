@@ -25,7 +25,9 @@ logger = logging.getLogger(__name__)
 
 REGRESSION_PAIRS = 4096  # the scores are fitted on about so many retain pairs at most: their cost is cubic
 VIEW_PAIRS = 8  # pairs of random views that a picture's alignment is averaged over
-LIKENESS = 1.0  # standard deviations of the held-out scores over which one of them stands for an unlearn pair's
+# Standard deviations of the held-out scores over which one of them stands for an unlearn pair's. At 1, pairs of middling
+# scores stand for high ones too, and the level comes out 1 to 2 points low; at 0.25 few pairs decide it.
+LIKENESS = 0.5
 FEW = 30  # effective number of held-out pairs below which their distribution is called uncertain
 CHUNK = 2**24  # pairs of scores compared at a time
 
@@ -142,8 +144,7 @@ def pair_targets(
     """Targets of image-text pairs: retain and negative pairs as they are, unlearn as held-out pairs of their kind.
 
     Unlearn pairs are ordered by `pair_scores`, which the base model's memory of them does not enter, and held-out pairs
-    weighted by the likeness of theirs. Pairs that were trained on are predicted better than held-out ones all the same,
-    because what is like them was trained beside them; by how much, retain pairs show, each predicted from the others.
+    weighted by the likeness of theirs.
 
     An encoder that learned retain, as Retrain does, orders unlearn pairs better. The base model's alignments of
     held-out pairs are regressed on the encoder's own and on the scores that its embeddings give, and unlearn pairs are
@@ -172,15 +173,15 @@ def pair_targets(
     features = [each.features for each in (kept, asked, unseen)]
     knows_retain = encoder is not None and encoder.knows_retain
     level = [each.without_encoder() for each in features] if knows_retain else features
-    kept_scores, scores, unseen_scores = pair_scores(*level)
+    scores, unseen_scores = pair_scores(*level)
     request = level[1].take(_spread(len(unlearn), round(ratio * len(regressed))))
-    lost = pair_scores(level[0].joined(request), level[2])[1].mean() - unseen_scores.mean()
-    weights = likeness_weights(scores - (kept_scores.mean() - unseen_scores.mean()), unseen_scores)
+    lost = pair_scores(level[0].joined(request), level[2])[0].mean() - unseen_scores.mean()
+    weights = likeness_weights(scores, unseen_scores)
     _say_how_alike(weights, lost)
     if knows_retain:
         made = [
             np.stack([each.encoder_alignment, score])
-            for each, score in zip(features[1:], pair_scores(*features)[1:], strict=True)
+            for each, score in zip(features[1:], pair_scores(*features), strict=True)
         ]
         scores = predicted(made[0], made[1], unseen.alignment)
     columns = max(kept.caption.max(), asked.caption.max()) + 1
