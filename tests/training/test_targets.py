@@ -81,9 +81,7 @@ def test_a_request_of_one_kind_is_given_the_alignments_of_its_kind():
     alignment = 0.2 + 0.1 * unseen + 0.05 * rng.normal(size=400)
     same, high = (match_quantiles(s, alignment, likeness_weights(s, unseen)) for s in (unseen, unseen[unseen > 0.5]))
     assert same.mean() == pytest.approx(alignment.mean(), abs=0.005)
-    assert (
-        high.mean() > alignment.mean() + 0.7 * 0.1 * unseen[unseen > 0.5].mean()
-    )  # smoothing keeps most of it
+    assert high.mean() > alignment.mean() + 0.7 * 0.1 * unseen[unseen > 0.5].mean()  # smoothing keeps most of it
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 3])
