@@ -120,6 +120,13 @@ class TargetedCalibrationConfig(UnlearningConfig):
             "copy makes of pairs orders the targets. 0: the initial model's embeddings predict them; default: 4."
         },
     )
+    target_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "With an initial model: learning rate of that copy, best the one that the base model was "
+            "fine-tuned with; default: half of learning_rate."
+        },
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -127,6 +134,8 @@ class TargetedCalibrationConfig(UnlearningConfig):
             raise UserError(f"target_noise={self.target_noise} must be from 0 to 1, or unset")
         if self.target_epochs is not None and not 0 <= self.target_epochs < inf:
             raise UserError(f"target_epochs={self.target_epochs} must be a number of at least 0")
+        if self.target_learning_rate is not None and not 0 < self.target_learning_rate < inf:
+            raise UserError(f"target_learning_rate={self.target_learning_rate} must be a number above 0")
 
 
 class TargetedCalibrationTrainer(UnlearningTrainer):
@@ -244,6 +253,7 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
         move_towards(start, self.initial_model, WAY_BACK)
         changed = {
             "num_train_epochs": epochs,
+            "learning_rate": self.args.target_learning_rate or self.args.learning_rate / 2,
             "shrink_perturb": None,
             "saliency_share": None,
             "save_strategy": "no",
