@@ -163,7 +163,8 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
 
     Where the initial model is known (a base that was fine-tuned from it), Retrain is that model fine-tuned on retain.
     A copy of the base is led most of the way back there and fine-tuned on retain for `target_epochs`. What it makes of
-    pairs orders the targets. `shrink_perturb` mixes with the initial model instead of with new weights.
+    pairs orders the targets; the initial model's embeddings decide their level. `shrink_perturb` mixes with the initial
+    model instead of with new weights.
 
     Source: the calibration terms of Eq. 5 (arXiv 2406.03603), given targets; the last term is similarity-preserving
     distillation (arXiv 1907.09682). Matching what a retrained model would give is the idea of Georgiev et al.,
@@ -202,8 +203,9 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
         assert unlearn is not None  # `uses` names it
         if isinstance(self.preprocessor, ImageViewPreprocessor):
             kept = 0 if isinstance(rows, StreamedBatches) else len(rows.splits[0])
-            orderer = self._retrained_for_a_while()
-            return view_targets(self.model, self.preprocessor, kept, unlearn, held_out, noise, orderer)
+            copy = self._retrained_for_a_while()
+            return view_targets(self.model, self.preprocessor, kept, unlearn, held_out, noise, copy)
+        encoder, orderer = self._feature_encoders()
         known = rows.retain.sample(REGRESSION_PAIRS) if isinstance(rows, StreamedBatches) else rows.splits[0]
         targets = pair_targets(
             self.model,
@@ -214,12 +216,13 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
             noise,
             unlearn_to_retain=self.unlearn_to_retain if streams else None,
             keep_embeddings=not streams and self.args.similarity_weight > 0,
-            encoder=self._feature_encoder(),
+            encoder=encoder,
+            orderer=orderer,
         )
         return replace(targets, positive=targets.positive[len(known) :]) if streams else targets
 
-    def _feature_encoder(self) -> FeatureEncoder | None:
-        """The encoder from whose embeddings targets are predicted: the one named, or the initial model."""
+    def _feature_encoders(self) -> tuple[FeatureEncoder | None, FeatureEncoder | None]:
+        """From whose embeddings targets are predicted (the one named, or the initial model), and what orders them."""
         if self.args.target_features is not None:
             model, processor = load_encoder(self.args.target_features)
             if not is_dual_encoder(model):
@@ -227,14 +230,13 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
                     f"target_features={self.args.target_features} is a {type(model).__name__}, which embeds no texts; "
                     "name an encoder of pictures and texts"
                 )
-            return FeatureEncoder(model.to(self.args.device), processor)  # type: ignore[arg-type]
+            return FeatureEncoder(model.to(self.args.device), processor), None  # type: ignore[arg-type]
         if self.initial_model is None:
-            return None
-        retrained = self._retrained_for_a_while()
-        if retrained is not None:
-            return FeatureEncoder(retrained, self.processing_class, knows_retain=True)
+            return None, None
         initial = self.initial_model.to(self.args.device)  # type: ignore[arg-type]  # the stub of `to` lacks devices
-        return FeatureEncoder(initial, self.processing_class)
+        copy = self._retrained_for_a_while()
+        orderer = None if copy is None else FeatureEncoder(copy, self.processing_class)
+        return FeatureEncoder(initial, self.processing_class), orderer
 
     def _retrained_for_a_while(self) -> PreTrainedModel | None:
         """A copy led back towards the initial model, then fine-tuned on retain alone for `target_epochs`.

@@ -17,18 +17,10 @@ Array = npt.NDArray[np.floating]
 
 @dataclass(frozen=True)
 class FeatureEncoder:
-    """A dual encoder that never saw the unlearn pairs, such as the public model that the base was fine-tuned from.
-
-    Attributes:
-        model: the encoder.
-        processor: saved with it.
-        knows_retain: whether it has learned from the retain split, as Retrain does. Its own alignments then say how
-            Retrain orders pairs; of an encoder that has not, only its embeddings are features.
-    """
+    """A dual encoder other than the model that is unlearned, with the processor that was saved with it."""
 
     model: PreTrainedModel
     processor: Processor
-    knows_retain: bool = False
 
     @torch.no_grad()
     def images(self, pixels: Tensor) -> Array:

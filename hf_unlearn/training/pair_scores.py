@@ -1,6 +1,6 @@
 """Scores that predict how aligned a pair would be in a model that never saw it, from what the pair shows and says."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,35 +41,33 @@ class PairFeatures:
         pictures: `[rows, 3 * PICTURE_SIZE**2]` their shrunken pixels in [0, 1].
         texts: captions of these rows, row after row.
         owner: `[texts]` place of each one's picture among `images`.
-        shown: `[rows, d']` unit-norm embeddings of the pictures by another encoder, if there is one.
-        named: `[texts, d']` the same of the captions.
+        encoded: unit-norm embeddings of the pictures `[rows, d']` and of the captions `[texts, d']`, by each other
+            encoder.
     """
 
     images: Array
     pictures: Array
     texts: list[str]
     owner: Rows
-    shown: Array | None = None
-    named: Array | None = None
+    encoded: tuple[tuple[Array, Array], ...] = ()
 
     def take(self, rows: Rows) -> "PairFeatures":
         """Some of the rows, which ascend."""
         taken = np.isin(self.owner, rows)
         texts = [text for text, chosen in zip(self.texts, taken, strict=True) if chosen]
-        shown = None if self.shown is None else self.shown[rows]
-        named = None if self.named is None else self.named[taken]
+        encoded = tuple((shown[rows], named[taken]) for shown, named in self.encoded)
         owner = np.searchsorted(rows, self.owner[taken])
-        return PairFeatures(self.images[rows], self.pictures[rows], texts, owner, shown, named)
+        return PairFeatures(self.images[rows], self.pictures[rows], texts, owner, encoded)
+
+    def by(self, encoder: int) -> "PairFeatures":
+        """The same with the embeddings of one of the other encoders alone."""
+        return replace(self, encoded=self.encoded[encoder : encoder + 1])
 
     @property
     def encoder_alignment(self) -> Array:
-        """`[texts]` cosine of each caption with its picture in the other encoder."""
-        assert self.shown is not None and self.named is not None
-        return (self.named * self.shown[self.owner]).sum(1)
-
-    def without_encoder(self) -> "PairFeatures":
-        """The same without the other encoder's embeddings."""
-        return replace(self, shown=None, named=None)
+        """`[texts]` cosine of each caption with its picture in the first of the other encoders."""
+        shown, named = self.encoded[0]
+        return (named * shown[self.owner]).sum(1)
 
     def joined(self, other: "PairFeatures") -> "PairFeatures":
         """These rows, then another's."""
@@ -78,8 +76,10 @@ class PairFeatures:
             np.concatenate([self.pictures, other.pictures]),
             self.texts + other.texts,
             np.concatenate([self.owner, len(self.images) + other.owner]),
-            _joined(self.shown, other.shown),
-            _joined(self.named, other.named),
+            tuple(
+                (np.concatenate([shown, others]), np.concatenate([named, captions]))
+                for (shown, named), (others, captions) in zip(self.encoded, other.encoded, strict=True)
+            ),
         )
 
 
@@ -123,15 +123,15 @@ def embed_pairs(
     split: EncodedSplit,
     rows: Rows | None = None,
     keep_embeddings: bool = False,
-    encoder: FeatureEncoder | None = None,
+    encoders: Sequence[FeatureEncoder] = (),
 ) -> EmbeddedPairs:
-    """One pass of a split through the model, and through another encoder if there is one.
+    """One pass of a split through the model and through some other encoders.
 
     `rows` are those whose features are kept, default all.
     """
     close = np.ones(len(split), dtype=bool) if rows is None else np.isin(np.arange(len(split)), rows)
     alignments, counts, images, pictures, texts, first, second = [], [], [], [], [], [], []
-    shown, named = [], []
+    encoded_pairs: list[list[tuple[Array, Array]]] = [[] for _ in encoders]
     total_x = total_y = torch.zeros((), device=model.device)
     for start, encoded in zip(range(0, len(split), BATCH), split.batches(BATCH), strict=True):
         encoded = {name: value.to(model.device) for name, value in encoded.items()}
@@ -151,9 +151,8 @@ def embed_pairs(
         pictures.append(shrunk.flatten(1).cpu()[kept])
         said = preprocessor.tokenizer.batch_decode(tokens["input_ids"][kept[owner.cpu()]], skip_special_tokens=True)
         texts += said
-        if encoder is not None and said:
-            shown.append(encoder.images(encoded["pixels"].cpu()[kept]))
-            named.append(encoder.texts(said))
+        for encoder, pairs in zip(encoders if said else (), encoded_pairs, strict=False):
+            pairs.append((encoder.images(encoded["pixels"].cpu()[kept]), encoder.texts(said)))
     alignment, captions = torch.cat(alignments).double().numpy(), torch.cat(counts).numpy()
     row = np.repeat(np.arange(len(split)), captions)
     of_pairs = (total_x * total_y).sum().item() - (alignment / captions[row]).sum()
@@ -167,8 +166,7 @@ def embed_pairs(
             torch.cat(pictures).double().numpy(),
             texts,
             np.repeat(np.arange(close.sum()), captions[close]),
-            np.concatenate(shown) if shown else None,
-            np.concatenate(named) if named else None,
+            tuple((np.concatenate([x for x, _ in p]), np.concatenate([y for _, y in p])) for p in encoded_pairs),
         ),
         torch.cat(first) if keep_embeddings else None,
         torch.cat(second) if keep_embeddings else None,
@@ -180,7 +178,8 @@ def pair_scores(retain: PairFeatures, *others: PairFeatures) -> list[Array]:
 
     Two kernel ridge regressions are fitted on retain pairs, both to the base model's image embeddings: one from
     captions (TF-IDF of character n-grams), one from pictures (principal components of their shrunken pixels). With
-    another encoder's embeddings of both, these are what they are fitted from, by the kernel `exp(2 (cos - 1))`. A
+    another encoder's embeddings of both (the first one's), these are what they are fitted from, by the kernel
+    `exp(2 (cos - 1))`. A
     pair's score is the inner product of where its caption and where its picture are predicted to lie. The pair's own
     embeddings do not enter: those of unlearn pairs are what the base model remembers.
 
@@ -206,11 +205,11 @@ def _kernels(retain: PairFeatures) -> tuple[Kernel, Kernel, tuple[float, float]]
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.metrics.pairwise import linear_kernel, rbf_kernel
 
-    if retain.shown is not None and retain.named is not None:
-        own_shown, own_named = retain.shown, retain.named
+    if retain.encoded:
+        own_shown, own_named = retain.encoded[0]
         return (
-            lambda other: np.exp(EMBEDDING_SHARPNESS * (other.named @ own_named.T - 1)),
-            lambda other: np.exp(EMBEDDING_SHARPNESS * (other.shown @ own_shown.T - 1)),
+            lambda other: np.exp(EMBEDDING_SHARPNESS * (other.encoded[0][1] @ own_named.T - 1)),
+            lambda other: np.exp(EMBEDDING_SHARPNESS * (other.encoded[0][0] @ own_shown.T - 1)),
             (EMBEDDING_PENALTY, EMBEDDING_PENALTY),
         )
     vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=CAPTION_NGRAMS, sublinear_tf=True)
@@ -223,10 +222,6 @@ def _kernels(retain: PairFeatures) -> tuple[Kernel, Kernel, tuple[float, float]]
         lambda other: rbf_kernel(components.transform(other.pictures), shown, gamma=gamma),
         (CAPTION_PENALTY, PICTURE_PENALTY),
     )
-
-
-def _joined(one: Array | None, other: Array | None) -> Array | None:
-    return None if one is None or other is None else np.concatenate([one, other])
 
 
 def _ridge(kernel: Array, outputs: Array, penalty: float) -> Array:

@@ -140,6 +140,7 @@ def pair_targets(
     unlearn_to_retain: float | None = None,
     keep_embeddings: bool = False,
     encoder: FeatureEncoder | None = None,
+    orderer: FeatureEncoder | None = None,
 ) -> AlignmentTargets:
     """Targets of image-text pairs: retain and negative pairs as they are, unlearn as held-out pairs of their kind.
 
@@ -147,8 +148,8 @@ def pair_targets(
     weighted by the likeness of theirs.
 
     An encoder that learned retain, as Retrain does, orders unlearn pairs better. The base model's alignments of
-    held-out pairs are regressed on the encoder's own and on the scores that its embeddings give, and unlearn pairs are
-    ordered by what that predicts. The encoder may remember something of them all the same: it decides the order alone.
+    held-out pairs are regressed on its own and on the scores that its embeddings give, and unlearn pairs are ordered by
+    what that predicts. It may remember something of them all the same, so it decides the order alone.
 
     The base model knows held-out pairs from retain and unlearn, Retrain from retain alone: what the held-out pairs'
     scores lose on average when the regressions are fitted without the unlearn pairs is taken off.
@@ -163,22 +164,23 @@ def pair_targets(
         unlearn_to_retain: how many rows are unlearned for each that stays; default: as the splits have it.
         keep_embeddings: whether to keep where the base model embeds retain pairs, `2 d` bytes a picture and a caption.
         encoder: one that never saw the unlearn pairs, to predict from; default: pixels and character n-grams.
+        orderer: one that learned retain and has forgotten most of the unlearn pairs, to order them by.
     """
     captions = retain.rows(range(min(len(retain), BATCH)))["caption_counts"].float().mean().item()
     ratio = len(unlearn) / len(retain) if unlearn_to_retain is None else unlearn_to_retain
     regressed = _spread(len(retain), max(2, int(REGRESSION_PAIRS / captions / (1 + ratio))))
+    encoders = [each for each in (orderer, encoder) if each is not None]
     with evaluation_mode(model):
-        kept = embed_pairs(model, preprocessor, retain, regressed, keep_embeddings, encoder)
-        asked, unseen = (embed_pairs(model, preprocessor, split, encoder=encoder) for split in (unlearn, held_out))
+        kept = embed_pairs(model, preprocessor, retain, regressed, keep_embeddings, encoders)
+        asked, unseen = (embed_pairs(model, preprocessor, split, encoders=encoders) for split in (unlearn, held_out))
     features = [each.features for each in (kept, asked, unseen)]
-    knows_retain = encoder is not None and encoder.knows_retain
-    level = [each.without_encoder() for each in features] if knows_retain else features
+    level = [each.by(0 if orderer is None else 1) for each in features]
     scores, unseen_scores = pair_scores(*level)
     request = level[1].take(_spread(len(unlearn), round(ratio * len(regressed))))
     lost = pair_scores(level[0].joined(request), level[2])[0].mean() - unseen_scores.mean()
     weights = likeness_weights(scores, unseen_scores)
     _say_how_alike(weights, lost)
-    if knows_retain:
+    if orderer is not None:
         made = [
             np.stack([each.encoder_alignment, score])
             for each, score in zip(features[1:], pair_scores(*features), strict=True)

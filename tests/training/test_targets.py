@@ -169,9 +169,9 @@ def test_another_encoders_features_take_the_place_of_pixels_and_n_grams():
     shown, named, other_shown, other_named = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in unit)
     owner = np.array([0, 1, 1, 2, 3, 4, 4, 5, 6, 7, 7, 8])
     images = loss_oracle.unit(rng.normal(size=(9, 6)))
-    retain = PairFeatures(np.array(images), rng.random((9, 768)), ["x"] * 12, owner, shown, named)
+    retain = PairFeatures(np.array(images), rng.random((9, 768)), ["x"] * 12, owner, ((shown, named),))
     other = PairFeatures(
-        rng.normal(size=(5, 6)), rng.random((5, 768)), ["x"] * 5, np.arange(5), other_shown, other_named
+        rng.normal(size=(5, 6)), rng.random((5, 768)), ["x"] * 5, np.arange(5), ((other_shown, other_named),)
     )
     (scores,) = pair_scores(retain, other)
     centre = retain.images.mean(0)
@@ -186,11 +186,15 @@ def test_another_encoders_features_take_the_place_of_pixels_and_n_grams():
         of_picture = predict(shown, retain.images, other_shown[pair])
         assert scores[pair] == pytest.approx(of_caption @ of_picture, abs=1e-9)
     joined = retain.take(np.array([1, 4])).joined(other)
-    np.testing.assert_allclose(joined.shown, [*shown[[1, 4]], *other_shown])
-    np.testing.assert_allclose(joined.named, [*named[[1, 2, 5, 6]], *other_named])
+    (joined_shown, joined_named), *_ = joined.encoded
+    np.testing.assert_allclose(joined_shown, [*shown[[1, 4]], *other_shown])
+    np.testing.assert_allclose(joined_named, [*named[[1, 2, 5, 6]], *other_named])
 
 
-def test_an_encoder_that_knows_retain_decides_the_order_and_nothing_else(make_trainer, splits, monkeypatch):
+@pytest.mark.parametrize("with_initial", [False, True])
+def test_an_encoder_that_knows_retain_decides_the_order_and_nothing_else(
+    make_trainer, splits, monkeypatch, with_initial
+):
     """Where the scores say nothing, the order is that of pair cosines computed here; the values are as without it."""
     single = splits.map(lambda row: {"captions": row["captions"][:1]})
     trainer = make_trainer("targeted_calibration", "clip", single)
@@ -198,9 +202,13 @@ def test_an_encoder_that_knows_retain_decides_the_order_and_nothing_else(make_tr
     other = CLIPModel(trainer.model.config).eval()
     rows = [trainer.rows.encoded(single[name]) for name in ("retain", "unlearn", "validation")]
 
-    def given(encoder, regressed=pair_scores):
+    torch.manual_seed(4)
+    initial = FeatureEncoder(CLIPModel(trainer.model.config).eval(), trainer.processing_class)
+    encoder = initial if with_initial else None
+
+    def given(orderer, regressed=pair_scores):
         monkeypatch.setattr(targets, "pair_scores", regressed)
-        found = targets.pair_targets(trainer.model, trainer.preprocessor, *rows, encoder=encoder)
+        found = targets.pair_targets(trainer.model, trainer.preprocessor, *rows, encoder=encoder, orderer=orderer)
         return found.positive[40:, 0].double().numpy()
 
     def cosines(model, split):
@@ -209,7 +217,7 @@ def test_an_encoder_that_knows_retain_decides_the_order_and_nothing_else(make_tr
         x, y = (loss_oracle.unit(half) for half in (outputs.image_embeds, outputs.text_embeds))
         return np.array([a @ b for a, b in zip(x, y, strict=True)])
 
-    knowing, plain = FeatureEncoder(other, trainer.processing_class, True), given(None)
+    knowing, plain = FeatureEncoder(other, trainer.processing_class), given(None)
     own, unseen, base = cosines(other, rows[1]), cosines(other, rows[2]), cosines(trainer.model.eval(), rows[2])
     alone = given(knowing, lambda _, *others: [np.zeros(len(each.texts)) for each in others])
     sign = np.sign(np.cov(unseen, base)[0, 1])
