@@ -2,15 +2,16 @@
 
 import time
 from copy import deepcopy
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from math import inf
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.trainer_utils import TrainOutput
 
+from hf_unlearn.data.config import setting
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.preprocessing import ImageTextPreprocessor, ImageViewPreprocessor
 from hf_unlearn.data.streaming import StreamedBatches
@@ -25,9 +26,10 @@ from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, RETA
 from hf_unlearn.training.batch import TrainingBatch
 from hf_unlearn.training.config import UnlearningConfig
 from hf_unlearn.training.features import FeatureEncoder
-from hf_unlearn.training.loss import BatchLoss
+from hf_unlearn.training.loss import BatchLoss, ReportedLoss
 from hf_unlearn.training.search_space import Log, SearchSpace, Uniform
 from hf_unlearn.training.shrink_perturb import move_towards
+from hf_unlearn.training.standing_excess import StandingExcess
 from hf_unlearn.training.targets import REGRESSION_PAIRS, AlignmentTargets, TargetNoise, pair_targets, view_targets
 from hf_unlearn.training.teacher import frozen_copy
 from hf_unlearn.training.trainer import UnlearningTrainer
@@ -40,8 +42,8 @@ TARGET_EPOCHS = 4.0  # where `target_epochs` is unset
 class TargetedCalibrationConfig(UnlearningConfig):
     """Targeted Calibration; defaults: chosen on the embedded CLIP task, on a split that no result is reported of."""
 
-    method: ClassVar[str] = "targeted_calibration"
-    description: ClassVar[MethodDescription] = MethodDescription(
+    method = "targeted_calibration"
+    description = MethodDescription(
         title="Targeted Calibration",
         summary=(
             "It mixes the weights with new ones, so that they forget, and brings every sample to the alignment that "
@@ -56,7 +58,7 @@ class TargetedCalibrationConfig(UnlearningConfig):
         ),
         citation=PAPER_CITATION,
     )
-    search_space: ClassVar[SearchSpace] = SearchSpace(
+    search_space = SearchSpace(
         image_text={
             "learning_rate": Log(3e-4, 2e-3),
             "unlearn_weight": Log(50, 800),
@@ -67,75 +69,57 @@ class TargetedCalibrationConfig(UnlearningConfig):
         views={"learning_rate": Log(5e-3, 5e-2), "unlearn_weight": Log(5, 100), "shrink_perturb": Uniform(0, 0.6)},
     )
 
-    num_train_epochs: float = field(default=16, metadata={"help": "Epochs over retain."})
-    learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate."})
-    lr_scheduler_type: str = field(  # type: ignore[assignment]
-        default="cosine",
-        metadata={"help": "Learning-rate schedule; what is left of it at the end scatters alignments."},
+    num_train_epochs: float = setting(16, "Epochs over retain.")
+    learning_rate: float = setting(1e-3, "Learning rate.")
+    lr_scheduler_type: str = setting(
+        "cosine",
+        "Learning-rate schedule; what is left of it at the end scatters alignments.",
     )
-    shrink_perturb: float | None = field(
-        default=0.3,
-        metadata={
-            "help": "Share, from 0 to 1, of a new initialisation that every weight matrix is mixed with before the "
-            "first step, so that the weights, too, forget; less, or 0 for none, where retain alone could not have made "
-            "the base model."
-        },
+    shrink_perturb: float | None = setting(
+        0.3,
+        "Share, from 0 to 1, of a new initialisation that every weight matrix is mixed with before the first step, "
+        "so that the weights, too, forget; less, or 0 for none, where retain alone could not have made the base "
+        "model.",
     )
-    unlearn_weight: float = field(
-        default=200.0, metadata={"help": "Weight of unlearn alignments' squared distance to what Retrain would give."}
+    unlearn_weight: float = setting(200.0, "Weight of unlearn alignments' squared distance to what Retrain would give.")
+    retain_weight: float = setting(800.0, "Weight of retain alignments' squared shortfall of the base model's.")
+    negative_weight: float = setting(
+        1000.0,
+        "Weight of the squared distance of mean negative alignment to the base model's.",
     )
-    retain_weight: float = field(
-        default=800.0, metadata={"help": "Weight of retain alignments' squared shortfall of the base model's."}
+    similarity_weight: float = setting(
+        500.0,
+        "Weight of the mean squared change of cosines between elements of different retain samples, which keeps "
+        "retrieval; 0 saves the memory of the base model's embeddings.",
     )
-    negative_weight: float = field(
-        default=1000.0,
-        metadata={"help": "Weight of the squared distance of mean negative alignment to the base model's."},
-    )
-    similarity_weight: float = field(
-        default=500.0,
-        metadata={
-            "help": "Weight of the mean squared change of cosines between elements of different retain samples, which "
-            "keeps retrieval; 0 saves the memory of the base model's embeddings."
-        },
-    )
-    target_noise: float | None = field(
-        default=None,
-        metadata={
-            "help": "Share of the targets' order, in [0, 1], that the seed draws, so that models differ as Retrains do "
-            "(.35 on the embedded CLIP task); default: none, the best guess for each sample."
-        },
+    target_noise: float | None = setting(
+        None,
+        "Share of the targets' order, in [0, 1], that the seed draws, so that models differ as Retrains do (.35 on "
+        "the embedded CLIP task); default: none, the best guess for each sample.",
     )
 
-    target_features: str | None = field(
-        default=None,
-        metadata={
-            "help": "Encoder of pictures and texts that never saw the requested rows, from whose embeddings targets of "
-            "pairs are predicted; default: the initial model, or else pixels and character n-grams."
-        },
+    target_features: str | None = setting(
+        None,
+        "Encoder of pictures and texts that never saw the requested rows, from whose embeddings targets of pairs "
+        "are predicted; default: the initial model, or else pixels and character n-grams.",
     )
-    target_epochs: float | None = field(
-        default=None,
-        metadata={
-            "help": "With an initial model: epochs over retain alone of a copy that was led back towards it; what the "
-            "copy makes of pairs orders the targets. 0: the initial model's embeddings predict them; default: 4."
-        },
+    target_epochs: float | None = setting(
+        None,
+        "With an initial model: epochs over retain alone of a copy that was led back towards it; what the copy "
+        "makes of pairs orders the targets. 0: the initial model's embeddings predict them; default: 4.",
     )
-    target_learning_rate: float | None = field(
-        default=None,
-        metadata={
-            "help": "With an initial model: learning rate of that copy, best the one that the base model was "
-            "fine-tuned with; default: half of learning_rate."
-        },
+    target_learning_rate: float | None = setting(
+        None,
+        "With an initial model: learning rate of that copy, best the one that the base model was fine-tuned with; "
+        "default: half of learning_rate.",
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.target_noise is not None and not 0 <= self.target_noise <= 1:
-            raise UserError(f"target_noise={self.target_noise} must be from 0 to 1, or unset")
-        if self.target_epochs is not None and not 0 <= self.target_epochs < inf:
-            raise UserError(f"target_epochs={self.target_epochs} must be a number of at least 0")
-        if self.target_learning_rate is not None and not 0 < self.target_learning_rate < inf:
-            raise UserError(f"target_learning_rate={self.target_learning_rate} must be a number above 0")
+        noise, epochs, rate = self.target_noise, self.target_epochs, self.target_learning_rate
+        self.check("target_noise", noise is None or 0 <= noise <= 1, "must be from 0 to 1, or unset")
+        self.check("target_epochs", epochs is None or 0 <= epochs < inf, "must be a number of at least 0")
+        self.check("target_learning_rate", rate is None or 0 < rate < inf, "must be a number above 0")
 
 
 class TargetedCalibrationTrainer(UnlearningTrainer):
@@ -154,6 +138,9 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
     The alignment of one pair of random views scatters around its picture's; a two-sided square would punish the scatter
     and so collapse the embeddings. With views only excess counts, `max(0, c_i - t_i)^2` on unlearn, and InfoNCE alone
     keeps retain and negative alignments.
+
+    What teaches retain lifts unlearn pairs a little above their targets, and they come to rest there. From half of the
+    training on this excess is taken off the targets, so that the mean is met (`StandingExcess`).
 
     Every run has the same targets, so a sample's alignment varies less over seeds than over Retrains, and whoever can
     train many models sees it. `target_noise` draws a share of the targets' order anew for every seed.
@@ -194,6 +181,8 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
         self._seconds_of_targets = time.monotonic() - started
         streams_pairs = isinstance(self.train_dataset, StreamedBatches) and is_dual_encoder(self.model)
         self.base_model = frozen_copy(self.model) if streams_pairs else None
+        self._excess = StandingExcess()
+        self.add_callback(self._excess)
 
     def _targets(self, held_out: EncodedSplit) -> AlignmentTargets:
         """A row for each `index` of a batch: retain, then unlearn; unlearn alone where retain is a stream."""
@@ -278,6 +267,7 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
 
     def train(self, *positional: Any, **kwargs: Any) -> TrainOutput:
         """As the base class does; the run time includes what the targets took."""
+        self._excess.begin()
         output = super().train(*positional, **kwargs)
         output.metrics["train_runtime"] += self._seconds_of_targets
         return output
@@ -286,28 +276,38 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
         """`[n]` the targets, and where the base model was, which only pairs are held to."""
         if batch.caption is None:
             return self.targets.positive[batch.index, 0], None
-        return self._pair_targets(batch, batch.caption)
+        targets, base = self._pair_targets(batch, batch.caption)
+        return targets - self._excess.lowered * batch.is_unlearn, base
 
     def batch_loss(self, terms: ContrastiveTerms, is_unlearn: Tensor, *beside: Any) -> BatchLoss:
         """InfoNCE on the retain samples of a batch, and the squared distances of alignments to targets."""
         targets: Tensor = beside[0]
         base: tuple[Tensor, Tensor] | None = beside[1]
-        retain = info_nce(terms, ~is_unlearn)
-        if isinstance(self.preprocessor, ImageTextPreprocessor):
-            distance = terms.cosine - targets
-            negative = negative_alignment(terms, torch.ones_like(is_unlearn)) / terms.scale
-            drift = (all_reduce_sum(negative) / world_size() - self.targets.negative).square()
-            kept = masked_mean(distance.clamp(max=0).square(), ~is_unlearn)
-            changed = similarity_drift(terms, *base, ~is_unlearn) if base else torch.zeros_like(kept)
-        else:
-            distance = (terms.cosine - targets).clamp(min=0)
-            drift = kept = changed = torch.zeros_like(retain)
-        unlearn = masked_mean(distance.square(), is_unlearn)
-        args = self.args
-        loss = retain + args.unlearn_weight * unlearn + args.retain_weight * kept
-        loss = loss + args.negative_weight * drift + args.similarity_weight * changed
-        named = {"retain_shortfall": kept, "negative_drift": drift, "similarity_drift": changed}
-        return loss, {"loss_retain": retain, "unlearn_distance": unlearn, **named}
+        args, retain = self.args, info_nce(terms, ~is_unlearn)
+        if not isinstance(self.preprocessor, ImageTextPreprocessor):
+            unlearn = masked_mean((terms.cosine - targets).clamp(min=0).square(), is_unlearn)
+            return retain + args.unlearn_weight * unlearn, {"loss_retain": retain, "unlearn_distance": unlearn}
+        distance = terms.cosine - targets
+        negative = negative_alignment(terms, torch.ones_like(is_unlearn)) / terms.scale
+        parts = {
+            "loss_retain": retain,
+            "unlearn_distance": masked_mean(distance.square(), is_unlearn),
+            "retain_shortfall": masked_mean(distance.clamp(max=0).square(), ~is_unlearn),
+            "negative_drift": (all_reduce_sum(negative) / world_size() - self.targets.negative).square(),
+        }
+        loss = retain + args.unlearn_weight * parts["unlearn_distance"] + args.retain_weight * parts["retain_shortfall"]
+        loss = loss + args.negative_weight * parts["negative_drift"]
+        if base is not None:
+            parts["similarity_drift"] = similarity_drift(terms, *base, ~is_unlearn)
+            loss = loss + args.similarity_weight * parts["similarity_drift"]
+        return loss, {**parts, "unlearn_excess": masked_mean(distance.detach(), is_unlearn)}
+
+    def report(self, loss: Tensor, terms: ContrastiveTerms, return_outputs: bool, **parts: Tensor) -> ReportedLoss:
+        """As the base class does; what stands above the targets of pairs is taken off them."""
+        if self.model.training and "unlearn_excess" in parts:
+            excess = self.kept(parts["unlearn_excess"])
+            self._excess.see(excess, self.state, self.args.gradient_accumulation_steps)
+        return super().report(loss, terms, return_outputs, **parts)
 
     def _pair_targets(self, batch: TrainingBatch, drawn: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """`[n]` target of each pair, a picture with the caption that this step drew for it; where the base model was.

@@ -1,0 +1,66 @@
+"""What stands above the targets of unlearn pairs is taken off them, from half of the training on."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import TrainerState
+
+from hf_unlearn.training.standing_excess import GAIN, StandingExcess
+
+
+def see(trainer):
+    """Train, and give the excess of each step over the targets as they were, and by how much they were lowered."""
+    seen, lowered = [], []
+    plain = trainer.report
+
+    def report(loss, terms, return_outputs, **parts):
+        lowered.append(trainer._excess.lowered.item())
+        seen.append(parts["unlearn_excess"].item() - lowered[-1])
+        return plain(loss, terms, return_outputs, **parts)
+
+    trainer.report = report
+    trainer.train()
+    return np.array(seen), np.array(lowered)
+
+
+def test_targets_are_lowered_by_the_sum_of_what_stood_above_them(make_trainer):
+    seen, lowered = see(make_trainer("targeted_calibration", num_train_epochs=10, per_device_train_batch_size=16))
+    steps, half = len(seen), len(seen) // 2 + 1
+    assert (lowered[: half + 1] == 0).all() and (lowered[half + 1 :] != 0).all()
+    np.testing.assert_allclose(np.diff(lowered)[half:], GAIN / steps * seen[half:-1], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("micro_batches", [1, 4])
+def test_what_stands_above_targets_whatever_they_are_ends_at_none(micro_batches):
+    """A training that rests 0.02 above its targets and follows them by 90%: next to nothing of it is left."""
+    excess, state = StandingExcess(), TrainerState(max_steps=200)
+    for state.global_step in range(200):
+        for _ in range(micro_batches):
+            above = 0.02 - 0.9 * excess.lowered  # the targets as they were
+            excess.see(above + excess.lowered, state, micro_batches)
+        assert state.global_step > 100 or excess.lowered == 0
+    assert abs(0.02 - 0.9 * excess.lowered) < 0.001
+
+
+def test_a_second_training_starts_without_it_and_views_have_none(make_trainer):
+    trainer = make_trainer("targeted_calibration", num_train_epochs=4)
+    first = see(trainer)[1]
+    assert trainer._excess.lowered != 0
+    trainer.train()
+    assert first[0] == 0
+    views = make_trainer("targeted_calibration", "simclr", num_train_epochs=4)
+    views.train()
+    assert views._excess.lowered == 0
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_resuming_goes_on_with_the_sum_of_the_checkpoint(make_trainer, tmp_path, accumulated):
+    settings = {"num_train_epochs": 8, "gradient_accumulation_steps": accumulated, "per_device_train_batch_size": 8}
+    whole = make_trainer("targeted_calibration", save_strategy="epoch", **settings)
+    whole.train()
+    folders = sorted((tmp_path / "out").glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
+    again = make_trainer("targeted_calibration", save_strategy="epoch", **settings)
+    again.train(resume_from_checkpoint=str(folders[5]))
+    assert whole._excess.lowered != 0 and torch.equal(again._excess.lowered, whole._excess.lowered)
+    weights = dict(whole.model.named_parameters())
+    assert all(torch.equal(value, weights[name]) for name, value in again.model.named_parameters())
