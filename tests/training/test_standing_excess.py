@@ -56,10 +56,11 @@ def test_a_second_training_starts_without_it_and_views_have_none(make_trainer):
 @pytest.mark.parametrize("accumulated", [1, 2])
 def test_resuming_goes_on_with_the_sum_of_the_checkpoint(make_trainer, tmp_path, accumulated):
     settings = {"num_train_epochs": 8, "gradient_accumulation_steps": accumulated, "per_device_train_batch_size": 8}
-    whole = make_trainer("targeted_calibration", save_strategy="epoch", **settings)
+    settings |= {"save_strategy": "epoch", "save_total_limit": None}
+    whole = make_trainer("targeted_calibration", **settings)
     whole.train()
     folders = sorted((tmp_path / "out").glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
-    again = make_trainer("targeted_calibration", save_strategy="epoch", **settings)
+    again = make_trainer("targeted_calibration", **settings)
     again.train(resume_from_checkpoint=str(folders[5]))
     assert whole._excess.lowered != 0 and torch.equal(again._excess.lowered, whole._excess.lowered)
     weights = dict(whole.model.named_parameters())
