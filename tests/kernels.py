@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# Operations that make another view of the same numbers and launch nothing.
+# Operations that make another view of the same numbers, and marks for the profiler: they launch nothing.
 NO_KERNELS = (
-    "alias", "as_strided", "detach", "expand", "lift", "permute", "select", "slice", "split", "squeeze", "t.",
-    "transpose", "unbind", "unsqueeze", "view", "_unsafe_view",
+    "alias", "as_strided", "detach", "expand", "lift", "permute", "profiler.", "select", "slice", "split", "squeeze",
+    "t.", "transpose", "unbind", "unsqueeze", "view", "_unsafe_view",
 )  # fmt: skip
 # A value read on the host, or a size that depends on values.
 WAITS = (
