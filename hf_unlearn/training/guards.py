@@ -117,10 +117,10 @@ class DivergenceGuard(TrainerCallback):
         self._soundness = torch.addcmul(self._soundness, loss, norm, value=0)  # 0 times what is finite is 0
         if scaled:
             return
-        bad = self._soundness.isnan()
+        bad = self._soundness.nan_to_num(nan=1.0)
         inner = getattr(optimizer, "optimizer", optimizer)
         if getattr(inner, "_step_supports_amp_scaling", False):  # fused: skips on the device, as GradScaler has it do
-            inner.found_inf = bad.float()
+            inner.found_inf = bad
         elif bad.item():  # the others skip parameters without a gradient
             inner.zero_grad(set_to_none=True)
 

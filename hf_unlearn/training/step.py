@@ -56,6 +56,12 @@ class LeanTrainer(Trainer):
         """A value of this step that outlives it, without its graph; a CUDA graph writes its outputs over."""
         return value.detach().clone() if self.args.torch_compile_mode else value.detach()
 
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """As the Trainer does; where nothing decays, all weights, which one fused update then serves."""
+        if self.args.weight_decay or self.is_deepspeed_enabled:  # which cannot have a group without weights
+            return super().get_decay_parameter_names(model)
+        return [name for name, _ in model.named_parameters()]
+
     def floating_point_ops(self, inputs: dict[str, object]) -> int:
         """0: the Trainer's estimate walks over all weights at every step and means nothing for pairs or views."""
         return 0
