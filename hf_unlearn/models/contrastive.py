@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
+from transformers import CLIPModel, PreTrainedModel
 from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from hf_unlearn.distributed import all_reduce_sum, world_size
@@ -76,7 +76,7 @@ def terms_from_outputs(model: nn.Module, outputs: Any) -> ContrastiveTerms:
             f"{type(model).__name__} is no contrastive encoder this library knows; it needs get_image_features and "
             "get_text_features, or a function registered in hf_unlearn.models.contrastive.terms_from_outputs"
         )
-    elements = outputs.image_embeds, outputs.text_embeds
+    elements = _elements(model, outputs)
     if is_sigmoid(model):
         return SigmoidTerms(*elements, logit_scale(model), _whole(model.logit_bias).squeeze())
     return CrossModalTerms(*elements, logit_scale(model))
@@ -108,15 +108,22 @@ def contrastive_terms(model: nn.Module, inputs: ModelInputs, chunk_size: int | N
     chunks = zip(*(value.split(chunk_size) for value in inputs.values()), strict=True)
     outputs = [
         checkpoint(
-            lambda *values: _embeds(model(**dict(zip(inputs, values, strict=True)))), *chunk, use_reentrant=False
+            lambda *values: _elements(family, model(**dict(zip(inputs, values, strict=True)))),
+            *chunk,
+            use_reentrant=False,
         )
         for chunk in chunks
     ]
-    image_embeds, text_embeds = map(torch.cat, zip(*outputs, strict=True))
-    return terms_from_outputs(family, SimpleNamespace(image_embeds=image_embeds, text_embeds=text_embeds))
+    images, texts = map(torch.cat, zip(*outputs, strict=True))
+    return terms_from_outputs(family, SimpleNamespace(image_embeds=images, text_embeds=texts))
 
 
-def _embeds(outputs: Any) -> tuple[Tensor, Tensor]:
+def _elements(model: nn.Module, outputs: Any) -> tuple[Tensor, Tensor]:
+    """`[n, d]` embeddings of pictures and of texts, which the terms normalise; their length does not matter."""
+    images, texts = (getattr(outputs, f"{tower}_model_output", None) for tower in ("vision", "text"))
+    if isinstance(model, CLIPModel) and images is not None and texts is not None:
+        # As they were before its forward normalised them, whose backward pass takes 22 operations.
+        return images.pooler_output, texts.pooler_output
     return outputs.image_embeds, outputs.text_embeds
 
 
