@@ -23,7 +23,7 @@ from hf_unlearn.data.device import kept
 LUMINANCE = (0.2989, 0.587, 0.114)
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 _BLENDS = 3
-_SHAPES = ((4, 4), (2, 4, 6), (2, 2, 4, 4), (3, 4))
+_SHAPES = ((4, 4), (3, 2, 4, 6), (3, 4))
 _SIZES = [math.prod(shape) for shape in _SHAPES]
 
 
@@ -32,16 +32,14 @@ class ColourTable:
     """What each way to colour a view does, by the cumulated probability of the ways.
 
     A pixel's state has four channels: its colour, and the luminance it had before the hue shift minus that after it.
-    The first blend takes six instead: the colours after and before the shift.
+    The first blend takes six instead, the colours after and before the shift; the others leave the last two out.
 
     Args:
         cumulated: `[m]` probability of the ways up to and including each.
-        rows: `[m, 140]` of each way, one after the other: `[4, 4]` from the strengths drawn to those of the three
-            blends in their order, and the hue's; `[2, 4, 6]` the first blend at strength 0, on the state and on its
-            means; `[2, 2, 4, 4]` likewise the second and the third; `[3, 4]` from the state to greyscale or not, and
-            the normalisation's factor.
-        unchanged_first: `[2, 4, 6]` the first blend at strength 1, which changes nothing.
-        unchanged: `[2, 4, 4]` likewise for the others.
+        rows: `[m, 172]` of each way, one after the other: `[4, 4]` from the strengths drawn to those of the three
+            blends in their order, and the hue's; `[3, 2, 4, 6]` these blends at strength 0, each on the state and on
+            its means; `[3, 4]` from the state to greyscale or not, and the normalisation's factor.
+        unchanged: `[3, 2, 4, 6]` the blends at strength 1, which change nothing.
         offset: `[3, 1]` the normalisation's offset.
         low: `[4]` least strength of each step.
         high: `[4]` largest strength of each step.
@@ -51,7 +49,6 @@ class ColourTable:
 
     cumulated: Tensor
     rows: Tensor
-    unchanged_first: Tensor
     unchanged: Tensor
     offset: Tensor
     low: Tensor
@@ -60,7 +57,7 @@ class ColourTable:
     differences: Tensor
 
     def ways(self, draws: Tensor) -> list[Tensor]:
-        """The four parts of `rows` for every draw `[n]` in [0, 1)."""
+        """The three parts of `rows` for every draw `[n]` in [0, 1)."""
         rows = self.rows[torch.searchsorted(self.cumulated, draws, right=True)]
         return [part.unflatten(1, shape) for part, shape in zip(rows.split(_SIZES, dim=1), _SHAPES, strict=True)]
 
@@ -105,12 +102,11 @@ def colour_table(
     last = np.concatenate([np.stack(matrices) / np.array(std)[:, None], np.zeros((len(rows), 3, 1))], axis=2)
     low = [*(max(0.0, 1 - strength) for strength in jitter[:3]), -jitter[HUE]]
     high = [*(1 + strength for strength in jitter[:3]), jitter[HUE]]
-    parts = (np.stack(strengths), steps[:, 0] @ after, steps[:, 1:], last)
+    parts = (np.stack(strengths), _on_six_channels(steps, after), last)
     tables: tuple[npt.ArrayLike, ...] = (
         cumulated,
         np.concatenate([part.reshape(len(rows), -1) for part in parts], axis=1),
-        still @ after,
-        still,
+        _on_six_channels(np.stack([still] * _BLENDS), after),
         shift[:, None],
         low,
         high,
@@ -129,6 +125,13 @@ def _blend(step: int, before_hue: bool) -> np.ndarray:
     return np.stack([own, means])
 
 
+def _on_six_channels(blends: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """`[..., 3, 2, 4, 6]` of blends of the state `[..., 3, 2, 4, 4]`: the first one takes what the state is made of."""
+    wide = np.concatenate([blends, np.zeros_like(blends[..., :2])], axis=-1)
+    wide[..., 0, :, :, :] = blends[..., 0, :, :, :] @ after
+    return wide
+
+
 def colour(pixels: Tensor, draws: Tensor, table: ColourTable) -> Tensor:
     """Jitter, greyscale and normalisation of every picture, each as its draws say.
 
@@ -140,14 +143,14 @@ def colour(pixels: Tensor, draws: Tensor, table: ColourTable) -> Tensor:
     Returns:
         `[n, 3, H, W]`, normalised.
     """
-    chosen, first, later, last = table.ways(draws[0])
+    chosen, blends, last = table.ways(draws[0])
     drawn = torch.lerp(table.low, table.high, draws[1:].T)
     strengths = (chosen @ drawn[..., None])[..., None]  # [n, 4, 1, 1]
     flat = pixels.flatten(2)
     state = torch.cat([shift_hue(flat, strengths[:, 3, 0], table), flat], dim=1)
-    blends = torch.lerp(first, table.unchanged_first, strengths[:, :1])
-    later = torch.lerp(later, table.unchanged, strengths[:, 1:3, None])
-    for own, means in (blend.unbind(1) for blend in (blends, *later.unbind(1))):
+    blends = torch.lerp(blends, table.unchanged, strengths[:, :_BLENDS, None])
+    for blend in blends.unbind(1):
+        own, means = blend[..., : state.shape[1]].unbind(1)
         state = torch.baddbmm(means @ state.mean(2, keepdim=True), own, state)
         state[:, :3].clamp_(0, 1)
     return torch.baddbmm(table.offset, last, state).view_as(pixels)

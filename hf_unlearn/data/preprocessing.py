@@ -167,9 +167,10 @@ class ImageTextPreprocessor(ContrastivePreprocessor):
         pixels = encoded["pixels"]
         if mirrored is not None:
             pixels = torch.where(mirrored.view(-1, 1, 1, 1), pixels.flip(-1), pixels)
-        rows = torch.arange(len(pixels), device=pixels.device)
-        tokens = {name: encoded[name][rows, chosen].long() for name in self.token_names(encoded)}
-        return {"pixel_values": self.normalise(pixels), **tokens}
+        tokens = {name: encoded[name] for name in self.token_names(encoded)}
+        place = chosen.view(-1, 1, 1).expand(-1, 1, self.max_length)
+        drawn = {name: value.gather(1, place)[:, 0].long() for name, value in tokens.items()}
+        return {"pixel_values": self.normalise(pixels), **drawn}
 
     def draw(self, counts: Tensor, seed: int | None) -> tuple[Tensor, Tensor | None]:
         """Which of its captions each picture is paired with (`[n]`), and which are mirrored (`[n]` bool, if any).

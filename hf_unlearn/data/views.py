@@ -181,8 +181,8 @@ def _views_of(
     images: Tensor, draws: Tensor, boxes: BoxTable, colours: ColourTable, jitters: bool, blur: float
 ) -> Tensor:
     """`[n k, 3, size, size]`, a function of tensors alone."""
-    repeated = images.repeat_interleave(draws.shape[1] // len(images), dim=0) * (1 / 255)
-    views = crop(repeated, draws[_BOX], boxes)
+    repeated = images.unsqueeze(1).expand(-1, draws.shape[1] // len(images), -1, -1, -1) * (1 / 255)
+    views = crop(repeated.flatten(0, 1), draws[_BOX], boxes)
     views = (colour if jitters else normalise_grey)(views, draws[_COLOUR], colours)
     return _blur(views, draws[_BLUR], blur, views.shape[-1] // 10 | 1) if blur else views
 
