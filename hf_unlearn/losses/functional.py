@@ -80,8 +80,9 @@ class _MeanOfOthers(torch.autograd.Function):
         scale, member, share, shares, others, mean = ctx.saved_tensors
         (grad,) = grads
         scaled = grad * scale
-        of_y = torch.addcmul(shares, member, shares.sum(0), value=-1).mul_(-scaled)
-        return others * (share * scaled), of_y, grad * mean, None
+        _, of_y, of_scale, _ = ctx.needs_input_grad  # MoCo's keys and temperature have none
+        grad_y = torch.addcmul(shares, member, shares.sum(0), value=-1).mul_(-scaled) if of_y else None
+        return others * (share * scaled), grad_y, grad * mean if of_scale else None, None
 
 
 def negative_alignment(terms: ContrastiveTerms, mask: Tensor) -> Tensor:

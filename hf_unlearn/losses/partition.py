@@ -65,32 +65,30 @@ class _Whole(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None]:
         scaled = anchors * scale
         similarities = _similarities(scaled, candidates, masked, slice(None))
+        # Turned round first: on an accelerator a softmax over the outer dimension takes many times as long.
+        by_column = similarities.T.contiguous().log_softmax(1) if both else None
+        columns = None if by_column is None else similarities[0] - by_column[:, 0]
+        if own is not None:  # as one more candidate, which no row leaves out
+            similarities = torch.cat([own[:, None], similarities], dim=1)
         by_row = similarities.log_softmax(1)
-        if masked is None:
+        if masked is None or own is not None:
             rows = similarities[:, 0] - by_row[:, 0]
         else:
             kept = ((masked + 1) % len(candidates))[:, None]
             rows = (similarities.gather(1, kept) - by_row.gather(1, kept))[:, 0]
-        # Turned round first: on an accelerator a softmax over the outer dimension takes many times as long.
-        by_column = similarities.T.contiguous().log_softmax(1) if both else None
-        columns = None if by_column is None else similarities[0] - by_column[:, 0]
-        if own is not None:
-            rows = torch.logaddexp(rows, own)
-        ctx.save_for_backward(
-            anchors, candidates, scale, scaled, by_row, by_column, own, rows if own is not None else None
-        )
+        ctx.has_own = own is not None
+        ctx.save_for_backward(anchors, candidates, scale, scaled, by_row, by_column)
         return rows, columns
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        anchors, candidates, scale, scaled, by_row, by_column, own, rows = ctx.saved_tensors
+        anchors, candidates, scale, scaled, by_row, by_column = ctx.saved_tensors
         grad_rows, grad_columns = grads
-        grad_own = None
-        if own is not None:  # its share of a row's sum; the candidates have the rest
-            grad_own = (own - rows).exp_().mul_(grad_rows)
-            grad_rows = grad_rows - grad_own
         weights = by_row.exp().mul_(grad_rows[:, None])
+        grad_own = None
+        if ctx.has_own:  # its share of a row's sum; the candidates have the rest
+            grad_own, weights = weights[:, 0], weights[:, 1:]
         if by_column is not None:
             weights.addcmul_(by_column.exp().T, grad_columns)
         of_anchors, of_candidates, of_scale = ctx.needs_input_grad[:3]
