@@ -7,7 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
 # Of a step of Alignment Calibration with fused AdamW: views, model, loss, both passes, guard, clipping and update.
-MOST = {"simclr": 300, "moco": 360, "clip": 405}
+# MoCo is wanted at 300: docs/speed.md says what its other operations are.
+MOST = {"simclr": 300, "moco": 338, "clip": 380}
 
 
 class EveryStep(TrainerCallback):
