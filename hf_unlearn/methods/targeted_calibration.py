@@ -29,7 +29,6 @@ from hf_unlearn.training.features import FeatureEncoder
 from hf_unlearn.training.loss import BatchLoss, ReportedLoss
 from hf_unlearn.training.search_space import Log, SearchSpace, Uniform
 from hf_unlearn.training.shrink_perturb import move_towards
-from hf_unlearn.training.standing_excess import StandingExcess
 from hf_unlearn.training.targets import REGRESSION_PAIRS, AlignmentTargets, TargetNoise, pair_targets, view_targets
 from hf_unlearn.training.teacher import frozen_copy
 from hf_unlearn.training.trainer import UnlearningTrainer
@@ -181,8 +180,6 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
         self._seconds_of_targets = time.monotonic() - started
         streams_pairs = isinstance(self.train_dataset, StreamedBatches) and is_dual_encoder(self.model)
         self.base_model = frozen_copy(self.model) if streams_pairs else None
-        self._excess = StandingExcess()
-        self.add_callback(self._excess)
 
     def _targets(self, held_out: EncodedSplit) -> AlignmentTargets:
         """A row for each `index` of a batch: retain, then unlearn; unlearn alone where retain is a stream."""
@@ -267,7 +264,6 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
 
     def train(self, *positional: Any, **kwargs: Any) -> TrainOutput:
         """As the base class does; the run time includes what the targets took."""
-        self._excess.begin()
         output = super().train(*positional, **kwargs)
         output.metrics["train_runtime"] += self._seconds_of_targets
         return output
@@ -277,7 +273,7 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
         if batch.caption is None:
             return self.targets.positive[batch.index, 0], None
         targets, base = self._pair_targets(batch, batch.caption)
-        return targets - self._excess.lowered * batch.is_unlearn, base
+        return targets - self.excess.lowered["unlearn"] * batch.is_unlearn, base
 
     def batch_loss(self, terms: ContrastiveTerms, is_unlearn: Tensor, *beside: Any) -> BatchLoss:
         """InfoNCE on the retain samples of a batch, and the squared distances of alignments to targets."""
@@ -306,7 +302,7 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
         """As the base class does; what stands above the targets of pairs is taken off them."""
         if self.model.training and "unlearn_excess" in parts:
             excess = self.kept(parts["unlearn_excess"])
-            self._excess.see(excess, self.state, self.args.gradient_accumulation_steps)
+            self.excess.see("unlearn", excess, self.state, self.args.gradient_accumulation_steps)
         return super().report(loss, terms, return_outputs, **parts)
 
     def _pair_targets(self, batch: TrainingBatch, drawn: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:

@@ -28,6 +28,7 @@ from hf_unlearn.models.origin import Origin, origin_of, remember_training
 from hf_unlearn.records.schemas import RequestStatus
 from hf_unlearn.training.batch import BatchTrainer
 from hf_unlearn.training.rows import rows_hash
+from hf_unlearn.training.standing_excess import StandingExcess
 from hf_unlearn.training.targets import own_alignments
 
 logger = logging.getLogger(__name__)
@@ -147,8 +148,9 @@ class HeldRows:
     """A term that every method's loss is given where its model has been through earlier requests.
 
     `w mean_i (c_i - t_i)^2` with the cosine c_i of a held row. Its target t_i is the cosine under the model that
-    training starts from, less what the mean of its request has risen by since the request's own run. A request that
-    came back is so brought down again, one that did not stays, and no rise adds up from run to run.
+    training starts from, less what the mean of its request has risen by since the request's own run, and less what rows
+    stand above their targets (`StandingExcess`). A request that came back is so brought down again, one that did not
+    stays, and no rise adds up from run to run.
 
     Rows are embedded by themselves, in evaluation mode: none is a candidate of another sample's, batch norms do not
     learn from them, and no queue takes them.
@@ -175,8 +177,8 @@ class HeldRows:
         self._rows, self._preprocessor, self._seed = rows, preprocessor, seed
         self._each = min(len(rows), max(2, batch_size // HELD_SHARE))
 
-    def distance(self, model: nn.Module, place: tuple[int, ...], chunk_size: int | None = None) -> Tensor:
-        """Scalar, with gradient: the weighted mean squared distance of some rows, drawn anew at every place.
+    def excess(self, model: nn.Module, place: tuple[int, ...], chunk_size: int | None = None) -> Tensor:
+        """`[rows]`, with gradient: how far some rows, drawn anew at every place, lie above their targets.
 
         Args:
             model: the model, wrapped or not.
@@ -193,7 +195,7 @@ class HeldRows:
             targets = targets.gather(1, caption[:, None])
         with evaluation_mode(model):
             terms = contrastive_terms(model, self._preprocessor.batch(encoded, seed), chunk_size)
-        return HELD_WEIGHT * (terms.cosine - targets[:, 0]).square().mean()
+        return terms.cosine - targets[:, 0]
 
 
 class HoldingTrainer(BatchTrainer):
@@ -234,11 +236,13 @@ class HoldingTrainer(BatchTrainer):
         if self.rows.unlearn_to_retain:
             remember_training(self.model, self.args.title)
 
-    def held_distance(self) -> Tensor:
-        """`HeldRows.distance` at this step."""
+    def held_distance(self, excess: StandingExcess) -> Tensor:
+        """Scalar, with gradient: the weighted mean squared distance of some held rows from their targets."""
         assert self.held is not None
         place = (self.state.global_step, self._micro_step, self.args.process_index)
-        return self.held.distance(self.model_wrapped, place, self.args.forward_chunk_size)
+        above = self.held.excess(self.model_wrapped, place, self.args.forward_chunk_size) + excess.lowered["held"]
+        excess.see("held", above.detach().mean(), self.state, self.args.gradient_accumulation_steps)
+        return HELD_WEIGHT * above.square().mean()
 
     def request_statuses(self) -> tuple[RequestStatus, ...]:
         """Where every request stands under the model as it is, for its record; nothing without held-out rows."""

@@ -1,4 +1,4 @@
-"""How far unlearn alignments stand above their targets on average, taken off the targets."""
+"""How far alignments stand above their targets on average, taken off the targets."""
 
 from typing import cast
 
@@ -13,42 +13,46 @@ GAIN = 8.0  # over a whole training; half of it is used, which leaves e^-4 of wh
 
 
 class StandingExcess(TrainerCallback, ExportableState):
-    """Adds up, from half of the training on, the mean excess of unlearn alignments over their targets.
+    """Adds up, from half of the training on, the mean excess of alignments over their targets.
 
-    What teaches retain lifts every alignment, so that unlearn samples come to rest above their targets: by 1.8 points
-    on the embedded CLIP task, and by 1 with four times their weight. Targets that are lower by this sum bring the mean
-    to where it was meant to be (integral control). Resuming goes on with the sum of the checkpoint.
+    What teaches retain lifts every alignment, so that samples which have targets come to rest above them: unlearn pairs
+    by 1.8 points on the embedded CLIP task, and by 1 with four times their weight. Targets that are lower by this sum
+    bring the mean to where it was meant to be (integral control). Resuming goes on with the sums of the checkpoint.
 
     Attributes:
-        lowered: scalar, by how much the targets are lowered now; the same on all processes.
+        lowered: scalars, by how much targets are lowered now, the same on all processes: those of `unlearn` samples,
+            and those of rows that are `held`.
     """
 
     def __init__(self) -> None:
-        self.lowered = torch.zeros(())
+        self.begin()
 
     def state(self) -> dict[str, dict[str, float]]:
         """What a checkpoint keeps."""
-        return {"args": {}, "attributes": {"lowered": self.lowered.item()}}
+        return {"args": {}, "attributes": {name: value.item() for name, value in self.lowered.items()}}
 
     def begin(self) -> None:
         """Forget an earlier training."""
-        self.lowered = torch.zeros(())
+        self.lowered = {name: torch.zeros(()) for name in ("unlearn", "held")}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Go on with what the checkpoint had, if there is one."""
         kept = cast("dict[str, dict[str, dict[str, float]]]", state.stateful_callbacks)  # the Trainer's own form
-        self.lowered = torch.tensor(kept[type(self).__name__]["attributes"]["lowered"], device=args.device)
+        sums = kept[type(self).__name__]["attributes"]
+        self.lowered = {name: torch.tensor(value, device=args.device) for name, value in sums.items()}
 
-    def see(self, excess: Tensor, state: TrainerState, micro_batches: int) -> None:
+    def see(self, name: str, excess: Tensor, state: TrainerState, micro_batches: int) -> None:
         """Add the part of one batch.
 
         Args:
+            name: whose targets.
             excess: scalar, a rank's share of the mean of alignments minus lowered targets.
             state: of the training.
             micro_batches: that one update has.
         """
         if 2 * state.global_step > state.max_steps:
             mean = all_reduce_sum(excess) / world_size() if world_size() > 1 else excess
-            self.lowered = self.lowered + (mean - self.lowered) * (GAIN / (state.max_steps * micro_batches))
+            above = mean - self.lowered[name]  # the targets as they were
+            self.lowered[name] = self.lowered[name] + above * (GAIN / (state.max_steps * micro_batches))

@@ -36,6 +36,7 @@ from hf_unlearn.training.loss import LossTrainer, ReportedLoss
 from hf_unlearn.training.rows import Split, TrainingRows, make_preprocessor
 from hf_unlearn.training.saving import SavingTrainer
 from hf_unlearn.training.shrink_perturb import NOT_SHRUNK, move_towards, refill_queue, shrink_and_perturb
+from hf_unlearn.training.standing_excess import StandingExcess
 from hf_unlearn.training.temperature import LogitScaleBound
 from hf_unlearn.training.trainer_arguments import refuse_search, refuse_unusable
 
@@ -151,6 +152,8 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         self._started_from = checkpoints.fingerprint(model)
         self.guard = DivergenceGuard(self)
         self.add_callback(self.guard)
+        self.excess = StandingExcess()
+        self.add_callback(self.excess)
         self.add_callback(LogitScaleBound(lambda: self.model))
         self.saliency = self._saliency_mask(train_dataset) if args.saliency_share is not None else None
         self._is_shrunk = False
@@ -219,7 +222,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
     def report(self, loss: Tensor, terms: ContrastiveTerms, return_outputs: bool, **parts: Tensor) -> ReportedLoss:
         """As the base class does; to the loss of a training step the term of held rows is added."""
         if self.held is not None and self.model.training:
-            parts["held_distance"] = self.held_distance()
+            parts["held_distance"] = self.held_distance(self.excess)
             loss = loss + parts["held_distance"]
         return super().report(loss, terms, return_outputs, **parts)
 
@@ -279,6 +282,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
                 self.shrink_and_perturb()
                 set_seed(self.args.seed)
             self.guard.begin()
+            self.excess.begin()
             output = super().train(str(folder) if folder else None, *positional, **kwargs)
         except (RuntimeError, MemoryError) as error:  # PyTorch's own class for it is a RuntimeError
             if not is_out_of_memory(error):

@@ -11,6 +11,7 @@ from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
 from hf_unlearn.models.contrastive import contrastive_terms
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.training.earlier_requests import HELD_WEIGHT, NOT_HELD, EarlierRequests
+from hf_unlearn.training.standing_excess import StandingExcess
 
 SETTINGS = {"per_device_train_batch_size": 16, "max_steps": 20, "learning_rate": 1e-3, "lr_scheduler_type": "cosine"}
 
@@ -54,19 +55,26 @@ def test_what_came_back_is_brought_down_again(make_trainer, with_earlier, knowin
     before = levels(trainer).mean()
     trainer.train()
     assert levels(trainer).mean() < before - 0.02
+    assert trainer.excess.lowered["held"] != 0  # what still stood above was seen
 
 
 def test_the_distance_is_that_of_its_docstring(make_trainer, with_earlier):
     trainer = make_trainer("fine_tune", train_dataset=with_earlier(risen=0.25), **{**SETTINGS, "max_steps": 1})
     trainer.begin_holding()
     trainer.held._each = 12
-    at_start = trainer.held.distance(trainer.model, (0, 0, 0))
+    at_start = trainer.held_distance(StandingExcess())
     assert at_start.item() == pytest.approx(HELD_WEIGHT * 0.25**2, rel=1e-4)  # each is to fall by what it has risen
     start = levels(trainer)
     weight = trainer.model.text_projection.weight.data
     weight.mul_(torch.linspace(0.2, 2, weight.numel()).view_as(weight))
     by_hand = HELD_WEIGHT * np.square(levels(trainer) - start + 0.25).mean()
-    assert trainer.held.distance(trainer.model, (0, 0, 0)).item() == pytest.approx(by_hand, rel=1e-3)
+    assert trainer.held_distance(StandingExcess()).item() == pytest.approx(by_hand, rel=1e-3)
+    above = trainer.held.excess(trainer.model, (0, 0, 0)).mean().item()
+    lowered = StandingExcess()
+    lowered.lowered["held"] = torch.tensor(0.1)
+    by_hand = HELD_WEIGHT * np.square(levels(trainer) - start + 0.25 + 0.1).mean()
+    assert trainer.held_distance(lowered).item() == pytest.approx(by_hand, rel=1e-3)
+    assert above == pytest.approx((levels(trainer) - start).mean() + 0.25, rel=1e-3)
 
 
 @pytest.mark.parametrize("method", ["task_vector", "slug"])
@@ -90,7 +98,7 @@ def test_held_rows_are_no_candidates_and_move_no_state(make_trainer, with_earlie
     trainer = make_trainer("fine_tune", family="moco", train_dataset=with_earlier(), **{**SETTINGS, "max_steps": 1})
     trainer.begin_holding()
     queue = trainer.model.queue.clone()
-    distance = trainer.held.distance(trainer.model.train(), (0, 0, 0))
+    distance = trainer.held.excess(trainer.model.train(), (0, 0, 0)).square().mean()
     assert trainer.model.queue.equal(queue) and trainer.model.training
     distance.backward()
     assert any(weight.grad is not None and weight.grad.any() for weight in trainer.model.parameters())
