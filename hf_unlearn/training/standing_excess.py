@@ -38,9 +38,9 @@ class StandingExcess(TrainerCallback, ExportableState):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Go on with what the checkpoint had, if there is one."""
+        """Go on with what the checkpoint had, if there is one; those of earlier versions have nothing."""
         kept = cast("dict[str, dict[str, dict[str, float]]]", state.stateful_callbacks)  # the Trainer's own form
-        sums = kept[type(self).__name__]["attributes"]
+        sums = kept.get(type(self).__name__, self.state())["attributes"]
         self.lowered = {name: torch.tensor(value, device=args.device) for name, value in sums.items()}
 
     def see(self, name: str, excess: Tensor, state: TrainerState, micro_batches: int) -> None:
