@@ -8,9 +8,9 @@ One picture of 64 x 64 for each icon of Font Awesome Free: solid where it is, el
 as the caption. Icons are licensed CC BY 4.0 by Fonticons, Inc.
 """
 
+import argparse
 import io
 import json
-import sys
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,12 +27,12 @@ STYLES = ("solid", "brands")
 
 def main() -> None:
     """Draw every icon that has a style and a label of its own."""
-    if len(sys.argv) != 2:
-        raise UserError("usage: font_awesome.py FOLDER")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where to draw them; it must not exist yet")
+    folder = parser.parse_args().folder
     if find_spec("fontawesomefree") is None:
         raise UserError("the icons are not installed; pip install fontawesomefree==6.6.0")
     root = files("fontawesomefree") / "static" / "fontawesomefree"
-    folder = Path(sys.argv[1])
     folder.mkdir(parents=True)
     rows: dict[str, dict[str, str]] = {}
     for name, icon in sorted(json.loads((root / "metadata" / "icons.json").read_text("utf-8")).items()):

@@ -89,7 +89,7 @@ def read_source(
     splits, told = _load(str(dataset_name), dataset_config, revision, columns)
     if split is not None:
         if split not in splits:
-            raise UserError(f"{dataset_name} has no split {split!r} (--dataset_split); it has {listed(splits)}.")
+            raise UserError(f"{dataset_name} has no split {split!r}; it has {listed(splits)}")
         splits = DatasetDict({split: splits[split]})
     prefixes = {name: "" if name in ("train", split) else f"{name}/" for name in splits}
     name = str(dataset_name)
