@@ -151,8 +151,9 @@ def embed_pairs(
         pictures.append(shrunk.flatten(1).cpu()[kept])
         said = preprocessor.tokenizer.batch_decode(tokens["input_ids"][kept[owner.cpu()]], skip_special_tokens=True)
         texts += said
-        for encoder, pairs in zip(encoders if said else (), encoded_pairs, strict=False):
-            pairs.append((encoder.images(encoded["pixels"].cpu()[kept]), encoder.texts(said)))
+        if said:
+            for encoder, pairs in zip(encoders, encoded_pairs, strict=True):
+                pairs.append((encoder.images(encoded["pixels"].cpu()[kept]), encoder.texts(said)))
     alignment, captions = torch.cat(alignments).double().numpy(), torch.cat(counts).numpy()
     row = np.repeat(np.arange(len(split)), captions)
     of_pairs = (total_x * total_y).sum().item() - (alignment / captions[row]).sum()

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from hf_unlearn.errors import UserError
+from hf_unlearn.methods.fine_tune import FineTuneTrainer
+from hf_unlearn.methods.targeted_calibration import TargetedCalibrationConfig
 
 FAMILIES = ["clip", "simclr", "moco"]
 MIXED = [*range(3, 10), 41, 44, 47, 49]  # seven retain rows and four unlearn rows
@@ -121,3 +123,26 @@ def test_noisy_targets_differ_by_seed_and_only_in_who_gets_which(make_trainer, f
 def test_noise_is_a_share(make_trainer):
     with pytest.raises(UserError, match=r"target_noise=1\.5 must be from 0 to 1"):
         make_trainer("targeted_calibration", target_noise=1.5)
+
+
+@pytest.mark.parametrize(("chosen", "rate"), [({}, 1e-3), ({"target_learning_rate": 3e-4}, 3e-4)])
+def test_the_copy_that_orders_targets_has_a_rate_of_its_own(make_trainer, encoder, monkeypatch, chosen, rate):
+    initial, _ = encoder("clip")
+    torch.manual_seed(3)
+    rates = []
+
+    class Watched(FineTuneTrainer):
+        def train(self, *positional, **kwargs):
+            rates.append(self.args.learning_rate)
+            return super().train(*positional, **kwargs)
+
+    monkeypatch.setattr("hf_unlearn.methods.targeted_calibration.FineTuneTrainer", Watched)
+    settings = {"initial_model": type(initial)(initial.config), "target_epochs": 1, "max_steps": 1}
+    trainer = make_trainer("targeted_calibration", "clip", learning_rate=2e-3, **settings, **chosen)
+    assert rates == [rate] and trainer.args.learning_rate == 2e-3
+
+
+@pytest.mark.parametrize("rate", [0, -1e-3, float("nan"), float("inf")])
+def test_a_rate_that_teaches_the_copy_nothing_is_refused(rate):
+    with pytest.raises(UserError, match=r"target_learning_rate=\S+ must be a number above 0"):
+        TargetedCalibrationConfig(target_learning_rate=rate)
