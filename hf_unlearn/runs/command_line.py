@@ -92,10 +92,12 @@ def parse_run(argv: Sequence[str] | None = None, default_config: str | Path | No
     all_targets = {method: trainer.config_class for method, trainer in METHODS.items()}
     _check_settings(of_sections, {**all_targets, **dict.fromkeys(EARLIER_TRAININGS, RetrainConfig)})
     own = _names(RunArguments, DataConfig)
+    # Where a model is named, no base is trained: a precision that is not to be had here must not stop the run for it.
+    of_all = (*_OF_THE_MACHINE, "bf16") if arguments.model_name_or_path is not None else _OF_THE_MACHINE
     parsed = {}
     for target, config_class in targets.items():
         # The base model's own training is set in its section alone: --num_train_epochs means the unlearning's.
-        reaching = [o for o in plain if target not in EARLIER_TRAININGS or o[0] in _OF_THE_MACHINE]
+        reaching = [o for o in plain if target not in EARLIER_TRAININGS or o[0] in of_all]
         usable = [option for option in general if option[0] not in own]
         usable += [(name, values) for section, name, values in of_sections if section == target]
         usable += [option for option in reaching if option[0] not in own]

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from transformers import SchedulerType, TrainingArguments, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
+from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
 
 from hf_unlearn.data.config import setting
 from hf_unlearn.errors import UserError, check_ranges
@@ -111,6 +112,11 @@ class UnlearningConfig(TrainingArguments):
     def __post_init__(self) -> None:
         if self.torch_compile and self.torch_compile_mode is None and torch.cuda.is_available() and not self.use_cpu:
             self.torch_compile_mode = "reduce-overhead"  # CUDA graphs: with compiled kernels alone the GPU still waits
+        if self.bf16 and not (self.use_cpu or is_torch_bf16_gpu_available() or is_torch_xla_available()):
+            raise UserError(
+                "bf16=True needs an accelerator that computes in bfloat16, and there is none here; set use_cpu=True to "
+                "compute on the CPU all the same, or bf16=False to compute in float32"
+            )
         self.workers_unset = self.dataloader_num_workers is None  # the rows decide, which are not here yet
         self.dataloader_num_workers = self.dataloader_num_workers or 0
         super().__post_init__()

@@ -116,6 +116,14 @@ def test_bad_arguments_are_named(argv, message):
         parse_run(argv)
 
 
+def test_bfloat16_is_turned_off_for_a_base_that_is_not_trained(tmp_path):
+    """`--bf16 false` is enough where a model is named; of a base that is trained, the config says it."""
+    (tmp_path / "run.yaml").write_text("bf16: true\nuse_cpu: true\n")
+    options = ["--config", str(tmp_path / "run.yaml"), "--bf16", "false"]
+    assert parse_run(options).pretrain.bf16
+    assert not parse_run([*options, "--model_name_or_path", "somewhere"]).pretrain.bf16
+
+
 def test_the_command_line_says_what_to_unlearn_in_another_way_than_the_file(tmp_path):
     (tmp_path / "run.yaml").write_text("unlearn_fraction: 0.1\n")
     arguments = parse_run(["--config", str(tmp_path / "run.yaml"), "--unlearn_where", "owner=alice"]).arguments

@@ -63,6 +63,13 @@ def test_half_precision_that_a_cpu_does_not_have_is_refused(tmp_path):
         FineTuneConfig(output_dir=str(tmp_path), use_cpu=True, fp16=True)
 
 
+def test_bfloat16_without_an_accelerator_is_refused_with_both_remedies(tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_unlearn.training.config.is_torch_bf16_gpu_available", lambda: False)
+    with pytest.raises(UserError, match=r"bf16=True needs an accelerator .* set use_cpu=True .*, or bf16=False"):
+        FineTuneConfig(output_dir=str(tmp_path), bf16=True)
+    assert FineTuneConfig(output_dir=str(tmp_path), bf16=True, use_cpu=True).bf16
+
+
 def test_a_search_for_a_lower_loss_is_refused(give):
     with pytest.raises(UserError, match="search with hf-unlearn tune"):
         give().hyperparameter_search(n_trials=1)
