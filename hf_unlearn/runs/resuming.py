@@ -74,7 +74,7 @@ class RunState:
         differing = [
             f"{name} was {self._stored[name]!r} and is {value!r}"
             for name, value in key.items()
-            if name in self._stored and self._stored[name] != value
+            if name in self._stored and self._stored[name] != value and not self._may_change(name)
         ]
         if differing:
             raise UserError(
@@ -82,6 +82,12 @@ class RunState:
                 "choose another --output_dir"
             )
         self._key |= key
+
+    def _may_change(self, name: str) -> bool:
+        """Whether a key is a setting of a method that has left nothing yet, such as one that refused its settings."""
+        method, dot, _ = name.partition(".")
+        is_begun = method in self._finished or any(self.checkpoints(method).glob("*"))
+        return bool(dot) and method in METHODS and not is_begun
 
     def refuse_to_replace(self, methods: Iterable[str]) -> None:
         """Refuse to start anew where there is a run already, or folders of no run that this one would replace.

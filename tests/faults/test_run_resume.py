@@ -205,6 +205,30 @@ def test_another_run_of_views_is_refused_with_the_difference(argv, difference, r
     assert difference in str(told.value) and folder_hash(finished_views_run / "out") == before
 
 
+def test_a_method_that_refused_its_settings_gets_others(run, tmp_path):
+    """What was finished before it stays, and is not run again; what has left checkpoints keeps its settings."""
+    methods = ("fine_tune", "selective_synaptic_dampening")
+
+    def dampen(alpha: int, *argv: str) -> None:
+        run(tmp_path, "clip", *argv, "--selective_synaptic_dampening.alpha", str(alpha), methods=methods)
+
+    with pytest.raises(UserError, match=r"SSD could select no weight: .* set alpha below"):
+        dampen(100)
+    weights = tmp_path / "out" / "fine_tune" / "model.safetensors"
+    written = weights.stat().st_mtime_ns
+    left = tmp_path / "out" / "checkpoints" / "selective_synaptic_dampening" / "checkpoint-1"
+    left.mkdir(parents=True)
+    with pytest.raises(UserError, match=r"dampening\.alpha was 100\.0 and is 5\.0"):
+        dampen(5, "--resume")
+    left.rmdir()
+    dampen(5, "--resume")
+    assert weights.stat().st_mtime_ns == written
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == ["before", *methods]
+    with pytest.raises(UserError, match=r"dampening\.alpha was 5\.0 and is 4\.0"):
+        dampen(4, "--resume")
+
+
 def test_resuming_nothing_starts_the_run(run, tmp_path):
     run(tmp_path, "clip", "--resume")
     assert (tmp_path / "out" / "results.json").is_file()
