@@ -23,7 +23,7 @@ from hf_unlearn.data.device import kept
 LUMINANCE = (0.2989, 0.587, 0.114)
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 _BLENDS = 3
-_SHAPES = ((4, 4), (3, 2, 4, 6), (3, 4))
+_SHAPES = ((_BLENDS + 3, 5), (_BLENDS, 2, 4, 8), (3, 4))
 _SIZES = [math.prod(shape) for shape in _SHAPES]
 
 
@@ -32,18 +32,16 @@ class ColourTable:
     """What each way to colour a view does, by the cumulated probability of the ways.
 
     A pixel's state has four channels: its colour, and the luminance it had before the hue shift minus that after it.
-    The first blend takes six instead, the colours after and before the shift; the others leave the last two out.
+    The first blend takes the eight channels of `shift_hue` instead; the others leave the last four out.
 
     Args:
         cumulated: `[m]` probability of the ways up to and including each.
-        rows: `[m, 172]` of each way, one after the other: `[4, 4]` from the strengths drawn to those of the three
-            blends in their order, and the hue's; `[3, 2, 4, 6]` these blends at strength 0, each on the state and on
-            its means; `[3, 4]` from the state to greyscale or not, and the normalisation's factor.
-        unchanged: `[3, 2, 4, 6]` the blends at strength 1, which change nothing.
+        rows: `[m, 234]` of each way, one after the other: `[6, 5]` from four draws, and 1, to the strengths of three
+            blends in their order and to where the circle of hues begins for red, green and blue, in sixths;
+            `[3, 2, 4, 8]` these blends at strength 0, each on the state and on its means; `[3, 4]` from the state to
+            greyscale or not, and the normalisation's factor.
+        unchanged: `[3, 2, 4, 8]` the blends at strength 1, which change nothing.
         offset: `[3, 1]` the normalisation's offset.
-        low: `[4]` least strength of each step.
-        high: `[4]` largest strength of each step.
-        hues: `[3, 1]` where red, green and blue lie on the circle of hues, in sixths.
         differences: `[3, 3]` from a colour to the differences that its hue is read from.
     """
 
@@ -51,9 +49,6 @@ class ColourTable:
     rows: Tensor
     unchanged: Tensor
     offset: Tensor
-    low: Tensor
-    high: Tensor
-    hues: Tensor
     differences: Tensor
 
     def ways(self, draws: Tensor) -> list[Tensor]:
@@ -82,35 +77,32 @@ def colour_table(
         device: where to keep it.
     """
     grey = np.tile(LUMINANCE, (3, 1))
-    after = np.zeros((4, 6))  # from the colours after and before the hue shift to the state
-    after[:3, :3], after[3, :3], after[3, 3:] = np.eye(3), -np.array(LUMINANCE), LUMINANCE
+    low = np.array([*(max(0.0, 1 - strength) for strength in jitter[:3]), -jitter[HUE]])
+    high = np.array([*(1 + strength for strength in jitter[:3]), jitter[HUE]])
+    drawn = np.concatenate([np.diag(high - low), low[:, None]], axis=1)  # `[4, 5]` from draws, and 1, to strengths
+    unturned = np.zeros((_BLENDS + 3, 5))
+    unturned[_BLENDS:, 4] = 6, 4, 2
     still = np.stack([np.eye(4), np.zeros((4, 4))])
     rows: list[tuple[float, np.ndarray, np.ndarray, np.ndarray]] = []
     for order in permutations(range(4)):
         blends = [_blend(step, order.index(step) < order.index(HUE)) for step in order if step != HUE]
-        chosen = np.eye(4)[[*(step for step in order if step != HUE), HUE]]
+        chosen = unturned + np.stack([*(drawn[step] for step in order if step != HUE), *[6 * drawn[HUE]] * 3])
         for probability, matrix in ((1 - grayscale, np.eye(3)), (grayscale, grey)):
             rows.append((jitter_probability / 24 * probability, chosen, np.stack(blends), matrix))
     for probability, matrix in ((1 - grayscale, np.eye(3)), (grayscale, grey)):
-        rows.append(((1 - jitter_probability) * probability, np.zeros((4, 4)), np.stack([still] * _BLENDS), matrix))
+        rows.append(((1 - jitter_probability) * probability, unturned, np.stack([still] * _BLENDS), matrix))
     rows = [row for row in rows if row[0] > 0]
     probabilities, strengths, blends, matrices = zip(*rows, strict=True)
     cumulated = np.cumsum(probabilities)
     cumulated[-1] = 2.0  # above every draw, whatever the sum's rounding
-    steps = np.stack(blends)
     shift = -np.array(mean) / np.array(std)
     last = np.concatenate([np.stack(matrices) / np.array(std)[:, None], np.zeros((len(rows), 3, 1))], axis=2)
-    low = [*(max(0.0, 1 - strength) for strength in jitter[:3]), -jitter[HUE]]
-    high = [*(1 + strength for strength in jitter[:3]), jitter[HUE]]
-    parts = (np.stack(strengths), _on_six_channels(steps, after), last)
+    parts = (np.stack(strengths), _on_eight_channels(np.stack(blends)), last)
     tables: tuple[npt.ArrayLike, ...] = (
         cumulated,
         np.concatenate([part.reshape(len(rows), -1) for part in parts], axis=1),
-        _on_six_channels(np.stack([still] * _BLENDS), after),
+        _on_eight_channels(np.stack([still] * _BLENDS)),
         shift[:, None],
-        low,
-        high,
-        [[6.0], [4.0], [2.0]],
         [[0, 1, -1], [-1, 0, 1], [1, -1, 0]],
     )
     return ColourTable(*(kept(table, device) for table in tables))
@@ -125,10 +117,14 @@ def _blend(step: int, before_hue: bool) -> np.ndarray:
     return np.stack([own, means])
 
 
-def _on_six_channels(blends: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """`[..., 3, 2, 4, 6]` of blends of the state `[..., 3, 2, 4, 4]`: the first one takes what the state is made of."""
-    wide = np.concatenate([blends, np.zeros_like(blends[..., :2])], axis=-1)
-    wide[..., 0, :, :, :] = blends[..., 0, :, :, :] @ after
+def _on_eight_channels(blends: np.ndarray) -> np.ndarray:
+    """`[..., 3, 2, 4, 8]` of blends of the state `[..., 3, 2, 4, 4]`: the first takes what `shift_hue` gives."""
+    former = np.eye(3, 8, 5)
+    shifted = np.eye(3, 8, 2)  # V - 2 C + C w
+    shifted[:, :2] = 1, -2
+    state = np.concatenate([shifted, np.array(LUMINANCE)[None] @ (former - shifted)])
+    wide = np.concatenate([blends, np.zeros_like(blends)], axis=-1)
+    wide[..., 0, :, :, :] = blends[..., 0, :, :, :] @ state
     return wide
 
 
@@ -144,11 +140,10 @@ def colour(pixels: Tensor, draws: Tensor, table: ColourTable) -> Tensor:
         `[n, 3, H, W]`, normalised.
     """
     chosen, blends, last = table.ways(draws[0])
-    drawn = torch.lerp(table.low, table.high, draws[1:].T)
-    strengths = (chosen @ drawn[..., None])[..., None]  # [n, 4, 1, 1]
+    strengths = torch.baddbmm(chosen[..., 4:], chosen[..., :4], draws[1:].T[..., None])  # [n, 6, 1]
     flat = pixels.flatten(2)
-    state = torch.cat([shift_hue(flat, strengths[:, 3, 0], table), flat], dim=1)
-    blends = torch.lerp(blends, table.unchanged, strengths[:, :_BLENDS, None])
+    state = torch.cat([*shift_hue(flat, strengths[:, _BLENDS:], table), flat], dim=1)
+    blends = torch.lerp(blends, table.unchanged, strengths[:, :_BLENDS, :, None, None])
     for blend in blends.unbind(1):
         own, means = blend[..., : state.shape[1]].unbind(1)
         state = torch.baddbmm(means @ state.mean(2, keepdim=True), own, state)
@@ -156,27 +151,25 @@ def colour(pixels: Tensor, draws: Tensor, table: ColourTable) -> Tensor:
     return torch.baddbmm(table.offset, last, state).view_as(pixels)
 
 
-def shift_hue(pixels: Tensor, shift: Tensor, table: ColourTable) -> Tensor:
+def shift_hue(pixels: Tensor, begin: Tensor, table: ColourTable) -> tuple[Tensor, Tensor, Tensor]:
     """Turn the hue of HSV, as torchvision's `adjust_hue` does.
 
     With V the largest channel, C its distance to the smallest and h the hue in sixths of the circle, a channel is
-    `V - C clamp(2 - |t - 2|, 0, 1)`, `t = (h + k) mod 6`, k = 5, 3, 1 for red, green and blue.
+    `V - C (2 - w)`, `w = clamp(|t - 2|, 1, 2)` and `t = (h + k) mod 6`, k = 5, 3, 1 for red, green and blue.
 
     Args:
         pixels: `[n, 3, m]` in [0, 1].
-        shift: `[n, 1]` in turns of the circle.
+        begin: `[n, 3, 1]` `k + 1`, and the shift, in sixths of the circle.
         table: constants.
 
     Returns:
-        `[n, 3, m]`.
+        V `[n, 1, m]`, C `[n, 1, m]` and C w `[n, 3, m]`; what follows is linear in them.
     """
     largest, index = pixels.max(1, keepdim=True)
     chroma = largest - pixels.amin(1, keepdim=True)
-    ascent = (table.differences @ pixels).gather(1, index).div_(chroma.clamp(min=1e-12))
-    hue = torch.add(ascent, index, alpha=2)
-    place = hue + torch.add(table.hues, shift[..., None], alpha=6)  # t + 1, so that the distance is to 3
-    weight = place.remainder_(6).sub_(3).abs_().clamp_(1, 2)
-    return torch.addcmul(torch.sub(largest, chroma, alpha=2), chroma, weight)
+    half_hue = torch.addcdiv(index, (table.differences @ pixels).gather(1, index), chroma.clamp(min=1e-12), value=0.5)
+    place = torch.add(begin, half_hue, alpha=2)  # t + 1, so that the distance is to 3
+    return largest, chroma, place.remainder_(6).sub_(3).abs_().clamp_(1, 2).mul_(chroma)
 
 
 def normalise_grey(pixels: Tensor, draws: Tensor, table: ColourTable) -> Tensor:

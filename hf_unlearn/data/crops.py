@@ -30,10 +30,10 @@ class BoxTable:
     Args:
         cumulated: `[m]` probability of the entries up to and including each.
         geometry: `[m, 5, 2]`, x and y of, in half pictures unless said: half the box's sides, x's negative where
-            mirrored; number of places (pixels); centre of the box at the first place; least and largest coordinate
-            within the box, in half boxes, beyond which torchvision repeats the box's rim.
+            mirrored; share of the draws that each place (pixel) has; centre of the box at the first place; least and
+            largest coordinate within the box, in half boxes, beyond which torchvision repeats the box's rim.
         step: `[2]` one pixel in half pictures.
-        places: `[size]` where the output's pixels lie in the box, in half boxes.
+        places: `[2, size, size]` where the output's pixels lie in the box along x and y, in half boxes.
     """
 
     cumulated: Tensor
@@ -102,14 +102,14 @@ def box_table(
     extent = np.array([width, height], dtype=float)
     sides = np.stack([w, h], axis=1).astype(float)
     half, inner = sides / extent, 1 - 1 / sides
-    geometry = np.stack([half, (extent - sides + 1) * _BELOW_ONE, half - 1, -inner, inner], axis=1)
+    geometry = np.stack([half, 1 / ((extent - sides + 1) * _BELOW_ONE), half - 1, -inner, inner], axis=1)
     mirrored = geometry.copy()
     mirrored[:, 0, 0] *= -1
     plain = probabilities[np.nonzero(probabilities)]
     cumulated = np.cumsum(np.concatenate([plain * (1 - flip), plain * flip]))
     cumulated[-1] = 2.0  # above every draw, whatever the sum's rounding
     places = (2 * np.arange(size) + 1) / size - 1
-    tables = (cumulated, np.concatenate([geometry, mirrored]), 2 / extent, places)
+    tables = (cumulated, np.concatenate([geometry, mirrored]), 2 / extent, np.stack(np.meshgrid(places, places)))
     return BoxTable(*(kept(table, device) for table in tables))
 
 
@@ -125,10 +125,8 @@ def crop(pixels: Tensor, draws: Tensor, table: BoxTable) -> Tensor:
         `[n, 3, size, size]`.
     """
     entry = torch.searchsorted(table.cumulated, draws[0], right=True)
-    half, room, first, least, largest = table.geometry[entry].unbind(1)
-    centre = torch.addcmul(first, (draws[1:].T * room).floor(), table.step)
-    within = table.places.clamp(least[..., None], largest[..., None])
-    x, y = torch.addcmul(centre[..., None], half[..., None], within).unbind(1)
-    size = len(table.places)
-    grid = torch.stack([x[:, None].expand(-1, size, -1), y[..., None].expand(-1, -1, size)], dim=-1)
+    half, share, first, least, largest = table.geometry[entry].unbind(1)
+    centre = torch.addcmul(first, torch.div(draws[1:].T, share, rounding_mode="floor"), table.step)
+    centre, half, least, largest = (each[..., None, None] for each in (centre, half, least, largest))
+    grid = torch.addcmul(centre, half, table.places.clamp(least, largest)).permute(0, 2, 3, 1)
     return F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)

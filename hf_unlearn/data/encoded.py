@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from copy import copy
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -192,7 +193,14 @@ class EncodedSplits(torch.utils.data.Dataset[dict[str, Tensor]]):
         places = ((index[:retained], self.retain), (index[retained:] - self.retain, self.unlearn))
         rows = zip(self.splits, (place for place, size in places if size), strict=True)
         batch = _gather([split.source(place) for split, place in rows if len(place)])
-        return {**batch, "index": index, "is_unlearn": index >= self.retain}
+        return {**batch, "index": index, "is_unlearn": _follow(retained, len(wanted), index.device)}
+
+
+@lru_cache(maxsize=8)
+def _follow(retained: int, size: int, device: torch.device) -> Tensor:
+    """`[size]` bool, true from `retained` on: one mask for all batches, by which more is kept."""
+    with torch.inference_mode(False):
+        return torch.arange(size, device=device) >= retained
 
 
 def as_batch(batch: dict[str, Tensor]) -> dict[str, Tensor]:

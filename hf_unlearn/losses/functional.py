@@ -1,16 +1,15 @@
 """The loss terms of the paper as pure functions of `ContrastiveTerms` (arXiv 2406.03603, Eqs. 1-5)."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.distributed.tensor import DTensor, Partial
 
-from hf_unlearn.distributed import Context, all_gather, all_reduce_sum, world_size
+from hf_unlearn.distributed import all_gather, all_reduce_sum, world_size
 from hf_unlearn.losses.terms import ContrastiveTerms
 
 
@@ -35,70 +34,49 @@ def info_nce(terms: ContrastiveTerms, mask: Tensor | None = None) -> Tensor:
     return masked_mean(terms.log_partition - terms.positive_alignment, mask)
 
 
-def split_means(values: Sequence[Tensor], is_unlearn: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """`masked_mean` of several `values [n]` over retain and over unlearn samples, in a handful of operations.
+def shares(is_unlearn: Tensor) -> Tensor:
+    """What a sample counts in means over all ranks: `[3, n]`, 0 where there is nothing to average.
+
+    Rows: in the mean over retain samples, in that over unlearn samples, and in that over the partners of an unlearn
+    sample, the other unlearn samples. They are kept for a mask that comes again, as that of `EncodedSplits` does, and
+    neither they nor the mask may be changed in place.
 
     Args:
-        values: of the same samples.
         is_unlearn: `[n]` bool.
-
-    Returns:
-        For each of them its mean over retain and that over unlearn.
     """
-    compiling = torch.compiler.is_compiling()  # a kept constant is for steps that launch operation by operation
-    masks = torch.stack((~is_unlearn, is_unlearn)) if compiling else is_unlearn == _sides(is_unlearn.device)
-    counts = all_reduce_sum(masks.sum(1, dtype=values[0].dtype)).clamp(min=1)
-    means = torch.stack(list(values)) @ (masks / counts[:, None]).T
-    found = (means if world_size() == 1 else means * world_size()).flatten().unbind()
-    return list(zip(found[::2], found[1::2], strict=True))
+    if world_size() > 1 or torch.compiler.is_compiling():
+        return _shares(is_unlearn)
+    return _kept_shares(is_unlearn)
+
+
+def _shares(is_unlearn: Tensor) -> Tensor:
+    masks = torch.stack((~is_unlearn, is_unlearn, is_unlearn))
+    retain, unlearn = all_reduce_sum(masks[:2].sum(1, dtype=torch.float32)).unbind()
+    counts = torch.stack((retain, unlearn, unlearn - 1))
+    return (masks / counts[:, None]).nan_to_num(nan=0.0, posinf=0.0)  # a lone sample has no partner
 
 
 @lru_cache(maxsize=8)
-def _sides(device: torch.device) -> Tensor:
-    """`[[False], [True]]` on a device, kept there: not to be changed in place."""
+def _kept_shares(is_unlearn: Tensor) -> Tensor:
     with torch.inference_mode(False):
-        return torch.tensor([[False], [True]], device=device)
+        return _shares(is_unlearn)
 
 
-class _MeanOfOthers(torch.autograd.Function):
-    """`scale * mean_{i != j} <x_i, y_j>` over the samples of weight 1, on one process."""
-
-    @staticmethod
-    def forward(ctx: Context, x: Tensor, y: Tensor, scale: Tensor, weight: Tensor) -> Tensor:
-        count, member = weight.sum(), weight[:, None]
-        share = member / (count * (count - 1)).clamp_(min=1)
-        shares = x * share
-        # What is left of a sample's partners without itself: zero, to the last bit, for a lone one.
-        others = torch.addcmul(weight @ y, y, member, value=-1)
-        mean = torch.dot(shares.flatten(), others.flatten())
-        ctx.save_for_backward(scale, member, share, shares, others, mean)
-        return scale * mean
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        scale, member, share, shares, others, mean = ctx.saved_tensors
-        (grad,) = grads
-        scaled = grad * scale
-        _, of_y, of_scale, _ = ctx.needs_input_grad  # MoCo's keys and temperature have none
-        grad_y = torch.addcmul(shares, member, shares.sum(0), value=-1).mul_(-scaled) if of_y else None
-        return others * (share * scaled), grad_y, grad * mean if of_scale else None, None
+def alignment_to_all(terms: ContrastiveTerms, share: Tensor) -> Tensor:
+    """`[n]` `sum_j share_j s(x_i, y_j)` over the samples of all ranks, itself included, without a matrix."""
+    with torch.autocast(terms.x.device.type, enabled=False):
+        return terms.x @ (terms.scale * all_reduce_sum(share @ terms.y))
 
 
 def negative_alignment(terms: ContrastiveTerms, mask: Tensor) -> Tensor:
     """Mean of `s(x_i, y_j)` over all ordered pairs i != j of samples in `mask [n]` of all ranks, Eq. 5's first term.
 
-    `sum_{i != j} <x_i, y_j> = <sum_i x_i, sum_j y_j> - sum_i <x_i, y_i>`, so no matrix is built and the cost is linear.
+    No matrix is built and the cost is linear: of each sample's mean alignment to all it takes off the sample itself.
     Fewer than two samples have no negative pair: zero with zero gradient.
     """
-    weight = mask.to(terms.x.dtype)
-    with torch.autocast(terms.x.device.type, enabled=False):
-        if world_size() == 1 and not torch.compiler.is_compiling():
-            return _MeanOfOthers.apply(terms.x, terms.y, terms.scale, weight)
-        count = all_reduce_sum(weight.sum())
-        total = torch.dot(weight @ terms.x, all_reduce_sum(weight @ terms.y)) - torch.dot(weight, terms.cosine)
-    share = (count > 1) / (count * (count - 1)).clamp(min=1)  # a lone sample has no pair, whatever rounding leaves
-    return terms.scale * total * share * world_size()
+    _, share, of_partners = _shares(mask)
+    others = alignment_to_all(terms, share) - share * terms.positive_alignment
+    return torch.dot(of_partners, others) * world_size()
 
 
 def similarity_drift(terms: ContrastiveTerms, x_0: Tensor, y_0: Tensor, mask: Tensor) -> Tensor:

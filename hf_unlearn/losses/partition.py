@@ -47,10 +47,11 @@ def _similarities(scaled: Tensor, candidates: Tensor, masked: Tensor | None, blo
 
 
 class _Whole(torch.autograd.Function):
-    """The whole matrix at once, of which every row, and column if asked for, has a candidate.
+    """The whole matrix at once, of which every row, and column if asked for, has a candidate; and each row's positive.
 
     A fused log-softmax reads and writes the matrix once where a log-sum-exp and its backward pass do so many times, and
-    the log-sum-exp is any entry less its logarithm.
+    the log-sum-exp is any entry less its logarithm. A positive is an entry of the matrix, so its gradient takes part in
+    the products that are made anyway.
     """
 
     @staticmethod
@@ -62,40 +63,46 @@ class _Whole(torch.autograd.Function):
         own: Tensor | None,
         masked: Tensor | None,
         both: bool,
-    ) -> tuple[Tensor, Tensor | None]:
+        first: int,
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
         scaled = anchors * scale
         similarities = _similarities(scaled, candidates, masked, slice(None))
         # Turned round first: on an accelerator a softmax over the outer dimension takes many times as long.
         by_column = similarities.T.contiguous().log_softmax(1) if both else None
         columns = None if by_column is None else similarities[0] - by_column[:, 0]
         if own is not None:  # as one more candidate, which no row leaves out
-            similarities = torch.cat([own[:, None], similarities], dim=1)
+            alignment = (scaled * own).sum(1)
+            similarities = torch.cat([alignment[:, None], similarities], dim=1)
+        else:
+            alignment = similarities.diagonal(first).clone()  # a view would keep the matrix
         by_row = similarities.log_softmax(1)
         if masked is None or own is not None:
             rows = similarities[:, 0] - by_row[:, 0]
         else:
             kept = ((masked + 1) % len(candidates))[:, None]
             rows = (similarities.gather(1, kept) - by_row.gather(1, kept))[:, 0]
-        ctx.has_own = own is not None
-        ctx.save_for_backward(anchors, candidates, scale, scaled, by_row, by_column)
-        return rows, columns
+        ctx.first = first
+        ctx.save_for_backward(anchors, candidates, scale, own, scaled, by_row, by_column)
+        return rows, columns, alignment
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        anchors, candidates, scale, scaled, by_row, by_column = ctx.saved_tensors
-        grad_rows, grad_columns = grads
-        weights = by_row.exp().mul_(grad_rows[:, None])
-        grad_own = None
-        if ctx.has_own:  # its share of a row's sum; the candidates have the rest
-            grad_own, weights = weights[:, 0], weights[:, 1:]
+        anchors, candidates, scale, own, scaled, by_row, by_column = ctx.saved_tensors
+        grad_rows, grad_columns, grad_alignment = grads
+        of_anchors, of_candidates, of_scale, of_own = ctx.needs_input_grad[:4]
+        every = by_row.exp().mul_(grad_rows[:, None])
+        weights, weight = (every, None) if own is None else (every[:, 1:], every[:, :1])
+        (weights.diagonal(ctx.first) if weight is None else weight[:, 0]).add_(grad_alignment)
         if by_column is not None:
             weights.addcmul_(by_column.exp().T, grad_columns)
-        of_anchors, of_candidates, of_scale = ctx.needs_input_grad[:3]
         grad_scaled = weights @ candidates if of_anchors or of_scale else None
+        if weight is not None and grad_scaled is not None:
+            grad_scaled.addcmul_(weight, own)
         grad_scale = (grad_scaled * anchors).sum() if of_scale else None
         grad_anchors = grad_scaled * scale if of_anchors else None
-        return grad_anchors, weights.T @ scaled if of_candidates else None, grad_scale, grad_own, None, None
+        grad_candidates = weights.T @ scaled if of_candidates else None
+        return grad_anchors, grad_candidates, grad_scale, weight * scaled if of_own else None, None, None, None
 
 
 class _LogPartition(torch.autograd.Function):
@@ -174,9 +181,22 @@ def log_partition(
     masked: Tensor | None = None,
     both: bool = False,
     block_elements: int | None = None,
-    own: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Log of the summed exponentiated similarities of every anchor, and if asked of every candidate.
+    """`partition_and_alignment` without the alignment."""
+    return partition_and_alignment(anchors, candidates, scale, masked, both, block_elements)[:2]
+
+
+def partition_and_alignment(
+    anchors: Tensor,
+    candidates: Tensor,
+    scale: Tensor,
+    masked: Tensor | None = None,
+    both: bool = False,
+    block_elements: int | None = None,
+    own: Tensor | None = None,
+    first: int = 0,
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Log of the summed exponentiated similarities of every anchor, if asked of every candidate; and the positives.
 
     `rows[i] = log sum_j exp(scale * <anchors_i, candidates_j>)` and `columns[j] = log sum_i exp(...)`.
 
@@ -187,18 +207,23 @@ def log_partition(
         masked: `[n]` int64, one candidate each row leaves out (SimCLR: the anchor itself); None for none.
         both: also the column sums, from the same pass over the matrix (CLIP: text to image).
         block_elements: elements of the similarity matrix held at once; default: what suits the device and its memory.
-        own: `[n]` one further similarity of each row, scale included (MoCo: to its own key).
+        own: `[n, d]` one further candidate of each row, which is its positive (MoCo: its own key).
+        first: without `own`, the first row's positive; a row's is one further than that of the row before.
 
     Returns:
-        `rows [n]` and `columns [N]` (None unless `both`); -inf where nothing is left to sum.
+        `rows [n]` and `columns [N]` (None unless `both`), -inf where nothing is left to sum; and the similarities of
+        rows to their positives, as many as have one.
     """
-    if torch.compiler.is_compiling():  # what is written out is fused, forward and backward, without our help
-        with torch.autocast(anchors.device.type, enabled=False):
-            return _written_out(anchors, candidates, scale, own, masked, both)
     if block_elements is None:
         block_elements = _elements_at_once(anchors, candidates)
     elements, left = len(anchors) * len(candidates), len(candidates) - (masked is not None)
+    fits = elements <= block_elements and elements and left and not (both and masked is not None)
     with torch.autocast(anchors.device.type, enabled=False):  # losses stay in float32 whatever the model runs in
-        if elements <= block_elements and elements and left and not (both and masked is not None):
-            return _Whole.apply(anchors, candidates, scale, own, masked, both)
-        return _LogPartition.apply(anchors, candidates, scale, own, masked, both, block_elements)
+        if fits and not torch.compiler.is_compiling():
+            return _Whole.apply(anchors, candidates, scale, own, masked, both, first)
+        positives = candidates[first : first + len(anchors)] if own is None else own
+        alignment = scale * (anchors[: len(positives)] * positives).sum(1)
+        given = anchors, candidates, scale, None if own is None else alignment, masked, both
+        if torch.compiler.is_compiling():  # what is written out is fused, forward and backward, without our help
+            return *_written_out(*given), alignment
+        return *_LogPartition.apply(*given, block_elements), alignment

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hf_unlearn.distributed import Context, all_gather, rank, world_size
-from hf_unlearn.losses.partition import log_partition
+from hf_unlearn.losses.partition import log_partition, partition_and_alignment
 
 
 class _Unit(torch.autograd.Function):
@@ -109,7 +109,13 @@ class ContrastiveTerms(ABC):
     @Quantity
     @abstractmethod
     def log_partition(self) -> Tensor:
-        """`[n]` `log sum_y exp s(x_i, y)` over every candidate, averaged over the directions a model contrasts in."""
+        """`[n]` `log sum_y exp s(x_i, y)` over every candidate, averaged over the directions a model contrasts in.
+
+        Read before the positive alignment, it gives that, too: one similarity among those that it is made of.
+        """
+
+    def _found(self, alignment: Tensor) -> None:
+        vars(self).setdefault("positive_alignment", alignment)
 
     def repair(self, permutation: Tensor) -> "ContrastiveTerms":
         """The same batch with sample i's second element taken from sample `permutation[i]` (`[n]` int64)."""
@@ -124,8 +130,9 @@ class CrossModalTerms(ContrastiveTerms):
     def log_partition(self) -> Tensor:
         """`[n]` mean of the image-to-text and the text-to-image log-partition."""
         if world_size() == 1:
-            to_text, to_image = log_partition(self.x, self.y, self.scale, both=True)
+            to_text, to_image, alignment = partition_and_alignment(self.x, self.y, self.scale, both=True)
             assert to_image is not None  # asked for
+            self._found(alignment)
         else:
             to_text, _ = log_partition(self.x, all_gather(self.y), self.scale)
             to_image, _ = log_partition(self.y, all_gather(self.x), self.scale)
@@ -148,7 +155,9 @@ class TwoViewTerms(ContrastiveTerms):
             itself = _places(2 * n, 0, views.device)
         else:
             itself = torch.cat([_places(n, rank() * n + half, views.device) for half in (0, other)])
-        rows, _ = log_partition(views, candidates, self.scale, masked=itself)
+        rows, _, alignment = partition_and_alignment(views, candidates, self.scale, masked=itself, first=other)
+        if world_size() == 1:
+            self._found(alignment)
         return rows.view(2, -1).mean(0)
 
 
@@ -165,4 +174,6 @@ class QueueTerms(ContrastiveTerms):
     @Quantity
     def log_partition(self) -> Tensor:
         """`[n]` over the own key and the queue."""
-        return log_partition(self.x, self.queue.float(), self.scale, own=self.positive_alignment)[0]
+        rows, _, alignment = partition_and_alignment(self.x, self.queue.float(), self.scale, own=self.y)
+        self._found(alignment)
+        return rows

@@ -2,12 +2,15 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
+import torch
 from torch import Tensor
 
+from hf_unlearn.distributed import world_size
 from hf_unlearn.errors import UserError
-from hf_unlearn.losses import ContrastiveTerms, masked_mean, negative_alignment
-from hf_unlearn.losses.functional import derangement, split_means, weighted_info_nce
+from hf_unlearn.losses import ContrastiveTerms, masked_mean
+from hf_unlearn.losses.functional import alignment_to_all, derangement, shares, weighted_info_nce
 from hf_unlearn.records.method_description import PAPER_CITATION, MethodDescription
 from hf_unlearn.training.config import UnlearningConfig, setting
 from hf_unlearn.training.loss import BatchLoss
@@ -109,10 +112,31 @@ class AlignmentCalibrationTrainer(UnlearningTrainer):
             loss = mixed + args.beta * eps / (1 + eps) * positive
             return loss, {"loss_mixed": mixed, "positive": positive}
         assert args.alpha is not None  # the config filled it in
-        values = terms.log_partition, terms.positive_alignment
-        (retain_partition, partition), (retain_positive, positive) = split_means(values, is_unlearn)
-        retain = retain_partition - retain_positive  # Eq. 1
-        negative = negative_alignment(terms, is_unlearn)
-        loss = retain.add(negative, alpha=-eps * args.alpha).add(positive, alpha=eps * args.beta)
-        loss = loss.add(partition, alpha=eps * args.gamma)
-        return loss, {"loss_retain": retain, "negative": negative, "positive": positive, "partition": partition}
+        weights = _weights if world_size() > 1 or torch.compiler.is_compiling() else _kept_weights
+        share = weights(is_unlearn, eps * args.alpha, eps * args.beta, eps * args.gamma)
+        to_unlearn = alignment_to_all(terms, shares(is_unlearn)[1])
+        values = torch.cat([terms.log_partition, terms.positive_alignment, to_unlearn])
+        with torch.autocast(values.device.type, enabled=False):
+            loss, parts = torch.dot(share[0], values), share[1:] @ values.detach()
+        if world_size() > 1:
+            loss, parts = loss * world_size(), parts * world_size()
+        return loss, dict(zip(("loss_retain", "negative", "positive", "partition"), parts.unbind(), strict=True))
+
+
+def _weights(is_unlearn: Tensor, alpha: float, beta: float, gamma: float) -> Tensor:
+    """`[5, 3 n]` what log-partitions, alignments and those to all unlearn samples count in Eq. 5, and in its parts."""
+    retain, unlearn, partner = shares(is_unlearn)
+    nothing = torch.zeros_like(retain)
+    parts = (
+        torch.cat([retain, -retain, nothing]),  # Eq. 1
+        torch.cat([nothing, -partner * unlearn, partner]),  # to all, less to itself
+        torch.cat([nothing, unlearn, nothing]),
+        torch.cat([unlearn, nothing, nothing]),
+    )
+    return torch.stack([parts[0] - alpha * parts[1] + beta * parts[2] + gamma * parts[3], *parts])
+
+
+@lru_cache(maxsize=8)
+def _kept_weights(is_unlearn: Tensor, alpha: float, beta: float, gamma: float) -> Tensor:
+    with torch.inference_mode(False):
+        return _weights(is_unlearn, alpha, beta, gamma)

@@ -55,6 +55,7 @@ PUBLISHED = (
     "configuration_*.py",
     "modeling_*.py",
     "view_encoder.py",  # what SimCLR's and MoCo's code share
+    "view_encoder_operations.py",
 )
 
 # Files that a loader could take for the model, or run: pickles and other forms of weights wherever they lie, and code

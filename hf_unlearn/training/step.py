@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_utils import TrainOutput
 
+from hf_unlearn.losses.terms import constant_scale
 from hf_unlearn.training.accelerate_state import AccelerateState
 
 P = ParamSpec("P")
@@ -90,7 +91,7 @@ class LeanTrainer(Trainer):
         with self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
         assert isinstance(loss, Tensor)  # outputs were not asked for
-        loss.backward()
+        loss.backward(gradient=constant_scale(1.0, loss.device) if loss.dtype == torch.float32 else None)
         return self.kept(loss)
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
@@ -100,7 +101,9 @@ class LeanTrainer(Trainer):
             self.gradient_norm = super()._clip_grad_norm(model)
         else:
             self.gradient_norm = self._norm(model)
-            fused.grad_scale = (self.gradient_norm.float() * (1 / limit)).clamp_(min=1)  # type: ignore[attr-defined]
+            norm = self.gradient_norm.float()
+            exceeds = norm if limit == 1 else norm * (1 / limit)
+            fused.grad_scale = exceeds.clamp(min=1)  # type: ignore[attr-defined]
         return self.gradient_norm
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: object = None) -> object:

@@ -6,7 +6,7 @@ import torch
 from loss_batches import FAMILIES, UNLEARN, assert_value_and_gradient, batch
 
 from hf_unlearn.losses import info_nce, l1_norm, masked_mean, negative_alignment, similarity_drift
-from hf_unlearn.losses.functional import derangement, weighted_info_nce
+from hf_unlearn.losses.functional import derangement, shares, weighted_info_nce
 
 EPSILON = 1 / 9  # of a 10% request
 
@@ -185,3 +185,14 @@ def test_the_published_loss_is_equation_5_times_the_retain_share(family):
         return weighted_info_nce(terms.repair(torch.tensor([4, 1, 2, 3, 0, 5])), torch.ones(6))
 
     assert_value_and_gradient(published, drawn, lambda *arrays: 4 / 6 * equation_5(*arrays))
+
+
+@pytest.mark.parametrize("unlearn", UNLEARN)
+def test_shares_are_those_of_means_and_of_partners(unlearn):
+    mask = torch.tensor(UNLEARN[unlearn])
+    count = int(mask.sum())
+    counts = [6 - count, count, count - 1]
+    wanted = [side / n if n > 0 else torch.zeros(6) for side, n in zip((~mask, mask, mask), counts, strict=True)]
+    torch.testing.assert_close(shares(mask), torch.stack(wanted))
+    assert shares(mask) is shares(mask)  # kept for a mask that comes again, and for no other
+    torch.testing.assert_close(shares(~mask)[0], wanted[1])

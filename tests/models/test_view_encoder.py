@@ -250,3 +250,15 @@ def test_initial_weights_depend_on_the_seed_alone(family: type[PreTrainedModel])
         states.append(family(family.config_class(**SMALL)).state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert all(torch.isfinite(value).all() for value in states[0].values())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_batch_norm_counts_the_batches_it_was_trained_on(family: str) -> None:
+    model = FAMILIES[family](FAMILIES[family].config_class(**SMALL))
+    views = torch.randn(4, 2, 3, 32, 32)
+    model.train()(views)
+    model.eval()(views)
+    model.train()(views)
+    model.get_image_features(views[:, 0])
+    counts = {name: int(value) for name, value in model.named_buffers() if name.endswith("num_batches_tracked")}
+    assert counts == {name: 3 if name.startswith("encoder.backbone") else 2 for name in counts} and counts

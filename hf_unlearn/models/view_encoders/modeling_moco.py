@@ -1,6 +1,7 @@
 """The MoCo family: a query encoder, its momentum copy and a queue of keys."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Self
 
 import torch
@@ -10,7 +11,8 @@ from transformers import PreTrainedModel, initialization
 from transformers.utils import ModelOutput
 
 from .configuration_moco import MoCoConfig
-from .view_encoder import AllGather, Unit, ViewEncoder, ViewEncoderModel, world_size
+from .view_encoder import ViewEncoder, ViewEncoderModel
+from .view_encoder_operations import AllGather, UnitPair, world_size
 
 
 @dataclass
@@ -92,10 +94,11 @@ class MoCoModel(ViewEncoderModel):
         Returns:
             Queries, keys and the queue as it was before this batch.
         """
-        queries = Unit.apply(self.encoder(pixel_values[:, 0]).float())
+        queries = self.encoder(pixel_values[:, 0])
         if self.training:
             self._update_key_encoder()
-        keys = Unit.apply(self.get_key_features(pixel_values[:, 1]).float())
+        queries, keys = UnitPair.apply(queries.float(), self.get_key_features(pixel_values[:, 1]).float())
+        self.count_batches()
         queue = self.queue.to(torch.float32, copy=True)  # the loss keeps it for its backward pass
         if self.training:
             self.enqueue(keys)
@@ -111,9 +114,22 @@ class MoCoModel(ViewEncoderModel):
         """Put unit-norm keys `[n, d]` in place of the oldest ones; n is the same on all processes."""
         if world_size() > 1:
             keys = AllGather.apply(keys).flatten(0, 1)  # so that the queues stay equal
-        size = self.config.queue_size
-        newest = keys[-size:].to(self.queue.dtype)
+        newest = keys[-self.config.queue_size :].to(self.queue.dtype)
         # The pointer stays on its device: reading it on the host would stall an accelerator at every step.
-        slots = (self.queue_pointer + torch.arange(len(newest) + 1, device=keys.device)) % size
+        slots = _slots(self.queue_pointer, len(newest) + 1, self.config.queue_size)
         self.queue.index_copy_(0, slots[:-1], newest)
         self.queue_pointer.copy_(slots[-1])
+
+
+def _slots(pointer: Tensor, count: int, size: int) -> Tensor:
+    """`[count]` slots of a ring of `size`, from the one that `pointer` names on."""
+    if torch.compiler.is_compiling():
+        return (pointer + torch.arange(count, device=pointer.device)) % size
+    return _ring(count, size, pointer.device).index_select(0, pointer.view(1))[0]
+
+
+@lru_cache(maxsize=8)
+def _ring(count: int, size: int, device: torch.device) -> Tensor:
+    """`[size, count]` what `_slots` gives for every pointer, all in the memory of one row of `size + count`."""
+    with torch.inference_mode(False):
+        return (torch.arange(size + count - 1, device=device) % size).unfold(0, count, 1)

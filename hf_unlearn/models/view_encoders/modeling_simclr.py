@@ -6,7 +6,8 @@ from torch import Tensor
 from transformers.utils import ModelOutput
 
 from .configuration_simclr import SimCLRConfig
-from .view_encoder import Unit, ViewEncoder, ViewEncoderModel
+from .view_encoder import ViewEncoder, ViewEncoderModel
+from .view_encoder_operations import Unit
 
 
 @dataclass
@@ -45,5 +46,6 @@ class SimCLRModel(ViewEncoderModel):
             The embeddings of the first and the second views.
         """
         embeds = Unit.apply(self.encoder(pixel_values.flatten(0, 1)).float()).unflatten(0, (-1, 2))
+        self.count_batches()
         x_embeds, y_embeds = embeds.unbind(1)
         return SimCLROutput(x_embeds=x_embeds, y_embeds=y_embeds)

@@ -5,17 +5,17 @@ The code of this folder travels to the Hub with a model, and may import its own 
 
 import math
 from collections.abc import Callable
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, ResNetConfig, initialization
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from .view_encoder_operations import AllGather, world_size
+
 BUILT_IN_ATTENTION = (None, "eager", "sdpa", "flex_attention")
-Context: TypeAlias = Any  # of an autograd function, which carries whatever is put there; torch has no such type
 RESNETS = {  # type of layer, layers of each stage, and by how much a layer widens its stage
     "resnet18": ("basic", [2, 2, 2, 2], 1),
     "resnet50": ("bottleneck", [3, 4, 6, 3], 4),
@@ -100,16 +100,13 @@ class ViewEncoder(nn.Module):
             _replace_batch_norms(self, SplitBatchNorm, splits=batch_norm_splits)
         else:
             _replace_batch_norms(self, CrossRankBatchNorm, sync=config.sync_batch_norm)
-        for norm in self.backbone.modules():  # the encoder counts the batches of all of them in one operation
+        for norm in self.modules():  # the model counts the batches of all of them in one operation
             if isinstance(norm, CrossRankBatchNorm):
                 norm.counts = False
 
     def features(self, pixel_values: Tensor) -> Tensor:
         """Pooled backbone features `[n, D]` of `[n, 3, H, W]` normalised pixels."""
-        features = self.backbone(pixel_values).pooler_output.flatten(1)
-        if self.training:
-            _count_batches(self.backbone)
-        return features
+        return self.backbone(pixel_values).pooler_output.flatten(1)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Projections `[n, d]` of `[n, 3, H, W]` normalised pixels."""
@@ -177,11 +174,28 @@ class ViewEncoderModel(PreTrainedModel):
         Returns:
             An output whose `pooler_output` is `[n, D]`, not normalised.
         """
-        return BaseModelOutputWithPooling(pooler_output=self.encoder.features(pixel_values))
+        features = self.encoder.features(pixel_values)
+        self.count_batches()
+        return BaseModelOutputWithPooling(pooler_output=features)
 
     def get_projected_features(self, pixel_values: Tensor) -> Tensor:
         """Projections `[n, d]`, not normalised, of `[n, 3, H, W]` normalised pixels."""
-        return self.encoder(pixel_values)
+        projections = self.encoder(pixel_values)
+        self.count_batches()
+        return projections
+
+    def count_batches(self) -> None:
+        """Count a training batch of all batch norms that ran since the last time, in one operation.
+
+        An adapter's copies may have run in place of the originals.
+        """
+        if not self.training:
+            return
+        ran = [norm for norm in self.modules() if isinstance(norm, CrossRankBatchNorm) and norm.ran]
+        for norm in ran:
+            norm.ran = False
+        if ran:
+            torch._foreach_add_([norm.num_batches_tracked for norm in ran], 1)
 
 
 class CrossRankBatchNorm(nn.BatchNorm2d):
@@ -208,7 +222,7 @@ class CrossRankBatchNorm(nn.BatchNorm2d):
         self.counts, self.ran = True, False
 
     def _count(self) -> None:
-        """Count a training batch, or leave it to the encoder, which does so for all its layers that ran."""
+        """Count a training batch, or leave it to the model, which does so for all its layers that ran."""
         if self.training and self.counts:
             self.num_batches_tracked.add_(1)
         self.ran = self.training
@@ -278,57 +292,6 @@ class SplitBatchNorm(CrossRankBatchNorm):
             self.running_mean.copy_(mean.view(splits, -1).mean(0))
             self.running_var.copy_(var.view(splits, -1).mean(0))
         return output.reshape(input.shape)
-
-
-class Unit(torch.autograd.Function):
-    """Unit-norm vectors `[..., d]`, with the backward pass in four operations where PyTorch's own takes fifteen."""
-
-    @staticmethod
-    def forward(ctx: Context, vectors: Tensor) -> Tensor:
-        """Divide by the norm."""
-        norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp_(min=1e-12)
-        unit = vectors / norm
-        ctx.save_for_backward(unit, norm)
-        return unit
-
-    @staticmethod
-    def backward(ctx: Context, *gradients: Tensor) -> Tensor:
-        """Of the gradient, keep what is at right angles to the vector."""
-        unit, norm = ctx.saved_tensors
-        (gradient,) = gradients
-        return gradient.addcmul(unit, (gradient * unit).sum(-1, keepdim=True), value=-1).div(norm)
-
-
-class AllGather(torch.autograd.Function):
-    """Stack a tensor over processes, `[...]` to `[R, ...]`; gradients flow back to the process a part came from."""
-
-    @staticmethod
-    def forward(ctx: Context, tensor: Tensor) -> Tensor:
-        """Gather, with equal shapes on all processes."""
-        parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, tensor.contiguous())
-        return torch.stack(parts)
-
-    @staticmethod
-    def backward(ctx: Context, *gradients: Tensor) -> Tensor:
-        """Sum the gradient over processes and keep this one's part."""
-        gradient = gradients[0].clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(gradient)
-        return gradient[dist.get_rank()]
-
-
-def world_size() -> int:
-    """Number of processes, 1 outside `torch.distributed`."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def _count_batches(backbone: nn.Module) -> None:
-    """Count a training batch of the layers that ran; an adapter's copies may have run in place of the originals."""
-    ran = [norm for norm in backbone.modules() if isinstance(norm, CrossRankBatchNorm) and norm.ran]
-    for norm in ran:
-        norm.ran = False
-    if ran:
-        torch._foreach_add_([norm.num_batches_tracked for norm in ran], 1)
 
 
 def _replace_batch_norms(module: nn.Module, batch_norm: Callable[..., nn.BatchNorm2d], **options: int) -> None:
