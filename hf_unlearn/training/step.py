@@ -1,10 +1,12 @@
 """What a training step costs beside the loss and its gradient: as few operations as the Trainer's own, fused."""
 
 from collections.abc import Callable
+from types import MethodType
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from transformers import Trainer
@@ -17,18 +19,27 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+class LeanOptimizer(AcceleratedOptimizer):
+    """accelerate's wrapper of an optimiser, without its two searches of the disk for LOMO's package at every step."""
+
+    def step(self, closure: Callable[[], object] | None = None) -> None:
+        """Update; the Trainer calls this only where gradients are to be used."""
+        self.optimizer.step(closure)
+
+
 class LeanTrainer(Trainer):
     """A `Trainer` whose step launches little beside the loss, its gradient and the update.
 
     With a fused optimiser on whole weights, gradients are clipped by the optimiser itself, which divides them as it
-    reads them. A loss that is a whole batch's is not divided by one. No floating-point operations are counted.
+    reads them. A loss that is a whole batch's is not divided by one. No floating-point operations are counted. The
+    model's weights are looked up once, not at every step, which would take the host as long as 50 launches.
 
     Attributes:
         gradient_norm: of the last update's gradient, before it was clipped, on its device.
     """
 
     gradient_norm: Tensor
-    _clipped: list[nn.Parameter]
+    _stepped: list[nn.Module] | None = None  # the model, from the first step of a training on
 
     @property  # type: ignore[override]  # an attribute of the Trainer
     def accelerator(self) -> Accelerator:
@@ -57,6 +68,15 @@ class LeanTrainer(Trainer):
         """A value of this step that outlives it, without its graph; a CUDA graph writes its outputs over."""
         return value.detach().clone() if self.args.torch_compile_mode else value.detach()
 
+    def create_scheduler(self, *positional: Any, **kwargs: Any) -> Any:
+        """As the Trainer does; by then the optimiser is wrapped, here as leanly as nothing else needs the wrapper."""
+        lomo = type(getattr(self.optimizer, "optimizer", None)).__module__.startswith("lomo_optim")
+        scaled = getattr(self.optimizer, "scaler", None) is not None
+        xla = self.accelerator.distributed_type == DistributedType.XLA
+        if type(self.optimizer) is AcceleratedOptimizer and not (lomo or scaled or xla):
+            self.optimizer.__class__ = LeanOptimizer
+        return super().create_scheduler(*positional, **kwargs)
+
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """As the Trainer does; where nothing decays, all weights, which one fused update then serves."""
         if self.args.weight_decay or self.is_deepspeed_enabled:  # which cannot have a group without weights
@@ -78,6 +98,10 @@ class LeanTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
         """As the Trainer does; a batch of its own is not divided by one, and its modules are not visited again."""
+        if self._stepped == [] and type(model).zero_grad is nn.Module.zero_grad and not self.is_fsdp_enabled:
+            self._stepped.append(model)
+            # Not by setattr, which a compiled model hands on to the one that it wraps.
+            vars(model).update(_weights=list(model.parameters()), zero_grad=MethodType(_drop_gradients, model))
         accelerator = self.accelerator
         whole = self.current_gradient_accumulation_steps == 1 == accelerator.gradient_accumulation_steps
         usual = accelerator.distributed_type not in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
@@ -116,11 +140,27 @@ class LeanTrainer(Trainer):
         return found
 
     def train(self, *positional: Any, **kwargs: Any) -> TrainOutput:
-        """As the Trainer does; the model's weights are looked up anew."""
-        self._clipped = []
-        return super().train(*positional, **kwargs)
+        """As the Trainer does; afterwards the model looks its weights up again."""
+        self._stepped = []
+        try:
+            return super().train(*positional, **kwargs)
+        finally:
+            for model in self._stepped:
+                del vars(model)["_weights"], vars(model)["zero_grad"]
+            self._stepped = None
 
     def _norm(self, model: nn.Module) -> Tensor:
-        if not self._clipped:  # to walk over all modules at every step would take the host as long as 50 launches
-            self._clipped = list(model.parameters())
-        return torch.nn.utils.get_total_norm([p.grad for p in self._clipped if p.grad is not None])
+        weights = vars(model).get("_weights") or model.parameters()
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        if len({(gradient.device, gradient.dtype) for gradient in gradients}) != 1:
+            return torch.nn.utils.get_total_norm(gradients)
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+
+
+def _drop_gradients(model: nn.Module, set_to_none: bool = True) -> None:
+    """`nn.Module.zero_grad` over the weights that were looked up; a copy of the model has its own."""
+    if not set_to_none:
+        type(model).zero_grad(model, set_to_none=False)
+        return
+    for weight in vars(model)["_weights"]:
+        weight.grad = None

@@ -1,5 +1,8 @@
 """What a whole training step launches, and that the host waits for nothing in it: the same on every machine."""
 
+import copy
+
+import accelerate.optimizer
 import pytest
 import torch
 from kernels import Kernels
@@ -74,3 +77,41 @@ def test_a_fused_optimiser_clips_as_pytorch_does(limit, make_trainer, splits):
         assert not hasattr(trainer.optimizer, "grad_scale") and trainer.gradient_norm > 0.01
     for ours, theirs in zip(*weights, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+class MidTraining(TrainerCallback):
+    """Looks at the model after the second step's update, as a callback may, and asks a copy of it to drop gradients."""
+
+    def on_optimizer_step(self, args, state, control, model, **_):
+        if state.global_step == 1:
+            other = copy.deepcopy(model)
+            for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
+                theirs.grad = None if ours.grad is None else ours.grad.clone()
+            other.zero_grad()
+            self.kept = sum(weight.grad is not None for weight in model.parameters())
+            self.left = sum(weight.grad is not None for weight in other.parameters())
+            model.zero_grad(set_to_none=False)
+            self.largest = max(weight.grad.abs().max() for weight in model.parameters() if weight.grad is not None)
+            model.zero_grad()
+            self.after = sum(weight.grad is not None for weight in model.parameters())
+
+
+@pytest.mark.parametrize("family", MOST)
+def test_a_step_searches_neither_modules_nor_disk(family, make_trainer, splits, monkeypatch):
+    """For weights to drop the gradients of, and for the package of an optimiser that is not used."""
+    searches = []
+    zero_grad = torch.nn.Module.zero_grad
+    monkeypatch.setattr(accelerate.optimizer, "is_lomo_available", lambda: searches.append("disk"))
+    monkeypatch.setattr(torch.nn.Module, "zero_grad", lambda *a, **k: searches.append("modules") or zero_grad(*a, **k))
+    trainer = make_trainer("fine_tune", family, splits, max_steps=4)
+    trainer.train()
+    assert searches == ["modules"]  # before the first step
+    assert not {"zero_grad", "_weights"} & vars(trainer.model).keys()
+
+
+def test_a_model_in_training_drops_its_gradients_and_a_copy_its_own(make_trainer, splits):
+    trainer = make_trainer("fine_tune", "simclr", splits, max_steps=3)
+    seen = MidTraining()
+    trainer.add_callback(seen)
+    trainer.train()
+    assert seen.kept > 0 and (seen.left, seen.largest, seen.after) == (0, 0, 0)

@@ -98,7 +98,7 @@ class MoCoModel(ViewEncoderModel):
         if self.training:
             self._update_key_encoder()
         queries, keys = UnitPair.apply(queries.float(), self.get_key_features(pixel_values[:, 1]).float())
-        self.count_batches()
+        self.count_batches(of_forward=True)
         queue = self.queue.to(torch.float32, copy=True)  # the loss keeps it for its backward pass
         if self.training:
             self.enqueue(keys)

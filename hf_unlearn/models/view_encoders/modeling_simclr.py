@@ -46,6 +46,6 @@ class SimCLRModel(ViewEncoderModel):
             The embeddings of the first and the second views.
         """
         embeds = Unit.apply(self.encoder(pixel_values.flatten(0, 1)).float()).unflatten(0, (-1, 2))
-        self.count_batches()
+        self.count_batches(of_forward=True)
         x_embeds, y_embeds = embeds.unbind(1)
         return SimCLROutput(x_embeds=x_embeds, y_embeds=y_embeds)
