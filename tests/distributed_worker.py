@@ -179,6 +179,7 @@ def training_cases():
             yield f"{family} alignment_calibration", train("alignment_calibration", family, UNEVEN, beta=3.0)
         for method in ("neg_grad", "targeted_calibration", "scrub"):
             yield f"clip {method}", train(method, "clip", UNEVEN)
+        yield "clip alignment_calibration level", train("alignment_calibration", "clip", UNEVEN, preset="level")
         yield "clip npo", train("npo", "clip", UNEVEN, beta=0.5)
         yield "clip neg_grad reference", train("neg_grad", "clip", UNEVEN, preset="reference")
         return
@@ -205,6 +206,7 @@ def training_cases():
         yield f"{family} npo", train("npo", family, UNEVEN, beta=0.5)
     for family in ("clip", "simclr"):
         yield f"{family} scrub", train("scrub", family, UNEVEN)
+    yield "clip alignment_calibration level", train("alignment_calibration", "clip", UNEVEN, preset="level")
     yield "clip task_vector", train("task_vector", "clip", unlearn)
     yield "clip saliency", train("neg_grad", "clip", UNEVEN, saliency_share=0.3)
     yield "siglip alignment_calibration", train("alignment_calibration", "siglip", UNEVEN)

@@ -3,21 +3,28 @@
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from hf_unlearn.distributed import world_size
+from hf_unlearn.distributed import all_reduce_sum, world_size
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import ContrastiveTerms, masked_mean
 from hf_unlearn.losses.functional import alignment_to_all, derangement, shares, weighted_info_nce
 from hf_unlearn.records.method_description import PAPER_CITATION, MethodDescription
+from hf_unlearn.training.batch import TrainingBatch
 from hf_unlearn.training.config import UnlearningConfig, setting
-from hf_unlearn.training.loss import BatchLoss
+from hf_unlearn.training.loss import BatchLoss, ReportedLoss
 from hf_unlearn.training.search_space import Log, Ranges, Same, SearchSpace, Uniform
+from hf_unlearn.training.targets import own_alignments
 from hf_unlearn.training.trainer import UnlearningTrainer
 
 PRESETS = ("paper", "level", "reference")
+# By how much the mean cosine of a batch's unlearn pairs must exceed the floor for the whole push of the preset `level`:
+# it scatters, and a push that were on or off would drift below the floor.
+WIDTH = 0.2
 
 
 @dataclass
@@ -64,7 +71,8 @@ class AlignmentCalibrationConfig(UnlearningConfig):
     preset: str = setting(
         "paper",
         "paper: Eq. 5; reference: the published code (one random negative, beta on raw cosines); level: "
-        "Eq. 5 with alpha = beta + gamma, which keeps the level of cosines and leaves beta as the one knob.",
+        "Eq. 5 with alpha = beta + gamma, which keeps the level of cosines, and with a push that ends where "
+        "held-out pairs stand.",
     )
 
     def __post_init__(self) -> None:
@@ -79,8 +87,9 @@ class AlignmentCalibrationConfig(UnlearningConfig):
             raise UserError("preset='reference' ties gamma to alpha; give both one value, or use preset='paper'")
 
     def ranges(self, family: str) -> Ranges:
-        """As every method's; under the preset `level` that of its one knob."""
-        return {"beta": Uniform(0, 1)} if self.preset == "level" else super().ranges(family)
+        """As every method's; under the preset `level`, where alpha follows, those of the other two."""
+        level: Ranges = {"beta": Uniform(0.1, 1), "gamma": Uniform(0, 0.5)}
+        return level if self.preset == "level" else super().ranges(family)
 
 
 class AlignmentCalibrationTrainer(UnlearningTrainer):
@@ -92,7 +101,10 @@ class AlignmentCalibrationTrainer(UnlearningTrainer):
     A constant added to all cosines of unlearn samples adds `eps (beta + gamma - alpha) / temperature` times it to
     `L_unlearn`, and the InfoNCE of retain does not feel one at all. With alpha = gamma, as the paper searches, the loss
     falls as all cosines sink together, and they do. The preset `level` sets alpha = beta + gamma, so that only
-    differences between positive and other pairs count; beta then says how far positive pairs are pushed down.
+    differences between positive and other pairs count. How far a constant beta pushes depends on the data and on the
+    number of steps. So there it shrinks with the mean cosine that the unlearn pairs of a batch have above a floor, and
+    below the floor it pulls: `beta min(1, max(-1, (mean_i c_i - floor) / 0.2))`. The floor is the mean cosine of
+    held-out pairs before unlearning; what stands above it late in training lowers it (`StandingExcess`).
 
     The preset `reference` is the published CIFAR code: NT-Xent in which each unlearn sample's second element is that of
     one random other unlearn sample of the batch, weighted by alpha, plus `beta |U| / (|U| + |R|)` times the raw cosine
@@ -102,7 +114,33 @@ class AlignmentCalibrationTrainer(UnlearningTrainer):
     config_class = AlignmentCalibrationConfig
     args: AlignmentCalibrationConfig
 
-    def batch_loss(self, terms: ContrastiveTerms, is_unlearn: Tensor, *beside: object) -> BatchLoss:
+    def __init__(
+        self, model: PreTrainedModel, args: AlignmentCalibrationConfig, train_dataset: Any, *rest: Any, **kwargs: Any
+    ):
+        super().__init__(model, args, train_dataset, *rest, **kwargs)
+        self.floor: Tensor | None = None
+        if args.preset == "level":
+            held_out = train_dataset.get("validation")
+            if not held_out:
+                raise UserError(
+                    "preset='level' pushes unlearn pairs down to where samples stand that the model never saw; pass "
+                    "them as split validation, or use preset='paper'"
+                )
+            unseen = own_alignments(self.model, self.preprocessor, self.rows.encoded(held_out)).nanmean()
+            self.floor = unseen.to(args.device) - self.unseen_risen
+
+    def beside(self, model: nn.Module, batch: TrainingBatch) -> tuple[Tensor, ...]:
+        """The mean cosine at which the push of the preset `level` ends."""
+        return () if self.floor is None else (self.floor - self.excess.lowered["unlearn"],)
+
+    def report(self, loss: Tensor, terms: ContrastiveTerms, return_outputs: bool, **parts: Tensor) -> ReportedLoss:
+        """As the base class does; what stands above the floor lowers it."""
+        if self.model.training and "unlearn_excess" in parts:
+            excess = self.kept(parts["unlearn_excess"])
+            self.excess.see("unlearn", excess, self.state, self.args.gradient_accumulation_steps)
+        return super().report(loss, terms, return_outputs, **parts)
+
+    def batch_loss(self, terms: ContrastiveTerms, is_unlearn: Tensor, *beside: Any) -> BatchLoss:
         """Eq. 5, or the published code's construction."""
         args, eps = self.args, self.unlearn_to_retain
         if args.preset == "reference":
@@ -111,16 +149,23 @@ class AlignmentCalibrationTrainer(UnlearningTrainer):
             positive = masked_mean(terms.cosine, is_unlearn)
             loss = mixed + args.beta * eps / (1 + eps) * positive
             return loss, {"loss_mixed": mixed, "positive": positive}
-        assert args.alpha is not None  # the config filled it in
+        alpha, beta = (args.gamma, 0.0) if beside else (args.alpha, args.beta)  # with a floor, the push is added below
+        assert alpha is not None  # the config filled it in
         weights = _weights if world_size() > 1 or torch.compiler.is_compiling() else _kept_weights
-        share = weights(is_unlearn, eps * args.alpha, eps * args.beta, eps * args.gamma)
+        share = weights(is_unlearn, eps * alpha, eps * beta, eps * args.gamma)
         to_unlearn = alignment_to_all(terms, shares(is_unlearn)[1])
         values = torch.cat([terms.log_partition, terms.positive_alignment, to_unlearn])
+        counts, found = share[0], {}
+        if beside:
+            found["unlearn_excess"] = excess = masked_mean(terms.cosine.detach() - beside[0], is_unlearn)
+            push = args.beta * (all_reduce_sum(excess) / (WIDTH * world_size())).clamp(-1, 1)
+            counts = torch.addcmul(counts, eps * push, share[3] - share[2])
         with torch.autocast(values.device.type, enabled=False):
-            loss, parts = torch.dot(share[0], values), share[1:] @ values.detach()
+            loss, parts = torch.dot(counts, values), share[1:] @ values.detach()
         if world_size() > 1:
             loss, parts = loss * world_size(), parts * world_size()
-        return loss, dict(zip(("loss_retain", "negative", "positive", "partition"), parts.unbind(), strict=True))
+        names = ("loss_retain", "negative", "positive", "partition")
+        return loss, dict(zip(names, parts.unbind(), strict=True)) | found
 
 
 def _weights(is_unlearn: Tensor, alpha: float, beta: float, gamma: float) -> Tensor:

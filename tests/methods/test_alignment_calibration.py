@@ -1,4 +1,5 @@
 import loss_oracle
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +8,8 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.losses.terms import QueueTerms
 from hf_unlearn.methods import alignment_calibration
 from hf_unlearn.methods.alignment_calibration import AlignmentCalibrationConfig
+from hf_unlearn.models.contrastive import contrastive_terms
+from hf_unlearn.training.standing_excess import GAIN
 
 FAMILIES = ["clip", "simclr", "moco"]
 MIXED = [*range(3, 10), 41, 44, 47, 49]  # seven retain rows and four unlearn rows
@@ -66,12 +69,62 @@ def test_the_preset_reference_needs_two_unlearn_samples_for_a_pair(make_trainer,
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_preset_level_is_equation_5_with_alpha_the_sum_of_the_others(make_trainer, loss_of_batch, family):
+@pytest.mark.parametrize("above", [0.5, 0.1, 0.0, -0.05, -0.5])
+def test_the_preset_level_is_equation_5_with_a_push_that_ends_at_its_floor(make_trainer, loss_of_batch, family, above):
     trainer = make_trainer("alignment_calibration", family, preset="level", beta=0.3, gamma=0.5)
     assert trainer.args.alpha == 0.8
+    _, quantities = loss_of_batch(trainer, MIXED)
+    stands = np.mean((quantities.x * quantities.y).sum(1)[quantities.unlearn])
+    trainer.floor = torch.tensor(stands - above)
+    trainer.excess.begin()
     loss, quantities = loss_of_batch(trainer, MIXED)
-    wanted = quantities(loss_oracle.alignment_calibration, quantities.unlearn, EPSILON, 0.8, 0.3, 0.5)
+    push = 0.3 * np.clip(above / 0.2, -1, 1)
+    wanted = quantities(loss_oracle.alignment_calibration, quantities.unlearn, EPSILON, push + 0.5, push, 0.5)
     assert loss.item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_floor_is_where_held_out_pairs_are(make_trainer, splits, encoder):
+    trainer = make_trainer("alignment_calibration", preset="level")
+    model, processor = encoder("clip")
+    cosines = []
+    for row in splits["validation"]:
+        pixels = processor(images=row["image"], return_tensors="pt")
+        for caption in row["captions"]:
+            words = processor(text=caption, padding=True, truncation=True, return_tensors="pt")
+            with torch.no_grad():
+                out = model.eval()(**pixels, **words)
+            cosines.append((out.image_embeds * out.text_embeds).sum().item())
+    assert trainer.floor.item() == pytest.approx(np.mean(cosines), abs=1e-4)
+    assert make_trainer("alignment_calibration").floor is None
+
+
+def test_the_floor_of_views_is_a_mean_over_seeded_views(make_trainer, splits, encoder):
+    trainer = make_trainer("alignment_calibration", "simclr", preset="level")
+    encoded = trainer.rows.encoded(splits["validation"]).rows(range(22))
+    with torch.no_grad():
+        batches = [trainer.preprocessor.batch(encoded, seed) for seed in range(8)]
+        cosines = [contrastive_terms(encoder("simclr")[0].eval(), batch).cosine for batch in batches]
+    assert trainer.floor.item() == pytest.approx(torch.stack(cosines).mean().item(), abs=1e-5)
+
+
+def test_what_stands_above_the_floor_late_in_training_lowers_it(make_trainer):
+    """Nothing is learned, so the same excess is added up, half of the training long: `exp`'s GAIN times half of it."""
+    trainer = make_trainer("alignment_calibration", preset="level", num_train_epochs=20, learning_rate=0.0)
+    seen = []
+    report = trainer.report
+    trainer.report = lambda *a, **parts: seen.append(parts["unlearn_excess"].item()) or report(*a, **parts)
+    trainer.train()
+    steps, late = len(seen), len(seen) // 2 + 1
+    lowered, wanted = 0.0, []
+    for excess in seen:
+        wanted.append(lowered)
+        lowered += (GAIN / steps) * (excess - lowered) if len(wanted) > late else 0.0
+    assert trainer.excess.lowered["unlearn"].item() == pytest.approx(lowered, rel=1e-4) and lowered != 0
+
+
+def test_the_preset_level_needs_held_out_samples(make_trainer, splits):
+    with pytest.raises(UserError, match="pass them as split validation"):
+        make_trainer("alignment_calibration", "clip", {k: splits[k] for k in ("retain", "unlearn")}, preset="level")
 
 
 @pytest.mark.parametrize(("preset", "settings"), [("level", {}), ("level", {"gamma": 0.0}), ("paper", {"alpha": 0.5})])
@@ -87,7 +140,8 @@ def test_only_level_does_not_feel_a_constant_added_to_all_cosines_of_unlearn_sam
         first = torch.cat([queries, constant * unlearn[:, None]], 1)
         second, third = (torch.cat([half, torch.ones(len(half), 1)], 1) for half in (keys, queue))
         terms = _AsGiven(first, second, torch.tensor(10.0), third)
-        return trainer.batch_loss(terms, unlearn)[0].item()
+        floor = torch.tensor(-2.0)  # far below: the push is whole
+        return trainer.batch_loss(terms, unlearn, *([floor] if preset == "level" else []))[0].item()
 
     scale, args = 10.0, trainer.args
     for constant in (-0.7, 0.4):
@@ -126,7 +180,7 @@ def test_level_ties_alpha_to_beta_and_gamma(tmp_path):
     assert (config().alpha, config(preset="reference").alpha) == (1.0, 1.0)
     with pytest.raises(UserError, match=r"ties alpha to beta \+ gamma = 0\.8; leave alpha unset"):
         config(preset="level", beta=0.3, gamma=0.5, alpha=0.5)
-    assert set(config(preset="level").ranges("image-text")) == {"beta"}
+    assert set(config(preset="level").ranges("image-text")) == {"beta", "gamma"}
     assert set(config().ranges("image-text")) == {"alpha", "gamma", "beta"}
 
 

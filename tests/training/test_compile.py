@@ -33,16 +33,21 @@ def no_graphs_yet(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("method", "family"),
+    ("method", "family", "settings"),
     [
-        *((method, "clip") for method in WITH_MORE_THAN_INFO_NCE),
-        *(("targeted_calibration", f) for f in ("simclr", "moco")),
+        *((method, "clip", {}) for method in WITH_MORE_THAN_INFO_NCE),
+        ("alignment_calibration", "clip", {"preset": "level"}),
+        *(("targeted_calibration", f, {}) for f in ("simclr", "moco")),
     ],
 )
-def test_nothing_breaks_a_graph_and_nothing_is_compiled_again(method, family, make_trainer, no_graphs_yet):
-    trainer = make_trainer(
-        method, family, torch_compile=True, torch_compile_backend="eager", max_steps=4, logging_steps=100
-    )
+def test_nothing_breaks_a_graph_and_nothing_is_compiled_again(method, family, settings, make_trainer, no_graphs_yet):
+    settings = {
+        "torch_compile": True,
+        "torch_compile_backend": "eager",
+        "max_steps": 4,
+        "logging_steps": 100,
+    } | settings
+    trainer = make_trainer(method, family, **settings)
     graphs = Graphs()
     trainer.add_callback(graphs)
     trainer.train()
