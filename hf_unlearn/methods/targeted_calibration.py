@@ -61,33 +61,33 @@ class TargetedCalibrationConfig(UnlearningConfig):
         image_text={
             "learning_rate": Log(3e-4, 2e-3),
             "unlearn_weight": Log(50, 800),
-            "retain_weight": Log(200, 3200),
-            "similarity_weight": Log(20, 1000),
+            "retain_weight": Log(400, 12800),
+            "similarity_weight": Log(50, 16000),
             "shrink_perturb": Uniform(0, 0.5),
         },
         views={"learning_rate": Log(5e-3, 5e-2), "unlearn_weight": Log(5, 100), "shrink_perturb": Uniform(0, 0.6)},
     )
 
-    num_train_epochs: float = setting(16, "Epochs over retain.")
+    num_train_epochs: float = setting(24, "Epochs over retain.")
     learning_rate: float = setting(1e-3, "Learning rate.")
     lr_scheduler_type: str = setting(
         "cosine",
         "Learning-rate schedule; what is left of it at the end scatters alignments.",
     )
     shrink_perturb: float | None = setting(
-        0.3,
+        0.4,
         "Share, from 0 to 1, of a new initialisation that every weight matrix is mixed with before the first step, "
         "so that the weights, too, forget; less, or 0 for none, where retain alone could not have made the base "
         "model.",
     )
     unlearn_weight: float = setting(200.0, "Weight of unlearn alignments' squared distance to what Retrain would give.")
-    retain_weight: float = setting(800.0, "Weight of retain alignments' squared shortfall of the base model's.")
+    retain_weight: float = setting(6400.0, "Weight of retain alignments' squared shortfall of the base model's.")
     negative_weight: float = setting(
         1000.0,
         "Weight of the squared distance of mean negative alignment to the base model's.",
     )
     similarity_weight: float = setting(
-        500.0,
+        8000.0,
         "Weight of the mean squared change of cosines between elements of different retain samples, which keeps "
         "retrieval; 0 saves the memory of the base model's embeddings.",
     )
