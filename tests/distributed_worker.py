@@ -162,6 +162,7 @@ def make_trainer(method, family, rows, batch=BATCH, steps=2, peft_config=None, s
 def train(method, family, rows, **settings):
     """Logged terms and gradient of the first step, loss of the last one, and the buffers after it."""
     trainer = make_trainer(method, family, rows, **settings)
+    trainer.model.eval()  # as `from_pretrained` leaves it
     seen = FirstGradient()
     trainer.add_callback(seen)
     trainer.train()

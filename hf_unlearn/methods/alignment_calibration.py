@@ -1,5 +1,6 @@
 """Alignment Calibration (AC), the paper's method."""
 
+import logging
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,8 +19,10 @@ from hf_unlearn.training.batch import TrainingBatch
 from hf_unlearn.training.config import UnlearningConfig, setting
 from hf_unlearn.training.loss import BatchLoss, ReportedLoss
 from hf_unlearn.training.search_space import Log, Ranges, Same, SearchSpace, Uniform
-from hf_unlearn.training.targets import own_alignments
+from hf_unlearn.training.targets import FEW, own_alignments
 from hf_unlearn.training.trainer import UnlearningTrainer
+
+logger = logging.getLogger(__name__)
 
 PRESETS = ("paper", "level", "reference")
 # By how much the mean cosine of a batch's unlearn pairs must exceed the floor for the whole push of the preset `level`:
@@ -78,6 +81,9 @@ class AlignmentCalibrationConfig(UnlearningConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_choice("preset", PRESETS)
+        for name in ("alpha", "beta", "gamma"):
+            value = getattr(self, name)
+            self.check(name, value is None or 0 <= value < math.inf, "must be a number of at least 0")
         level = self.beta + self.gamma
         if self.alpha is None:
             self.alpha = level if self.preset == "level" else 1.0
@@ -126,6 +132,8 @@ class AlignmentCalibrationTrainer(UnlearningTrainer):
                     "preset='level' pushes unlearn pairs down to where samples stand that the model never saw; pass "
                     "them as split validation, or use preset='paper'"
                 )
+            if len(held_out) < FEW:
+                logger.warning("The push ends where only %d held-out samples stand; hold out more.", len(held_out))
             unseen = own_alignments(self.model, self.preprocessor, self.rows.encoded(held_out)).nanmean()
             self.floor = unseen.to(args.device) - self.unseen_risen
 
@@ -137,6 +145,7 @@ class AlignmentCalibrationTrainer(UnlearningTrainer):
         """As the base class does; what stands above the floor lowers it."""
         if self.model.training and "unlearn_excess" in parts:
             excess = self.kept(parts["unlearn_excess"])
+            parts["unlearn_excess"] = excess - self.excess.lowered["unlearn"]  # over what was meant
             self.excess.see("unlearn", excess, self.state, self.args.gradient_accumulation_steps)
         return super().report(loss, terms, return_outputs, **parts)
 

@@ -116,6 +116,8 @@ class TargetedCalibrationConfig(UnlearningConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         noise, epochs, rate = self.target_noise, self.target_epochs, self.target_learning_rate
+        for name in ("unlearn_weight", "retain_weight", "negative_weight", "similarity_weight"):
+            self.check(name, 0 <= getattr(self, name) < inf, "must be a number of at least 0")
         self.check("target_noise", noise is None or 0 <= noise <= 1, "must be from 0 to 1, or unset")
         self.check("target_epochs", epochs is None or 0 <= epochs < inf, "must be a number of at least 0")
         self.check("target_learning_rate", rate is None or 0 < rate < inf, "must be a number above 0")
@@ -302,6 +304,7 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
         """As the base class does; what stands above the targets of pairs is taken off them."""
         if self.model.training and "unlearn_excess" in parts:
             excess = self.kept(parts["unlearn_excess"])
+            parts["unlearn_excess"] = excess - self.excess.lowered["unlearn"]  # over what was meant
             self.excess.see("unlearn", excess, self.state, self.args.gradient_accumulation_steps)
         return super().report(loss, terms, return_outputs, **parts)
 

@@ -107,7 +107,8 @@ class LeanTrainer(Trainer):
         usual = accelerator.distributed_type not in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
         if not (whole and usual and self.args.n_gpu <= 1 and getattr(accelerator, "scaler", None) is None):
             return super().training_step(model, inputs, num_items_in_batch)
-        if not model.training:
+        inner = self.model  # the wrapper of several processes begins in training mode, whatever it wraps
+        if not model.training or (inner is not None and not inner.training):
             model.train()
         if self.args.torch_compile:
             torch.compiler.cudagraph_mark_step_begin()

@@ -1,3 +1,5 @@
+import logging
+
 import loss_oracle
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from hf_unlearn.losses.terms import QueueTerms
 from hf_unlearn.methods import alignment_calibration
 from hf_unlearn.methods.alignment_calibration import AlignmentCalibrationConfig
 from hf_unlearn.models.contrastive import contrastive_terms
-from hf_unlearn.training.standing_excess import GAIN
+from hf_unlearn.training.standing_excess import AT_REST, GAIN
 
 FAMILIES = ["clip", "simclr", "moco"]
 MIXED = [*range(3, 10), 41, 44, 47, 49]  # seven retain rows and four unlearn rows
@@ -118,7 +120,8 @@ def test_what_stands_above_the_floor_late_in_training_lowers_it(make_trainer):
     lowered, wanted = 0.0, []
     for excess in seen:
         wanted.append(lowered)
-        lowered += (GAIN / steps) * (excess - lowered) if len(wanted) > late else 0.0
+        above = excess - lowered if abs(excess - lowered) < AT_REST else 0.0
+        lowered += GAIN / steps * above if len(wanted) > late else 0.0
     assert trainer.excess.lowered["unlearn"].item() == pytest.approx(lowered, rel=1e-4) and lowered != 0
 
 
@@ -187,3 +190,17 @@ def test_level_ties_alpha_to_beta_and_gamma(tmp_path):
 def test_an_unknown_preset_is_refused(tmp_path):
     with pytest.raises(UserError, match="'exact' is unknown; choose one of paper, level, reference"):
         AlignmentCalibrationConfig(output_dir=str(tmp_path), preset="exact")
+
+
+@pytest.mark.parametrize("name", ["alpha", "beta", "gamma"])
+@pytest.mark.parametrize("value", [-0.3, float("nan"), float("inf")])
+def test_a_weight_is_a_number_of_at_least_0(tmp_path, name, value):
+    with pytest.raises(UserError, match=f"{name}=.* must be a number of at least 0"):
+        AlignmentCalibrationConfig(output_dir=str(tmp_path), preset="level", **{name: value})
+
+
+def test_few_held_out_samples_are_warned_of(make_trainer, splits, caplog):
+    few = splits | {"validation": splits["validation"].select([0])}
+    with caplog.at_level(logging.WARNING, logger="hf_unlearn"):
+        make_trainer("alignment_calibration", "clip", few, preset="level")
+    assert "only 1 held-out samples stand" in caplog.text

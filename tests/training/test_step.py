@@ -115,3 +115,20 @@ def test_a_model_in_training_drops_its_gradients_and_a_copy_its_own(make_trainer
     trainer.add_callback(seen)
     trainer.train()
     assert seen.kept > 0 and (seen.left, seen.largest, seen.after) == (0, 0, 0)
+
+
+def test_a_model_is_trained_in_training_mode_whatever_wraps_it(make_trainer, splits):
+    """A wrapper, such as that of several processes, begins in training mode; what it wraps is in evaluation mode."""
+    trainer = make_trainer("fine_tune", "simclr", splits, max_steps=1)
+    trainer.train()
+    wrapper = torch.nn.Sequential(trainer.model.eval()).requires_grad_()
+    wrapper.training = True
+    modes = []
+
+    def compute_loss(*_, **__):
+        modes.append(trainer.model.training)
+        return next(trainer.model.parameters()).sum()
+
+    trainer.compute_loss = compute_loss
+    trainer.training_step(wrapper, next(iter(trainer.get_train_dataloader())))
+    assert modes == [True]
