@@ -25,6 +25,7 @@ from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, RETAIN, MethodDescription
 from hf_unlearn.training.batch import TrainingBatch
 from hf_unlearn.training.config import UnlearningConfig
+from hf_unlearn.training.earlier_requests import HELD_WEIGHT
 from hf_unlearn.training.features import FeatureEncoder
 from hf_unlearn.training.loss import BatchLoss, ReportedLoss
 from hf_unlearn.training.search_space import Log, SearchSpace, Uniform
@@ -160,6 +161,7 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
     """
 
     config_class = TargetedCalibrationConfig
+    held_weight = 8 * HELD_WEIGHT  # its terms on retain weigh much more than other methods'
     args: TargetedCalibrationConfig
     targets: AlignmentTargets
 

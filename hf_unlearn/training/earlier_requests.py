@@ -203,11 +203,13 @@ class HoldingTrainer(BatchTrainer):
 
     Attributes:
         holds_earlier: whether the steps of a method can; not where what they learn is taken away, or none are made.
+        held_weight: of the mean squared distance of held rows from their targets, beside the method's own loss.
         earlier: what is known of the requests; None for a model that has been through none.
         held: the rows that are held; None where there are none to hold.
     """
 
     holds_earlier: ClassVar[bool] = True
+    held_weight: ClassVar[float] = HELD_WEIGHT
     earlier: EarlierRequests | None
     held: HeldRows | None = None
     source_splits: DatasetDict | None
@@ -242,7 +244,7 @@ class HoldingTrainer(BatchTrainer):
         place = (self.state.global_step, self._micro_step, self.args.process_index)
         above = self.held.excess(self.model_wrapped, place, self.args.forward_chunk_size) + excess.lowered["held"]
         excess.see("held", above.detach().mean(), self.state, self.args.gradient_accumulation_steps)
-        return HELD_WEIGHT * above.square().mean()
+        return self.held_weight * above.square().mean()
 
     def request_statuses(self) -> tuple[RequestStatus, ...]:
         """Where every request stands under the model as it is, for its record; nothing without held-out rows."""

@@ -51,7 +51,8 @@ def levels(trainer):
 
 @pytest.mark.parametrize("method", ["fine_tune", "alignment_calibration", "targeted_calibration"])
 def test_what_came_back_is_brought_down_again(make_trainer, with_earlier, knowing, method):
-    trainer = make_trainer(method, train_dataset=with_earlier(risen=0.4), given_model=deepcopy(knowing), **SETTINGS)
+    settings = {**SETTINGS, "max_steps": 60}
+    trainer = make_trainer(method, train_dataset=with_earlier(risen=0.2), given_model=deepcopy(knowing), **settings)
     before = levels(trainer).mean()
     trainer.train()
     assert levels(trainer).mean() < before - 0.02
