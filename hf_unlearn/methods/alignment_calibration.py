@@ -17,7 +17,7 @@ from hf_unlearn.losses.functional import alignment_to_all, derangement, shares, 
 from hf_unlearn.records.method_description import PAPER_CITATION, MethodDescription
 from hf_unlearn.training.batch import TrainingBatch
 from hf_unlearn.training.config import UnlearningConfig, setting
-from hf_unlearn.training.loss import BatchLoss, ReportedLoss
+from hf_unlearn.training.loss import BatchLoss
 from hf_unlearn.training.search_space import Log, Ranges, Same, SearchSpace, Uniform
 from hf_unlearn.training.targets import FEW, own_alignments
 from hf_unlearn.training.trainer import UnlearningTrainer
@@ -140,14 +140,6 @@ class AlignmentCalibrationTrainer(UnlearningTrainer):
     def beside(self, model: nn.Module, batch: TrainingBatch) -> tuple[Tensor, ...]:
         """The mean cosine at which the push of the preset `level` ends."""
         return () if self.floor is None else (self.floor - self.excess.lowered["unlearn"],)
-
-    def report(self, loss: Tensor, terms: ContrastiveTerms, return_outputs: bool, **parts: Tensor) -> ReportedLoss:
-        """As the base class does; what stands above the floor lowers it."""
-        if self.model.training and "unlearn_excess" in parts:
-            excess = self.kept(parts["unlearn_excess"])
-            parts["unlearn_excess"] = excess - self.excess.lowered["unlearn"]  # over what was meant
-            self.excess.see("unlearn", excess, self.state, self.args.gradient_accumulation_steps)
-        return super().report(loss, terms, return_outputs, **parts)
 
     def batch_loss(self, terms: ContrastiveTerms, is_unlearn: Tensor, *beside: Any) -> BatchLoss:
         """Eq. 5, or the published code's construction."""

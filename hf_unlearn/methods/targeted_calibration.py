@@ -27,7 +27,7 @@ from hf_unlearn.training.batch import TrainingBatch
 from hf_unlearn.training.config import UnlearningConfig
 from hf_unlearn.training.earlier_requests import HELD_WEIGHT
 from hf_unlearn.training.features import FeatureEncoder
-from hf_unlearn.training.loss import BatchLoss, ReportedLoss
+from hf_unlearn.training.loss import BatchLoss
 from hf_unlearn.training.search_space import Log, SearchSpace, Uniform
 from hf_unlearn.training.shrink_perturb import move_towards
 from hf_unlearn.training.targets import REGRESSION_PAIRS, AlignmentTargets, TargetNoise, pair_targets, view_targets
@@ -301,14 +301,6 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
             parts["similarity_drift"] = similarity_drift(terms, *base, ~is_unlearn)
             loss = loss + args.similarity_weight * parts["similarity_drift"]
         return loss, {**parts, "unlearn_excess": masked_mean(distance.detach(), is_unlearn)}
-
-    def report(self, loss: Tensor, terms: ContrastiveTerms, return_outputs: bool, **parts: Tensor) -> ReportedLoss:
-        """As the base class does; what stands above the targets of pairs is taken off them."""
-        if self.model.training and "unlearn_excess" in parts:
-            excess = self.kept(parts["unlearn_excess"])
-            parts["unlearn_excess"] = excess - self.excess.lowered["unlearn"]  # over what was meant
-            self.excess.see("unlearn", excess, self.state, self.args.gradient_accumulation_steps)
-        return super().report(loss, terms, return_outputs, **parts)
 
     def _pair_targets(self, batch: TrainingBatch, drawn: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """`[n]` target of each pair, a picture with the caption that this step drew for it; where the base model was.

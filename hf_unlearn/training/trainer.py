@@ -220,7 +220,14 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         return mean_gradient(self.model, self.split_batches(split), objective, self.args.forward_chunk_size, size)
 
     def report(self, loss: Tensor, terms: ContrastiveTerms, return_outputs: bool, **parts: Tensor) -> ReportedLoss:
-        """As the base class does; to the loss of a training step the term of held rows is added."""
+        """As the base class does; a training step's excess over targets is added up, and its held rows' term joins in.
+
+        A method that has targets reports what unlearn samples have above them, lowered as they are: `unlearn_excess`.
+        """
+        if self.model.training and "unlearn_excess" in parts:
+            excess = self.kept(parts["unlearn_excess"])
+            parts["unlearn_excess"] = excess - self.excess.lowered["unlearn"]  # over what was meant
+            self.excess.see("unlearn", excess, self.state, self.args.gradient_accumulation_steps)
         if self.held is not None and self.model.training:
             parts["held_distance"] = self.held_distance(self.excess)
             loss = loss + parts["held_distance"]
