@@ -111,7 +111,7 @@ def _tell_fault(sentence: str) -> None:
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:
     word = "interrupted" if number == signal.SIGINT else "terminated"
-    _tell(f"{word}: what was finished is kept; a run goes on with --resume")
+    _tell(f"{word}: what was finished is kept; the same command goes on, with --resume if it takes that")
     sys.exit(128 + number)
 
 

@@ -82,7 +82,7 @@ def test_interrupting_is_no_fault(number, word, tmp_path):
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert err == f"{word}: what was finished is kept; a run goes on with --resume\n"
+    assert err == f"{word}: what was finished is kept; the same command goes on, with --resume if it takes that\n"
 
 
 def test_memory_is_told_and_other_faults_of_pytorch_are_not():
