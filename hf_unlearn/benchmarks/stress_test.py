@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -187,19 +188,24 @@ def write_comparison(rows: Sequence[AttackRow], test: StressTest, output_dir: Pa
             {
                 "attack": row.attack,
                 "unit": row.unit,
-                "retrain": row.retrain,
-                "retrain_std": row.retrain_std,
+                "retrain": _number(row.retrain),
+                "retrain_std": _number(row.retrain_std),
                 "power": has_power(row),
-                "values": row.values,
-                "differences": row.differences,
+                "values": {name: _number(value) for name, value in row.values.items()},
+                "differences": {name: _number(value) for name, value in row.differences.items()},
             }
             for row in rows
         ],
     }
-    write_atomically(output_dir / "results.json", json.dumps(content, indent=1) + "\n")
+    write_atomically(output_dir / "results.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
     text = table(rows)
     write_atomically(output_dir / "results.md", text)
     return text
+
+
+def _number(value: float | None) -> float | None:
+    """A value as JSON has it, which knows none that is no number."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def table(rows: Sequence[AttackRow]) -> str:
@@ -207,14 +213,16 @@ def table(rows: Sequence[AttackRow]) -> str:
 
     Differences beyond the tolerance are bold. An attack has power if it finds the untouched model: if its value there
     differs from Retrain's by more than the tolerance and by more than twice what Retrains vary. Below, the count of
-    attacks within the tolerance for each method, of all and of those with power.
+    attacks within the tolerance for each method, of all and of those with power. What has no value on Retrain (the
+    forgetting rate where the base model remembers no sample) is no attack here.
     """
     names = list(rows[0].values)
     lines = [["Attack", "Retrain", *map(_title, names), "Power"], ["---", *["---:"] * (len(names) + 1), "---"]]
     for row in rows:
         spread = "" if row.retrain_std is None else f" ± {row.retrain_std:.2f}"
         unit = f" ({row.unit})" if row.unit != POINTS else ""
-        cells = [f"{row.attack}{unit}", f"{row.retrain:.2f}{spread}"]
+        reference = "–" if math.isnan(row.retrain) else f"{row.retrain:.2f}{spread}"
+        cells = [f"{row.attack}{unit}", reference]
         found = has_power(row)
         power = "–" if found is None else "yes" if found else "no"
         lines.append([*cells, *(_cell(row, name) for name in names), power])
@@ -226,14 +234,14 @@ def table(rows: Sequence[AttackRow]) -> str:
 
 
 def has_power(row: AttackRow) -> bool | None:
-    """Whether an attack finds the untouched model; None if it was not made on it, or is not in points."""
-    if row.unit != POINTS or BEFORE not in row.values:
+    """Whether an attack finds the untouched model; None if it was not made on it, or has no value in points."""
+    if row.unit != POINTS or BEFORE not in row.values or math.isnan(row.retrain):
         return None
     return not abs(row.differences[BEFORE]) <= max(TOLERANCE, 2 * (row.retrain_std or 0.0))
 
 
 def _cell(row: AttackRow, name: str) -> str:
-    if name not in row.values:
+    if name not in row.values or math.isnan(row.retrain):
         return "–"
     difference = row.differences[name]
     text = f"{row.values[name]:.2f} ({difference:+.2f})"
@@ -243,7 +251,7 @@ def _cell(row: AttackRow, name: str) -> str:
 def _counts(rows: Sequence[AttackRow], names: Sequence[str]) -> str:
     told = []
     for name in names:
-        measured = [row for row in rows if name in row.values and row.unit == POINTS]
+        measured = [row for row in rows if name in row.values and row.unit == POINTS and not math.isnan(row.retrain)]
         told.append(f"{_title(name)} {sum(not _is_beyond(row, name) for row in measured)} of {len(measured)}")
     return "; ".join(told)
 

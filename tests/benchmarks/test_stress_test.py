@@ -144,6 +144,7 @@ def test_the_table_marks_what_lies_beyond_the_tolerance():
         AttackRow("a", POINTS, 50.0, 1.0, {"before": 90.0, "fine_tune": 51.5}),
         AttackRow("b", NATS, 1.0, None, {"fine_tune": 9.0}),
         AttackRow("c", POINTS, 10.0, 0.5, {"before": float("nan"), "fine_tune": 7.0}),
+        AttackRow("d", POINTS, float("nan"), float("nan"), {"before": float("nan"), "fine_tune": float("nan")}),
     ]
     text = table(rows)
     assert "| a | 50.00 ± 1.00 | **90.00 (+40.00)** | 51.50 (+1.50) |" in text
@@ -151,6 +152,7 @@ def test_the_table_marks_what_lies_beyond_the_tolerance():
     assert "before unlearning 0 of 2; Fine-Tune 1 of 2. Of those with power: " in text
     assert text.count("| yes |") == 2 and text.count("| no |") == 0 and "| – |\n" in text
     assert "**7.00 (-3.00)**" in text
+    assert "| d | – | – | – | – |" in text
 
 
 def test_an_attack_has_power_if_it_finds_the_untouched_model_beyond_what_retrains_vary():
