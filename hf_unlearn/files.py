@@ -65,6 +65,8 @@ def finished_folder(destination: Path) -> Iterator[Path]:
             yield temporary
             sync_tree(temporary)
             temporary.chmod(0o755)
+            for weights in temporary.rglob("*.safetensors"):  # which safetensors writes for its own user alone
+                weights.chmod(0o644)
             if destination.exists():
                 old = Path(tempfile.mkdtemp(".old", f".{destination.name}.", destination.parent))
                 destination.rename(old / destination.name)

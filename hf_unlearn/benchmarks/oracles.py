@@ -7,7 +7,7 @@ such a folder.
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
 from itertools import combinations
@@ -24,8 +24,12 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.files import write_atomically
 from hf_unlearn.metrics.agreement import agreement
 from hf_unlearn.metrics.gap import gap_to_retrain
+from hf_unlearn.models.contrastive import unwrap
 from hf_unlearn.models.loading import load_encoder
+from hf_unlearn.models.weights import weights_sha256
 from hf_unlearn.parsing import Fields, read_json, read_tensors
+from hf_unlearn.records.file_names import MANIFEST_NAME
+from hf_unlearn.records.schemas import UnlearningManifest
 from hf_unlearn.runs.builders import BUILDERS
 from hf_unlearn.runs.command_line import Run, parse_run
 from hf_unlearn.runs.evaluation import Evaluation, Evaluator
@@ -59,6 +63,7 @@ class OracleScore:
         agreement: mean over the Retrains of the Pearson correlation of the unlearn samples' alignments.
         retrain_agreement: the same of a Retrain with the others.
         retrains: how many there are.
+        doubts: what the model's record says against the comparison.
     """
 
     metrics: dict[str, float] = field(repr=False)
@@ -70,9 +75,10 @@ class OracleScore:
     agreement: float
     retrain_agreement: float
     retrains: int
+    doubts: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Two lines of a table: the model, and Retrain."""
+        """Two lines of a table, the model and Retrain; then what speaks against it."""
         heads = [name.replace("_", " ") for name in self.retrain]
         by_auc = ["gap by AUC"] if self.auc_gap is not None else []
         measured = [self.metrics[key] for key in self.retrain], self.gap, self.auc_gap, self.agreement
@@ -84,7 +90,7 @@ class OracleScore:
         ):
             numbers = [*values, gap, *([] if auc_gap is None else [auc_gap])]
             rows.append((name, *(f"{number:.1f}" for number in numbers), f"{agreed:.2f}"))
-        return "\n".join(aligned(rows, words=1))
+        return "\n".join([*aligned(rows, words=1), *self.doubts])
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,11 +150,31 @@ class Oracle:
             model: an unlearned encoder, or its folder or Hub id.
 
         Raises:
-            UserError: when it cannot be loaded or measured, or the embedded data is of another version.
+            UserError: when it cannot be loaded or measured, is of another kind than the Retrains, or the
+                embedded data is of another version.
         """
+        evaluator, doubts = self._evaluator, self._doubts(Path(model)) if isinstance(model, str) else ()
         if isinstance(model, str):
             model = load_encoder(model, None, False, self.base_model)[0]
-        return self.score_evaluation(self._evaluator.evaluate(model))
+        own, theirs = (type(unwrap(each)).__name__ for each in (model, load_encoder(self.base_model)[0]))
+        if own != theirs:
+            raise UserError(
+                f"the model is a {own}, and the Retrains of {self.name} are {theirs}s; name the oracle of its kind"
+            )
+        return replace(self.score_evaluation(evaluator.evaluate(model)), doubts=doubts)
+
+    def _doubts(self, folder: Path) -> tuple[str, ...]:
+        """What its record says against setting a model beside these Retrains."""
+        if not (folder / MANIFEST_NAME).is_file():
+            return ()
+        record = UnlearningManifest.load(folder)
+        same = {
+            "base model": record.base_model.sha256 == weights_sha256(self.base_model),
+            "request": record.request.salted or record.request.sha256 == self.made["request"],
+        }
+        others = " and another ".join(what for what, holds in same.items() if not holds)
+        words = f"Its record names another {others} than these Retrains have: they tell little of it."
+        return (words,) if others else ()
 
     def score_evaluation(self, evaluation: Evaluation) -> OracleScore:
         """Set the evaluation of a model on this task beside the Retrains."""

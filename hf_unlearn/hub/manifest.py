@@ -147,7 +147,7 @@ def record_run(
     weights = weights_sha256(folder)
     if weights == base_model.sha256:
         unchanged = "Nothing was unlearned: the weights are those of the base model, to the bit."
-        logger.warning("%s: %s", folder, unchanged)
+        logger.warning("%s: %s", getattr(known.get("description"), "title", folder), unchanged)
         notes = (unchanged, *notes)
     manifest = UnlearningManifest(
         base_model=base_model,

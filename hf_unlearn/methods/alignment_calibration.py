@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -88,9 +89,21 @@ class AlignmentCalibrationConfig(UnlearningConfig):
         if self.alpha is None:
             self.alpha = level if self.preset == "level" else 1.0
         if self.preset == "level" and not math.isclose(self.alpha, level):
-            raise UserError(f"preset='level' ties alpha to beta + gamma = {level:g}; leave alpha unset")
+            raise UserError(
+                f"preset='level' ties alpha to beta + gamma = {level:g}, and alpha is {self.alpha:g}; leave it unset, "
+                "or, where a config sets it, give that value"
+            )
         if self.preset == "reference" and self.alpha != self.gamma:
             raise UserError("preset='reference' ties gamma to alpha; give both one value, or use preset='paper'")
+
+    def check_for(self, splits: Mapping[str, Any], *, pairs: bool, initial: bool) -> None:
+        """As every config does; under the preset `level` held-out rows say where to stop."""
+        super().check_for(splits, pairs=pairs, initial=initial)
+        if self.preset == "level" and not splits.get("validation"):
+            raise UserError(
+                "preset='level' pushes unlearn pairs down to where samples stand that the model never saw; pass "
+                "them as split validation, or use preset='paper'"
+            )
 
     def ranges(self, family: str) -> Ranges:
         """As every method's; under the preset `level`, where alpha follows, those of the other two."""
@@ -126,12 +139,7 @@ class AlignmentCalibrationTrainer(UnlearningTrainer):
         super().__init__(model, args, train_dataset, *rest, **kwargs)
         self.floor: Tensor | None = None
         if args.preset == "level":
-            held_out = train_dataset.get("validation")
-            if not held_out:
-                raise UserError(
-                    "preset='level' pushes unlearn pairs down to where samples stand that the model never saw; pass "
-                    "them as split validation, or use preset='paper'"
-                )
+            held_out = train_dataset["validation"]
             if len(held_out) < FEW:
                 logger.warning("The push ends where only %d held-out samples stand; hold out more.", len(held_out))
             unseen = own_alignments(self.model, self.preprocessor, self.rows.encoded(held_out)).nanmean()

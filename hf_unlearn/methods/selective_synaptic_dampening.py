@@ -1,7 +1,8 @@
 """Selective Synaptic Dampening (SSD): shrink the weights that matter to unlearn more than to everything else."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +11,9 @@ from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.contrastive import ModelInputs, as_weights, embed_images, embed_texts, is_dual_encoder
 from hf_unlearn.records.method_description import MethodDescription, bibtex
-from hf_unlearn.training.config import UnlearningConfig, setting
+from hf_unlearn.training.config import setting
 from hf_unlearn.training.gradients import Objective, info_nce_of_all
-from hf_unlearn.training.one_shot import OneShotTrainer
+from hf_unlearn.training.one_shot import OneShotConfig, OneShotTrainer
 from hf_unlearn.training.search_space import Log, everywhere
 
 
@@ -35,7 +36,7 @@ IMPORTANCES: dict[str, tuple[Objective, Callable[[Tensor], Tensor]]] = {
 
 
 @dataclass
-class SSDConfig(UnlearningConfig):
+class SSDConfig(OneShotConfig):
     """Selective Synaptic Dampening, label-free; defaults: the papers' alpha and lambda for a random request."""
 
     method = "selective_synaptic_dampening"
@@ -83,6 +84,18 @@ class SSDConfig(UnlearningConfig):
         self.check("dampening", self.dampening > 0, "must be more than 0")
         self.check_choice("importance", IMPORTANCES)
 
+    def check_for(self, splits: Mapping[str, Any], *, pairs: bool, initial: bool) -> None:
+        """As every config does; some weight must be able to matter alpha times as much to unlearn as to all."""
+        super().check_for(splits, pairs=pairs, initial=initial)
+        unlearn, retain = (len(splits.get(name) or ()) for name in ("unlearn", "retain"))
+        share = unlearn / max(1, unlearn + retain)
+        if retain and self.alpha * share >= 1:  # all of train holds unlearn: I_D >= share I_U
+            raise UserError(
+                f"SSD could select no weight: alpha * |unlearn| / |train| = {self.alpha:g} * {share:.3g} is at least "
+                f"1, and no weight is {self.alpha:g} times as important to unlearn as to all of train, which holds "
+                f"it; set alpha below {1 / share:.3g}"
+            )
+
 
 class SSDTrainer(OneShotTrainer):
     """Where `I_U > alpha I_D`: `theta = min(lambda I_D / I_U, 1) theta_0`; all other weights stay.
@@ -102,16 +115,6 @@ class SSDTrainer(OneShotTrainer):
 
     config_class = SSDConfig
     args: SSDConfig
-
-    def __init__(self, *positional: object, **kwargs: object) -> None:
-        super().__init__(*positional, **kwargs)
-        share = len(self._unlearn) / (len(self._unlearn) + len(self._retain))
-        if self.args.alpha * share >= 1:  # all of train holds unlearn: I_D >= share I_U
-            raise UserError(
-                f"SSD could select no weight: alpha * |unlearn| / |train| = {self.args.alpha:g} * {share:.3g} is "
-                f"at least 1, and no weight is {self.args.alpha:g} times as important to unlearn as to all of train, "
-                f"which holds it; set alpha below {1 / share:.3g}"
-            )
 
     @torch.no_grad()
     def edit(self) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """SLUG: one step on the one layer that matters to unlearn and not to retain."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,16 +13,16 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.losses import masked_mean
 from hf_unlearn.models.contrastive import ModelInputs, contrastive_terms, evaluation_mode
 from hf_unlearn.records.method_description import MethodDescription, bibtex
-from hf_unlearn.training.config import UnlearningConfig, setting
+from hf_unlearn.training.config import setting
 from hf_unlearn.training.gradients import info_nce_of_all
-from hf_unlearn.training.one_shot import OneShotTrainer
+from hf_unlearn.training.one_shot import OneShotConfig, OneShotTrainer
 from hf_unlearn.training.search_space import Choice, everywhere
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class SLUGConfig(UnlearningConfig):
+class SLUGConfig(OneShotConfig):
     """Single Layer Unlearning Gradient; there is nothing to choose where held-out rows set the target."""
 
     method = "slug"
@@ -58,6 +59,12 @@ class SLUGConfig(UnlearningConfig):
         self.check("candidates", self.candidates >= 1, "must be at least 1")
         self.check("bisections", self.bisections >= 1, "must be at least 1")
 
+    def check_for(self, splits: Mapping[str, Any], *, pairs: bool, initial: bool) -> None:
+        """As every config does; held-out rows say where to stop."""
+        super().check_for(splits, pairs=pairs, initial=initial)
+        if self.target_cosine is None and not splits.get("validation"):
+            raise UserError("SLUG aims at the cosine of held-out pairs; pass a validation split, or set target_cosine")
+
 
 class SLUGTrainer(OneShotTrainer):
     """`theta_l = theta_l - t * g_l` for one layer l, with g the gradient of the mean cosine of unlearn pairs.
@@ -81,10 +88,8 @@ class SLUGTrainer(OneShotTrainer):
 
     def __init__(self, model: object, args: SLUGConfig, train_dataset: Any, *positional: Any, **kwargs: Any) -> None:
         super().__init__(model, args, train_dataset, *positional, **kwargs)
-        held_out = train_dataset.get("validation")
-        if args.target_cosine is None and not held_out:
-            raise UserError("SLUG aims at the cosine of held-out pairs; pass a validation split, or set target_cosine")
-        self._held_out = None if args.target_cosine is not None else self.rows.encoded(held_out)
+        held_out = None if args.target_cosine is not None else train_dataset["validation"]
+        self._held_out = None if held_out is None else self.rows.encoded(held_out)
         self._stopped_early: str | None = None
 
     @property

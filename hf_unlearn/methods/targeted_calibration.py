@@ -1,6 +1,8 @@
 """Targeted Calibration: Alignment Calibration that knows where to stop."""
 
+import logging
 import time
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
 from math import inf
@@ -36,6 +38,10 @@ from hf_unlearn.training.trainer import UnlearningTrainer
 
 WAY_BACK = 0.8  # share of the way to the initial model: at 1 too little is learned again, at 0.5 too little forgotten
 TARGET_EPOCHS = 4.0  # where `target_epochs` is unset
+OF_PAIRS = ("retain_weight", "negative_weight", "similarity_weight", "target_features")  # views have no such terms
+OF_INITIAL = ("target_epochs", "target_learning_rate")  # of the copy that is led back towards the initial model
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -123,6 +129,18 @@ class TargetedCalibrationConfig(UnlearningConfig):
         self.check("target_epochs", epochs is None or 0 <= epochs < inf, "must be a number of at least 0")
         self.check("target_learning_rate", rate is None or 0 < rate < inf, "must be a number above 0")
 
+    def check_for(self, splits: Mapping[str, Any], *, pairs: bool, initial: bool) -> None:
+        """As every config does; targets are read off held-out rows, and views have fewer of them."""
+        super().check_for(splits, pairs=pairs, initial=initial)
+        if not splits.get("validation"):
+            raise UserError(
+                f"{self.title} takes its targets from samples the model never saw; pass them as split validation"
+            )
+        if not pairs:
+            self.refuse_without_effect(OF_PAIRS, "on a model that embeds views")
+        if not initial and (idle := [name for name in OF_INITIAL if getattr(self, name) is not None]):
+            logger.warning("%s has no effect, as no initial model is named (initial_model).", " and ".join(idle))
+
 
 class TargetedCalibrationTrainer(UnlearningTrainer):
     """Minimises `InfoNCE_R + w_u mean_U (c_i - t_i)^2 + w_r mean_R max(0, t_i - c_i)^2 + w_n (n - n_0)^2 + w_s s_R`.
@@ -169,17 +187,10 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
         self, model: PreTrainedModel, args: TargetedCalibrationConfig, train_dataset: Any, *rest: Any, **kwargs: Any
     ):
         super().__init__(model, args, train_dataset, *rest, **kwargs)
-        held_out = train_dataset.get("validation")
-        if not held_out:
-            raise UserError(
-                f"{args.title} takes its targets from samples the model never saw; pass them as split validation"
-            )
         started = time.monotonic()
-        if args.target_features is not None and isinstance(self.preprocessor, ImageViewPreprocessor):
-            raise UserError("target_features predicts targets of pairs, and this model embeds views; leave it unset")
         self._retain = train_dataset["retain"]
         unlearn = len(self.rows.unlearn(self.train_dataset))
-        targets = self._targets(self.rows.encoded(held_out)).lowered(self.unseen_risen, unlearn)
+        targets = self._targets(self.rows.encoded(train_dataset["validation"])).lowered(self.unseen_risen, unlearn)
         self.targets = targets.to(args.device)
         self._seconds_of_targets = time.monotonic() - started
         streams_pairs = isinstance(self.train_dataset, StreamedBatches) and is_dual_encoder(self.model)

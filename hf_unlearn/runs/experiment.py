@@ -94,6 +94,8 @@ class Experiment(RunReports):
             buffer = run.data.shuffle_buffer or SHUFFLE_BUFFER
             stream = StreamedSplit(retain.stream, preprocessor, retain.rows, buffer, retain.skip_bad)
             self.training_splits["retain"] = stream
+        for config in run.methods.values():
+            config.check_for(self.training_splits, pairs=is_dual_encoder(model), initial=self.initial is not None)
         self.evaluator = make_evaluator(model, task, self.splits, preprocessor, run.data)
         if arguments.model_name_or_path is not None:  # else they were said before the model was trained
             say_notes(self.evaluator.notes)
@@ -135,7 +137,9 @@ class Experiment(RunReports):
         if (name or config.method) == RETRAIN:
             self.retrain = evaluation
         else:
-            trained = replace(trained, doubts=sanity_notes(self.before, evaluation, is_sigmoid(trained.model)))
+            shrunk = 0.0 if is_adapted(trained.model) else config.shrink_perturb or 0.0
+            doubts = sanity_notes(self.before, evaluation, is_sigmoid(trained.model), shrunk)
+            trained = replace(trained, doubts=doubts)
         for note in trained.doubts if PartialState().is_main_process else ():
             logger.warning("%s: %s", config.title, note)
         return trained, evaluation

@@ -68,16 +68,20 @@ def markdown_table(results: Results) -> str:
 
 
 def text_table(results: Results, width: int = TERMINAL_WIDTH) -> str:
-    """The comparison for a terminal: one decimal, headers stacked, as many columns as the width has room for."""
-    columns = _columns(results)
+    """The comparison for a terminal: one decimal, headers stacked, as many columns as the width has room for.
+
+    A line below names the columns that it had no room for.
+    """
+    columns, without = _columns(results), list[str]()
     for dispensable in (None, *_DISPENSABLE):
+        without += [short_name(key) for key in columns if key == dispensable]
         columns = [key for key in columns if key != dispensable]
         header, rows = _cells(results, columns, decimals=1)
         text = aligned([*(stacked := _stacked(header)), *rows], words=1)
         if len(text[0]) <= width:
             break
     text.insert(len(stacked), "-" * len(text[0]))
-    return "\n".join(text)
+    return "\n".join([*text, *([f"Too wide for here: {', '.join(without)}."] if without else [])])
 
 
 def _stacked(header: Sequence[str]) -> list[list[str]]:

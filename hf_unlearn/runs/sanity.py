@@ -14,13 +14,16 @@ KEPT_RETRIEVAL = 2 / 3  # of the base model's
 KEPT_SPREAD = 0.25  # of the base model's
 
 
-def sanity_notes(before: Evaluation, after: Evaluation, feels_level: bool = False) -> tuple[str, ...]:
+def sanity_notes(
+    before: Evaluation, after: Evaluation, feels_level: bool = False, shrunk_by: float = 0.0
+) -> tuple[str, ...]:
     """What is far off in a model that was unlearned, one sentence each; nothing if nothing is.
 
     Args:
         before: the base model's evaluation.
         after: that of the model, on the same rows.
         feels_level: whether the model's loss changes where all cosines move together: the sigmoid loss, not InfoNCE.
+        shrunk_by: share of new weights that its training began with (`shrink_perturb`).
     """
     notes = []
     moved = float(np.abs(after.alignment - before.alignment).mean())
@@ -28,7 +31,15 @@ def sanity_notes(before: Evaluation, after: Evaluation, feels_level: bool = Fals
         notes.append(f"Nothing was unlearned: the cosines of unlearn samples moved by {moved:.4f} on average.")
     old, new = before.metrics, after.metrics
     shifts = _shifts(before, after)
-    if len(shifts) > 1 and min(map(abs, shifts.values())) > FAR and len({value > 0 for value in shifts.values()}) == 1:
+    together = min(map(abs, shifts.values())) > FAR and len({value > 0 for value in shifts.values()}) == 1
+    accuracy = old.get("retain_accuracy", 0.0)
+    classes_lost = new.get("retain_accuracy", accuracy) < accuracy - FAR
+    if shrunk_by and (shifts.get("retain", 0) < -FAR or classes_lost):
+        notes.append(
+            f"Retain was not learned again: {100 * shrunk_by:.0f}% of every weight was new, and the training was too "
+            "short for that; train for longer (num_train_epochs, or smaller batches), or lower shrink_perturb."
+        )
+    elif len(shifts) > 1 and together:
         told = ", ".join(f"{name} by {value:+.0f}" for name, value in shifts.items())
         unfelt = "" if feels_level else ", which InfoNCE does not feel"
         notes.append(f"All cosines moved together (points: {told}){unfelt}.")
@@ -37,7 +48,7 @@ def sanity_notes(before: Evaluation, after: Evaluation, feels_level: bool = Fals
             f"Retain samples lost alignment: their mean cosine fell from {old['cosine_retain']:.0f} to "
             f"{new['cosine_retain']:.0f} points."
         )
-    if "retain_accuracy" in old and "retain_accuracy" in new and new["retain_accuracy"] < old["retain_accuracy"] - FAR:
+    if classes_lost:
         notes.append(
             f"Retain samples lost their classes: the probe's accuracy fell from {old['retain_accuracy']:.0f}% to "
             f"{new['retain_accuracy']:.0f}%."

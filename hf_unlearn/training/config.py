@@ -1,13 +1,14 @@
 """The `TrainingArguments` that every unlearning method shares."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from math import inf
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from transformers import SchedulerType, TrainingArguments, get_scheduler
+from transformers import SchedulerType, Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
+from transformers.training_args import OptimizerNames
 from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
 
 from hf_unlearn.data.config import setting
@@ -28,8 +29,11 @@ NO_PUSHED_CHECKPOINTS = (
 _RANGES = (
     ("seed", 0, 2**32 - 1), ("data_seed", 0, 2**32 - 1), ("learning_rate", 0, inf), ("weight_decay", 0, inf),
     ("max_grad_norm", 0, inf), ("num_train_epochs", 0, inf), ("gradient_accumulation_steps", 1, inf),
-    ("shrink_perturb", 0, 1),
+    ("shrink_perturb", 0, 1), ("warmup_steps", 0, inf), ("checkpoint_minutes", 0, inf), ("logging_steps", 0, inf),
+    ("save_steps", 0, inf),
 )  # fmt: skip
+# Optimisers of PyTorch and transformers that need neither a package nor more than their arguments.
+_PLAIN_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop")
 # Settings of transformers that are refused, and why.
 _REFUSED = {
     **dict.fromkeys(
@@ -144,6 +148,7 @@ class UnlearningConfig(TrainingArguments):
         if self.push_to_hub:
             raise UserError(NO_PUSHED_CHECKPOINTS)
         check_ranges(self, _RANGES)
+        self._check_optimizer()
         self._check_schedule()
         absent = sorted(set(self.report_to or ()) - {*get_available_reporting_integrations(), *_UNLISTED})
         if absent:
@@ -165,6 +170,23 @@ class UnlearningConfig(TrainingArguments):
             hint = " or ".join(choices) if len(choices) == 2 else f"one of {', '.join(choices)}"
             raise UserError(f"{name}={value!r} is unknown; choose {hint}")
 
+    def check_for(self, splits: Mapping[str, Any], *, pairs: bool, initial: bool) -> None:
+        """Refuse what the method could not do, or would do without effect, with a kind of model and its rows.
+
+        A run asks this of all its methods before the first of them is trained.
+
+        Args:
+            splits: by name.
+            pairs: whether the model embeds pairs, not views.
+            initial: whether the model that it was fine-tuned from is known.
+        """
+
+    def refuse_without_effect(self, names: Iterable[str], where: str) -> None:
+        """Refuse a value other than the default of fields that a kind of model or run makes no use of."""
+        unset = {each.name: each.default for each in fields(self)}
+        for name in names:
+            self.check(name, getattr(self, name) == unset[name], f"would have no effect {where}; leave it unset")
+
     @property
     def title(self) -> str:
         """The method's name in sentences."""
@@ -173,6 +195,20 @@ class UnlearningConfig(TrainingArguments):
     def ranges(self, family: str) -> Ranges:
         """Where `hf-unlearn tune` looks for better settings, for the family `image-text` or `views`."""
         return self.search_space.of(family)
+
+    def _check_optimizer(self) -> None:
+        """Build the optimiser once, of a weight of its own: it checks what it is given."""
+        if self.optim not in _PLAIN_OPTIMIZERS:
+            return
+        weight = torch.nn.Parameter(torch.zeros(1))
+        try:
+            kind, given = Trainer.get_optimizer_cls_and_kwargs(self)
+            kind([weight], **given)
+        except (ValueError, TypeError, ArithmeticError) as error:
+            name, words = OptimizerNames(self.optim).value, str(error).splitlines()[0]
+            raise UserError(
+                f"optim={name}: {words}; see adam_beta1, adam_beta2, adam_epsilon and optim_args"
+            ) from error
 
     def _check_schedule(self) -> None:
         """Build the schedule once, as the Trainer does when it starts: some need `lr_scheduler_kwargs`."""

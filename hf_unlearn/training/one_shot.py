@@ -2,6 +2,8 @@
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,10 +11,35 @@ import torch
 from transformers import set_seed
 from transformers.trainer_utils import TrainOutput
 
-from hf_unlearn.data.encoded import EncodedSplit, EncodedSplits
+from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.errors import UserError, is_out_of_memory
 from hf_unlearn.training import checkpoints
+from hf_unlearn.training.config import UnlearningConfig
+from hf_unlearn.training.rows import Stream
 from hf_unlearn.training.trainer import UnlearningTrainer
+
+
+@dataclass
+class OneShotConfig(UnlearningConfig):
+    """The config of a method without a training loop: what only a training could use is refused."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.saliency_share is not None:
+            raise UserError(
+                f"{self.title} chooses its weights itself; set saliency_share for others alone, as in "
+                "--neg_grad.saliency_share"
+            )
+        if self.shrink_perturb:
+            raise UserError(
+                f"{self.title} trains nothing, so what shrink_perturb takes would not be learned again; set it for "
+                "others alone, as in --neg_grad.shrink_perturb"
+            )
+
+    def check_for(self, splits: Mapping[str, Any], *, pairs: bool, initial: bool) -> None:
+        """As every config does; retain must be at hand."""
+        if isinstance(splits.get("retain"), Stream):
+            raise UserError(f"{self.title} passes over retain as it likes; give it a datasets.Dataset, no stream")
 
 
 class OneShotTrainer(UnlearningTrainer, ABC):
@@ -29,14 +56,6 @@ class OneShotTrainer(UnlearningTrainer, ABC):
     def __init__(self, *positional: Any, **kwargs: Any) -> None:
         super().__init__(*positional, **kwargs)
         self.require_whole_weights("edits")
-        if self.args.saliency_share is not None:
-            raise UserError(f"{self.args.title} chooses its weights itself; leave saliency_share unset")
-        if self.args.shrink_perturb:
-            raise UserError(
-                f"{self.args.title} trains nothing, so what shrink_perturb takes would not be learned again; leave it 0"
-            )
-        if not isinstance(self.train_dataset, EncodedSplits):
-            raise UserError(f"{self.args.title} passes over retain as it likes; give it a datasets.Dataset, no stream")
 
     @property
     def _retain(self) -> EncodedSplit:

@@ -215,7 +215,8 @@ def _kernels(retain: PairFeatures) -> tuple[Kernel, Kernel, tuple[float, float]]
         )
     vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=CAPTION_NGRAMS, sublinear_tf=True)
     named = vectorizer.fit_transform(retain.texts)
-    components = PCA(min(PICTURE_COMPONENTS, *retain.pictures.shape), random_state=0).fit(retain.pictures)
+    with np.errstate(invalid="ignore"):  # of pictures all alike, whose shares of no variance nobody reads
+        components = PCA(min(PICTURE_COMPONENTS, *retain.pictures.shape), random_state=0).fit(retain.pictures)
     shown = components.transform(retain.pictures)
     gamma = 1 / (PICTURE_BANDWIDTH * _median_squared_distance(shown) or 1.0)  # 0: all pictures alike
     return (

@@ -254,16 +254,16 @@ def _view_alignment(model: PreTrainedModel, preprocessor: ImageViewPreprocessor,
 def _say_how_alike(weights: Array, lost: float) -> None:
     effective = 1 / np.square(weights).sum()
     logger.info(
-        "%d held-out pairs stand for the request with the weight of %.0f; without it their alignment would be less by "
-        "%.3f.",
+        "Held-out pairs that stand for the request: %d, with the weight of %.0f. Without it their alignment would be "
+        "less by %.3f.",
         len(weights),
         effective,
         lost,
     )
-    if effective < min(FEW, len(weights) / 2):
+    if effective < FEW:
         logger.warning(
-            "Of %d held-out pairs few are like the unlearn pairs: together they weigh as %.0f would; hold out more "
-            "samples of the request's kind.",
+            "The level of unlearn pairs is uncertain: the held-out pairs that are like them (of %d) weigh as %.0f "
+            "would; hold out more samples of the request's kind.",
             len(weights),
             effective,
         )

@@ -119,6 +119,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
             encoded = [split for split in train_dataset.values() if isinstance(split, EncodedSplit | StreamedSplit)]
             self.preprocessor = encoded[0].preprocessor if encoded else self.preprocessor  # as they were made
         self.rows = TrainingRows(train_dataset, self.uses, self.preprocessor, args, self.data_config)
+        args.check_for(train_dataset, pairs=is_dual_encoder(model), initial=initial_model is not None)
         self.unlearn_to_retain = self.rows.unlearn_to_retain
         if peft_config is not None:
             set_seed(args.seed)  # the adapter's new weights
@@ -150,11 +151,9 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         if isinstance(batches, EncodedSplits) and args.device.type != "cpu":
             self._feed_accelerator(batches)
         self._started_from = checkpoints.fingerprint(model)
-        self.guard = DivergenceGuard(self)
-        self.add_callback(self.guard)
-        self.excess = StandingExcess()
-        self.add_callback(self.excess)
-        self.add_callback(LogitScaleBound(lambda: self.model))
+        self.guard, self.excess = DivergenceGuard(self), StandingExcess()
+        for callback in (self.guard, self.excess, LogitScaleBound(lambda: self.model)):
+            self.add_callback(callback)
         self.saliency = self._saliency_mask(train_dataset) if args.saliency_share is not None else None
         self._is_shrunk = False
 
@@ -298,7 +297,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         if self.guard.stopped and self.guard.good_step == 0:
             raise DivergenceError(
                 f"{self.args.title} diverged before anything was learned ({self.guard.stopped}); lower its learning "
-                "rate, or check more often with guard_steps"
+                "rate or its weights, or check more often with guard_steps"
             )
         return output
 

