@@ -12,6 +12,7 @@ import yaml
 from hf_unlearn.benchmarks import benchmark as benchmarking
 from hf_unlearn.errors import UserError
 from hf_unlearn.runs import unlearn as recipe
+from hf_unlearn.runs.command_line import parse_run
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -34,6 +35,16 @@ def options(tmp_path_factory, shapes):
     }
     (folder / "task.yaml").write_text(yaml.safe_dump(config))
     return folder
+
+
+@pytest.mark.parametrize("path", sorted((RECIPES / "benchmarks").glob("*.yaml")), ids=lambda path: path.stem)
+def test_no_shipped_benchmark_is_refused_when_it_begins(path):
+    benchmark = benchmarking.Benchmark.load(path)
+    run = parse_run(benchmark.argv(0))
+    unlearned = round(100 * (run.arguments.unlearn_fraction or 0))
+    splits = {"retain": range(100 - unlearned), "unlearn": range(unlearned), "validation": range(10)}
+    for config in run.methods.values():
+        config.check_for(splits, pairs=benchmark.family == "clip", initial=run.arguments.initial_model is not None)
 
 
 def run(monkeypatch, capsys, script: str, *argv: str) -> str:
