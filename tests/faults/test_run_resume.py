@@ -207,26 +207,34 @@ def test_another_run_of_views_is_refused_with_the_difference(argv, difference, r
 
 def test_a_method_that_refused_its_settings_gets_others(run, tmp_path):
     """What was finished before it stays, and is not run again; what has left checkpoints keeps its settings."""
-    methods = ("fine_tune", "selective_synaptic_dampening")
+    methods = ("fine_tune", "task_vector")
 
-    def dampen(alpha: int, *argv: str) -> None:
-        run(tmp_path, "clip", *argv, "--selective_synaptic_dampening.alpha", str(alpha), methods=methods)
+    def subtract(vectors: int, *argv: str) -> None:
+        run(tmp_path, "clip", *argv, "--task_vector.vectors", str(vectors), methods=methods)
 
-    with pytest.raises(UserError, match=r"SSD could select no weight: .* set alpha below"):
-        dampen(100)
+    with pytest.raises(UserError, match="steps are too few for 50 task vectors"):
+        subtract(50)
     weights = tmp_path / "out" / "fine_tune" / "model.safetensors"
     written = weights.stat().st_mtime_ns
-    left = tmp_path / "out" / "checkpoints" / "selective_synaptic_dampening" / "checkpoint-1"
+    left = tmp_path / "out" / "checkpoints" / "task_vector" / "checkpoint-1"
     left.mkdir(parents=True)
-    with pytest.raises(UserError, match=r"dampening\.alpha was 100\.0 and is 5\.0"):
-        dampen(5, "--resume")
+    with pytest.raises(UserError, match="vectors was 50 and is 1"):
+        subtract(1, "--resume")
     left.rmdir()
-    dampen(5, "--resume")
+    subtract(1, "--resume")
     assert weights.stat().st_mtime_ns == written
     rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
     assert [row["method"] for row in rows] == ["before", *methods]
-    with pytest.raises(UserError, match=r"dampening\.alpha was 5\.0 and is 4\.0"):
-        dampen(4, "--resume")
+    with pytest.raises(UserError, match="vectors was 1 and is 2"):
+        subtract(2, "--resume")
+
+
+def test_what_a_method_cannot_do_is_refused_before_another_is_trained(run, tmp_path):
+    methods = ("fine_tune", "selective_synaptic_dampening")
+    with pytest.raises(UserError, match=r"SSD could select no weight: .* set alpha below"):
+        run(tmp_path, "clip", "--selective_synaptic_dampening.alpha", "100", methods=methods)
+    assert not (tmp_path / "out").exists()
+    run(tmp_path, "clip", methods=methods)
 
 
 def test_resuming_nothing_starts_the_run(run, tmp_path):
