@@ -55,7 +55,9 @@ def evaluate(
     oracle: Annotated[
         str | None,
         typer.Option(
-            "--oracle", help="Instead of these: an embedded task with its Retrains, clip_openmoji or simclr_openmoji."
+            "--oracle",
+            help="Instead of these: an embedded task with its Retrains, clip_openmoji, moco_openmoji or "
+            "simclr_openmoji.",
         ),
     ] = None,
     output_dir: Annotated[

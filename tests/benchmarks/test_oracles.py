@@ -14,7 +14,7 @@ from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.weights import weights_sha256
 from hf_unlearn.records.schemas import UnlearningManifest
 
-NAMES = ["clip_openmoji", "simclr_openmoji"]
+NAMES = ["clip_openmoji", "moco_openmoji", "simclr_openmoji"]
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_data_of_another_version_is_refused(oracle, tmp_path):
 
 
 def test_a_name_without_an_oracle_is_refused():
-    with pytest.raises(UserError, match="no oracle moco; choose from clip_openmoji, simclr_openmoji"):
+    with pytest.raises(UserError, match="no oracle moco; choose from clip_openmoji, moco_openmoji, simclr_openmoji"):
         load_oracle("moco")
 
 
