@@ -94,8 +94,9 @@ class Experiment(RunReports):
             buffer = run.data.shuffle_buffer or SHUFFLE_BUFFER
             stream = StreamedSplit(retain.stream, preprocessor, retain.rows, buffer, retain.skip_bad)
             self.training_splits["retain"] = stream
+        self._pairs = is_dual_encoder(model)
         for config in run.methods.values():
-            config.check_for(self.training_splits, pairs=is_dual_encoder(model), initial=self.initial is not None)
+            self.check(config)
         self.evaluator = make_evaluator(model, task, self.splits, preprocessor, run.data)
         if arguments.model_name_or_path is not None:  # else they were said before the model was trained
             say_notes(self.evaluator.notes)
@@ -109,6 +110,10 @@ class Experiment(RunReports):
             self.retrain = self.evaluate(arguments.retrain_model)
         if self.peft_config is not None:
             add_adapter(model, self.peft_config)  # so that one that cannot be is refused now; it changes the model
+
+    def check(self, config: UnlearningConfig) -> None:
+        """Refuse a config whose method could not do here what it says, before anything is trained."""
+        config.check_for(self.training_splits, pairs=self._pairs, initial=self.initial is not None)
 
     def evaluate(self, name_or_path: str) -> Evaluation:
         """Evaluate a finished checkpoint, wherever it comes from, as this experiment's own."""

@@ -139,11 +139,15 @@ def _tune(search: Search, folder: Path, resume: bool, say: Callable[[str], None]
                 untouched = experiment.before.metrics["estimated_gap"]
             setting = propose(search.run_of(method).methods[method], experiment.evaluator.family, past, search.seed)
             row: Row = {"method": method, "setting": setting, "key": keys[method]}
-            try:
-                trained, evaluation = experiment.train_and_evaluate(search.run_of(method, setting).methods[method])
-                row |= {"stopped": trained.notes[0]} if trained.notes else evaluation.metrics
-            except DivergenceError as error:
-                row |= {"stopped": str(error)}
+            config = search.run_of(method, setting).methods[method]
+            if (refused := _refusal(experiment, config)) is not None:
+                row |= {"stopped": refused}
+            else:
+                try:
+                    trained, evaluation = experiment.train_and_evaluate(config)
+                    row |= {"stopped": trained.notes[0]} if trained.notes else evaluation.metrics
+                except DivergenceError as error:
+                    row |= {"stopped": str(error)}
             past.append(row)
             outcome = f"stopped, {row['stopped']}" if "stopped" in row else f"estimated gap {shown(row)}"
             say(f"{method} {len(past)}/{search.trials}: {_words(setting)}: {outcome}")
@@ -168,6 +172,15 @@ def _tune(search: Search, folder: Path, resume: bool, say: Callable[[str], None]
         )
     write_atomically(folder / TUNED_NAME, yaml.safe_dump(tuned, sort_keys=False))
     return ranked
+
+
+def _refusal(experiment: Experiment, config: UnlearningConfig) -> str | None:
+    """Why a drawn setting cannot be run on these rows, if it cannot."""
+    try:
+        experiment.check(config)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def propose(config: UnlearningConfig, family: str, past: Sequence[Row], seed: int) -> Setting:

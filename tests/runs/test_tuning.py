@@ -143,6 +143,16 @@ def test_stopped_search_ends_as_the_uninterrupted_one_and_never_sees_test(search
         tune(other, tmp_path / "out", resume=True)
 
 
+def test_a_drawn_setting_that_these_rows_do_not_allow_is_no_candidate(search, tmp_path):
+    """SSD's `alpha` is drawn up to 100, and a tenth of train is unlearned: from 10 on it could select no weight."""
+    argv = (*search.argv, "--selective_synaptic_dampening.alpha", "3")
+    rows = tune(Search(argv, ("selective_synaptic_dampening",), trials=6), tmp_path / "out")
+    too_large = [row["setting"]["alpha"] * 0.1 >= 1 for row in rows]
+    assert 0 < sum(too_large) < 6
+    assert ["stopped" in row for row in rows] == too_large
+    assert all("could select no weight" in row["stopped"] for row in rows if "stopped" in row)
+
+
 def test_a_diverging_trial_is_no_candidate(search, tmp_path):
     diverging = Search((*search.argv, "--fine_tune.learning_rate", "1e30"), ("fine_tune",), trials=1)
     with pytest.raises(UserError, match="every trial was stopped"):
