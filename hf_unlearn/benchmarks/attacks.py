@@ -1,6 +1,7 @@
 """Every attack on everything, beside the same attack on Retrain: one row an attack."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -47,6 +48,11 @@ class AttackRow:
     retrain: float
     retrain_std: float | None
     values: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def is_defined(self) -> bool:
+        """Whether it has a value on Retrain; the forgetting rate has none where the base model remembers no sample."""
+        return not math.isnan(self.retrain)
 
     @property
     def differences(self) -> dict[str, float]:

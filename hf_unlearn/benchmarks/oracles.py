@@ -12,6 +12,7 @@ from functools import cached_property
 from importlib import metadata
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -136,9 +137,14 @@ class Oracle:
         return task
 
     @cached_property
+    def _base(self) -> tuple[PreTrainedModel, Any]:
+        """The model before unlearning, and its processor."""
+        return load_encoder(self.base_model)
+
+    @cached_property
     def _evaluator(self) -> Evaluator:
         task = self._task
-        model, processor = load_encoder(self.base_model)
+        model, processor = self._base
         preprocessor = make_preprocessor(model, processor, self.run.data)
         splits = {n: EncodedSplit(s, preprocessor, self.run.data.resident_bytes) for n, s in task.splits.items()}
         return make_evaluator(model, task, splits, preprocessor, self.run.data)
@@ -153,10 +159,12 @@ class Oracle:
             UserError: when it cannot be loaded or measured, is of another kind than the Retrains, or the
                 embedded data is of another version.
         """
-        evaluator, doubts = self._evaluator, self._doubts(Path(model)) if isinstance(model, str) else ()
+        evaluator = self._evaluator
+        doubts: tuple[str, ...] = ()
         if isinstance(model, str):
+            doubts = self._doubts(Path(model))
             model = load_encoder(model, None, False, self.base_model)[0]
-        own, theirs = (type(unwrap(each)).__name__ for each in (model, load_encoder(self.base_model)[0]))
+        own, theirs = (type(unwrap(each)).__name__ for each in (model, self._base[0]))
         if own != theirs:
             raise UserError(
                 f"the model is a {own}, and the Retrains of {self.name} are {theirs}s; name the oracle of its kind"

@@ -213,15 +213,15 @@ def table(rows: Sequence[AttackRow]) -> str:
 
     Differences beyond the tolerance are bold. An attack has power if it finds the untouched model: if its value there
     differs from Retrain's by more than the tolerance and by more than twice what Retrains vary. Below, the count of
-    attacks within the tolerance for each method, of all and of those with power. What has no value on Retrain (the
-    forgetting rate where the base model remembers no sample) is no attack here.
+    attacks within the tolerance for each method, of all and of those with power. What has no value on Retrain is
+    no attack here.
     """
     names = list(rows[0].values)
     lines = [["Attack", "Retrain", *map(_title, names), "Power"], ["---", *["---:"] * (len(names) + 1), "---"]]
     for row in rows:
         spread = "" if row.retrain_std is None else f" ± {row.retrain_std:.2f}"
         unit = f" ({row.unit})" if row.unit != POINTS else ""
-        reference = "–" if math.isnan(row.retrain) else f"{row.retrain:.2f}{spread}"
+        reference = f"{row.retrain:.2f}{spread}" if row.is_defined else "–"
         cells = [f"{row.attack}{unit}", reference]
         found = has_power(row)
         power = "–" if found is None else "yes" if found else "no"
@@ -235,13 +235,13 @@ def table(rows: Sequence[AttackRow]) -> str:
 
 def has_power(row: AttackRow) -> bool | None:
     """Whether an attack finds the untouched model; None if it was not made on it, or has no value in points."""
-    if row.unit != POINTS or BEFORE not in row.values or math.isnan(row.retrain):
+    if row.unit != POINTS or BEFORE not in row.values or not row.is_defined:
         return None
     return not abs(row.differences[BEFORE]) <= max(TOLERANCE, 2 * (row.retrain_std or 0.0))
 
 
 def _cell(row: AttackRow, name: str) -> str:
-    if name not in row.values or math.isnan(row.retrain):
+    if name not in row.values or not row.is_defined:
         return "–"
     difference = row.differences[name]
     text = f"{row.values[name]:.2f} ({difference:+.2f})"
@@ -251,7 +251,7 @@ def _cell(row: AttackRow, name: str) -> str:
 def _counts(rows: Sequence[AttackRow], names: Sequence[str]) -> str:
     told = []
     for name in names:
-        measured = [row for row in rows if name in row.values and row.unit == POINTS and not math.isnan(row.retrain)]
+        measured = [row for row in rows if name in row.values and row.unit == POINTS and row.is_defined]
         told.append(f"{_title(name)} {sum(not _is_beyond(row, name) for row in measured)} of {len(measured)}")
     return "; ".join(told)
 

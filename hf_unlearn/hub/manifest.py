@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+UNCHANGED = "Nothing was unlearned: the weights are those of the base model, to the bit."
+
 # Settings that a card shows whatever their value; of the others that change weights, those that are not as they come.
 _TRAINING_FIELDS = (
     "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",
@@ -145,10 +147,9 @@ def record_run(
     if request.count > splits["unlearn"]:  # it may be smaller: duplicates are moved along
         raise UserError(f"The request names {request.count} samples, but the unlearn split holds {splits['unlearn']}.")
     weights = weights_sha256(folder)
-    if weights == base_model.sha256:
-        unchanged = "Nothing was unlearned: the weights are those of the base model, to the bit."
-        logger.warning("%s: %s", getattr(known.get("description"), "title", folder), unchanged)
-        notes = (unchanged, *notes)
+    unchanged = weights == base_model.sha256
+    if unchanged:
+        notes = (UNCHANGED, *notes)
     manifest = UnlearningManifest(
         base_model=base_model,
         weights_sha256=weights,
@@ -161,6 +162,8 @@ def record_run(
         hardware=hardware_summary(),
         **known,
     )
+    if unchanged:
+        logger.warning("%s: %s", manifest.method_title, UNCHANGED)
     manifest.save(folder)
     return manifest
 

@@ -96,9 +96,9 @@ class AlignmentCalibrationConfig(UnlearningConfig):
         if self.preset == "reference" and self.alpha != self.gamma:
             raise UserError("preset='reference' ties gamma to alpha; give both one value, or use preset='paper'")
 
-    def check_for(self, splits: Mapping[str, Any], *, pairs: bool, initial: bool) -> None:
+    def check_for(self, splits: Mapping[str, Any], *, pairs: bool) -> None:
         """As every config does; under the preset `level` held-out rows say where to stop."""
-        super().check_for(splits, pairs=pairs, initial=initial)
+        super().check_for(splits, pairs=pairs)
         if self.preset == "level" and not splits.get("validation"):
             raise UserError(
                 "preset='level' pushes unlearn pairs down to where samples stand that the model never saw; pass "

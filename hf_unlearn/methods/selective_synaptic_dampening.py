@@ -84,9 +84,9 @@ class SSDConfig(OneShotConfig):
         self.check("dampening", self.dampening > 0, "must be more than 0")
         self.check_choice("importance", IMPORTANCES)
 
-    def check_for(self, splits: Mapping[str, Any], *, pairs: bool, initial: bool) -> None:
+    def check_for(self, splits: Mapping[str, Any], *, pairs: bool) -> None:
         """As every config does; some weight must be able to matter alpha times as much to unlearn as to all."""
-        super().check_for(splits, pairs=pairs, initial=initial)
+        super().check_for(splits, pairs=pairs)
         unlearn, retain = (len(splits.get(name) or ()) for name in ("unlearn", "retain"))
         share = unlearn / max(1, unlearn + retain)
         if retain and self.alpha * share >= 1:  # all of train holds unlearn: I_D >= share I_U

@@ -59,9 +59,9 @@ class SLUGConfig(OneShotConfig):
         self.check("candidates", self.candidates >= 1, "must be at least 1")
         self.check("bisections", self.bisections >= 1, "must be at least 1")
 
-    def check_for(self, splits: Mapping[str, Any], *, pairs: bool, initial: bool) -> None:
+    def check_for(self, splits: Mapping[str, Any], *, pairs: bool) -> None:
         """As every config does; held-out rows say where to stop."""
-        super().check_for(splits, pairs=pairs, initial=initial)
+        super().check_for(splits, pairs=pairs)
         if self.target_cosine is None and not splits.get("validation"):
             raise UserError("SLUG aims at the cosine of held-out pairs; pass a validation split, or set target_cosine")
 
@@ -88,8 +88,7 @@ class SLUGTrainer(OneShotTrainer):
 
     def __init__(self, model: object, args: SLUGConfig, train_dataset: Any, *positional: Any, **kwargs: Any) -> None:
         super().__init__(model, args, train_dataset, *positional, **kwargs)
-        held_out = None if args.target_cosine is not None else train_dataset["validation"]
-        self._held_out = None if held_out is None else self.rows.encoded(held_out)
+        self._held_out = None if args.target_cosine is not None else self.rows.encoded(train_dataset["validation"])
         self._stopped_early: str | None = None
 
     @property

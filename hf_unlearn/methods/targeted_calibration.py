@@ -129,17 +129,15 @@ class TargetedCalibrationConfig(UnlearningConfig):
         self.check("target_epochs", epochs is None or 0 <= epochs < inf, "must be a number of at least 0")
         self.check("target_learning_rate", rate is None or 0 < rate < inf, "must be a number above 0")
 
-    def check_for(self, splits: Mapping[str, Any], *, pairs: bool, initial: bool) -> None:
+    def check_for(self, splits: Mapping[str, Any], *, pairs: bool) -> None:
         """As every config does; targets are read off held-out rows, and views have fewer of them."""
-        super().check_for(splits, pairs=pairs, initial=initial)
+        super().check_for(splits, pairs=pairs)
         if not splits.get("validation"):
             raise UserError(
                 f"{self.title} takes its targets from samples the model never saw; pass them as split validation"
             )
         if not pairs:
             self.refuse_without_effect(OF_PAIRS, "on a model that embeds views")
-        if not initial and (idle := [name for name in OF_INITIAL if getattr(self, name) is not None]):
-            logger.warning("%s has no effect, as no initial model is named (initial_model).", " and ".join(idle))
 
 
 class TargetedCalibrationTrainer(UnlearningTrainer):
@@ -187,6 +185,9 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
         self, model: PreTrainedModel, args: TargetedCalibrationConfig, train_dataset: Any, *rest: Any, **kwargs: Any
     ):
         super().__init__(model, args, train_dataset, *rest, **kwargs)
+        idle = [name for name in OF_INITIAL if getattr(args, name) is not None]
+        if idle and self.initial_model is None:
+            logger.warning("%s has no effect, as no initial model is named (initial_model).", " and ".join(idle))
         started = time.monotonic()
         self._retain = train_dataset["retain"]
         unlearn = len(self.rows.unlearn(self.train_dataset))

@@ -113,7 +113,7 @@ class Experiment(RunReports):
 
     def check(self, config: UnlearningConfig) -> None:
         """Refuse a config whose method could not do here what it says, before anything is trained."""
-        config.check_for(self.training_splits, pairs=self._pairs, initial=self.initial is not None)
+        config.check_for(self.training_splits, pairs=self._pairs)
 
     def evaluate(self, name_or_path: str) -> Evaluation:
         """Evaluate a finished checkpoint, wherever it comes from, as this experiment's own."""

@@ -72,16 +72,17 @@ def text_table(results: Results, width: int = TERMINAL_WIDTH) -> str:
 
     A line below names the columns that it had no room for.
     """
-    columns, without = _columns(results), list[str]()
+    columns = everything = _columns(results)
     for dispensable in (None, *_DISPENSABLE):
-        without += [short_name(key) for key in columns if key == dispensable]
         columns = [key for key in columns if key != dispensable]
         header, rows = _cells(results, columns, decimals=1)
         text = aligned([*(stacked := _stacked(header)), *rows], words=1)
         if len(text[0]) <= width:
             break
     text.insert(len(stacked), "-" * len(text[0]))
-    return "\n".join([*text, *([f"Too wide for here: {', '.join(without)}."] if without else [])])
+    if without := [short_name(key) for key in _DISPENSABLE if key in everything and key not in columns]:
+        text.append(f"Too wide for here: {', '.join(without)}.")
+    return "\n".join(text)
 
 
 def _stacked(header: Sequence[str]) -> list[list[str]]:

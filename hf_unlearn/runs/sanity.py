@@ -31,7 +31,7 @@ def sanity_notes(
         notes.append(f"Nothing was unlearned: the cosines of unlearn samples moved by {moved:.4f} on average.")
     old, new = before.metrics, after.metrics
     shifts = _shifts(before, after)
-    together = min(map(abs, shifts.values())) > FAR and len({value > 0 for value in shifts.values()}) == 1
+    far = len(shifts) > 1 and min(map(abs, shifts.values())) > FAR
     accuracy = old.get("retain_accuracy", 0.0)
     classes_lost = new.get("retain_accuracy", accuracy) < accuracy - FAR
     if shrunk_by and (shifts.get("retain", 0) < -FAR or classes_lost):
@@ -39,7 +39,7 @@ def sanity_notes(
             f"Retain was not learned again: {100 * shrunk_by:.0f}% of every weight was new, and the training was too "
             "short for that; train for longer (num_train_epochs, or smaller batches), or lower shrink_perturb."
         )
-    elif len(shifts) > 1 and together:
+    elif far and len({value > 0 for value in shifts.values()}) == 1:
         told = ", ".join(f"{name} by {value:+.0f}" for name, value in shifts.items())
         unfelt = "" if feels_level else ", which InfoNCE does not feel"
         notes.append(f"All cosines moved together (points: {told}){unfelt}.")

@@ -139,15 +139,7 @@ def _tune(search: Search, folder: Path, resume: bool, say: Callable[[str], None]
                 untouched = experiment.before.metrics["estimated_gap"]
             setting = propose(search.run_of(method).methods[method], experiment.evaluator.family, past, search.seed)
             row: Row = {"method": method, "setting": setting, "key": keys[method]}
-            config = search.run_of(method, setting).methods[method]
-            if (refused := _refusal(experiment, config)) is not None:
-                row |= {"stopped": refused}
-            else:
-                try:
-                    trained, evaluation = experiment.train_and_evaluate(config)
-                    row |= {"stopped": trained.notes[0]} if trained.notes else evaluation.metrics
-                except DivergenceError as error:
-                    row |= {"stopped": str(error)}
+            row |= _measured(experiment, search.run_of(method, setting).methods[method])
             past.append(row)
             outcome = f"stopped, {row['stopped']}" if "stopped" in row else f"estimated gap {shown(row)}"
             say(f"{method} {len(past)}/{search.trials}: {_words(setting)}: {outcome}")
@@ -174,13 +166,17 @@ def _tune(search: Search, folder: Path, resume: bool, say: Callable[[str], None]
     return ranked
 
 
-def _refusal(experiment: Experiment, config: UnlearningConfig) -> str | None:
-    """Why a drawn setting cannot be run on these rows, if it cannot."""
+def _measured(experiment: Experiment, config: UnlearningConfig) -> Row:
+    """The metrics of a trial, or why it was stopped: these rows do not allow its setting, or its training diverged."""
     try:
         experiment.check(config)
     except UserError as error:
-        return str(error)
-    return None
+        return {"stopped": str(error)}
+    try:
+        trained, evaluation = experiment.train_and_evaluate(config)
+    except DivergenceError as error:
+        return {"stopped": str(error)}
+    return {"stopped": trained.notes[0]} if trained.notes else evaluation.metrics
 
 
 def propose(config: UnlearningConfig, family: str, past: Sequence[Row], seed: int) -> Setting:

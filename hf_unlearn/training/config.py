@@ -170,7 +170,7 @@ class UnlearningConfig(TrainingArguments):
             hint = " or ".join(choices) if len(choices) == 2 else f"one of {', '.join(choices)}"
             raise UserError(f"{name}={value!r} is unknown; choose {hint}")
 
-    def check_for(self, splits: Mapping[str, Any], *, pairs: bool, initial: bool) -> None:
+    def check_for(self, splits: Mapping[str, Any], *, pairs: bool) -> None:
         """Refuse what the method could not do, or would do without effect, with a kind of model and its rows.
 
         A run asks this of all its methods before the first of them is trained.
@@ -178,7 +178,6 @@ class UnlearningConfig(TrainingArguments):
         Args:
             splits: by name.
             pairs: whether the model embeds pairs, not views.
-            initial: whether the model that it was fine-tuned from is known.
         """
 
     def refuse_without_effect(self, names: Iterable[str], where: str) -> None:

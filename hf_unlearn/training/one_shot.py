@@ -36,8 +36,9 @@ class OneShotConfig(UnlearningConfig):
                 "others alone, as in --neg_grad.shrink_perturb"
             )
 
-    def check_for(self, splits: Mapping[str, Any], *, pairs: bool, initial: bool) -> None:
+    def check_for(self, splits: Mapping[str, Any], *, pairs: bool) -> None:
         """As every config does; retain must be at hand."""
+        super().check_for(splits, pairs=pairs)
         if isinstance(splits.get("retain"), Stream):
             raise UserError(f"{self.title} passes over retain as it likes; give it a datasets.Dataset, no stream")
 

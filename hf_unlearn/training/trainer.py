@@ -119,7 +119,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
             encoded = [split for split in train_dataset.values() if isinstance(split, EncodedSplit | StreamedSplit)]
             self.preprocessor = encoded[0].preprocessor if encoded else self.preprocessor  # as they were made
         self.rows = TrainingRows(train_dataset, self.uses, self.preprocessor, args, self.data_config)
-        args.check_for(train_dataset, pairs=is_dual_encoder(model), initial=initial_model is not None)
+        args.check_for(train_dataset, pairs=is_dual_encoder(model))
         self.unlearn_to_retain = self.rows.unlearn_to_retain
         if peft_config is not None:
             set_seed(args.seed)  # the adapter's new weights

@@ -52,14 +52,14 @@ def test_the_terminal_has_eighty_columns(family):
     further = {"cosine_test": 20.3, "forgetting_score": -84.6, "negative_alignment": -100.0, "run_time_minutes": 12.34}
     metrics = dict.fromkeys(keys, 100.0) | further | {"estimated_gap": 33.6}
     results = make_results(family, keys, {name: metrics for name in ("before", *TABLE_4)}, metrics)
-    lines = text_table(results).splitlines()
-    *lines, left_out = lines
+    *lines, left_out = text_table(results).splitlines()
     assert len({len(line) for line in lines}) == 1 and len(lines[0]) <= 80
     text = " ".join(" ".join(lines).split())
     assert "100.0" in text and "12.3" in text and "alignment" not in text  # dispensable, and in results.md
     assert left_out == f"Too wide for here: Neg. alignment gap{', FS' * (family == 'views')}."
     wide = text_table(results, width=200)
-    assert "alignment" in wide and "Too wide" not in wide  # its head has three words
+    assert "alignment" in wide and "Too wide" not in wide
+    assert wide.count("\n") == len(lines)  # one line more than these: its head has three words
 
 
 def test_the_estimated_gap_stands_with_its_interval():
