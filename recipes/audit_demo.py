@@ -7,9 +7,9 @@ The owner's pictures are the unlearn split (requested), as many of retain (still
 The drift-only control is the base model trained further on everything, the requested pictures included.
 """
 
+import argparse
 import csv
 import shutil
-import sys
 from copy import deepcopy
 from pathlib import Path
 
@@ -39,9 +39,9 @@ FIGURES = ("paired_dots.png", "levels.png")
 
 def main() -> None:
     """Export the owner's pictures, make the drift-only control, audit each model, put their figures side by side."""
-    if len(sys.argv) != 2 or sys.argv[1] not in BUILDERS:
-        raise UserError(f"usage: audit_demo.py {'|'.join(BUILDERS)}")
-    family = sys.argv[1]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("family", choices=sorted(BUILDERS), help="of the embedded demo")
+    family: str = parser.parse_args().family
     run = parse_run([], CONFIGS / f"{family}_openmoji.yaml")
     finished = Path(run.arguments.output_dir)
     unlearned = [name for name in AUDITED if (finished / name / "config.json").is_file()]

@@ -5,19 +5,23 @@
 The model is kept in the cache, where the family's unlearning recipe with the same data and settings finds it.
 """
 
-import sys
+import argparse
 
 from hf_unlearn.cli.guard import guarded
 from hf_unlearn.cli.unlearn import pretrain_base
-from hf_unlearn.errors import UserError
 from hf_unlearn.runs.command_line import FAMILIES
 
 
 def main() -> None:
     """Train the base model, unless the cache has it."""
-    if len(sys.argv) < 2 or sys.argv[1] not in FAMILIES:
-        raise UserError(f"usage: pretrain.py {'|'.join(FAMILIES)} [--config FILE] [further options of a run]")
-    pretrain_base(sys.argv[2:], family=sys.argv[1])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument(
+        "family", choices=FAMILIES, help="whose encoder; further options are those of hf-unlearn unlearn"
+    )
+    given, options = parser.parse_known_args()
+    pretrain_base(options, given.family)
 
 
 if __name__ == "__main__":

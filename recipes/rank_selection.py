@@ -7,7 +7,7 @@ selects, and by how much that run's true gap exceeds the best one's. `--parts` a
 would select, and `--mean` the mean over all files, where they hold the same runs on several splits of one task.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 from hf_unlearn.benchmarks.selection import averaged, read_candidates, selection_table
@@ -17,16 +17,18 @@ from hf_unlearn.errors import UserError
 
 def main() -> None:
     """Print the report over the files and folders named."""
-    paths = [Path(word) for word in sys.argv[1:] if word not in ("--parts", "--mean")]
-    if not paths:
-        raise UserError("usage: rank_selection.py SWEEP.json|results.json|TRIAL_FOLDER ... [--parts] [--mean]")
-    tasks = {str(path): read_candidates(path) for path in paths}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("paths", type=Path, nargs="+", help="a sweep's JSON, a results.json or a trial folder")
+    parser.add_argument("--parts", action="store_true", help="add what each part of the estimate alone would select")
+    parser.add_argument("--mean", action="store_true", help="add the mean over all files")
+    given = parser.parse_args()
+    tasks = {str(path): read_candidates(path) for path in given.paths}
     bare = [name for name, candidates in tasks.items() if len(candidates) < 2]
     if bare:
         raise UserError(f"{bare[0]} has fewer than two runs with a gap and an estimate; run its settings again")
-    if "--mean" in sys.argv:
+    if given.mean:
         tasks["mean"] = averaged(list(tasks.values()))
-    print(selection_table(tasks, by_part="--parts" in sys.argv))
+    print(selection_table(tasks, by_part=given.parts))
 
 
 if __name__ == "__main__":

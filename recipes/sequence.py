@@ -22,7 +22,9 @@ from hf_unlearn.runs.command_line import underscored
 
 def main() -> None:
     """Read the arguments, run the sequences, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("benchmark", type=Path, help="a file of recipes/benchmarks")
     parser.add_argument("--trials", type=int, nargs="+", help="seeds; default: the benchmark's")
     parser.add_argument(

@@ -24,7 +24,9 @@ SMALL += ["--num_train_epochs", "1", "--pretrain.num_train_epochs", "1"]
 
 def main() -> None:
     """Read the arguments, run the attacks, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("benchmark", type=Path, help="a file of recipes/benchmarks")
     parser.add_argument("--trial", type=int, default=0, help="seed of the split and the base model")
     parser.add_argument("--methods", nargs="+", default=["fine_tune", "alignment_calibration"])

@@ -8,8 +8,8 @@ it uses a split of its own: the reported trials draw others, so no setting is ch
 setting's row is written when it is measured; stopped, the same command goes on with what is missing or was changed.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,9 @@ Row = dict[str, Any]
 
 def main() -> None:
     """Measure every setting of every method that has no row yet, and write the table."""
-    if len(sys.argv) != 2:
-        raise UserError("usage: sweep.py SWEEP.yaml")
-    path = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweep", type=Path, help="sweep file, as those in recipes/sweeps")
+    path: Path = parser.parse_args().sweep
     sweep, runs = load(path)
     stored = path.with_suffix(".json")
     known = {row.get("key"): row for row in (json.loads(stored.read_text("utf-8")) if stored.is_file() else [])}

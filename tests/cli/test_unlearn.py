@@ -76,7 +76,7 @@ def test_a_base_model_is_trained_for_a_family_that_there_is(monkeypatch, capsys)
         monkeypatch.setattr(sys, "argv", [recipe, *argv])
         with pytest.raises(SystemExit) as ended:
             runpy.run_path(recipe, run_name="__main__")
-        assert ended.value.code == 2 and "usage: pretrain.py clip|simclr|moco" in capsys.readouterr().err
+        assert ended.value.code == 2 and "usage: pretrain.py [-h] {clip,simclr,moco}" in capsys.readouterr().err
     asked = []
     monkeypatch.setattr(command, "pretrain_base", lambda argv, family: asked.append((argv, family)))
     monkeypatch.setattr(sys, "argv", [recipe, "moco", "--num_samples", "90"])
