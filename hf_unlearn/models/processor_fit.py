@@ -1,5 +1,6 @@
 """Whether a model and the processor beside it fit each other: sizes, tokens, the end of a text."""
 
+import logging
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from hf_unlearn.models.contrastive import (
     unwrap,
 )
 from hf_unlearn.models.loading_errors import told
+
+logger = logging.getLogger(__name__)
 
 TEXTS = ("a photograph of the sea", "two dogs")
 # transformers' CLIP takes the greatest token for the end of a text where its config says 2, as old configs wrongly do.
@@ -149,12 +152,20 @@ def _check_end(model: PreTrainedModel, tokens: list[int], tokenizer: PreTrainedT
     """A text encoder that reads a caption at its end token must know the token its tokenizer ends captions with."""
     for end in _ends(model):
         found = max(tokens) if end == GREATEST_IS_END else end
-        if tokens[-1] not in (found, end):
-            raise UserError(
-                f"{name}: its model takes token {found} for the end of a text (eos_token_id of config.json: {end}), "
-                f"but its tokenizer ends texts with {tokens[-1]} ({tokenizer.convert_ids_to_tokens(tokens[-1])}); set "
-                "eos_token_id of the text_config to that, or save the tokenizer that the model was trained with"
+        if tokens[-1] == found:
+            continue
+        if tokens[-1] == end:
+            logger.warning(
+                "%s reads a text up to its greatest token and no further, as eos_token_id of its config is 2, which "
+                "transformers takes for a mistake; what its tokenizer puts behind that token changes nothing.",
+                name,
             )
+            continue
+        raise UserError(
+            f"{name}: its model takes token {found} for the end of a text (eos_token_id of config.json: {end}), "
+            f"but its tokenizer ends texts with {tokens[-1]} ({tokenizer.convert_ids_to_tokens(tokens[-1])}); set "
+            "eos_token_id of the text_config to that, or save the tokenizer that the model was trained with"
+        )
 
 
 def _ends(model: PreTrainedModel) -> set[int]:

@@ -6,6 +6,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, PreTrainedTokenizerFast
 
 MAX_LENGTH = 16
+# In this order: were the end number 2, transformers' CLIP would read a text up to its greatest token and no further.
+SPECIAL_TOKENS = ("<|startoftext|>", "<|endoftext|>", "<pad>")
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int = 1536) -> PreTrainedTokenizerFast:
@@ -14,21 +16,20 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int = 1536) -> PreTrain
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
-    special = ["<pad>", "<|startoftext|>", "<|endoftext|>"]
+    start, end, pad = SPECIAL_TOKENS
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        vocab_size=vocab_size, special_tokens=[*SPECIAL_TOKENS], initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(captions, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<|startoftext|> $A <|endoftext|>",
-        special_tokens=[(token, tokenizer.token_to_id(token)) for token in special[1:]],
+        single=f"{start} $A {end}", special_tokens=[(token, tokenizer.token_to_id(token)) for token in (start, end)]
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        pad_token=special[0],
-        bos_token=special[1],
-        eos_token=special[2],
+        bos_token=start,
+        eos_token=end,
+        pad_token=pad,
         model_max_length=MAX_LENGTH,
         model_input_names=["input_ids", "attention_mask"],
     )

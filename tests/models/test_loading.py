@@ -258,8 +258,8 @@ MISFITS = {
         lambda f: [file.unlink() for file in f.glob("tokenizer*")],
         "its tokenizer knows no words",
     ),
-    "another end of a text": (lambda f: end_with(f, 7), "takes token 7 for the end .* ends texts with 2 "),
-    "the start for the end": (lambda f: end_with(f, 1), "takes token 1 for the end .* ends texts with 2 "),
+    "another end of a text": (lambda f: end_with(f, 7), "takes token 7 for the end .* ends texts with 1 "),
+    "the start for the end": (lambda f: end_with(f, 0), "takes token 0 for the end .* ends texts with 1 "),
     "damaged weights": (
         lambda f: with_weights(f, lambda w: w | {"text_projection.weight": torch.full((64, 128), torch.nan)}),
         "an embedding is not finite",
