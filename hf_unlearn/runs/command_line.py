@@ -15,7 +15,7 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.methods import METHODS
 from hf_unlearn.methods.retrain import RetrainConfig
 from hf_unlearn.parsing import parse_yaml, read_text
-from hf_unlearn.runs.run_arguments import UNLEARN, RunArguments
+from hf_unlearn.runs.run_arguments import OPENMOJI, PARTED_BY, UNLEARN, RunArguments
 from hf_unlearn.training.config import UnlearningConfig, refuse_evaluating
 
 T = TypeVar("T")
@@ -81,7 +81,9 @@ def parse_run(argv: Sequence[str] | None = None, default_config: str | Path | No
         elif dot:
             alone.append((section, field_name, values))
     plain = [option for option in options if "." not in option[0] and option[0] not in ("config", FAMILY)]
-    general = [option for option in general if option[0] not in (FAMILY, *displaced(given))]
+    general = [
+        option for option in general if option[0] not in (FAMILY, *displaced(given), *_of_other_data(general, plain))
+    ]
     arguments = _parse(RunArguments, [option for option in [*general, *plain] if option[0] in _names(RunArguments)])
     data = _parse(DataConfig, [option for option in [*general, *plain] if option[0] in _names(DataConfig)])
     targets: dict[str, type[UnlearningConfig]] = {m: METHODS[m].config_class for m in arguments.methods}
@@ -123,6 +125,12 @@ def displaced(given: set[str]) -> tuple[str, ...]:
     """Fields of a config file that the options given on the command line stand in for, whatever they are called."""
     starts = ("initial_where",) if given & {"model_name_or_path", "initial_model", "vision_model"} else ()
     return starts + (UNLEARN if given & set(UNLEARN) else ())
+
+
+def _of_other_data(general: list[Option], plain: list[Option]) -> tuple[str, ...]:
+    """Fields of a config of the embedded data that say how that is parted, where the command line names other data."""
+    of_config, given = (dict(options).get("dataset_name", [OPENMOJI]) for options in (general, plain))
+    return PARTED_BY if of_config == [OPENMOJI] != given else ()
 
 
 def _names(*kinds: type) -> set[str]:

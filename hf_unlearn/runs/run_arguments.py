@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 OPENMOJI = "openmoji"  # the embedded dataset
 UNLEARN = ("unlearn_fraction", "unlearn_request", "unlearn_where")  # ways to say what is unlearned
+PARTED_BY = (*UNLEARN, "validation_fraction", "test_fraction", "num_samples")  # how rows are parted into splits
 # Options of an adapter, as TRL names them: what peft calls them, and their defaults.
 LORA: dict[str, tuple[str, object]] = {
     "lora_r": ("r", 16),

@@ -25,7 +25,16 @@ def test_a_request_is_unlearned_by_a_config_and_its_options(shapes, tmp_path, mo
     monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path / "cache"))
     shapes.save_to_disk(tmp_path / "data")
     given = ["--config", "clip_openmoji", "--dataset_name", str(tmp_path / "data"), "--model.image_size", "16"]
-    given += ["--output_dir", str(tmp_path / "out"), "--methods", "fine_tune", "--use_cpu", "true"]
+    given += [
+        "--output_dir",
+        str(tmp_path / "out"),
+        "--methods",
+        "fine_tune",
+        "--unlearn_fraction",
+        "0.1",
+        "--use_cpu",
+        "true",
+    ]
     given += ["--pretrain.num_train_epochs", "1", "--num_train_epochs", "1", "--disable_tqdm", "true"]
     status, out, err = call(monkeypatch, capsys, *given)
     assert status == 0, err

@@ -3,7 +3,7 @@ import pytest
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods import PAPER_METHODS
 from hf_unlearn.runs.command_line import parse_run
-from hf_unlearn.runs.run_arguments import get_peft_config
+from hf_unlearn.runs.run_arguments import RunArguments, get_peft_config
 
 
 @pytest.fixture
@@ -28,6 +28,26 @@ def test_command_line_over_section_over_general_over_default(yaml_config):
     assert retrain.per_device_train_batch_size == calibration.per_device_train_batch_size == 32
     assert run.pretrain.num_train_epochs == 9  # --num_train_epochs means the unlearning's
     assert run.model == {"width": 16, "stem": "cifar"}
+
+
+@pytest.mark.parametrize("family", ["clip", "simclr"])
+def test_a_config_of_the_embedded_data_does_not_part_other_data(family):
+    embedded, other, asked = (
+        parse_run(words, f"{family}_openmoji").arguments
+        for words in ([], ["--dataset_name", "org/own"], ["--dataset_name", "org/own", "--unlearn_fraction", "0.3"])
+    )
+    parted = [(a.unlearn_fraction, a.num_samples, a.test_fraction) for a in (embedded, other, asked)]
+    default = RunArguments()
+    assert parted[0][0] == 0.1 and (family == "clip") == (parted[0][1] is None)
+    assert parted[1] == (None, None, default.test_fraction) and parted[2] == (0.3, None, default.test_fraction)
+    assert other.methods == embedded.methods and other.audit_samples == embedded.audit_samples
+
+
+def test_a_config_of_own_data_parts_what_the_command_line_names_instead(tmp_path):
+    """Whoever wrote it knows; such as one task on several versions of its data."""
+    (tmp_path / "run.yaml").write_text("dataset_name: org/own\nunlearn_fraction: 0.2\ntest_fraction: 0.3\n")
+    arguments = parse_run(["--config", str(tmp_path / "run.yaml"), "--dataset_name", "org/other"]).arguments
+    assert (arguments.unlearn_fraction, arguments.test_fraction) == (0.2, 0.3)
 
 
 def test_names_of_options_have_two_spellings_and_values_one():
