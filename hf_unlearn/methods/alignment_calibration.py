@@ -17,7 +17,7 @@ from hf_unlearn.losses import ContrastiveTerms, masked_mean
 from hf_unlearn.losses.functional import alignment_to_all, derangement, shares, weighted_info_nce
 from hf_unlearn.records.method_description import PAPER_CITATION, MethodDescription
 from hf_unlearn.training.batch import TrainingBatch
-from hf_unlearn.training.config import UnlearningConfig, setting
+from hf_unlearn.training.config import StartingPoint, UnlearningConfig, setting
 from hf_unlearn.training.loss import BatchLoss
 from hf_unlearn.training.search_space import Log, Ranges, Same, SearchSpace, Uniform
 from hf_unlearn.training.targets import FEW, own_alignments
@@ -96,9 +96,9 @@ class AlignmentCalibrationConfig(UnlearningConfig):
         if self.preset == "reference" and self.alpha != self.gamma:
             raise UserError("preset='reference' ties gamma to alpha; give both one value, or use preset='paper'")
 
-    def check_for(self, splits: Mapping[str, Any], *, pairs: bool) -> None:
+    def check_for(self, splits: Mapping[str, Any], start: StartingPoint) -> None:
         """As every config does; under the preset `level` held-out rows say where to stop."""
-        super().check_for(splits, pairs=pairs)
+        super().check_for(splits, start)
         if self.preset == "level" and not splits.get("validation"):
             raise UserError(
                 "preset='level' pushes unlearn pairs down to where samples stand that the model never saw; pass "

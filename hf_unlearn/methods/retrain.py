@@ -1,5 +1,6 @@
 """Retrain: exact unlearning, and the answer every other method is compared with."""
 
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from transformers import PreTrainedModel, set_seed
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods.fine_tune import FineTuneTrainer
 from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, RETAIN, MethodDescription
-from hf_unlearn.training.config import UnlearningConfig, setting
+from hf_unlearn.training.config import StartingPoint, UnlearningConfig, setting
 
 
 @dataclass
@@ -45,6 +46,15 @@ class RetrainConfig(UnlearningConfig):
                 "in --neg_grad.shrink_perturb"
             )
 
+    def check_for(self, splits: Mapping[str, Any], start: StartingPoint) -> None:
+        """As every config does; what is frozen must have been trained before."""
+        super().check_for(splits, start)
+        if self.freeze is not None and not start.has_initial:
+            raise UserError(
+                "Retrain draws every weight anew, and a frozen encoder would stay random; name --initial_model, or set "
+                "freeze for others alone, as in --neg_grad.freeze"
+            )
+
 
 class RetrainTrainer(FineTuneTrainer):
     """Minimises InfoNCE (Eq. 1) on retain, as Fine-Tune does, but from new weights.
@@ -71,11 +81,6 @@ class RetrainTrainer(FineTuneTrainer):
                 "Retrain draws every weight anew, which no adapter can hold; leave peft_config unset, or give "
                 "initial_model"
             )
-        if args.freeze is not None and initial_model is None:
-            raise UserError(
-                "Retrain draws every weight anew, and a frozen encoder would stay random; name --initial_model, or set "
-                "freeze for others alone, as in --neg_grad.freeze"
-            )
         set_seed(args.seed)
         start = type(model)(deepcopy(model.config)) if initial_model is None else deepcopy(initial_model)
-        super().__init__(start, args, *positional, **kwargs)
+        super().__init__(start, args, *positional, **{**kwargs, "initial_model": initial_model})

@@ -11,7 +11,7 @@ from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.contrastive import ModelInputs, as_weights, embed_images, embed_texts, is_dual_encoder
 from hf_unlearn.records.method_description import MethodDescription, bibtex
-from hf_unlearn.training.config import setting
+from hf_unlearn.training.config import StartingPoint, setting
 from hf_unlearn.training.gradients import Objective, info_nce_of_all
 from hf_unlearn.training.one_shot import OneShotConfig, OneShotTrainer
 from hf_unlearn.training.search_space import Log, everywhere
@@ -84,9 +84,9 @@ class SSDConfig(OneShotConfig):
         self.check("dampening", self.dampening > 0, "must be more than 0")
         self.check_choice("importance", IMPORTANCES)
 
-    def check_for(self, splits: Mapping[str, Any], *, pairs: bool) -> None:
+    def check_for(self, splits: Mapping[str, Any], start: StartingPoint) -> None:
         """As every config does; some weight must be able to matter alpha times as much to unlearn as to all."""
-        super().check_for(splits, pairs=pairs)
+        super().check_for(splits, start)
         unlearn, retain = (len(splits.get(name) or ()) for name in ("unlearn", "retain"))
         share = unlearn / max(1, unlearn + retain)
         if retain and self.alpha * share >= 1:  # all of train holds unlearn: I_D >= share I_U

@@ -13,7 +13,7 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.losses import masked_mean
 from hf_unlearn.models.contrastive import ModelInputs, contrastive_terms, evaluation_mode
 from hf_unlearn.records.method_description import MethodDescription, bibtex
-from hf_unlearn.training.config import setting
+from hf_unlearn.training.config import StartingPoint, setting
 from hf_unlearn.training.gradients import info_nce_of_all
 from hf_unlearn.training.one_shot import OneShotConfig, OneShotTrainer
 from hf_unlearn.training.search_space import Choice, everywhere
@@ -59,9 +59,9 @@ class SLUGConfig(OneShotConfig):
         self.check("candidates", self.candidates >= 1, "must be at least 1")
         self.check("bisections", self.bisections >= 1, "must be at least 1")
 
-    def check_for(self, splits: Mapping[str, Any], *, pairs: bool) -> None:
+    def check_for(self, splits: Mapping[str, Any], start: StartingPoint) -> None:
         """As every config does; held-out rows say where to stop."""
-        super().check_for(splits, pairs=pairs)
+        super().check_for(splits, start)
         if self.target_cosine is None and not splits.get("validation"):
             raise UserError("SLUG aims at the cosine of held-out pairs; pass a validation split, or set target_cosine")
 

@@ -16,6 +16,7 @@ from transformers.trainer_utils import TrainOutput
 from hf_unlearn.data.config import setting
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.preprocessing import ImageTextPreprocessor, ImageViewPreprocessor
+from hf_unlearn.data.resizing import Processor
 from hf_unlearn.data.streaming import StreamedBatches
 from hf_unlearn.distributed import all_reduce_sum, world_size
 from hf_unlearn.errors import UserError
@@ -26,7 +27,7 @@ from hf_unlearn.models.contrastive import contrastive_terms, is_dual_encoder, un
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, RETAIN, MethodDescription
 from hf_unlearn.training.batch import TrainingBatch
-from hf_unlearn.training.config import UnlearningConfig
+from hf_unlearn.training.config import StartingPoint, UnlearningConfig
 from hf_unlearn.training.earlier_requests import HELD_WEIGHT
 from hf_unlearn.training.features import FeatureEncoder
 from hf_unlearn.training.loss import BatchLoss
@@ -129,15 +130,32 @@ class TargetedCalibrationConfig(UnlearningConfig):
         self.check("target_epochs", epochs is None or 0 <= epochs < inf, "must be a number of at least 0")
         self.check("target_learning_rate", rate is None or 0 < rate < inf, "must be a number above 0")
 
-    def check_for(self, splits: Mapping[str, Any], *, pairs: bool) -> None:
+    def check_for(self, splits: Mapping[str, Any], start: StartingPoint) -> None:
         """As every config does; targets are read off held-out rows, and views have fewer of them."""
-        super().check_for(splits, pairs=pairs)
+        super().check_for(splits, start)
         if not splits.get("validation"):
             raise UserError(
                 f"{self.title} takes its targets from samples the model never saw; pass them as split validation"
             )
-        if not pairs:
+        if not start.pairs:
             self.refuse_without_effect(OF_PAIRS, "on a model that embeds views")
+        elif self.target_features is not None:
+            load_features(self.target_features)
+
+
+def load_features(name: str) -> tuple[PreTrainedModel, Processor]:
+    """The encoder that `target_features` names, and its processor.
+
+    Raises:
+        UserError: when it cannot be loaded, or embeds no texts.
+    """
+    model, processor = load_encoder(name)
+    if not is_dual_encoder(model):
+        raise UserError(
+            f"target_features={name} is a {type(model).__name__}, which embeds no texts; name an encoder of pictures "
+            "and texts"
+        )
+    return model, processor
 
 
 class TargetedCalibrationTrainer(UnlearningTrainer):
@@ -226,12 +244,7 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
     def _feature_encoders(self) -> tuple[FeatureEncoder | None, FeatureEncoder | None]:
         """From whose embeddings targets are predicted (the one named, or the initial model), and what orders them."""
         if self.args.target_features is not None:
-            model, processor = load_encoder(self.args.target_features)
-            if not is_dual_encoder(model):
-                raise UserError(
-                    f"target_features={self.args.target_features} is a {type(model).__name__}, which embeds no texts; "
-                    "name an encoder of pictures and texts"
-                )
+            model, processor = load_features(self.args.target_features)
             return FeatureEncoder(model.to(self.args.device), processor), None  # type: ignore[arg-type]
         if self.initial_model is None:
             return None, None

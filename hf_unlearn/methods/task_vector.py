@@ -1,5 +1,7 @@
 """Task-vector negation: learn the unlearn samples even better, and go the opposite way."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,12 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
+from hf_unlearn.data.sampler import SplitSampler
 from hf_unlearn.errors import DivergenceError, UserError
 from hf_unlearn.losses import ContrastiveTerms, info_nce
 from hf_unlearn.parsing import read_tensors
 from hf_unlearn.records.method_description import INFO_NCE, UNLEARN, MethodDescription, bibtex
-from hf_unlearn.training.config import UnlearningConfig, setting
+from hf_unlearn.training.config import StartingPoint, UnlearningConfig, setting
 from hf_unlearn.training.loss import BatchLoss
 from hf_unlearn.training.search_space import Around, Choice, Log, everywhere
 from hf_unlearn.training.trainer import UnlearningTrainer
@@ -66,6 +69,30 @@ class TaskVectorConfig(UnlearningConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check("vectors", self.vectors >= 1, "must be at least 1")
+
+    def check_for(self, splits: Mapping[str, Any], start: StartingPoint) -> None:
+        """As every config does; each vector needs a step of its own."""
+        super().check_for(splits, start)
+        self.ends(self._steps(len(splits["unlearn"])))
+
+    def ends(self, steps: int) -> list[int]:
+        """The step at which each vector ends: vector k of n gets `k / (1 + 2 + ... + n)` of them.
+
+        Raises:
+            UserError: when one would get none.
+        """
+        count = self.vectors
+        ends = [round(steps * k * (k + 1) / (count * (count + 1))) for k in range(count + 1)]
+        if len(set(ends)) <= count:
+            raise UserError(f"{steps} steps are too few for {count} task vectors; train longer, or use fewer")
+        return ends[1:]
+
+    def _steps(self, unlearn: int) -> int:
+        """Updates that the Trainer makes on so many rows."""
+        if self.max_steps > 0:
+            return self.max_steps
+        batches = SplitSampler(0, unlearn, self.train_batch_size).batches
+        return math.ceil(self.num_train_epochs * -(-batches // (self.world_size * self.gradient_accumulation_steps)))
 
 
 class TaskVectorTrainer(UnlearningTrainer):
@@ -179,12 +206,8 @@ class _NextVector(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Share out the steps: vector k of n gets `k / (1 + 2 + ... + n)` of them."""
-        count = self._trainer.args.vectors
-        ends = [round(state.max_steps * k * (k + 1) / (count * (count + 1))) for k in range(count + 1)]
-        if len(set(ends)) <= count:
-            raise UserError(f"{state.max_steps} steps are too few for {count} task vectors; train longer, or use fewer")
-        self._ends = set(ends[1:-1])
+        """Share out the steps."""
+        self._ends = set(self._trainer.args.ends(state.max_steps)[:-1])
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Move on to the next vector; not when the guard has just put back an earlier state to end with."""

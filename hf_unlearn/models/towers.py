@@ -1,7 +1,6 @@
 """The two encoders of a dual encoder, and keeping one of them as it is."""
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.contrastive import is_dual_encoder, unwrap
@@ -9,7 +8,7 @@ from hf_unlearn.models.contrastive import is_dual_encoder, unwrap
 TOWERS = {"vision": ("vision_", "visual_"), "text": ("text_",)}  # how the names of their tensors begin
 
 
-def freeze_tower(model: PreTrainedModel, tower: str) -> None:
+def freeze_tower(model: nn.Module, tower: str) -> None:
     """Train only the other encoder of a dual encoder, in place; the temperature stays trainable.
 
     Args:
@@ -17,13 +16,21 @@ def freeze_tower(model: PreTrainedModel, tower: str) -> None:
         tower: `vision` or `text`, with its projection.
 
     Raises:
-        UserError: when the model has no such part, or its batch norms would move all the same.
+        UserError: as `check_freezable` does.
     """
-    family = unwrap(model)
-    own = [(name, part) for name, part in family.named_children() if name.startswith(TOWERS[tower])]
+    check_freezable(model, tower)
+    for part in _parts(model, tower):
+        part.requires_grad_(False)
+
+
+def check_freezable(model: nn.Module, tower: str) -> None:
+    """Refuse a model that has no such part, or whose batch norms would move all the same."""
+    family, own = unwrap(model), _parts(model, tower)
     if not is_dual_encoder(family) or not own:
         raise UserError(f"freeze={tower} keeps one encoder of an image-text model; a {type(family).__name__} has none")
-    for _, part in own:
-        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in part.modules()):
-            raise UserError(f"freeze={tower} cannot keep the batch norms of a {type(family).__name__}; leave it unset")
-        part.requires_grad_(False)
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for part in own for module in part.modules()):
+        raise UserError(f"freeze={tower} cannot keep the batch norms of a {type(family).__name__}; leave it unset")
+
+
+def _parts(model: nn.Module, tower: str) -> list[nn.Module]:
+    return [part for name, part in unwrap(model).named_children() if name.startswith(TOWERS[tower])]

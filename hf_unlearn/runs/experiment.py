@@ -42,9 +42,10 @@ from hf_unlearn.runs.run_arguments import get_peft_config
 from hf_unlearn.runs.run_data import UnlearningTask
 from hf_unlearn.runs.sanity import sanity_notes
 from hf_unlearn.runs.training_log import attach_log, train_on
-from hf_unlearn.training.config import UnlearningConfig
+from hf_unlearn.training.config import StartingPoint, UnlearningConfig
 from hf_unlearn.training.earlier_requests import EarlierRequests
 from hf_unlearn.training.rows import make_preprocessor
+from hf_unlearn.training.trainer_arguments import refuse_unfit
 
 logger = logging.getLogger(__name__)
 
@@ -94,9 +95,8 @@ class Experiment(RunReports):
             buffer = run.data.shuffle_buffer or SHUFFLE_BUFFER
             stream = StreamedSplit(retain.stream, preprocessor, retain.rows, buffer, retain.skip_bad)
             self.training_splits["retain"] = stream
-        self._pairs = is_dual_encoder(model)
         for config in run.methods.values():
-            self.check(config)
+            self.check(config, model)
         self.evaluator = make_evaluator(model, task, self.splits, preprocessor, run.data)
         if arguments.model_name_or_path is not None:  # else they were said before the model was trained
             say_notes(self.evaluator.notes)
@@ -111,9 +111,15 @@ class Experiment(RunReports):
         if self.peft_config is not None:
             add_adapter(model, self.peft_config)  # so that one that cannot be is refused now; it changes the model
 
-    def check(self, config: UnlearningConfig) -> None:
-        """Refuse a config whose method could not do here what it says, before anything is trained."""
-        config.check_for(self.training_splits, pairs=self._pairs)
+    def check(self, config: UnlearningConfig, base: PreTrainedModel | None = None) -> None:
+        """Refuse a config whose method could not do here what it says, before anything is trained.
+
+        Args:
+            config: the method and its settings.
+            base: the base model, as it was loaded; default: it is loaded anew.
+        """
+        start = StartingPoint(base or self._load_base()[0], self.peft_config is not None, self.initial is not None)
+        refuse_unfit(config, METHODS[config.method].uses, self.training_splits, start, self.data_config)
 
     def evaluate(self, name_or_path: str) -> Evaluation:
         """Evaluate a finished checkpoint, wherever it comes from, as this experiment's own."""

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from hf_unlearn.distributed import owned_together
 from hf_unlearn.files import refuse_to_write_to
+from hf_unlearn.methods import METHODS
 from hf_unlearn.models.contrastive import is_dual_encoder
 from hf_unlearn.records.schemas import Results
 from hf_unlearn.runs.builders import Builder
@@ -15,6 +16,8 @@ from hf_unlearn.runs.initial import load_initial_model, prepare_vision_model
 from hf_unlearn.runs.pretrain import pretrain, pretrain_initial
 from hf_unlearn.runs.resuming import RunState, data_key, training_key
 from hf_unlearn.runs.run_data import UnlearningTask, prepare_task
+from hf_unlearn.training.config import StartingPoint
+from hf_unlearn.training.trainer_arguments import refuse_unfit
 
 
 def start(run: Run, build: Builder) -> Experiment:
@@ -28,12 +31,19 @@ def base_model(run: Run, task: UnlearningTask, build: Builder) -> str:
     if run.arguments.model_name_or_path is not None:
         return run.arguments.model_name_or_path
     prepare_vision_model(run, task, build)
-    if task.initial_rows is not None:
-        run.arguments.initial_model = str(pretrain_initial(run, task, build))
     initial = load_initial_model(run.arguments)
     model, processor = build(run, task) if initial is None else (initial.model, initial.processor)
-    if not is_dual_encoder(model):  # what is wrong with the labels is known before a long training
+    # What the methods cannot do, and what is wrong with the labels, is known before a long training.
+    start = StartingPoint(model, run.arguments.use_peft, initial is not None or task.initial_rows is not None)
+    for config in run.methods.values():
+        refuse_unfit(config, METHODS[config.method].uses, task.splits, start, run.data)
+    if not is_dual_encoder(model):
         say_notes(view_notes(task.splits, class_labels(task.splits)))
+    if task.initial_rows is not None:
+        run.arguments.initial_model = str(pretrain_initial(run, task, build))
+        initial = load_initial_model(run.arguments)
+        assert initial is not None  # it has just been named
+        model, processor = initial.model, initial.processor
     return str(pretrain(task, model, processor, run.pretrain, run.data, initial))
 
 

@@ -6,6 +6,7 @@ from math import inf
 from typing import Any, ClassVar
 
 import torch
+from torch import nn
 from transformers import SchedulerType, Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
 from transformers.training_args import OptimizerNames
@@ -13,7 +14,8 @@ from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_availab
 
 from hf_unlearn.data.config import setting
 from hf_unlearn.errors import UserError, check_ranges
-from hf_unlearn.models.towers import TOWERS
+from hf_unlearn.models.contrastive import is_dual_encoder, unwrap
+from hf_unlearn.models.towers import TOWERS, check_freezable
 from hf_unlearn.records.method_description import MethodDescription
 from hf_unlearn.training.accelerate_state import AccelerateState, refuse_lone_processes
 from hf_unlearn.training.search_space import Around, Ranges, SearchSpace, everywhere
@@ -60,6 +62,26 @@ FLOOR_HELP = (
     "Stop, and go back, when retain embeddings keep less than this share of the spread they had at the start; "
     "unset: no limit."
 )
+
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """What a training starts from, as far as it decides what a method can do.
+
+    Attributes:
+        model: the model; before there is one, another of its architecture.
+        adapted: whether an adapter on it is trained, and its own weights stay.
+        has_initial: whether it is known what the model was fine-tuned from.
+    """
+
+    model: nn.Module
+    adapted: bool = False
+    has_initial: bool = False
+
+    @property
+    def pairs(self) -> bool:
+        """Whether the model embeds pairs of pictures and texts, not views."""
+        return is_dual_encoder(unwrap(self.model))
 
 
 @dataclass
@@ -170,15 +192,26 @@ class UnlearningConfig(TrainingArguments):
             hint = " or ".join(choices) if len(choices) == 2 else f"one of {', '.join(choices)}"
             raise UserError(f"{name}={value!r} is unknown; choose {hint}")
 
-    def check_for(self, splits: Mapping[str, Any], *, pairs: bool) -> None:
-        """Refuse what the method could not do, or would do without effect, with a kind of model and its rows.
+    def check_for(self, splits: Mapping[str, Any], start: StartingPoint) -> None:
+        """Refuse what the method could not do, or would do without effect, with a model and rows.
 
-        A run asks this of all its methods before the first of them is trained.
+        A run asks this of all its methods before anything is trained, and a Trainer asks it when it is built.
 
         Args:
             splits: by name.
-            pairs: whether the model embeds pairs, not views.
+            start: the model, and how it is to be trained.
         """
+        if self.freeze is not None:
+            check_freezable(start.model, self.freeze)
+        if self.saliency_share is None:
+            return
+        if not splits.get("unlearn"):
+            raise UserError(
+                "saliency_share ranks weights by their gradient on the unlearn split, which is empty or missing; pass "
+                "one with rows, or leave it unset"
+            )
+        if start.adapted:
+            raise UserError("saliency_share chooses among whole weights, and an adapter has none; leave it unset")
 
     def refuse_without_effect(self, names: Iterable[str], where: str) -> None:
         """Refuse a value other than the default of fields that a kind of model or run makes no use of."""

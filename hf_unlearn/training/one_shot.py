@@ -14,7 +14,7 @@ from transformers.trainer_utils import TrainOutput
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.errors import UserError, is_out_of_memory
 from hf_unlearn.training import checkpoints
-from hf_unlearn.training.config import UnlearningConfig
+from hf_unlearn.training.config import StartingPoint, UnlearningConfig
 from hf_unlearn.training.rows import Stream
 from hf_unlearn.training.trainer import UnlearningTrainer
 
@@ -36,9 +36,9 @@ class OneShotConfig(UnlearningConfig):
                 "others alone, as in --neg_grad.shrink_perturb"
             )
 
-    def check_for(self, splits: Mapping[str, Any], *, pairs: bool) -> None:
+    def check_for(self, splits: Mapping[str, Any], start: StartingPoint) -> None:
         """As every config does; retain must be at hand."""
-        super().check_for(splits, pairs=pairs)
+        super().check_for(splits, start)
         if isinstance(splits.get("retain"), Stream):
             raise UserError(f"{self.title} passes over retain as it likes; give it a datasets.Dataset, no stream")
 

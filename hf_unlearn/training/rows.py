@@ -100,22 +100,9 @@ class TrainingRows:
             )
         self._splits, self._uses, self._preprocessor, self._args, self._data = splits, uses, preprocessor, args, data
         self._encoded: WeakKeyDictionary[Dataset, EncodedSplit] = WeakKeyDictionary()
-        if isinstance(splits.get("unlearn"), Stream):
-            raise UserError("The unlearn split is a stream; pass its rows as a datasets.Dataset, which is kept encoded")
-        sizes = {name: self._size(splits.get(name)) for name in ("retain", "unlearn")}
-        for name in uses:
-            if sizes[name] == 0:
-                raise UserError(
-                    f"{args.title} learns from the {name} split, which is empty or missing; pass one with rows"
-                )
-        if sum(sizes[name] for name in uses) < 2:
-            raise UserError(
-                f"{args.title} has a single sample to learn from, so InfoNCE has no negatives; pass more rows"
-            )
+        sizes = checked_sizes(splits, uses, args, data)
         if "unlearn" in uses and sizes["unlearn"] == 1:
             logger.warning("%s: one unlearn sample has no negative pair; terms over such pairs are zero.", args.title)
-        if math.isinf(sizes["retain"]) and "retain" in uses:
-            self._refuse_endless()
         self.unlearn_to_retain = sizes["unlearn"] / max(1, sizes["retain"])
         # Without budgets, too: a state whose next loss would not be finite must not be called good.
         self._watched = sizes["retain"] >= 2 * world_size()
@@ -168,7 +155,7 @@ class TrainingRows:
         """What identifies each split: its rows, in their order; of a stream, how many it has."""
         known = {name: split for name, split in self._splits.items() if name in (*SPLITS, *self._uses)}
         return {
-            f"{name} rows": f"{self._size(split):g}, a stream" if isinstance(split, Stream) else rows_hash(split)
+            f"{name} rows": f"{_size(split, self._data):g}, a stream" if isinstance(split, Stream) else rows_hash(split)
             for name, split in known.items()
             if split is not None
         }
@@ -207,24 +194,52 @@ class TrainingRows:
             split, self._preprocessor, self._data.retain_rows, self._data.shuffle_buffer or SHUFFLE_BUFFER
         )
 
-    def _size(self, split: Split | None) -> float:
-        """Rows of a split; infinity for a stream with an unknown number of them."""
-        if split is None:
-            return 0
-        if isinstance(split, Stream):
-            known = split.rows if isinstance(split, StreamedSplit) else self._data.retain_rows or known_rows(split)
-            return math.inf if known is None else known
-        return len(split)
 
-    def _refuse_endless(self) -> None:
-        """Say what cannot be done on a retain stream whose number of rows is unknown."""
-        if "unlearn" in self._uses:  # |U| / |R| decides the mixture of a batch and the weight of the unlearn terms
-            raise UserError(
-                f"{self._args.title} weighs unlearn against retain samples, and the retain stream does not say how "
-                "many rows it has; set retain_rows"
-            )
-        if self._args.max_steps <= 0:
-            raise UserError("The retain stream does not say how many rows it has; set max_steps, or retain_rows")
+def checked_sizes(
+    splits: Mapping[str, Split], uses: tuple[str, ...], args: UnlearningConfig, data: DataConfig
+) -> dict[str, float]:
+    """Rows of retain and unlearn; infinity for a stream with an unknown number of them.
+
+    Args:
+        splits: rows by the name of their split, encoded or not; `retain` may be a stream.
+        uses: names of the splits that the method learns from.
+        args: the method's config.
+        data: the settings of the data.
+
+    Raises:
+        UserError: when one that the method learns from is missing or empty, or no step could be made.
+    """
+    if isinstance(splits.get("unlearn"), Stream):
+        raise UserError("The unlearn split is a stream; pass its rows as a datasets.Dataset, which is kept encoded")
+    sizes = {name: _size(splits.get(name), data) for name in ("retain", "unlearn")}
+    for name in uses:
+        if sizes[name] == 0:
+            raise UserError(f"{args.title} learns from the {name} split, which is empty or missing; pass one with rows")
+    if sum(sizes[name] for name in uses) < 2:
+        raise UserError(f"{args.title} has a single sample to learn from, so InfoNCE has no negatives; pass more rows")
+    if math.isinf(sizes["retain"]) and "retain" in uses:
+        _refuse_endless(uses, args)
+    return sizes
+
+
+def _size(split: Split | None, data: DataConfig) -> float:
+    if split is None:
+        return 0
+    if isinstance(split, Stream):
+        known = split.rows if isinstance(split, StreamedSplit) else data.retain_rows or known_rows(split)
+        return math.inf if known is None else known
+    return len(split)
+
+
+def _refuse_endless(uses: tuple[str, ...], args: UnlearningConfig) -> None:
+    """Say what cannot be done on a retain stream whose number of rows is unknown."""
+    if "unlearn" in uses:  # |U| / |R| decides the mixture of a batch and the weight of the unlearn terms
+        raise UserError(
+            f"{args.title} weighs unlearn against retain samples, and the retain stream does not say how many rows it "
+            "has; set retain_rows"
+        )
+    if args.max_steps <= 0:
+        raise UserError("The retain stream does not say how many rows it has; set max_steps, or retain_rows")
 
 
 def rows_hash(split: Dataset | EncodedSplit) -> str:

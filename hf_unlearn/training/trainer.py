@@ -28,7 +28,7 @@ from hf_unlearn.models.sharding import make_shardable
 from hf_unlearn.models.towers import freeze_tower
 from hf_unlearn.records.settings import weight_settings
 from hf_unlearn.training import checkpoints
-from hf_unlearn.training.config import UnlearningConfig
+from hf_unlearn.training.config import StartingPoint, UnlearningConfig
 from hf_unlearn.training.earlier_requests import HoldingTrainer, find_earlier_requests
 from hf_unlearn.training.gradients import Objective, SaliencyMask, mean_gradient
 from hf_unlearn.training.guards import DivergenceGuard
@@ -38,7 +38,7 @@ from hf_unlearn.training.saving import SavingTrainer
 from hf_unlearn.training.shrink_perturb import NOT_SHRUNK, move_towards, refill_queue, shrink_and_perturb
 from hf_unlearn.training.standing_excess import StandingExcess
 from hf_unlearn.training.temperature import LogitScaleBound
-from hf_unlearn.training.trainer_arguments import refuse_search, refuse_unusable
+from hf_unlearn.training.trainer_arguments import refuse_search, refuse_unfit, refuse_unusable
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -119,7 +119,8 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
             encoded = [split for split in train_dataset.values() if isinstance(split, EncodedSplit | StreamedSplit)]
             self.preprocessor = encoded[0].preprocessor if encoded else self.preprocessor  # as they were made
         self.rows = TrainingRows(train_dataset, self.uses, self.preprocessor, args, self.data_config)
-        args.check_for(train_dataset, pairs=is_dual_encoder(model))
+        start = StartingPoint(model, peft_config is not None or is_adapted(model), initial_model is not None)
+        refuse_unfit(args, self.uses, train_dataset, start, self.data_config)
         self.unlearn_to_retain = self.rows.unlearn_to_retain
         if peft_config is not None:
             set_seed(args.seed)  # the adapter's new weights
@@ -154,17 +155,12 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         self.guard, self.excess = DivergenceGuard(self), StandingExcess()
         for callback in (self.guard, self.excess, LogitScaleBound(lambda: self.model)):
             self.add_callback(callback)
-        self.saliency = self._saliency_mask(train_dataset) if args.saliency_share is not None else None
+        self.saliency = self._saliency_mask() if args.saliency_share is not None else None
         self._is_shrunk = False
 
-    def _saliency_mask(self, splits: Mapping[str, object]) -> SaliencyMask:
-        if not splits.get("unlearn"):
-            raise UserError(
-                "saliency_share ranks weights by their gradient on the unlearn split, which is empty or missing; pass "
-                "one with rows, or leave it unset"
-            )
-        if self.is_fsdp_enabled or is_adapted(self.model):
-            raise UserError("saliency_share chooses among whole weights, no shards and no adapters; leave it unset")
+    def _saliency_mask(self) -> SaliencyMask:
+        if self.is_fsdp_enabled:
+            raise UserError("saliency_share chooses among whole weights, and FSDP shards them; leave it unset")
         unlearn = self.rows.unlearn(self.train_dataset)
         mask = SaliencyMask(self.model, self.mean_gradient, unlearn, self.args.saliency_share or 1.0)
         self.add_callback(mask)

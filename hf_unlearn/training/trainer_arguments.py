@@ -1,14 +1,16 @@
-"""What a Trainer is given, checked before anything is made of it."""
+"""What a Trainer is given, checked before anything is made of it, and by a run before it trains anything."""
 
 from collections.abc import Mapping
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pyarrow.compute as pc
 from datasets import Dataset
 
 from hf_unlearn.data.columns import arrow_column
+from hf_unlearn.data.config import DataConfig
 from hf_unlearn.errors import UserError, listed
-from hf_unlearn.training.config import UnlearningConfig
+from hf_unlearn.training.config import StartingPoint, UnlearningConfig
+from hf_unlearn.training.rows import checked_sizes
 
 _NO_EFFECT = {
     **dict.fromkeys(
@@ -59,6 +61,25 @@ def refuse_unusable(
                 f"{len(shared):,} rows are in both splits, retain and unlearn: {listed(shared)}; leave each in one, as "
                 "make_splits does"
             )
+
+
+def refuse_unfit(
+    args: UnlearningConfig, uses: tuple[str, ...], splits: Mapping[str, Any], start: StartingPoint, data: DataConfig
+) -> None:
+    """Refuse what a method could not do with these rows and this model.
+
+    Args:
+        args: The method's config.
+        uses: Names of the splits that the method learns from.
+        splits: Rows by the name of their split, encoded or not.
+        start: The model, and how it is to be trained.
+        data: The settings of the data.
+
+    Raises:
+        UserError: As `checked_sizes` and the config's `check_for` do.
+    """
+    checked_sizes(splits, uses, args, data)
+    args.check_for(splits, start)
 
 
 def refuse_search(*_: object, **__: object) -> NoReturn:

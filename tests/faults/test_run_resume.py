@@ -205,28 +205,28 @@ def test_another_run_of_views_is_refused_with_the_difference(argv, difference, r
     assert difference in str(told.value) and folder_hash(finished_views_run / "out") == before
 
 
-def test_a_method_that_refused_its_settings_gets_others(run, tmp_path):
+def test_a_method_whose_settings_failed_gets_others(run, tmp_path):
     """What was finished before it stays, and is not run again; what has left checkpoints keeps its settings."""
     methods = ("fine_tune", "task_vector")
 
-    def subtract(vectors: int, *argv: str) -> None:
-        run(tmp_path, "clip", *argv, "--task_vector.vectors", str(vectors), methods=methods)
+    def subtract(rate: str, *argv: str) -> None:
+        run(tmp_path, "clip", *argv, "--task_vector.learning_rate", rate, methods=methods)
 
-    with pytest.raises(UserError, match="steps are too few for 50 task vectors"):
-        subtract(50)
+    with pytest.raises(UserError, match="Task Vector diverged before anything was learned"):
+        subtract("1e30")
     weights = tmp_path / "out" / "fine_tune" / "model.safetensors"
     written = weights.stat().st_mtime_ns
     left = tmp_path / "out" / "checkpoints" / "task_vector" / "checkpoint-1"
     left.mkdir(parents=True)
-    with pytest.raises(UserError, match="vectors was 50 and is 1"):
-        subtract(1, "--resume")
+    with pytest.raises(UserError, match=r"learning_rate was 1e\+30 and is 1e-05"):
+        subtract("1e-5", "--resume")
     left.rmdir()
-    subtract(1, "--resume")
+    subtract("1e-5", "--resume")
     assert weights.stat().st_mtime_ns == written
     rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
     assert [row["method"] for row in rows] == ["before", *methods]
-    with pytest.raises(UserError, match="vectors was 1 and is 2"):
-        subtract(2, "--resume")
+    with pytest.raises(UserError, match="learning_rate was 1e-05 and is 2e-05"):
+        subtract("2e-5", "--resume")
 
 
 def test_what_a_method_cannot_do_is_refused_before_another_is_trained(run, tmp_path):

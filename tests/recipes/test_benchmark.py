@@ -11,8 +11,11 @@ import yaml
 
 from hf_unlearn.benchmarks import benchmark as benchmarking
 from hf_unlearn.errors import UserError
+from hf_unlearn.methods import METHODS
 from hf_unlearn.runs import unlearn as recipe
 from hf_unlearn.runs.command_line import parse_run
+from hf_unlearn.training.config import StartingPoint
+from hf_unlearn.training.trainer_arguments import refuse_unfit
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -38,15 +41,17 @@ def options(tmp_path_factory, shapes):
 
 
 @pytest.mark.parametrize("path", sorted((RECIPES / "benchmarks").glob("*.yaml")), ids=lambda path: path.stem)
-def test_no_shipped_benchmark_is_refused_when_it_begins(path):
+def test_no_shipped_benchmark_is_refused_when_it_begins(path, encoder):
     benchmark = benchmarking.Benchmark.load(path)
     run = parse_run(benchmark.argv(0))
     unlearned = round(100 * (run.arguments.unlearn_fraction or 0))
     splits = {"retain": range(100 - unlearned), "unlearn": range(unlearned), "validation": range(10)}
+    has_initial = run.arguments.initial_model is not None or run.arguments.initial_where is not None
+    start = StartingPoint(encoder(benchmark.family)[0], has_initial=has_initial)
     refused = {}
     for method, config in run.methods.items():
         try:
-            config.check_for(splits, pairs=benchmark.family == "clip")
+            refuse_unfit(config, METHODS[method].uses, splits, start, run.data)
         except UserError as error:
             refused[method] = str(error)
     assert run.methods and refused == {}

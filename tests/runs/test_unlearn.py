@@ -18,16 +18,17 @@ class TrainingBeganError(Exception):
 
 @pytest.fixture
 def start(tmp_path, monkeypatch):
-    """A function from rows to a run of SimCLR, up to where its base model would be trained."""
+    """A function from rows and options to a run, up to where its base model would be trained."""
 
     def pretrain(*_):
         raise TrainingBeganError
 
-    def run(rows):
+    def run(rows, *argv, family="simclr"):
         rows.save_to_disk(tmp_path / "data")
         words = ["--dataset_name", str(tmp_path / "data"), "--duplicates", "keep", "--views", "light"]
-        run = parse_run([*words, "--unlearn_fraction", "0.1", "--output_dir", str(tmp_path / "out")])
-        unlearn.base_model(run, prepare_task(run.arguments), BUILDERS["simclr"])
+        words += ["--unlearn_fraction", "0.1", "--output_dir", str(tmp_path / "out"), "--use_cpu", "true"]
+        run = parse_run([*words, *argv])
+        unlearn.base_model(run, prepare_task(run.arguments), BUILDERS[family])
 
     monkeypatch.setattr(unlearn, "pretrain", pretrain)
     return run
@@ -45,3 +46,50 @@ def test_classes_that_do_not_fit_are_refused_before_the_base_model_is_trained(st
     other = rows.select(range(54, 72)).cast_column("category", ClassLabel(names=["one", "two", "three"]))
     with pytest.raises(UserError, match=r"'category' .* none of them the same"):
         start(DatasetDict(train=rows.select(range(54)), test=other))
+
+
+@pytest.mark.parametrize(
+    ("family", "argv", "words"),
+    [
+        (
+            "simclr",
+            "--methods fine_tune targeted_calibration --targeted_calibration.retain_weight 5",
+            "retain_weight=5.0 would have no effect on a model that embeds views",
+        ),
+        (
+            "simclr",
+            "--methods fine_tune gradient_ascent --unlearn_fraction 0.0125",
+            "Gradient Ascent has a single sample to learn from",
+        ),
+        (
+            "simclr",
+            "--methods fine_tune task_vector --task_vector.vectors 50 --num_train_epochs 2",
+            "2 steps are too few for 50 task vectors",
+        ),
+        ("simclr", "--methods npo fine_tune --fine_tune.freeze vision", "a SimCLRModel has none"),
+        (
+            "clip",
+            "--methods fine_tune targeted_calibration --targeted_calibration.target_features /nowhere",
+            "/nowhere.* is neither a folder nor a Hub id",
+        ),
+        (
+            "clip",
+            "--methods fine_tune targeted_calibration --targeted_calibration.target_features {views}",
+            "which embeds no texts",
+        ),
+        (
+            "clip",
+            "--use_peft true --methods targeted_calibration fine_tune --fine_tune.saliency_share 0.5",
+            "saliency_share chooses among whole weights",
+        ),
+        ("clip", "--freeze vision --methods fine_tune retrain", "a frozen encoder would stay random"),
+    ],
+)
+def test_what_a_method_cannot_do_is_refused_before_the_base_model_is_trained(
+    family, argv, words, start, shapes, encoder, tmp_path
+):
+    if "{views}" in argv:
+        for part in encoder("simclr"):
+            part.save_pretrained(tmp_path / "views")
+    with pytest.raises(UserError, match=words):
+        start(shapes, *argv.format(views=tmp_path / "views").split(), family=family)

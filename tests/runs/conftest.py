@@ -1,0 +1,1 @@
+from trainers import encoder  # noqa: F401  (a fixture)
