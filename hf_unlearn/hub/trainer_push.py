@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_unlearn.errors import UserError
 from hf_unlearn.hub.card import write_card
 from hf_unlearn.hub.manifest import describe_base_model, public_hyper_parameters, record_run
 from hf_unlearn.hub.past_requests import PastRequests, drift_notes
@@ -48,12 +47,13 @@ def trainer_record(
     Returns:
         A function that writes `unlearning.json` into the folder it is given. The base is what the model remembers to
         have been loaded from; the data is unnamed, with the hash of retain and unlearn together; the request is the ids
-        of the unlearn split.
+        of the unlearn split, where it has none those that `make_splits` gives: `unlearn/` and the row's number.
 
     Raises:
-        UserError: The base has no safetensors weights, or the unlearn split has no ids.
+        UserError: The base has no safetensors weights.
     """
     from hf_unlearn.data.fingerprint import combine_hashes, dataset_sha256
+    from hf_unlearn.data.sources import with_ids
     from hf_unlearn.models.adapters import adapter_settings
     from hf_unlearn.models.origin import origin_of
 
@@ -61,9 +61,9 @@ def trainer_record(
     origin = origin_of(model)
     base, revision = origin.name, origin.revision
     base_model, history = describe_base_model(base, revision) if base else (BaseModel("unnamed model"), ())
-    if "id" not in splits["unlearn"].column_names:
-        raise UserError("The unlearn split has no column id to describe the request by; add one.")
-    ids = splits["unlearn"]["id"]
+    unlearn = splits["unlearn"]
+    named = unlearn if "id" in unlearn.column_names else with_ids(unlearn, prefix="unlearn/")
+    ids = [str(row) for row in named["id"]]
     request = RequestRecord("split", len(ids), combine_hashes(ids))
     past = PastRequests.read(base, revision)
     logged = [entry["train_runtime"] for entry in trainer.state.log_history if "train_runtime" in entry]

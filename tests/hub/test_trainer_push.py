@@ -11,7 +11,7 @@ from hub.local_hub import LocalHub
 from transformers import CLIPModel, CLIPProcessor, Trainer, TrainingArguments
 
 from hf_unlearn.data.fingerprint import dataset_sha256
-from hf_unlearn.errors import UserError
+from hf_unlearn.data.splits import make_splits
 from hf_unlearn.hub.publishing import PublishResult
 from hf_unlearn.hub.trainer_push import push_trainer, trainer_record
 from hf_unlearn.hub.verification import verify_repo
@@ -118,11 +118,16 @@ def test_other_processes_only_take_part_in_saving(
     assert not hub.repos
 
 
-def test_a_model_from_nowhere_and_a_split_without_ids(trainer: PushingTrainer, hub: LocalHub) -> None:
+def test_a_model_from_nowhere_and_rows_without_ids(trainer: PushingTrainer, hub: LocalHub) -> None:
     trainer.model.config._name_or_path = ""
     result = trainer.push_to_hub()
     assert result is not None
     assert b"This is `unnamed model`" in hub.files(result.repo_id)["README.md"]
+    request = UnlearningManifest.from_json(hub.files(result.repo_id)["unlearning.json"].decode()).request
     trainer.splits = trainer.splits.remove_columns("id")
-    with pytest.raises(UserError, match="no column id"):
-        trainer.push_to_hub()
+    result = trainer.push_to_hub()
+    assert result is not None
+    unnamed = UnlearningManifest.from_json(hub.files(result.repo_id)["unlearning.json"].decode()).request
+    assert unnamed.count == request.count
+    numbered = make_splits(trainer.splits, duplicates="keep")[1]
+    assert unnamed.sha256 == numbered.sha256 != request.sha256
