@@ -25,6 +25,7 @@ from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
 from hf_unlearn.models.adapters import merged
 from hf_unlearn.models.contrastive import contrastive_terms, is_dual_encoder, unwrap
 from hf_unlearn.models.loading import load_encoder
+from hf_unlearn.models.weights import same_tensors
 from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, RETAIN, MethodDescription
 from hf_unlearn.training.batch import TrainingBatch
 from hf_unlearn.training.config import StartingPoint, UnlearningConfig
@@ -140,20 +141,29 @@ class TargetedCalibrationConfig(UnlearningConfig):
         if not start.pairs:
             self.refuse_without_effect(OF_PAIRS, "on a model that embeds views")
         elif self.target_features is not None:
-            load_features(self.target_features)
+            load_features(self.target_features, start.model)
 
 
-def load_features(name: str) -> tuple[PreTrainedModel, Processor]:
+def load_features(name: str, base: nn.Module) -> tuple[PreTrainedModel, Processor]:
     """The encoder that `target_features` names, and its processor.
 
+    Args:
+        name: its folder or Hub id.
+        base: the model to unlearn from.
+
     Raises:
-        UserError: when it cannot be loaded, or embeds no texts.
+        UserError: when it cannot be loaded, embeds no texts, or is the base model.
     """
     model, processor = load_encoder(name)
     if not is_dual_encoder(model):
         raise UserError(
             f"target_features={name} is a {type(model).__name__}, which embeds no texts; name an encoder of pictures "
             "and texts"
+        )
+    if same_tensors(model.state_dict(), unwrap(base).state_dict()):
+        raise UserError(
+            f"target_features={name} has the model's own weights, which remember the requested rows; name an encoder "
+            "that never saw them, or leave it unset"
         )
     return model, processor
 
@@ -244,7 +254,7 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
     def _feature_encoders(self) -> tuple[FeatureEncoder | None, FeatureEncoder | None]:
         """From whose embeddings targets are predicted (the one named, or the initial model), and what orders them."""
         if self.args.target_features is not None:
-            model, processor = load_features(self.args.target_features)
+            model, processor = load_features(self.args.target_features, self.model)
             return FeatureEncoder(model.to(self.args.device), processor), None  # type: ignore[arg-type]
         if self.initial_model is None:
             return None, None

@@ -201,6 +201,14 @@ def difference(ours: "Mapping[str, Tensor]", theirs: "Mapping[str, Tensor]") -> 
     )
 
 
+def same_tensors(ours: "Mapping[str, Tensor]", theirs: "Mapping[str, Tensor]") -> bool:
+    """Whether two models have the same tensors by name, shape and value, in the coarser of their types."""
+    return ours.keys() == theirs.keys() and all(
+        tensor.shape == theirs[name].shape and _same(tensor, theirs[name].to(tensor.device))
+        for name, tensor in ours.items()
+    )
+
+
 def _same(ours: "Tensor", theirs: "Tensor") -> bool:
     """Whether two tensors of one shape hold the same values, once both have the coarser of their types."""
     coarser = min(ours.dtype, theirs.dtype, key=lambda kind: kind.itemsize)

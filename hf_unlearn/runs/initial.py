@@ -19,6 +19,7 @@ from hf_unlearn.metrics.estimated_gap import ImageTextEvidence
 from hf_unlearn.models.adapters import is_adapted
 from hf_unlearn.models.checkpoint_forms import save_encoder
 from hf_unlearn.models.loading import load_encoder
+from hf_unlearn.models.weights import same_tensors
 from hf_unlearn.records.schemas import BaseModel
 from hf_unlearn.runs.builders import Builder
 from hf_unlearn.runs.command_line import Run
@@ -127,5 +128,5 @@ def _require_same_architecture(name: str, model: PreTrainedModel, base: PreTrain
             f"--initial_model {name} is another architecture than the model ({what}); name the checkpoint that the "
             "model was fine-tuned from; any other encoder can be --target_features"
         )
-    if all(value.equal(base.state_dict()[key]) for key, value in model.state_dict().items()):
+    if same_tensors(model.state_dict(), base.state_dict()):
         raise UserError(f"--initial_model {Path(name).name} has the model's own weights; name what it was trained from")

@@ -124,6 +124,11 @@ def test_what_views_make_no_use_of_is_refused(make_trainer, name, value):
         make_trainer("targeted_calibration", "simclr", **{name: value})
 
 
+def test_targets_are_not_predicted_from_the_models_own_memory(make_trainer, tiny_clip):
+    with pytest.raises(UserError, match=r"target_features=\S+ has the model's own weights, which remember"):
+        make_trainer("targeted_calibration", target_features=str(tiny_clip))
+
+
 def test_what_only_an_initial_model_gives_a_meaning_is_said(make_trainer, caplog):
     with caplog.at_level(logging.WARNING, logger="hf_unlearn"):
         make_trainer("targeted_calibration", "clip", target_epochs=7.0)
