@@ -54,9 +54,9 @@ class TargetedCalibrationConfig(UnlearningConfig):
     description = MethodDescription(
         title="Targeted Calibration",
         summary=(
-            "It mixes the weights with new ones, so that they forget, and brings every sample to the alignment that "
-            "exact retraining is predicted to give it, and no further: unlearn samples to those of held-out samples, "
-            "while retain samples keep at least their own, and their similarities to each other."
+            "It brings every sample to the alignment that exact retraining is predicted to give it, and no further: "
+            "unlearn samples to those of held-out samples, while retain samples keep at least their own, and their "
+            "similarities to each other."
         ),
         equations=(
             rf"{RETAIN} + w_u\, \mathbb{{E}}_\text{{unlearn}} (c_i - t_i)^2"

@@ -148,17 +148,15 @@ class TaskVectorTrainer(UnlearningTrainer):
             weight.data.sub_(vector, alpha=self.args.scale)
         return output
 
-    @property
-    def notes(self) -> list[str]:
-        """As the base class's; of a training that was stopped, which vectors count."""
+    def stopping_note(self) -> str | None:
+        """As the base class's; where the guard stopped, which vectors count."""
         if not self.guard.stopped:
-            return super().notes
-        return [
-            *self.holding_notes,
+            return super().stopping_note()
+        return (
             f"Training was stopped at step {self.state.global_step} of {self.state.max_steps}: {self.guard.stopped}. "
             f"Of {self.args.vectors} task vectors only the {self._finished} finished by then count, divided by their "
-            "number.",
-        ]
+            "number."
+        )
 
     def shrink_and_perturb(self) -> None:
         """As the base class does; vectors then start from, and are taken off, what is left."""

@@ -45,6 +45,7 @@ from hf_unlearn.runs.training_log import attach_log, train_on
 from hf_unlearn.training.config import StartingPoint, UnlearningConfig
 from hf_unlearn.training.earlier_requests import EarlierRequests
 from hf_unlearn.training.rows import make_preprocessor
+from hf_unlearn.training.shrink_perturb import taken
 from hf_unlearn.training.trainer_arguments import refuse_unfit
 
 logger = logging.getLogger(__name__)
@@ -112,12 +113,7 @@ class Experiment(RunReports):
             add_adapter(model, self.peft_config)  # so that one that cannot be is refused now; it changes the model
 
     def check(self, config: UnlearningConfig, base: PreTrainedModel | None = None) -> None:
-        """Refuse a config whose method could not do here what it says, before anything is trained.
-
-        Args:
-            config: the method and its settings.
-            base: the base model, as it was loaded; default: it is loaded anew.
-        """
+        """Refuse a config whose method could not do with the base model, loaded anew if not given, what it says."""
         start = StartingPoint(base or self._load_base()[0], self.peft_config is not None, self.initial is not None)
         refuse_unfit(config, METHODS[config.method].uses, self.training_splits, start, self.data_config)
 
@@ -148,7 +144,8 @@ class Experiment(RunReports):
         if (name or config.method) == RETRAIN:
             self.retrain = evaluation
         else:
-            shrunk = 0.0 if is_adapted(trained.model) else config.shrink_perturb or 0.0
+            kept = is_adapted(trained.model) or "retain" not in METHODS[config.method].uses
+            shrunk = None if kept or not config.shrink_perturb else taken(config.shrink_perturb, bool(self.initial))
             doubts = sanity_notes(self.before, evaluation, is_sigmoid(trained.model), shrunk)
             trained = replace(trained, doubts=doubts)
         for note in trained.doubts if PartialState().is_main_process else ():
@@ -179,7 +176,7 @@ class Experiment(RunReports):
                 self._write(temporary, trained, evaluation, config)
             self.state.finish(config.method)
         if trained.failed:
-            raise UserError(f"{config.title}: {trained.notes[0]} They are in {folder}; --resume runs the other methods")
+            raise UserError(f"{config.title}: {trained.stopped} They are in {folder}; --resume runs the other methods")
         return evaluation
 
     def results(self) -> Results:
@@ -279,7 +276,8 @@ class Experiment(RunReports):
         )
         attach_log(trainer, config.method, log)
         seconds = float(train_on(trainer, config.title, checkpoints).metrics["train_runtime"])
-        return Trained(trainer.whole_model(), seconds, tuple(trainer.notes), failed=trainer.guard.failed)
+        stopped, failed = trainer.stopping_note(), trainer.guard.failed
+        return Trained(trainer.whole_model(), seconds, tuple(trainer.notes), stopped=stopped, failed=failed)
 
 
 def as_original(before: Evaluation, past: PastRequests) -> Evaluation:

@@ -158,8 +158,8 @@ def train_from_scratch(
         )
         attach_log(trainer, title, log)
         seconds = train_on(trainer, folder.name, folder).metrics["train_runtime"]
-        if trainer.notes:
-            raise UserError(f"training from scratch failed, and its model is not kept. {trainer.notes[0]}")
+        if stopped := trainer.stopping_note():
+            raise UserError(f"training from scratch failed, and its model is not kept. {stopped}")
         trained = merged(trainer.whole_model())
         if trainer.is_world_process_zero():
             with finished_folder(folder) as temporary:

@@ -48,6 +48,7 @@ class Trained:
     seconds: float
     notes: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()  # what is far off in the model itself
+    stopped: str | None = None  # where and why, if the training was ended before its time
     failed: bool = False  # by a loss or gradient that was not finite
 
 

@@ -15,7 +15,7 @@ KEPT_SPREAD = 0.25  # of the base model's
 
 
 def sanity_notes(
-    before: Evaluation, after: Evaluation, feels_level: bool = False, shrunk_by: float = 0.0
+    before: Evaluation, after: Evaluation, feels_level: bool = False, shrunk: str | None = None
 ) -> tuple[str, ...]:
     """What is far off in a model that was unlearned, one sentence each; nothing if nothing is.
 
@@ -23,7 +23,7 @@ def sanity_notes(
         before: the base model's evaluation.
         after: that of the model, on the same rows.
         feels_level: whether the model's loss changes where all cosines move together: the sigmoid loss, not InfoNCE.
-        shrunk_by: share of new weights that its training began with (`shrink_perturb`).
+        shrunk: what was taken from its weights, for a training on retain to learn it again (`shrink_perturb`).
     """
     notes = []
     moved = float(np.abs(after.alignment - before.alignment).mean())
@@ -34,10 +34,10 @@ def sanity_notes(
     far = len(shifts) > 1 and min(map(abs, shifts.values())) > FAR
     accuracy = old.get("retain_accuracy", 0.0)
     classes_lost = new.get("retain_accuracy", accuracy) < accuracy - FAR
-    if shrunk_by and (shifts.get("retain", 0) < -FAR or classes_lost):
+    if shrunk and (shifts.get("retain", 0) < -FAR or classes_lost):
         notes.append(
-            f"Retain was not learned again: {100 * shrunk_by:.0f}% of every weight was new, and the training was too "
-            "short for that; train for longer (num_train_epochs, or smaller batches), or lower shrink_perturb."
+            f"Retain was not learned again: {shrunk}, and the training was too short for that; train for longer "
+            "(num_train_epochs, or smaller batches), or lower shrink_perturb."
         )
     elif far and len({value > 0 for value in shifts.values()}) == 1:
         told = ", ".join(f"{name} by {value:+.0f}" for name, value in shifts.items())

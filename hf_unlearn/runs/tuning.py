@@ -176,7 +176,7 @@ def _measured(experiment: Experiment, config: UnlearningConfig) -> Row:
         trained, evaluation = experiment.train_and_evaluate(config)
     except DivergenceError as error:
         return {"stopped": str(error)}
-    return {"stopped": trained.notes[0]} if trained.notes else evaluation.metrics
+    return {"stopped": trained.stopped} if trained.stopped else evaluation.metrics
 
 
 def propose(config: UnlearningConfig, family: str, past: Sequence[Row], seed: int) -> Setting:

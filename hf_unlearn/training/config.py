@@ -130,7 +130,7 @@ class UnlearningConfig(TrainingArguments):
         None,
         "Share, from 0 to 1, of a new initialisation that every weight matrix is mixed with before the "
         "first step (shrink and perturb), so that the weights, too, forget; of the initial model where a run names "
-        "one; default: none.",
+        "one, which methods that never see retain need for it; default: none.",
     )
     retain_loss_budget: float | None = setting(None, BUDGET_HELP)
     collapse_floor: float | None = setting(None, FLOOR_HELP)

@@ -20,6 +20,13 @@ NOT_SHRUNK = (
 )
 
 
+def taken(share: float, has_initial: bool) -> str:
+    """What a share takes from the weights, as part of a sentence."""
+    if has_initial:
+        return f"every weight was moved {100 * share:.0f}% of the way back to the initial model"
+    return f"{100 * share:.0f}% of every weight was new"
+
+
 @torch.no_grad()
 def shrink_and_perturb(model: nn.Module, share: float, seed: int) -> None:
     """Move every trained matrix towards a new initialisation, in place: `W <- (1 - a) W + a W_fresh`.

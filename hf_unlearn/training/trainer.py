@@ -35,7 +35,7 @@ from hf_unlearn.training.guards import DivergenceGuard
 from hf_unlearn.training.loss import LossTrainer, ReportedLoss
 from hf_unlearn.training.rows import Split, TrainingRows, make_preprocessor
 from hf_unlearn.training.saving import SavingTrainer
-from hf_unlearn.training.shrink_perturb import NOT_SHRUNK, move_towards, refill_queue, shrink_and_perturb
+from hf_unlearn.training.shrink_perturb import NOT_SHRUNK, move_towards, refill_queue, shrink_and_perturb, taken
 from hf_unlearn.training.standing_excess import StandingExcess
 from hf_unlearn.training.temperature import LogitScaleBound
 from hf_unlearn.training.trainer_arguments import refuse_search, refuse_unfit, refuse_unusable
@@ -156,7 +156,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         for callback in (self.guard, self.excess, LogitScaleBound(lambda: self.model)):
             self.add_callback(callback)
         self.saliency = self._saliency_mask() if args.saliency_share is not None else None
-        self._is_shrunk = False
+        self._shrinking: str | None = None  # what was done to the weights, once it was
 
     def _saliency_mask(self) -> SaliencyMask:
         if self.is_fsdp_enabled:
@@ -280,7 +280,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         try:
             if self.saliency is not None:
                 self.saliency.begin()
-            if self.args.shrink_perturb and not self._is_shrunk:
+            if self.args.shrink_perturb and self._shrinking is None:
                 self.shrink_and_perturb()
                 set_seed(self.args.seed)
             self.guard.begin()
@@ -299,12 +299,12 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
 
     def shrink_and_perturb(self) -> None:
         """Take from the weights what the config says, once; a checkpoint that is resumed from is loaded afterwards."""
-        self._is_shrunk = True
         if is_adapted(self.model):
+            self._shrinking = NOT_SHRUNK
             logger.warning("%s: %s", self.args.title, NOT_SHRUNK)
             return
-        model = unwrap(self.model)
-        share = self.args.shrink_perturb or 0.0
+        model, share = unwrap(self.model), self.args.shrink_perturb or 0.0
+        self._shrinking = f"When training began, {taken(share, self.initial_model is not None)} (shrink_perturb)."
         if self.initial_model is not None:
             move_towards(model, self.initial_model, share)
         else:
@@ -316,8 +316,11 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
     @property
     def notes(self) -> list[str]:
         """What a reader of the model's card must know of the training."""
-        shrinking = [NOT_SHRUNK] if self.args.shrink_perturb and is_adapted(self.model) else []
-        return self.holding_notes + shrinking + ([self.guard.note(self.state)] if self.guard.stopped else [])
+        return [*self.holding_notes, *filter(None, (self._shrinking, self.stopping_note()))]
+
+    def stopping_note(self) -> str | None:
+        """Where and why the training was ended before its time; None where it was not."""
+        return self.guard.note(self.state) if self.guard.stopped else None
 
     def _memory_advice(self) -> str:
         size = self.args.per_device_train_batch_size

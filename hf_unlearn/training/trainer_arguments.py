@@ -76,9 +76,15 @@ def refuse_unfit(
         data: The settings of the data.
 
     Raises:
-        UserError: As `checked_sizes` and the config's `check_for` do.
+        UserError: As `checked_sizes` and the config's `check_for` do, and when new weights would never learn retain.
     """
     checked_sizes(splits, uses, args, data)
+    if args.shrink_perturb and "retain" not in uses and not start.has_initial:
+        raise UserError(
+            f"{args.title} never sees retain, so what shrink_perturb takes would not be learned again; name "
+            "--initial_model (initial_model), to which it then leads back, or set it for others alone, as in "
+            "--neg_grad.shrink_perturb"
+        )
     args.check_for(splits, start)
 
 

@@ -15,6 +15,7 @@ from hf_unlearn.models.simclr import SimCLRModel
 from hf_unlearn.models.small_clip import build_small_clip
 from hf_unlearn.models.weights import weights_sha256
 from hf_unlearn.records.schemas import EvaluationRecord, UnlearningManifest
+from hf_unlearn.runs import experiment
 from hf_unlearn.runs.builders import BUILDERS
 from hf_unlearn.runs.command_line import parse_run
 from hf_unlearn.runs.resuming import settings_hash
@@ -82,6 +83,21 @@ def test_weights_lead_back_to_the_initial_model(unlearn, tiny_clip, initial):
     ours, begun, base = weights(unlearn(*given) / "fine_tune"), weights(initial), weights(tiny_clip)
     for name, value in ours.items():  # vectors and the temperature, too
         torch.testing.assert_close(value, 0.2 * base[name] + 0.8 * begun[name], atol=1e-5, rtol=1e-4)
+
+
+def test_a_method_that_never_sees_retain_is_not_told_to_learn_it_again(
+    shapes, tiny_clip, initial, tmp_path, monkeypatch
+):
+    shapes.save_to_disk(tmp_path / "data")
+    given = ["--dataset_name", str(tmp_path / "data"), "--unlearn_fraction", "0.1", "--use_cpu", "true"]
+    given += ["--model_name_or_path", str(tiny_clip), "--initial_model", str(initial), "--max_steps", "1"]
+    given += ["--methods", "fine_tune", "gradient_ascent", "--shrink_perturb", "0.5", "--disable_tqdm", "true"]
+    run = parse_run(given)
+    ours, asked = experiment.Experiment(run, prepare_task(run.arguments), tiny_clip), []
+    monkeypatch.setattr(experiment, "sanity_notes", lambda *given: asked.append(given[-1]) or ())
+    for config in run.methods.values():
+        ours.train_and_evaluate(config)
+    assert asked == ["every weight was moved 50% of the way back to the initial model", None]
 
 
 def test_targets_are_predicted_from_the_initial_model_or_from_another(unlearn, tiny_clip, initial):

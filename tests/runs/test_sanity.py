@@ -6,6 +6,7 @@ import pytest
 from hf_unlearn.metrics.estimated_gap import ViewEvidence
 from hf_unlearn.runs.evaluation import Evaluation
 from hf_unlearn.runs.sanity import sanity_notes
+from hf_unlearn.training.shrink_perturb import taken
 
 X = np.random.default_rng(0).normal(size=(40, 8))
 BEFORE = {"cosine_retain": 71.0, "cosine_unlearn": 70.0, "cosine_validation": 24.0, "recall_validation": 18.0}
@@ -44,11 +45,15 @@ def test_image_text_models(after, words):
 
 def test_weights_that_were_not_learned_again_are_the_cause_that_is_named():
     lost = pairs(0.3, cosine_retain=30.0, cosine_unlearn=29.0, cosine_validation=5.0)
-    (note,) = sanity_notes(pairs(), lost, shrunk_by=0.4)
+    (note,) = sanity_notes(pairs(), lost, shrunk=taken(0.4, has_initial=False))
     assert "40% of every weight was new" in note and "num_train_epochs" in note and "shrink_perturb" in note
-    assert sanity_notes(pairs(), pairs(0.3, cosine_unlearn=29.0), shrunk_by=0.4) == ()
-    first, second = sanity_notes(views(retain_accuracy=90.0), views(0.5, retain_accuracy=70.0), shrunk_by=0.5)
-    assert "50% of every weight" in first and "lost their classes" in second
+    (note,) = sanity_notes(pairs(), lost, shrunk=taken(0.4, has_initial=True))
+    assert "every weight was moved 40% of the way back to the initial model" in note and " new" not in note
+    (note,) = sanity_notes(pairs(), lost)  # of a method that does not learn from retain
+    assert "train for longer" not in note
+    assert sanity_notes(pairs(), pairs(0.3, cosine_unlearn=29.0), shrunk="much was taken") == ()
+    first, second = sanity_notes(views(retain_accuracy=90.0), views(0.5, retain_accuracy=70.0), shrunk="half is new")
+    assert "half is new" in first and "lost their classes" in second
 
 
 def test_the_level_is_said_to_be_unfelt_where_the_loss_is_infonce(tiny_clip):

@@ -18,6 +18,7 @@ from hf_unlearn.training.shrink_perturb import shrink_and_perturb
 FAMILIES = ["clip", "simclr", "moco"]
 SHORT = {"per_device_train_batch_size": 12, "max_steps": 3, "learning_rate": 1e-3}
 TRAINED = [name for name, trainer in METHODS.items() if trainer.iterative and name != "retrain"]
+LEARN_AGAIN = [name for name in TRAINED if "retain" in METHODS[name].uses]
 
 
 class _Start(TrainerCallback):
@@ -40,6 +41,13 @@ def first_state(trainer):
 
 def matrices(model):
     return {name for name, value in model.named_parameters() if value.ndim >= 2}
+
+
+def other(encoder, family):
+    """A model of other weights than the family's."""
+    model, _ = encoder(family)
+    torch.manual_seed(11)
+    return type(model)(copy.deepcopy(model.config))
 
 
 def same(first, second):
@@ -107,7 +115,7 @@ def test_a_base_model_of_the_same_seed_is_not_moved_back_to_its_start(make_train
     assert abs(torch.corrcoef(torch.stack([drawn.flatten(), start[weight].flatten()]))[0, 1]) < 0.2
 
 
-@pytest.mark.parametrize("method", TRAINED)
+@pytest.mark.parametrize("method", LEARN_AGAIN)
 def test_every_method_starts_from_it_by_its_seed_and_learns_with_the_seed_it_had(make_trainer, method):
     starts = {}
     for seed in (1, 1, 2):
@@ -157,9 +165,9 @@ def test_the_queue_holds_keys_of_the_shrunken_encoder(make_trainer, encoder, siz
 @pytest.mark.parametrize(
     ("method", "family"), [("alignment_calibration", "clip"), ("scrub", "moco"), ("task_vector", "simclr")]
 )
-def test_resuming_does_not_shrink_again(make_trainer, method, family, tmp_path):
+def test_resuming_does_not_shrink_again(make_trainer, encoder, method, family, tmp_path):
     # Untrained and shrunken, its batch norms move the probe's loss by more than a budget within a step of any size.
-    options = {**SHORT, "shrink_perturb": 0.4, "retain_loss_budget": None}
+    options = {**SHORT, "shrink_perturb": 0.4, "retain_loss_budget": None, "initial_model": other(encoder, family)}
     never_stopped = make_trainer(method, family, **options)
     never_stopped.train()
     make_trainer(method, family, **options, save_strategy="steps", save_steps=1).train()
@@ -176,8 +184,9 @@ def test_training_on_does_not_shrink_again(make_trainer):
     assert same(once, state_of(trainer.model))
 
 
-def test_a_task_vector_is_taken_off_what_is_left(make_trainer):
-    trainer = make_trainer("task_vector", **SHORT, shrink_perturb=0.4, scale=0.0)
+def test_a_task_vector_is_taken_off_what_is_left(make_trainer, encoder):
+    initial = other(encoder, "clip")
+    trainer = make_trainer("task_vector", **SHORT, shrink_perturb=0.4, scale=0.0, initial_model=initial)
     start = first_state(trainer)
     assert same(start, state_of(trainer.model))
 
@@ -205,6 +214,31 @@ def test_what_it_would_do_nothing_for_is_refused(make_trainer, tmp_path):
         RetrainConfig(output_dir=str(tmp_path), shrink_perturb=0.3)
     with pytest.raises(UserError, match="SSD trains nothing"):
         make_trainer("selective_synaptic_dampening", shrink_perturb=0.3)
+
+
+@pytest.mark.parametrize(("method", "title"), [("gradient_ascent", "Gradient Ascent"), ("task_vector", "Task Vector")])
+def test_what_never_sees_retain_is_led_back_to_an_initial_model_alone(make_trainer, encoder, method, title):
+    with pytest.raises(UserError, match=f"{title} never sees retain, so what shrink_perturb takes would not be"):
+        make_trainer(method, "simclr", shrink_perturb=0.3)
+    make_trainer(method, "simclr", shrink_perturb=0.3, initial_model=other(encoder, "simclr"))
+
+
+@pytest.mark.parametrize(
+    ("named", "share", "words"),
+    [
+        (False, None, "When training began, 40% of every weight was new"),
+        (True, 0.25, "When training began, every weight was moved 25% of the way back to the initial model"),
+        (False, 0.0, ""),
+    ],
+)
+def test_the_card_says_what_was_done_to_the_weights(make_trainer, encoder, named, share, words):
+    settings = {} if share is None else {"shrink_perturb": share}
+    initial = {"initial_model": other(encoder, "clip"), "target_epochs": 0} if named else {}
+    trainer = make_trainer("targeted_calibration", **SHORT | {"max_steps": 1}, **settings, **initial)
+    assert trainer.notes == []  # nothing was done yet
+    trainer.train()
+    assert [note.partition(" (shrink_perturb)")[0] for note in trainer.notes] == ([words] if words else [])
+    assert "ixes the weights" not in trainer.args.description.summary
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
