@@ -91,7 +91,7 @@ def near_duplicates(
 
 def resolve_duplicates(
     splits: DatasetDict, *, action: Literal["refuse", "move"] = "refuse", skip_bad_images: bool = False
-) -> DatasetDict:
+) -> tuple[DatasetDict, tuple[str, ...]]:
     """Decode every image once, refuse bad ones, and refuse or move exact copies of unlearn images; warn of near ones.
 
     Args:
@@ -100,7 +100,7 @@ def resolve_duplicates(
         skip_bad_images: Leave out bad images of the other splits instead of refusing them.
 
     Returns:
-        The splits without copies of unlearn images outside `unlearn`.
+        The splits without copies of unlearn images outside `unlearn`, and what was warned of.
 
     Raises:
         UserError: An image cannot be used, or there are exact copies and they are refused; the ids are listed.
@@ -109,10 +109,12 @@ def resolve_duplicates(
     splits = drop_bad_images(splits, found, skip_bad=skip_bad_images)
     hashes = {name: [result for result in results if isinstance(result, ImageHash)] for name, results in found.items()}
     copies = exact_duplicates(hashes)
-    _warn_of_near_duplicates(hashes, copies)
+    notes = _near_duplicate_notes(hashes, copies)
+    for note in notes:
+        logger.warning("%s", note)
     total = sum(map(len, copies.values()))
     if not total:
-        return splits
+        return splits, notes
     ids = {name: split.select_columns("id") for name, split in splits.items()}
     described = listed(
         f"{ids[name][row]['id']} in {name} = {ids['unlearn'][original]['id']}"
@@ -130,20 +132,21 @@ def resolve_duplicates(
         name: splits[name].select([row for row in range(len(splits[name])) if row not in rows])
         for name, rows in copies.items()
     }
-    return DatasetDict({**splits, **kept, "unlearn": concatenate_datasets([splits["unlearn"], *moved])})
+    return DatasetDict({**splits, **kept, "unlearn": concatenate_datasets([splits["unlearn"], *moved])}), notes
 
 
-def _warn_of_near_duplicates(hashes: Mapping[str, list[ImageHash]], copies: Mapping[str, Mapping[int, int]]) -> None:
+def _near_duplicate_notes(
+    hashes: Mapping[str, list[ImageHash]], copies: Mapping[str, Mapping[int, int]]
+) -> tuple[str, ...]:
     pairs = len(hashes["unlearn"]) * sum(len(hashes[name]) for name in copies)
     if pairs > _MOST_PAIRS:
-        logger.warning("Near-duplicates are not searched: %.1e pairs of images are too many.", pairs)
-        return
+        return (f"Near-duplicates are not searched: {pairs:.1e} pairs of images are too many.",)
     looks = {name: np.array([image.difference for image in images], np.uint64) for name, images in hashes.items()}
     near = {name: near_duplicates(looks[name], looks["unlearn"]).sum() - len(rows) for name, rows in copies.items()}
-    if any(near.values()):
-        counts = ", ".join(f"{count} in {name}" for name, count in near.items() if count)
-        logger.warning(
-            "Images that nearly equal an unlearn image and stay where they are (difference hashes within %d bits): %s.",
-            NEAR_BITS,
-            counts,
-        )
+    if not any(near.values()):
+        return ()
+    counts = ", ".join(f"{count} in {name}" for name, count in near.items() if count)
+    return (
+        "Images that nearly equal an unlearn image and stay where they are (difference hashes within "
+        f"{NEAR_BITS} bits): {counts}.",
+    )

@@ -32,12 +32,14 @@ class RemovalRequest:
         ids: The ids asked for. Copies of them that are unlearned along (`--duplicates move`) are not among them.
         fraction: The fraction, for that kind.
         where: The condition as written, for that kind.
+        notes: What a reader must know of rows like those asked for that stay.
     """
 
     kind: RequestKind
     ids: tuple[str, ...] = field(repr=False)
     fraction: float | None = None
     where: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, TypeAlias, cast
 
 import numpy as np
@@ -168,9 +169,10 @@ def make_splits(
     splits = DatasetDict({**parts, **held_out})
     if duplicates != "keep":  # copies of what earlier requests named would teach it again
         asked_for = concatenate_datasets([splits["unlearn"], earlier]) if len(earlier) else splits["unlearn"]
-        splits = resolve_duplicates(
+        splits, notes = resolve_duplicates(
             DatasetDict({**splits, "unlearn": asked_for}), action=duplicates, skip_bad_images=skip_bad_images
         )
+        request = replace(request, notes=notes)
         if len(earlier):
             named, past_rows = splits["unlearn"], range(len(parts["unlearn"]), len(asked_for))
             earlier = named.select(past_rows)

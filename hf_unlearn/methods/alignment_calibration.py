@@ -138,12 +138,19 @@ class AlignmentCalibrationTrainer(UnlearningTrainer):
     ):
         super().__init__(model, args, train_dataset, *rest, **kwargs)
         self.floor: Tensor | None = None
+        self._doubts: list[str] = []
         if args.preset == "level":
             held_out = train_dataset["validation"]
             if len(held_out) < FEW:
-                logger.warning("The push ends where only %d held-out samples stand; hold out more.", len(held_out))
+                self._doubts = [f"The push ends where only {len(held_out)} held-out samples stand; hold out more."]
+                logger.warning("%s", self._doubts[0])
             unseen = own_alignments(self.model, self.preprocessor, self.rows.encoded(held_out)).nanmean()
             self.floor = unseen.to(args.device) - self.unseen_risen
+
+    @property
+    def notes(self) -> list[str]:
+        """As the base class's; and how certain the floor is."""
+        return [*super().notes, *self._doubts]
 
     def beside(self, model: nn.Module, batch: TrainingBatch) -> tuple[Tensor, ...]:
         """The mean cosine at which the push of the preset `level` ends."""

@@ -301,6 +301,11 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
         trainer.train()
         return trainer.whole_model()
 
+    @property
+    def notes(self) -> list[str]:
+        """As the base class's; and how certain the targets are."""
+        return [*super().notes, *self.targets.notes]
+
     def train(self, *positional: Any, **kwargs: Any) -> TrainOutput:
         """As the base class does; the run time includes what the targets took."""
         output = super().train(*positional, **kwargs)

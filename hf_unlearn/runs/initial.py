@@ -74,7 +74,8 @@ def with_predictions(
 
     It is predicted from the initial model's embeddings, as the level of Targeted Calibration's targets is: held-out
     pairs, weighted by their likeness to the request and lowered by what a model loses on them without it. Without an
-    initial model, and for views, whose targets are distributed as held-out ones anyway, nothing is predicted.
+    initial model, and for views, whose targets are distributed as held-out ones anyway, nothing is predicted. What is
+    uncertain about it joins the evaluator's notes.
 
     Args:
         before: the base model's.
@@ -92,6 +93,7 @@ def with_predictions(
     targets = pair_targets(
         base, evaluator.preprocessor, retain, unlearn, unseen, unlearn_to_retain=ratio, encoder=encoder
     )
+    evaluator.notes += targets.notes
     captions = np.array([len(row) for row in unlearn.dataset["captions"]])
     predicted = targets.positive[len(retain) :].double().numpy().sum(1) / captions  # 0 beyond a row's last caption
     return replace(before, evidence=replace(evidence, predicted=predicted))

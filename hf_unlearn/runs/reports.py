@@ -107,13 +107,17 @@ class RunReports:
             retain_sha256=self.task.retain_sha256,
             held_out=salted.held_out,
             parts=salted.parts,
-            notes=(
-                *trained.notes,
-                *trained.doubts,
-                *precision,
-                *self.task.notes,
-                *self.evaluator.notes,
-                *drift_notes(statuses),
+            notes=tuple(
+                dict.fromkeys(  # what both the targets and the estimated gap depend on is said once
+                    (
+                        *trained.notes,
+                        *trained.doubts,
+                        *precision,
+                        *self.task.notes,
+                        *self.evaluator.notes,
+                        *drift_notes(statuses),
+                    )
+                )
             ),
             history=self.history,
         )

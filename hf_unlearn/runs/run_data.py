@@ -24,6 +24,8 @@ from hf_unlearn.runs.run_arguments import OPENMOJI, RunArguments
 
 logger = logging.getLogger(__name__)
 
+NO_COPIES = "Copies of unlearn pictures are not looked for in a stream."
+
 
 @dataclass(frozen=True)
 class UnlearningTask:
@@ -137,7 +139,7 @@ def prepare_task(arguments: RunArguments) -> UnlearningTask:
         describe_request(request, splits["unlearn"], arguments.request_salt),
         DatasetRecord(_public_name(arguments), revision, dataset_sha256(train), told),
         initial_rows=initial_rows,
-        notes=notes,
+        notes=(*notes, *request.notes),  # which make_splits has said
         past=past,
     )
 
@@ -231,7 +233,7 @@ def _never_trained_notes(asked: Collection[str], recorded: Mapping[str, Collecti
 
 def _prepare_streamed(arguments: RunArguments) -> UnlearningTask:
     assert arguments.unlearn_request is not None  # the arguments' own check
-    logger.warning("Copies of unlearn pictures are not looked for in a stream.")
+    logger.warning("%s", NO_COPIES)
     streamed, splits, request = stream_source(
         arguments.dataset_name,
         arguments.unlearn_request,
@@ -247,7 +249,8 @@ def _prepare_streamed(arguments: RunArguments) -> UnlearningTask:
     sizes = {name: len(split) for name, split in splits.items()} | {"retain": streamed.rows}
     told = f"Rows: {', '.join(f'{name} {size:,}' for name, size in sizes.items())}; retain is a stream."
     logger.info("%s", told)
-    notes = [f"Retain is a stream of {streamed.rows:,} rows; its figures are of {len(splits['retain']):,} of them."]
+    told_of = f"Retain is a stream of {streamed.rows:,} rows; its figures are of {len(splits['retain']):,} of them."
+    notes = [told_of, NO_COPIES]
     if streamed.skip_bad:
         notes.append("Retain rows whose picture cannot be read are left out as they come; they are not counted.")
     # Hashing every row, as for loaded data, would read every picture.

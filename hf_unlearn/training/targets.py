@@ -43,12 +43,14 @@ class AlignmentTargets:
         first: `[retain, d]` where the base model embeds each retain sample's first element, in float16; None if not
             asked for.
         second: `[retain, captions, d]` the same of its second elements.
+        notes: what a reader of the card must know of them.
     """
 
     positive: Tensor
     negative: Tensor
     first: Tensor | None = None
     second: Tensor | None = None
+    notes: tuple[str, ...] = ()
 
     def lowered(self, by: float, unlearn: int) -> "AlignmentTargets":
         """The same with lower targets for the unlearn rows, which come last.
@@ -62,7 +64,8 @@ class AlignmentTargets:
     def to(self, device: torch.device) -> "AlignmentTargets":
         """The same targets on a device."""
         first, second = (None if half is None else half.to(device) for half in (self.first, self.second))
-        return AlignmentTargets(self.positive.to(device), self.negative.to(device), first, second)
+        positive, negative = self.positive.to(device), self.negative.to(device)
+        return replace(self, positive=positive, negative=negative, first=first, second=second)
 
 
 def match_quantiles(scores: Array, sample: Array, weights: Array | None = None) -> Array:
@@ -179,7 +182,7 @@ def pair_targets(
     request = level[1].take(_spread(len(unlearn), round(ratio * len(regressed))))
     lost = pair_scores(level[0].joined(request), level[2])[0].mean() - unseen_scores.mean()
     weights = likeness_weights(scores, unseen_scores)
-    _say_how_alike(weights, lost)
+    notes = _say_how_alike(weights, lost)
     if orderer is not None:
         made = [
             np.stack([each.encoder_alignment, score])
@@ -192,7 +195,7 @@ def pair_targets(
     matched = match_quantiles(noise.added(scores), unseen.alignment, weights)
     positive[len(retain) + asked.row, asked.caption] = matched - lost
     negative = torch.tensor(kept.negative_alignment, dtype=torch.float32)
-    return AlignmentTargets(torch.from_numpy(positive), negative, *kept.embeddings())
+    return AlignmentTargets(torch.from_numpy(positive), negative, *kept.embeddings(), notes)
 
 
 @torch.no_grad()
@@ -251,7 +254,8 @@ def _view_alignment(model: PreTrainedModel, preprocessor: ImageViewPreprocessor,
     return torch.cat(means).double().numpy()
 
 
-def _say_how_alike(weights: Array, lost: float) -> None:
+def _say_how_alike(weights: Array, lost: float) -> tuple[str, ...]:
+    """Log it, and return what the card says, too."""
     effective = 1 / np.square(weights).sum()
     logger.info(
         "Held-out pairs that stand for the request: %d, with the weight of %.0f. Without it their alignment would be "
@@ -260,10 +264,11 @@ def _say_how_alike(weights: Array, lost: float) -> None:
         effective,
         lost,
     )
-    if effective < FEW:
-        logger.warning(
-            "The level of unlearn pairs is uncertain: the held-out pairs that are like them (of %d) weigh as %.0f "
-            "would; hold out more samples of the request's kind.",
-            len(weights),
-            effective,
-        )
+    if effective >= FEW:
+        return ()
+    note = (
+        f"The level of unlearn pairs is uncertain: the held-out pairs that are like them (of {len(weights)}) weigh as "
+        f"{effective:.0f} would; hold out more samples of the request's kind."
+    )
+    logger.warning("%s", note)
+    return (note,)

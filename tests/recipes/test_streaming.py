@@ -17,6 +17,7 @@ from hf_unlearn.runs.tuning import Search, tune
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 PARTS = {"train-0": range(25), "train-1": range(25, 50), "validation-0": range(50, 61), "test-0": range(61, 72)}
+NO_COPIES = "Copies of unlearn pictures are not looked for in a stream."
 NOTE = "Retain is a stream of 47 rows; its figures are of 20 of them."
 
 
@@ -70,7 +71,7 @@ def test_clip_on_a_stream_and_again(run, tmp_path, monkeypatch):
     folder = tmp_path / "out" / "targeted_calibration"
     manifest = json.loads((folder / "unlearning.json").read_text())
     assert manifest["splits"] == {"retain": 47, "unlearn": 3, "validation": 11, "test": 11}
-    assert manifest["notes"] == [NOTE] and NOTE in (folder / "README.md").read_text()
+    assert manifest["notes"][-2:] == [NOTE, NO_COPIES] and NOTE in (folder / "README.md").read_text()
     assert manifest["request"]["count"] == len(manifest["request"]["row_hashes"]) == 3
     audit = json.loads((folder / "evaluation.json").read_text())
     assert audit["avg_gap"] is not None and audit["matrices"]["labels"][0].startswith("a ")

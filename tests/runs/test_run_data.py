@@ -38,6 +38,13 @@ def test_held_out_rows_that_the_users_model_was_trained_on_are_told(case, shapes
         assert caplog.text.count(note) == 1
 
 
+def test_pictures_like_those_to_be_unlearned_are_told_on_the_card_and_once_on_the_terminal(shapes, tmp_path, caplog):
+    words = [*saved(shapes, tmp_path / "data", train=72)[:2], "--unlearn_fraction", "0.1"]
+    with caplog.at_level(logging.WARNING):
+        (note,) = prepare_task(parse_run(words).arguments).notes
+    assert "Images that nearly equal an unlearn image and stay where they are" in note and caplog.text.count(note) == 1
+
+
 def test_drawing_some_rows_leaves_no_file_beside_the_data(shapes, tmp_path):
     shapes.save_to_disk(tmp_path / "data")
     before = folder_hash(tmp_path / "data")

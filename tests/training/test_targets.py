@@ -107,7 +107,7 @@ def test_with_views_nothing_is_asked_of_retain(make_trainer, family):
 def test_targets_hold_retain_and_give_unlearn_what_held_out_pairs_have(make_trainer, splits, monkeypatch):
     monkeypatch.setattr("hf_unlearn.training.targets.likeness_weights", lambda _, unseen: np.ones(len(unseen)))
     lost = []
-    monkeypatch.setattr("hf_unlearn.training.targets._say_how_alike", lambda _, without: lost.append(without))
+    monkeypatch.setattr("hf_unlearn.training.targets._say_how_alike", lambda _, without: lost.append(without) or ())
     splits = splits.map(lambda row: {"captions": row["captions"][:1]})
     trainer = make_trainer("targeted_calibration", "clip", splits)
     given = trainer.targets.positive[:, 0].numpy()
@@ -306,13 +306,18 @@ def test_nothing_of_the_loss_is_in_float64_which_some_devices_lack(make_trainer,
 
 def test_a_request_unlike_the_held_out_samples_is_said(caplog):
     with caplog.at_level(logging.WARNING, logger="hf_unlearn"):  # a program that ran before may have asked for more
-        targets._say_how_alike(np.full(40, 1 / 40), 0.0)
+        assert targets._say_how_alike(np.full(40, 1 / 40), 0.0) == ()
         assert not caplog.records
         targets._say_how_alike(likeness_weights(np.full(10, 9.0), np.linspace(-0.2, 0.2, 80)), 0.0)
         assert "(of 80) weigh as 1 would; hold out more samples of the request's" in caplog.text
-        caplog.clear()
-        targets._say_how_alike(np.full(12, 1 / 12), 0.0)  # all alike, and few
-        assert "(of 12) weigh as 12 would" in caplog.text
+        (note,) = targets._say_how_alike(np.full(12, 1 / 12), 0.0)  # all alike, and few
+        assert "(of 12) weigh as 12 would" in note and note in caplog.text
+
+
+def test_an_uncertain_level_is_among_the_notes_of_the_training(make_trainer, caplog):
+    with caplog.at_level(logging.WARNING, logger="hf_unlearn"):
+        (note,) = make_trainer("targeted_calibration").notes
+    assert "The level of unlearn pairs is uncertain" in note and caplog.text.count(note) == 1
 
 
 def test_what_held_out_pairs_lose_without_the_request_is_taken_off(make_trainer, monkeypatch):
