@@ -319,8 +319,10 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         return [*self.holding_notes, *filter(None, (self._shrinking, self.stopping_note()))]
 
     def stopping_note(self) -> str | None:
-        """Where and why the training was ended before its time; None where it was not."""
-        return self.guard.note(self.state) if self.guard.stopped else None
+        """Where the training was ended before its time, and why if the guard did it; None where it was not."""
+        step, of = self.state.global_step, self.state.max_steps
+        ended = f"Training was stopped at step {step} of {of}, before its end." if 0 < step < of else None
+        return self.guard.note(self.state) if self.guard.stopped else ended
 
     def _memory_advice(self) -> str:
         size = self.args.per_device_train_batch_size

@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch.utils.data import Sampler
 from trainers import one_caption
+from transformers import TrainerCallback
 
 from hf_unlearn.data.sampler import SplitSampler
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods import METHODS
 from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
 from hf_unlearn.models.simclr import SimCLRModel
+from hf_unlearn.records.schemas import UnlearningManifest
 
 
 class SameBatch(Sampler[int]):
@@ -278,3 +280,17 @@ def test_convolutions_are_laid_out_channels_last_on_request(make_trainer):
 
     assert layouts(make_trainer("fine_tune", "moco", channels_last=True)) == {True}
     assert False in layouts(make_trainer("fine_tune", "moco"))  # the default on a CPU
+
+
+def test_a_training_that_a_callback_ends_says_so_on_its_card(make_trainer, tmp_path):
+    class Ending(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_training_stop = True
+
+    trainer = make_trainer("fine_tune", max_steps=8, per_device_train_batch_size=12)
+    trainer.add_callback(Ending())
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    (note,) = UnlearningManifest.load(tmp_path / "saved").notes
+    assert note == "Training was stopped at step 1 of 8, before its end."
+    assert note in (tmp_path / "saved" / "README.md").read_text().replace("\N{NO-BREAK SPACE}", " ")
