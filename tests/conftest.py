@@ -18,8 +18,10 @@ from folders import BASE_MODELS, files_as_they_stand, watched
 from hypothesis import Phase, settings
 from PIL import Image as PILImage
 from PIL import ImageDraw
+from transformers import CLIPModel
 
 from hf_unlearn.figures import drawing
+from hf_unlearn.training import targets
 
 # The same examples on every run, so that a change alone can break the suite; --hypothesis-profile default draws others.
 # What fails is not made smaller: that takes minutes, and the first example tells what to look at.
@@ -65,8 +67,12 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Runs draw several pictures; at half of their resolution, where no test reads them, each takes half the time."""
+    """What every run does and few tests look at takes less: pictures at half of their resolution, and fewer views.
+
+    Where the rows are before and after a training is measured in random views, which took as long as the training.
+    """
     drawing.DPI = 160 if {"figures", "hub"} & {*item.path.parts} else 80
+    targets.VIEW_PAIRS = 2
 
 
 @pytest.fixture(scope="session")
@@ -106,12 +112,23 @@ def tiny_clip(tmp_path_factory, shapes):
     """Folder of a CLIP with random weights and its processor, 16 px."""
     from hf_unlearn.models.small_clip import build_small_clip
 
-    torch.manual_seed(0)
     model, processor = build_small_clip([c for captions in shapes["captions"] for c in captions], image_size=16)
+    config = model.config  # of fewer layers, each of which costs as much as all else that is done for a batch
+    config.text_config.num_hidden_layers, config.vision_config.num_hidden_layers = 1, 2
+    torch.manual_seed(2)
+    model = CLIPModel(config)
     folder = tmp_path_factory.mktemp("tiny-clip")
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return watched(folder)
+
+
+@pytest.fixture(scope="session")
+def loaded_clip(tiny_clip):
+    """The same model and processor loaded once, which takes as long as a training; every test takes a copy."""
+    from hf_unlearn.models.loading import load_encoder
+
+    return load_encoder(str(tiny_clip))
 
 
 @pytest.fixture(scope="session")

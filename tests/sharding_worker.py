@@ -4,7 +4,6 @@ Accelerate does not shard on a CPU, though PyTorch does: the one thing that is c
 else, the settings of the shipped fsdp.yaml among it, is what a launch on GPUs goes through.
 """
 
-import gc
 import math
 import os
 import sys
@@ -131,9 +130,10 @@ def run(folder):
     dist.destroy_process_group()
 
 
-if __name__ == "__main__":
+def main(folder):
+    """Every check in one and two processes; what they compute is written to a folder."""
+    sys.argv = [__file__, str(folder)]
     common.ROWS = common.drawn_shapes()
     common.SPLITS = {family: common.encode(family) for family in ("clip", "siglip")}
-    gc.freeze()
     for processes in (1, 2):
         common.launch(run, processes)

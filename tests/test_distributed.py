@@ -1,23 +1,16 @@
 """The number of processes changes neither a loss, nor a gradient, nor an evaluation; asserted on real processes."""
 
-import subprocess
-import sys
-from pathlib import Path
-
+import distributed_worker
 import pytest
 import torch
-from distributed_worker import RETAIN
+from distributed_worker import RETAIN, own_process
 
 pytestmark = pytest.mark.slow
-WORKER = Path(__file__).parent / "distributed_worker.py"
 PROCESSES = (1, 2, 4)
 METHODS = (
-    "retrain",
     "fine_tune",
-    "gradient_ascent",
     "neg_grad",
     "neg_grad reference",
-    "l1_sparsity",
     "alignment_calibration",
     "targeted_calibration",
     "alignment_calibration reference",
@@ -25,7 +18,8 @@ METHODS = (
 CASES = [f"{family} {method}" for family in ("clip", "simclr", "moco") for method in METHODS]
 CASES += [f"{family} alignment_calibration lora" for family in ("clip", "simclr")]
 # The others go through the same gathering, so that a few combinations will do.
-FURTHER = ("clip npo", "moco npo", "clip scrub", "simclr scrub", "clip task_vector", "clip saliency")
+FURTHER = ("clip retrain", "clip gradient_ascent", "clip l1_sparsity", "clip alignment_calibration level")
+FURTHER += ("clip npo", "moco npo", "clip scrub", "simclr scrub", "clip task_vector", "clip saliency")
 # Four processes differ from two in that parts of a batch have no unlearn rows.
 ON_FOUR = (
     *(f"{family} alignment_calibration" for family in ("clip", "simclr", "moco")),
@@ -37,8 +31,7 @@ ON_FOUR = (
 def launches(tmp_path_factory):
     """What launches of one, two and four processes computed, by their number."""
     folder = tmp_path_factory.mktemp("launches")
-    launch = subprocess.run([sys.executable, WORKER, folder], capture_output=True, text=True, timeout=600)
-    assert launch.returncode == 0, launch.stderr[-5000:]
+    own_process(distributed_worker.main, folder)
     return {count: torch.load(folder / f"{count}.pt", weights_only=False) for count in PROCESSES}
 
 

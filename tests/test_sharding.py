@@ -1,15 +1,12 @@
 """FSDP2 changes neither a loss nor a gradient, and guards stop all processes alike; asserted on real processes."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+import sharding_worker
 import torch
+from distributed_worker import own_process
 from test_distributed import assert_same_gradients
 
 pytestmark = pytest.mark.slow
-WORKER = Path(__file__).parent / "sharding_worker.py"
 CASES = (
     "retrain",
     "fine_tune",
@@ -27,8 +24,7 @@ CASES = (
 def launches(tmp_path_factory):
     """What each process of launches of one (whole) and two (sharded) processes computed."""
     folder = tmp_path_factory.mktemp("launches")
-    launch = subprocess.run([sys.executable, WORKER, folder], capture_output=True, text=True, timeout=600)
-    assert launch.returncode == 0, launch.stderr[-5000:]
+    own_process(sharding_worker.main, folder)
     return {count: torch.load(folder / f"{count}.pt", weights_only=False) for count in (1, 2)}
 
 

@@ -5,6 +5,7 @@ from argparse import ArgumentParser
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -166,8 +167,19 @@ def _check_settings(alone: list[Setting], targets: Mapping[str, type[UnlearningC
             raise UserError(f"{option}: {targets[target].description.title} has no such option{hint}")
 
 
+@cache
+def _parser(config_class: type) -> ArgumentParser:
+    """The parser of a config's fields, made once: over a hundred fields take longer than what is parsed with them."""
+    return _Parser(config_class, allow_abbrev=False)  # type: ignore[arg-type]
+
+
+def _made_defaults(config_class: type) -> dict[str, object]:
+    return {f.name: f.default_factory() for f in fields(config_class) if f.init and callable(f.default_factory)}
+
+
 def _parse(config_class: type[T], options: list[Option]) -> T:
-    parser: ArgumentParser = _Parser(config_class, allow_abbrev=False)  # type: ignore[arg-type]
+    parser = _parser(config_class)  # type: ignore[arg-type]
+    parser.set_defaults(**_made_defaults(config_class))  # so that no two configs share a list
     try:
         return parser.parse_args_into_dataclasses(as_words(options), look_for_args_file=False)[0]  # type: ignore[attr-defined]
     except (ValueError, TypeError, OSError, ImportError) as error:  # its own checks, the parser's, what it names

@@ -1,7 +1,9 @@
 """Small encoders of every family, whose folders are checked around each test, and trainers on them."""
 
+import copy
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 from folders import BASE_MODELS, watched
+from trainers import BACKBONE
 
 from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.encoded import EncodedSplit
@@ -22,7 +25,8 @@ from hf_unlearn.training.rows import make_preprocessor
 from hf_unlearn.training.trainer import UnlearningTrainer
 
 FAMILIES = ("clip", "simclr", "moco")
-TINY = {"backbone": "resnet18", "stem": "imagenet", "width": 8, "projection_dim": 16}
+# Wide, so that the weights are most of a checkpoint, of which a disk has room for a part.
+TINY = {"backbone_config": {**BACKBONE, "hidden_sizes": [16, 128]}, "projection_dim": 16}
 
 
 def weights(model: torch.nn.Module) -> str:
@@ -60,25 +64,39 @@ def splits(shapes: Dataset) -> DatasetDict:
 
 
 @pytest.fixture(scope="session")
-def encoded(bases: dict[str, Path], splits: DatasetDict) -> dict[str, dict[str, EncodedSplit]]:
+def loaded(bases: dict[str, Path]) -> dict[str, tuple]:
+    """Each base model and its processor, loaded once; every trainer takes a copy."""
+    return {family: load_encoder(str(folder)) for family, folder in bases.items()}
+
+
+@pytest.fixture(scope="session")
+def encoded(loaded: dict[str, tuple], splits: DatasetDict) -> dict[str, dict[str, EncodedSplit]]:
     """The splits as each family takes them."""
     light = DataConfig(views="light")
-    inputs = {family: make_preprocessor(*load_encoder(str(folder)), light) for family, folder in bases.items()}
-    return {f: {name: EncodedSplit(rows, inputs[f]) for name, rows in splits.items()} for f in bases}
+    inputs = {family: make_preprocessor(*pair, light) for family, pair in loaded.items()}
+    return {f: {name: EncodedSplit(rows, inputs[f]) for name, rows in splits.items()} for f in loaded}
 
 
-@pytest.fixture
-def trainer(
-    bases: dict[str, Path], encoded: dict[str, dict[str, EncodedSplit]], tmp_path: Path
+@pytest.fixture(scope="session")
+def trainer_in(
+    loaded: dict[str, tuple], encoded: dict[str, dict[str, EncodedSplit]]
 ) -> Callable[..., UnlearningTrainer]:
-    """Build the trainer of a method on a family, from the base model's folder."""
+    """Build the trainer of a method on a family, from the base model, with its checkpoints in a folder."""
 
-    def build(family: str, method: str, data: Any = None, evaluated: Any = None, **options: Any) -> UnlearningTrainer:
-        model, processor = load_encoder(str(bases[family]))
-        given = {"output_dir": str(tmp_path / "out"), "num_train_epochs": 2, "per_device_train_batch_size": 16}
+    def build(
+        folder: Path, family: str, method: str, data: Any = None, evaluated: Any = None, **options: Any
+    ) -> UnlearningTrainer:
+        model, processor = copy.deepcopy(loaded[family])
+        given = {"output_dir": str(folder), "num_train_epochs": 2, "per_device_train_batch_size": 16}
         given |= {"use_cpu": True, "disable_tqdm": True, "report_to": "none"}
         config = METHODS[method].config_class(**{**given, **options})
         how = {"processing_class": processor, "data_config": DataConfig(views="light")}
         return METHODS[method](model, config, data or encoded[family], evaluated, **how)
 
     return build
+
+
+@pytest.fixture
+def trainer(trainer_in: Callable[..., UnlearningTrainer], tmp_path: Path) -> Callable[..., UnlearningTrainer]:
+    """The same, with its checkpoints in the test's folder."""
+    return partial(trainer_in, tmp_path / "out")

@@ -39,15 +39,16 @@ def run(bases, rows, encoded):
         given += ["--num_train_epochs", "2", "--per_device_train_batch_size", "16", "--views", "light"]
         given += [] if any("--unlearn_" in word for word in argv) else ["--unlearn_fraction", "0.1"]
         given += ["--use_cpu", "true", "--disable_tqdm", "true", "--save_strategy", "steps", "--save_steps", "2"]
+        given += ["--audit_samples", "3"]
         if "selective_synaptic_dampening" in methods:  # below |train| / |unlearn|, beyond which no weight can be
             given += ["--selective_synaptic_dampening.alpha", "5"]
         if family == "clip":
             given += ["--model_name_or_path", str(bases["clip"])]
         else:  # a base model that is pre-trained first
             given += ["--pretrain.num_train_epochs", "2"]
-            given += ["--pretrain.save_strategy", "steps", "--pretrain.save_steps", "2", "--audit_samples", "3"]
+            given += ["--pretrain.save_strategy", "steps", "--pretrain.save_steps", "2"]
             shape = TINY if family == "simclr" else {**TINY, "queue_size": 24}
-            given += [token for name, value in shape.items() for token in (f"--model.{name}", str(value))]
+            given += [token for name, value in shape.items() for token in (f"--model.{name}", json.dumps(value))]
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("HF_UNLEARN_CACHE", str(folder / "cache"))
             unlearn_and_compare(parse_run([*given, *argv]), build=BUILDERS[family])
@@ -66,6 +67,7 @@ def results(folder: Path) -> dict:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("finished_run", "finished_views_run")  # so that no fork imports what a run needs once more
 @pytest.mark.parametrize(
     ("family", "methods"),
     [
@@ -195,7 +197,7 @@ def test_another_run_is_refused_with_the_difference(argv, difference, run, finis
         (["--views", "cifar"], "fine_tune.views was 'light' and is 'cifar'"),
         (["--unlearn_where", "owner=alice"], "request was"),
         (["--pretrain.seed", "1"], "base_model.sha256 was"),
-        (["--model.width", "4"], "base_model.sha256 was"),
+        (["--model.projection_dim", "4"], "base_model.sha256 was"),
     ],
 )
 def test_another_run_of_views_is_refused_with_the_difference(argv, difference, run, finished_views_run):

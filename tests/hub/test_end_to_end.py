@@ -1,5 +1,6 @@
 """From a finished run to a stranger's machine: published here, loaded and verified in a process that knows nothing."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -45,8 +46,6 @@ owner = ["--salt", salt, "--image", picture, "--caption", "a red apple"]
 sys.argv = ["hf-unlearn", "verify", repo, "--base", base, *owner]
 main()
 """
-
-COMMAND_LINE = "from hf_unlearn.cli import main; main()"
 
 
 def environment(hub: LocalHub, home: Path) -> dict[str, str]:
@@ -98,15 +97,13 @@ def test_a_stranger_loads_and_verifies_what_was_published(
 
 
 @pytest.mark.parametrize("arrived", [False, True])
-def test_a_process_killed_while_publishing_leaves_no_half_repository(
-    run: Path, hub: LocalHub, tmp_path: Path, arrived: bool
-) -> None:
+def test_a_process_killed_while_publishing_leaves_no_half_repository(run: Path, hub: LocalHub, arrived: bool) -> None:
     hub.hold = threading.Event()
-    command = [sys.executable, "-c", COMMAND_LINE, "publish", str(run), "--repo", "org/clip"]
-    process = subprocess.Popen(command, env=environment(hub, tmp_path), stderr=subprocess.DEVNULL)
+    process = multiprocessing.get_context("fork").Process(target=publish_run, args=(run, "org/clip"))
+    process.start()
     assert hub.held.wait(60)  # the weights are uploaded, the commit is on its way
     process.kill()
-    process.wait(10)
+    process.join(10)
     hub.drop = None if arrived else "commit"
     hub.hold.set()
     hub.committing.join(10)

@@ -11,6 +11,7 @@ from hf_unlearn.losses.terms import QueueTerms
 from hf_unlearn.methods import alignment_calibration
 from hf_unlearn.methods.alignment_calibration import AlignmentCalibrationConfig
 from hf_unlearn.models.contrastive import contrastive_terms
+from hf_unlearn.training import targets
 from hf_unlearn.training.standing_excess import AT_REST, GAIN
 
 FAMILIES = ["clip", "simclr", "moco"]
@@ -104,7 +105,7 @@ def test_the_floor_of_views_is_a_mean_over_seeded_views(make_trainer, splits, en
     trainer = make_trainer("alignment_calibration", "simclr", preset="level")
     encoded = trainer.rows.encoded(splits["validation"]).rows(range(22))
     with torch.no_grad():
-        batches = [trainer.preprocessor.batch(encoded, seed) for seed in range(8)]
+        batches = [trainer.preprocessor.batch(encoded, seed) for seed in range(targets.VIEW_PAIRS)]
         cosines = [contrastive_terms(encoder("simclr")[0].eval(), batch).cosine for batch in batches]
     assert trainer.floor.item() == pytest.approx(torch.stack(cosines).mean().item(), abs=1e-5)
 

@@ -121,16 +121,17 @@ def test_stopped_before_any_vector_was_finished_it_is_an_error(make_trainer):
 
 
 @pytest.mark.parametrize("family", ["clip", "moco"])
-@pytest.mark.parametrize("step", [1, 2, 3, 5, 6])
-def test_resumed_at_any_step_it_ends_with_the_same_weights(make_trainer, family, step, tmp_path):
+def test_resumed_at_any_step_it_ends_with_the_same_weights(make_trainer, family, tmp_path):
     options = {**TINY, "max_steps": 6, "vectors": 2}
     never_stopped = make_trainer("task_vector", family, **options)
     never_stopped.train()
     saving = make_trainer("task_vector", family, **options, save_strategy="steps", save_steps=1, save_total_limit=None)
     saving.train()
-    resumed = make_trainer("task_vector", family, **options)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "out" / f"checkpoint-{step}"))
-    assert same(state(never_stopped), state(saving)) and same(state(never_stopped), state(resumed))
+    assert same(state(never_stopped), state(saving))
+    for step in (1, 2, 3, 5, 6):
+        resumed = make_trainer("task_vector", family, **options)
+        resumed.train(resume_from_checkpoint=str(tmp_path / "out" / f"checkpoint-{step}"))
+        assert same(state(never_stopped), state(resumed)), step
     assert newest_checkpoint(tmp_path / "out").name == "checkpoint-6"
 
 

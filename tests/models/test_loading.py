@@ -52,8 +52,8 @@ def without(*names: str):
 MISSING = {
     "the temperature": (without("logit_scale"), "lacks 1 tensor (logit_scale)"),
     "a projection": (without("text_projection"), "lacks 1 tensor (text_projection.weight)"),
-    "the vision encoder": (without("vision_model."), "lacks 55 tensors (vision_model."),
-    "the text encoder": (without("text_model."), "lacks 36 tensors (text_model."),
+    "the vision encoder": (without("vision_model."), "lacks 39 tensors (vision_model."),
+    "the text encoder": (without("text_model."), "lacks 20 tensors (text_model."),
     "a prefix": (lambda weights: {f"module.{k}": v for k, v in weights.items()}, "names begin with 'module.'"),
 }
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from trainers import BACKBONE
 
 from hf_unlearn.benchmarks import benchmark as benchmarking
 from hf_unlearn.errors import UserError
@@ -34,7 +35,7 @@ def options(tmp_path_factory, shapes):
         "disable_tqdm": True,
         "per_device_train_batch_size": 16,
         "num_train_epochs": 1,
-        "model": {"backbone": "resnet18", "stem": "imagenet", "width": 8, "projection_dim": 16},
+        "model": {"backbone_config": BACKBONE, "projection_dim": 16},
     }
     (folder / "task.yaml").write_text(yaml.safe_dump(config))
     return folder

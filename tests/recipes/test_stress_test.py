@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from trainers import BACKBONE
 
 from hf_unlearn.benchmarks import attack_signals
 from hf_unlearn.benchmarks import stress_test as stress
@@ -29,7 +30,7 @@ def folder(tmp_path_factory, shapes):
         "disable_tqdm": True,
         "per_device_train_batch_size": 16,
     }
-    tiny = {"model": {"backbone": "resnet18", "stem": "imagenet", "width": 8, "projection_dim": 16}}
+    tiny = {"model": {"backbone_config": BACKBONE, "projection_dim": 16}}
     for family, more in (("clip", {}), ("simclr", tiny)):
         (folder / f"{family}-task.yaml").write_text(yaml.safe_dump(options | more))
         (folder / f"{family}.yaml").write_text(
@@ -53,9 +54,10 @@ def run(monkeypatch, capsys, tmp_path):
     return call
 
 
-def test_clip_end_to_end_and_again(folder, run, tmp_path, monkeypatch):
+def test_clip_end_to_end_and_again(folder, run, tiny_clip, tmp_path, monkeypatch):
     out = tmp_path / "out"
     argv = [str(folder / "clip.yaml"), "--small", "--ensemble", "4", "--steps", "2", "--output_dir", str(out)]
+    argv += ["--model_name_or_path", str(tiny_clip)]
     printed = run(*argv, "--methods", "fine_tune")
     names = [f"{name}-{k}" for name in ("retrain", "fine_tune") for k in range(4)] + ["before-0"]
     assert {p.name for p in out.iterdir()} == {f"{n}.{kind}" for n in names for kind in ("json", "safetensors")} | {

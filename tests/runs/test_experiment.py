@@ -8,6 +8,7 @@ import pytest
 import torch
 from folders import watched
 from safetensors.torch import load_file
+from trainers import BACKBONE
 from transformers import SiglipConfig, SiglipModel, SiglipProcessor
 
 from hf_unlearn.data.views import VIEW_PRESETS
@@ -20,7 +21,7 @@ from hf_unlearn.runs.command_line import parse_run
 from hf_unlearn.runs.experiment import Experiment
 from hf_unlearn.runs.run_data import prepare_task
 
-TINY = {"backbone": "resnet18", "stem": "imagenet", "width": 8, "projection_dim": 16}
+TINY = {"backbone_config": BACKBONE, "projection_dim": 16}
 SMALL_VIEWS = VIEW_PRESETS["light"].__class__(size=16)
 
 

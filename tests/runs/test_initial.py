@@ -12,7 +12,6 @@ from hf_unlearn.hub.verification import verify_repo
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.moco import MoCoModel
 from hf_unlearn.models.simclr import SimCLRModel
-from hf_unlearn.models.small_clip import build_small_clip
 from hf_unlearn.models.weights import weights_sha256
 from hf_unlearn.records.schemas import EvaluationRecord, UnlearningManifest
 from hf_unlearn.runs import experiment
@@ -24,10 +23,11 @@ from hf_unlearn.runs.unlearn import base_model, unlearn_and_compare
 
 
 @pytest.fixture(scope="module")
-def initial(tmp_path_factory, shapes):
+def initial(tmp_path_factory, loaded_clip):
     """A model of other weights than `tiny_clip`, and the same architecture."""
+    model, processor = loaded_clip
     torch.manual_seed(7)
-    model, processor = build_small_clip([c for captions in shapes["captions"] for c in captions], image_size=16)
+    model = type(model)(model.config)
     folder = tmp_path_factory.mktemp("public")
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from trainers import BACKBONE
 
 from hf_unlearn.data.views import VIEW_PRESETS
 from hf_unlearn.errors import UserError
@@ -18,7 +19,7 @@ from hf_unlearn.records.schemas import UnlearningManifest
 from hf_unlearn.runs.command_line import parse_run
 from hf_unlearn.runs.unlearn import unlearn_and_compare
 
-TINY = {"backbone": "resnet18", "stem": "imagenet", "width": 8, "projection_dim": 16}
+TINY = {"backbone_config": BACKBONE, "projection_dim": 16}
 
 
 @pytest.fixture(scope="module")

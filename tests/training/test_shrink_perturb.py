@@ -17,6 +17,7 @@ from hf_unlearn.training.shrink_perturb import shrink_and_perturb
 
 FAMILIES = ["clip", "simclr", "moco"]
 SHORT = {"per_device_train_batch_size": 12, "max_steps": 3, "learning_rate": 1e-3}
+START = {**SHORT, "max_steps": 1}
 TRAINED = [name for name, trainer in METHODS.items() if trainer.iterative and name != "retrain"]
 LEARN_AGAIN = [name for name in TRAINED if "retain" in METHODS[name].uses]
 
@@ -63,12 +64,13 @@ def test_every_matrix_is_mixed_with_a_new_initialisation_and_every_vector_stays(
             parameter.mul_(3).add_(0.1)
     base = state_of(model)
     shrink_and_perturb(model, share, seed=5)
+    others = [type(model)(copy.deepcopy(model.config)).state_dict() for _ in range(3)]
     for name, value in model.state_dict().items():
         if name not in matrices(model):
             assert value.equal(base[name]), name
             continue
         noise = (value.double() - (1 - share) * base[name].double()) / share
-        drawn = [type(model)(copy.deepcopy(model.config)).state_dict()[name].double() for _ in range(3)]
+        drawn = [other[name].double() for other in others]
         spread = torch.stack([draw.std(correction=0) for draw in drawn])
         assert noise.std(correction=0) == pytest.approx(spread.mean().item(), rel=0.5), name  # on its own scale
         assert all((noise - draw).abs().max() > spread.mean() for draw in drawn), name
@@ -107,7 +109,7 @@ def test_what_is_frozen_stays(encoder):
 
 def test_a_base_model_of_the_same_seed_is_not_moved_back_to_its_start(make_trainer):
     """`Retrain` and base models draw their weights from the run's seed itself."""
-    trainer = make_trainer("fine_tune", **SHORT, shrink_perturb=1.0, seed=3)
+    trainer = make_trainer("fine_tune", **START, shrink_perturb=1.0, seed=3)
     torch.manual_seed(3)
     start = type(trainer.model)(copy.deepcopy(trainer.model.config)).state_dict()
     weight = "visual_projection.weight"
@@ -119,7 +121,7 @@ def test_a_base_model_of_the_same_seed_is_not_moved_back_to_its_start(make_train
 def test_every_method_starts_from_it_by_its_seed_and_learns_with_the_seed_it_had(make_trainer, method):
     starts = {}
     for seed in (1, 1, 2):
-        trainer = make_trainer(method, "moco", **SHORT, shrink_perturb=0.5, seed=seed)
+        trainer = make_trainer(method, "moco", **START, shrink_perturb=0.5, seed=seed)
         base = state_of(trainer.model)
         start = first_state(trainer)
         assert not start["encoder.projector.0.weight"].equal(base["encoder.projector.0.weight"])
@@ -130,7 +132,7 @@ def test_every_method_starts_from_it_by_its_seed_and_learns_with_the_seed_it_had
 
 @pytest.mark.parametrize("method", TRAINED)
 def test_a_share_of_0_changes_nothing(make_trainer, method):
-    plain, shrunk = make_trainer(method, "moco", **SHORT), make_trainer(method, "moco", **SHORT, shrink_perturb=0.0)
+    plain, shrunk = make_trainer(method, "moco", **START), make_trainer(method, "moco", **START, shrink_perturb=0.0)
     plain.shrink_and_perturb = lambda: None  # Targeted Calibration has a share of its own by default
     for trainer in (plain, shrunk):
         trainer.train()
@@ -139,7 +141,7 @@ def test_a_share_of_0_changes_nothing(make_trainer, method):
 
 @pytest.mark.parametrize(("method", "family"), [("targeted_calibration", "clip"), ("scrub", "clip"), ("npo", "simclr")])
 def test_what_is_compared_with_comes_from_the_base_model(make_trainer, method, family):
-    plain, shrunk = make_trainer(method, family, **SHORT), make_trainer(method, family, **SHORT, shrink_perturb=0.5)
+    plain, shrunk = make_trainer(method, family, **START), make_trainer(method, family, **START, shrink_perturb=0.5)
     base = state_of(plain.model)
     shrunk.train()
     if method == "targeted_calibration":
@@ -152,7 +154,7 @@ def test_what_is_compared_with_comes_from_the_base_model(make_trainer, method, f
 def test_the_queue_holds_keys_of_the_shrunken_encoder(make_trainer, encoder, size):
     model, _ = encoder("moco")
     model = type(model)(type(model.config)(**{**model.config.to_dict(), "queue_size": size, "batch_norm_splits": 0}))
-    trainer = make_trainer("fine_tune", "moco", given_model=model, **SHORT, shrink_perturb=0.5)
+    trainer = make_trainer("fine_tune", "moco", given_model=model, **START, shrink_perturb=0.5)
     start = first_state(trainer)
     model.load_state_dict(start)
     views = [batch["pixel_values"][:, 1] for batch in trainer.split_batches(trainer.train_dataset.splits[0])]
