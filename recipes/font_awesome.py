@@ -2,7 +2,8 @@
 
     pip install fontawesomefree==6.6.0
     python recipes/font_awesome.py data/font_awesome
-    accelerate launch recipes/unlearn_clip.py --dataset_name data/font_awesome --caption_column caption --unlearn_fraction 0.1
+    accelerate launch recipes/unlearn_clip.py --dataset_name data/font_awesome --caption_column caption \\
+        --unlearn_fraction 0.1
 
 One picture of 64 x 64 for each icon of Font Awesome Free: solid where it is, else brand, black on white, with its label
 as the caption. Icons are licensed CC BY 4.0 by Fonticons, Inc.
