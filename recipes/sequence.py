@@ -4,9 +4,10 @@
         --methods retrain fine_tune alignment_calibration targeted_calibration --requests 5
 
 Prints a row for each run: gap and agreement, how far earlier requests drifted, utility, and cost so far as a share of
-one Retrain. Stopped half-way, the same command goes on with the runs that are missing. Several may be at work in one
-output folder, on methods or trials of their own, once the data is parted (--methods without a name). Options it does
-not know go to the runs: --alignment_calibration.beta .5.
+one Retrain. Stopped half-way, the same command goes on with the runs that are missing; a run of other settings is run
+again. A folder is of one number of requests, data and base model. Several may be at work in one output folder, on
+methods or trials of their own, once the data is parted (--methods without a name). Options it does not know go to the
+runs: --alignment_calibration.beta .5.
 """
 
 import argparse

@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from accelerate import PartialState
@@ -71,11 +71,8 @@ class RunState:
             UserError: showing what differs.
         """
         key = json.loads(json.dumps(key, default=str))
-        differing = [
-            f"{name} was {self._stored[name]!r} and is {value!r}"
-            for name, value in key.items()
-            if name in self._stored and self._stored[name] != value and not self._may_change(name)
-        ]
+        known = {n: v for n, v in key.items() if n in self._stored and not self._may_change(n)}
+        differing = differences({name: self._stored[name] for name in known}, known)
         if differing:
             raise UserError(
                 f"--resume: the run in {self.folder} is another one ({listed(differing)}); repeat its settings, or "
@@ -216,6 +213,12 @@ def training_key(run: Run) -> dict[str, object]:
 
 def settings_hash(run: Run) -> str:
     """Hash of all that a run's metrics depend on and its arguments say: data, base model, settings of its methods."""
+    content = json.dumps([given_settings(run), run.model], sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def given_settings(run: Run) -> dict[str, object]:
+    """What `settings_hash` is of, by name, but for the architecture."""
     data = {n: v for n, v in dataclasses.asdict(run.arguments).items() if n not in _REPORTING}
     for switch in ("use_peft", "streaming"):
         data[switch] = data[switch] or None
@@ -223,9 +226,18 @@ def settings_hash(run: Run) -> str:
     earlier = {PRETRAIN: run.pretrain} | ({INITIAL: run.initial} if run.initial is not None else {})
     settings = training_key(dataclasses.replace(run, methods=run.methods | earlier))
     data |= {"prompt_templates": run.data.prompt_templates, "class_names": run.data.class_names}
-    given = {n: v for n, v in (data | settings).items() if v is not None}  # so that it stays when fields are added
-    content = json.dumps([given, run.model], sort_keys=True, default=str)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
+    return {n: v for n, v in (data | settings).items() if v is not None}  # so that it stays when fields are added
+
+
+def differences(was: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+    """What two sets of named values differ in, in words; a name that one of them lacks is None there.
+
+    Example:
+        >>> differences({"requests": 2, "seed": 0}, {"requests": 3, "seed": 0})
+        ['requests was 2 and is 3']
+    """
+    names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+    return [f"{name} was {was.get(name)!r} and is {now.get(name)!r}" for name in names]
 
 
 def _request_hash(arguments: RunArguments) -> str | None:

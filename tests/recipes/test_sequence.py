@@ -4,11 +4,13 @@ import json
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 from datasets import load_from_disk
+from folders import folder_hash
 
 from hf_unlearn.benchmarks import sequence as sequences
 from hf_unlearn.benchmarks.benchmark import Benchmark
@@ -96,3 +98,68 @@ def test_what_is_no_sequence_is_refused(options, told):
     family = options.pop("family", "clip")
     with pytest.raises(UserError, match=told):
         sequences.RequestSequence(Benchmark(family, {}), ("fine_tune",), **options)
+
+
+@pytest.fixture
+def parted(benchmark, tmp_path):
+    """A folder whose rows are parted into two requests, and what makes a sequence on it."""
+
+    def sequence(requests=2, *extra, methods=()):
+        return sequences.RequestSequence(Benchmark.load(benchmark), methods, requests, extra)
+
+    sequences.run_sequence(sequence(), tmp_path / "out")
+    return sequence
+
+
+def test_a_folder_of_other_requests_or_data_is_refused_before_anything_is_written(parted, tmp_path):
+    before = folder_hash(tmp_path / "out")
+    for other, told in (
+        (parted(3), r"\(requests was 2 and is 3\); repeat it, or choose another --output_dir"),
+        (parted(2, "--num_samples", "60"), r"\(num_samples was None and is 60\)"),
+    ):
+        with pytest.raises(UserError, match=told):
+            sequences.run_sequence(other, tmp_path / "out")
+    assert folder_hash(tmp_path / "out") == before
+    assert sequences.run_sequence(parted(), tmp_path / "out") == []
+
+
+def test_a_folder_that_does_not_tell_what_its_runs_are_of_is_refused(parted, tmp_path):
+    (tmp_path / "out/trial-0/parting.json").unlink()
+    assert sequences.run_sequence(parted(), tmp_path / "out") == []  # nothing was run: parted again
+    (tmp_path / "out/trial-0/parting.json").unlink()
+    run = tmp_path / "out/trial-0/fine_tune/request-1/fine_tune"
+    run.mkdir(parents=True)
+    (run / "evaluation.json").write_text("{}")
+    with pytest.raises(UserError, match="not what their requests were; choose another --output_dir"):
+        sequences.run_sequence(parted(), tmp_path / "out")
+
+
+def test_a_run_of_other_settings_is_run_again_and_no_row_until_then(parted, tmp_path, monkeypatch, caplog):
+    ran: list[str] = []
+    monkeypatch.setattr(
+        sequences, "unlearn_and_compare", lambda run, _: ran.append(Path(run.arguments.output_dir).name)
+    )
+    monkeypatch.setattr(sequences, "row_alignments", lambda *_: SimpleNamespace(save=lambda folder: None))
+    names = ["request-1", "request-2", "at-once", "again"]
+    sequence = parted(2, methods=("fine_tune",))
+    trial = sequences.Trial(sequence, 0, tmp_path / "out/trial-0")
+    for name in names:
+        (trial.folder / "fine_tune" / name).mkdir(parents=True)
+    for extra, again in (((), names), ((), []), (("--fine_tune.learning_rate", "1e-5"), names)):
+        ran.clear()
+        trial = sequences.Trial(parted(2, *extra, methods=("fine_tune",)), 0, trial.folder)
+        for name in trial.names("fine_tune"):
+            trial.run("fine_tune", name)
+        assert ran == again
+    assert "fine_tune/at-once had other settings and is run again" in caplog.text
+    caplog.clear()
+    assert sequences.Trial(parted(), 0, trial.folder).rows() == []
+    assert "fine_tune/again had other settings and is left out of the table" in caplog.text
+
+
+@pytest.mark.parametrize("number", [0, 7])
+def test_a_retrain_after_a_request_that_there_is_not_is_refused(number, tmp_path):
+    sequence = sequences.RequestSequence(Benchmark("clip", {}), ("retrain",), 2)
+    with pytest.raises(UserError, match=f"--after {number}: the requests have the numbers 1 to 2"):
+        sequences.run_sequence(sequence, tmp_path / "out", [number])
+    assert not (tmp_path / "out").exists()
