@@ -17,9 +17,10 @@ from hf_unlearn.benchmarks.stress_test import StressTest, run_stress_test, write
 from hf_unlearn.cli.guard import guarded
 from hf_unlearn.runs.command_line import underscored
 
-# A test's size: a few pictures, one epoch of everything.
+# A test's size: a few pictures, one epoch of everything. Of larger batches there would be one alone, all of it warm-up.
 SMALL = ["--num_samples", "150", "--unlearn_fraction", ".2"]
 SMALL += ["--num_train_epochs", "1", "--pretrain.num_train_epochs", "1"]
+SMALL += ["--per_device_train_batch_size", "16", "--pretrain.per_device_train_batch_size", "16"]
 
 
 def main() -> None:

@@ -20,8 +20,11 @@ def nearer_to_base(model: Array, retrain: Array, base: Array) -> float:
         retrain: `[n, k]` the same of Retrain.
         base: `[n, k]` the same before unlearning.
 
+    Returns:
+        The ratio; not a number where Retrain's outputs and the base model's are the same, so that nothing lies between.
+
     Raises:
-        UserError: the shapes differ, or Retrain's outputs and the base model's are the same.
+        UserError: the shapes differ.
 
     Source: after the three-sample test of arXiv 2601.19755; the statistic is that of arXiv 1511.04581, as a ratio.
 
@@ -36,7 +39,7 @@ def nearer_to_base(model: Array, retrain: Array, base: Array) -> float:
         raise UserError(f"the three samples must have one shape, got {ours.shape}, {theirs.shape} and {start.shape}")
     width = float(np.median(_squared_distances(theirs, start)))
     if width == 0 or (theirs == start).all():
-        raise UserError("Retrain's outputs and those before unlearning are the same, so nothing lies between them")
+        return float("nan")
     to_retrain, to_base = _discrepancy(ours, theirs, width), _discrepancy(ours, start, width)
     return float(to_retrain / (to_retrain + to_base))
 

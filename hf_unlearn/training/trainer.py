@@ -208,6 +208,18 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
             make_shardable(self.model)
         return super().create_optimizer(*positional, **kwargs)
 
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """As the Trainer does; a schedule that never leaves 0, as a warm-up's of a single update, is refused."""
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        factors = getattr(scheduler, "lr_lambdas", ())  # of the learning rate; some schedules follow the loss instead
+        if factors and not any(factor(step) for factor in factors for step in range(num_training_steps)):
+            raise UserError(
+                f"{self.args.title}: the learning rate is 0 at each of its updates ({num_training_steps}, with "
+                f"warmup_steps {self.args.warmup_steps:g}), so it would train nothing; set warmup_steps to 0 in its "
+                "section (the base model's is pretrain), more epochs, or a smaller per_device_train_batch_size"
+            )
+        return scheduler
+
     def mean_gradient(
         self, split: EncodedSplit, objective: Objective, size: Callable[[Tensor], Tensor] = lambda gradient: gradient
     ) -> list[Tensor]:

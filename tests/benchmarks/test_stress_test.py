@@ -102,6 +102,15 @@ def test_each_residual_is_seen_by_the_attack_made_for_it():
     assert abs(rows["alignment: AUC"].differences["displaced"]) < 2
 
 
+def test_what_is_undefined_where_retrain_is_the_base_model_is_left_out():
+    world = World(5)
+    base = world.model(remembered=1.0)
+    models = {"before": [base], "fine_tune": world.ensemble(2)}
+    rows = attack_models([base, base], models, base)
+    assert [row.attack for row in rows if row.attack.startswith("three") and not row.is_defined]
+    assert "| three samples: nearer to the base model | – | – | – | – |" in table(rows)
+
+
 def test_near_copies_are_compared_with_what_retrain_keeps():
     world = World(2)
     world.centres["unlearn"][:20] = 0.8  # retained near-copies keep these aligned, in Retrain, too

@@ -128,6 +128,17 @@ def test_models_of_other_data_or_settings_are_not_taken(folder, tiny_clip, tmp_p
     assert [ours == theirs for ours, theirs in zip(first, changed, strict=True)] == [True] * 5 + [False] * 2
 
 
+def test_a_small_test_is_of_trainings_that_learn():
+    small = runpy.run_path(str(RECIPES / "stress_test.py"))["SMALL"]
+    benchmark = stress.Benchmark.load(RECIPES / "benchmarks" / "clip_openmoji.yaml")
+    run = stress.StressTest(benchmark, extra=tuple(small)).run(0)
+    fractions = run.arguments.validation_fraction, run.arguments.test_fraction, run.arguments.unlearn_fraction
+    retained = run.arguments.num_samples * (1 - sum(fractions))
+    for config in (run.pretrain, *run.methods.values()):
+        updates = int(config.num_train_epochs * retained / config.per_device_train_batch_size)
+        assert updates - config.get_warmup_steps(updates) >= 4, config.title
+
+
 def test_near_copies_and_a_stream_exclude_each_other(folder, run, tiny_clip, tmp_path, capsys):
     (tmp_path / "ids.txt").write_text("red-circle-3")
     stream = ["--streaming", "--model-name-or-path", str(tiny_clip), "--unlearn_request", str(tmp_path / "ids.txt")]

@@ -1,6 +1,7 @@
 """What all methods share: batches, seeds, gradient accumulation, logs, evaluation and what is written."""
 
 import os
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -241,6 +242,14 @@ def test_loaders_copy_as_the_config_says(make_trainer, splits, stream):
     assert make_trainer("neg_grad", train_dataset=rows, **settings).get_train_dataloader()._non_blocking
     trainer = make_trainer("neg_grad", train_dataset=rows, max_steps=1, retain_rows=40)
     assert not trainer.get_train_dataloader()._non_blocking
+
+
+@pytest.mark.parametrize(("steps", "warmup", "trains"), [(1, 0.05, False), (1, 0, True), (2, 0.05, True), (2, 9, True)])
+def test_a_schedule_that_never_leaves_0_is_refused(steps, warmup, trains, make_trainer):
+    trainer = make_trainer("retrain", max_steps=steps, warmup_steps=warmup)
+    told = r"Retrain: the learning rate is 0 at each of its updates \(1, with warmup_steps 0.05\), so it would train"
+    with nullcontext() if trains else pytest.raises(UserError, match=told):
+        trainer.create_optimizer_and_scheduler(steps)
 
 
 def test_what_is_kept_on_the_device_is_not_copied(make_trainer, monkeypatch):
