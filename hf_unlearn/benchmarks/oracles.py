@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 from transformers import PreTrainedModel
 
 from hf_unlearn.data.encoded import EncodedSplit
+from hf_unlearn.data.resizing import Processor
 from hf_unlearn.distributed import owned_together
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import write_atomically
@@ -29,10 +30,9 @@ from hf_unlearn.models.contrastive import unwrap
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.weights import weights_sha256
 from hf_unlearn.parsing import Fields, read_json, read_tensors
-from hf_unlearn.records.file_names import MANIFEST_NAME
-from hf_unlearn.records.schemas import UnlearningManifest
 from hf_unlearn.runs.builders import BUILDERS
 from hf_unlearn.runs.command_line import Run, parse_run
+from hf_unlearn.runs.comparable import record_doubts, refuse_other_reading
 from hf_unlearn.runs.evaluation import Evaluation, Evaluator
 from hf_unlearn.runs.experiment import RETRAIN, Experiment, make_evaluator
 from hf_unlearn.runs.results import aligned
@@ -153,36 +153,28 @@ class Oracle:
         """Measure a model on the task and set it beside the Retrains.
 
         Args:
-            model: an unlearned encoder, or its folder or Hub id.
+            model: an unlearned encoder, which reads rows as the base model does, or its folder or Hub id.
 
         Raises:
-            UserError: when it cannot be loaded or measured, is of another kind than the Retrains, or the
-                embedded data is of another version.
+            UserError: when it cannot be loaded or measured, is of another kind than the Retrains, reads rows otherwise
+                than their base model, or the embedded data is of another version.
         """
         evaluator = self._evaluator
         doubts: tuple[str, ...] = ()
+        processor: Processor = None  # of a model at hand it is not
         if isinstance(model, str):
-            doubts = self._doubts(Path(model))
-            model = load_encoder(model, None, False, self.base_model)[0]
+            name, base = model, weights_sha256(self.base_model)
+            doubts = record_doubts(name, base, self._task.request, "these Retrains have")
+            model, processor = load_encoder(name, None, False, self.base_model)
         own, theirs = (type(unwrap(each)).__name__ for each in (model, self._base[0]))
         if own != theirs:
             raise UserError(
                 f"the model is a {own}, and the Retrains of {self.name} are {theirs}s; name the oracle of its kind"
             )
+        if processor is not None:
+            own_preprocessor = make_preprocessor(model, processor, self.run.data)
+            refuse_other_reading(name, own_preprocessor, evaluator.preprocessor, self._task.splits["unlearn"])
         return replace(self.score_evaluation(evaluator.evaluate(model)), doubts=doubts)
-
-    def _doubts(self, folder: Path) -> tuple[str, ...]:
-        """What its record says against setting a model beside these Retrains."""
-        if not (folder / MANIFEST_NAME).is_file():
-            return ()
-        record = UnlearningManifest.load(folder)
-        same = {
-            "base model": record.base_model.sha256 == weights_sha256(self.base_model),
-            "request": record.request.salted or record.request.sha256 == self.made["request"],
-        }
-        others = " and another ".join(what for what, holds in same.items() if not holds)
-        words = f"Its record names another {others} than these Retrains have: they tell little of it."
-        return (words,) if others else ()
 
     def score_evaluation(self, evaluation: Evaluation) -> OracleScore:
         """Set the evaluation of a model on this task beside the Retrains."""

@@ -71,6 +71,7 @@ def evaluate(
     """
     from hf_unlearn.benchmarks.oracles import load_oracle
     from hf_unlearn.files import refuse_to_write_to
+    from hf_unlearn.runs.comparable import record_doubts
     from hf_unlearn.runs.experiment import Experiment
     from hf_unlearn.runs.results import save_results, text_table
     from hf_unlearn.runs.run_data import prepare_task
@@ -99,3 +100,6 @@ def evaluate(
         output_dir.mkdir(parents=True, exist_ok=True)
         save_results(results, output_dir)
     typer.echo(text_table(results))
+    base_sha256, request = experiment.base_record.sha256, experiment.task.request
+    for doubt in record_doubts(model, base_sha256, request, "these options name"):
+        typer.echo(doubt)

@@ -32,6 +32,7 @@ from hf_unlearn.records.file_names import MANIFEST_NAME
 from hf_unlearn.records.schemas import BaseModel, Results, UnlearningManifest
 from hf_unlearn.runs.class_labels import ZeroShotTask, class_labels
 from hf_unlearn.runs.command_line import Run
+from hf_unlearn.runs.comparable import refuse_other_reading
 from hf_unlearn.runs.evaluation import Evaluation, Evaluator, ImageTextEvaluator, ImageViewEvaluator
 from hf_unlearn.runs.initial import load_initial_model, with_predictions
 from hf_unlearn.runs.pretrain import MERGED, run_time_seconds, train_from_scratch
@@ -118,10 +119,16 @@ class Experiment(RunReports):
         refuse_unfit(config, METHODS[config.method].uses, self.training_splits, start, self.data_config)
 
     def evaluate(self, name_or_path: str) -> Evaluation:
-        """Evaluate a finished checkpoint, wherever it comes from, as this experiment's own."""
+        """Evaluate a finished checkpoint, wherever it comes from, as this experiment's own.
+
+        Raises:
+            UserError: it cannot be loaded, or reads rows otherwise than the base model.
+        """
         # An adapter knows a base model on the Hub; a local one it was published without.
         base = self.base if Path(self.base).is_dir() else None
-        model, _ = load_encoder(name_or_path, None, self.arguments.trust_remote_code, base)
+        model, processor = load_encoder(name_or_path, None, self.arguments.trust_remote_code, base)
+        own = make_preprocessor(model, processor, self.data_config)
+        refuse_other_reading(name_or_path, own, self.evaluator.preprocessor, self.task.splits["unlearn"])
         return self._compared(self.evaluator.evaluate(_on(model, self.device)))
 
     def train_and_evaluate(

@@ -95,6 +95,14 @@ def test_a_model_of_another_kind_is_refused(of, other):
         load_oracle(of).score(load_oracle(other).base_model)
 
 
+def test_a_model_that_reads_rows_otherwise_is_refused(oracle, tiny_clip):
+    told = (
+        r"does not read rows as the base model does, .* pictures of 16 x 16 pixels, .* its tokenizer has other tokens"
+    )
+    with pytest.raises(UserError, match=told):
+        oracle.score(str(tiny_clip))
+
+
 @pytest.mark.parametrize(
     ("base", "asked", "words"),
     [

@@ -15,9 +15,12 @@ from hf_unlearn.cli import COMMANDS, main
 from hf_unlearn.cli.evaluate import HONOURED
 from hf_unlearn.cli.guard import guarded
 from hf_unlearn.data.config import DataConfig
+from hf_unlearn.data.fingerprint import combine_hashes
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods import METHODS
 from hf_unlearn.models.loading import load_encoder
+from hf_unlearn.models.weights import weights_sha256
+from hf_unlearn.runs import comparable
 from hf_unlearn.runs.help import GROUPS
 from hf_unlearn.runs.run_arguments import RunArguments
 from hf_unlearn.training.config import UnlearningConfig
@@ -134,7 +137,9 @@ def test_debug_shows_the_traceback(monkeypatch):
         main()
 
 
-def test_evaluate_measures_a_finished_checkpoint(cli, tiny_clip, shapes, tmp_path):
+def test_evaluate_measures_a_finished_checkpoint(cli, tiny_clip, shapes, tmp_path, monkeypatch):
+    asked: list = []
+    monkeypatch.setattr(comparable, "record_doubts", lambda *given: asked.extend(given) or ("What speaks against it.",))
     shapes.save_to_disk(tmp_path / "data")
     retrained = tmp_path / "retrained"
     model, processor = load_encoder(str(tiny_clip))
@@ -144,7 +149,9 @@ def test_evaluate_measures_a_finished_checkpoint(cli, tiny_clip, shapes, tmp_pat
     argv = ["evaluate", str(retrained), "--base", str(tiny_clip), "--retrain", str(retrained)]
     argv += ["--dataset", str(tmp_path / "data"), "--unlearn_where", "owner=alice", "--use_cpu", "true"]
     status, out, _ = cli(*argv, "--output_dir", str(tmp_path / "out"))
-    assert status == 0 and "Avg." in out
+    assert status == 0 and "Avg." in out and out.endswith("\nWhat speaks against it.\n")
+    ids = [row for row, owner in zip(shapes["id"], shapes["owner"], strict=True) if owner == "alice"]
+    assert asked[:2] == [str(retrained), weights_sha256(tiny_clip)] and asked[2].sha256 == combine_hashes(sorted(ids))
     rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
     assert rows[-1]["avg_gap"] == 0 and rows[-1]["metrics"]["agreement_pearson"] == pytest.approx(1)
 

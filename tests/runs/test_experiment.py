@@ -12,6 +12,7 @@ from trainers import BACKBONE
 from transformers import SiglipConfig, SiglipModel, SiglipProcessor
 
 from hf_unlearn.data.views import VIEW_PRESETS
+from hf_unlearn.errors import UserError
 from hf_unlearn.models.image_processor import image_processor_of
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.moco import MoCoConfig, MoCoModel
@@ -92,6 +93,8 @@ def test_untouched_model_has_forgotten_nothing(experiment, bases):
     assert again.metrics["forgetting_score"] == 0.0 and again.metrics["negative_alignment"] == pytest.approx(
         0, abs=1e-9
     )
+    with pytest.raises(UserError, match="simclr embeds views of pictures, and the base model pictures and texts"):
+        ours.evaluate(str(bases["simclr"]))
 
 
 def test_missing_labels_turn_the_probe_off_with_a_sentence(experiment, shapes, tmp_path, caplog):
