@@ -240,7 +240,11 @@ def _readable(shard: str) -> Iterator[None]:
 def _parquet_ids(shard: str, column: str) -> Iterator[pa.Array]:
     with fsspec.open(shard) as opened, pq.ParquetFile(opened) as file:
         if column not in file.schema_arrow.names:
-            raise UserError(f"The shard {shard} has no column {column!r} (--id_column).")
+            raise UserError(
+                f"The shard {shard} has no column {column!r} (--id_column); its columns: "
+                f"{', '.join(file.schema_arrow.names)}. Name the one that tells its rows apart, or add one: rows of a "
+                "stream have no numbers"
+            )
         for batch in file.iter_batches(_CHUNK, columns=[column]):
             yield pc.cast(batch.column(0), pa.string())
 

@@ -37,7 +37,8 @@ class RunArguments:
     caption_column: str | None = setting(None, "Column of captions: strings or lists.")
     label_column: str | None = setting(None, "Column of class labels, for the probes.")
     id_column: str | None = setting(
-        None, "Column of ids; default: id, the paths in a folder of images, or else row numbers."
+        None,
+        "Column of ids; default: id, the paths in a folder of images, or row numbers, which a parquet stream lacks.",
     )
     streaming: bool = setting(
         False, "Read retain from parquet or WebDataset shards as it is needed; for data that does not fit."
