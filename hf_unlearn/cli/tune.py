@@ -30,8 +30,9 @@ def tune(
     """Find the setting with the smallest gap to Retrain, estimated on held-out samples without retraining.
 
     CONFIG is a YAML file, or a config of the package such as clip_openmoji. Name the methods with --methods A B: each
-    gets as many trials, and the best setting of all is chosen. What is tried is a method's search space around its
-    setting in CONFIG or, else, its default; epochs stay as they are. The test split is never looked at.
+    gets as many trials, or one of each setting where it has fewer, and the best setting of all is chosen. What is
+    tried is a method's search space around its setting in CONFIG or, else, its default; epochs stay as they are. The
+    test split is never looked at.
     """
     from hf_unlearn.methods.retrain import RetrainConfig
     from hf_unlearn.records.metric_labels import shown

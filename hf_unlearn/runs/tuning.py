@@ -10,6 +10,7 @@ import logging
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,7 @@ class Search:
     Args:
         argv: the recipes' options: data, model, settings that all trials share.
         methods: ids of the methods to tune; they have the same number of trials.
-        trials: of each method, its default setting first.
+        trials: of each method, its default setting first; fewer where its search space has fewer settings.
         seed: of the search.
 
     Raises:
@@ -138,6 +139,9 @@ def _tune(search: Search, folder: Path, resume: bool, say: Callable[[str], None]
                 experiment = start(search.run_of(method), search.builder)
                 untouched = experiment.before.metrics["estimated_gap"]
             setting = propose(search.run_of(method).methods[method], experiment.evaluator.family, past, search.seed)
+            if setting is None:
+                say(f"{method}: its search space has {len(past)} settings, and all are tried")
+                break
             row: Row = {"method": method, "setting": setting, "key": keys[method]}
             row |= _measured(experiment, search.run_of(method, setting).methods[method])
             past.append(row)
@@ -179,8 +183,8 @@ def _measured(experiment: Experiment, config: UnlearningConfig) -> Row:
     return {"stopped": trained.stopped} if trained.stopped else evaluation.metrics
 
 
-def propose(config: UnlearningConfig, family: str, past: Sequence[Row], seed: int) -> Setting:
-    """The next setting to try.
+def propose(config: UnlearningConfig, family: str, past: Sequence[Row], seed: int) -> Setting | None:
+    """The next setting to try, none that was tried before; None where all are.
 
     Args:
         config: the method's config with its default setting.
@@ -197,25 +201,37 @@ def propose(config: UnlearningConfig, family: str, past: Sequence[Row], seed: in
     optuna = _optuna()
     tied = {name: given.field for name, given in ranges.items() if isinstance(given, Same)}
     spread = {name: _distribution(config, name, given) for name, given in ranges.items() if name not in tied}
-    state = int(np.random.SeedSequence([seed, len(past)]).generate_state(1)[0])
+    state, other = map(int, np.random.SeedSequence([seed, len(past)]).generate_state(2))
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=state, n_startup_trials=RANDOM_TRIALS))
     for row in past:
         params = {name: row["setting"][name] for name in spread}
         stopped = {"state": optuna.trial.TrialState.PRUNED}
         outcome = stopped if "stopped" in row else {"value": row["estimated_gap"]}
         study.add_trial(optuna.create_trial(params=params, distributions=spread, **outcome))
-    drawn = study.ask(spread).params
-    return {name: drawn[tied.get(name, name)] for name in ranges}
+    tried = [row["setting"] for row in past]
+
+    def whole(drawn: Setting) -> Setting:
+        return {name: drawn[tied.get(name, name)] for name in ranges}
+
+    setting = whole(study.ask(spread).params)
+    if setting not in tried:
+        return setting
+    # A training repeats to the bit, so that a setting tried again tells nothing; the estimator does not mind.
+    every = [whole(dict(zip(spread, values, strict=True))) for values in product(*map(_values, spread.values()))]
+    left = [setting for setting in every if setting not in tried]
+    return left[other % len(left)] if left else None
 
 
 def ties(rows: Sequence[Row]) -> str | None:
     """Say which trials the estimate does not tell from the best; None where it tells all.
 
     Args:
-        rows: The trials, best first. One is tied whose estimate lies within the best one's 95% interval.
+        rows: The trials, best first. One is tied whose estimate lies within the best one's 95% interval; the best
+            setting itself, where earlier versions tried it twice, is no rival.
     """
     best = rows[0]
-    tied = [row for row in rows[1:] if row.get("estimated_gap", np.inf) <= best.get("high_estimated_gap", -np.inf)]
+    rivals = [row for row in rows[1:] if (row["method"], row["setting"]) != (best["method"], best["setting"])]
+    tied = [row for row in rivals if row.get("estimated_gap", np.inf) <= best.get("high_estimated_gap", -np.inf)]
     if not tied:
         return None
     which = "; ".join(f"{row['method']} {_words(row['setting'])}".strip() for row in tied[:TIES_TOLD])
@@ -276,6 +292,17 @@ def _distribution(config: UnlearningConfig, name: str, given: Range) -> "BaseDis
     if isinstance(own, int):
         return IntDistribution(round(low), round(high), log=logarithmic)
     return FloatDistribution(low, high, log=logarithmic)
+
+
+def _values(distribution: "BaseDistribution") -> Sequence[Any]:
+    """All values of a range that was drawn from twice with one outcome, which no other than a finite one is."""
+    from optuna.distributions import CategoricalDistribution, IntDistribution
+
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices
+    if isinstance(distribution, IntDistribution):
+        return range(distribution.low, distribution.high + 1)
+    return [distribution.low]  # type: ignore[attr-defined]  # of floats, a range of one
 
 
 def _stored(path: Path, resume: bool, keys: dict[str, str]) -> list[Row]:

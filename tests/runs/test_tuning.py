@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -12,7 +13,7 @@ from hf_unlearn.methods import METHODS
 from hf_unlearn.methods.fine_tune import FineTuneConfig
 from hf_unlearn.runs import tuning
 from hf_unlearn.runs.command_line import parse_run
-from hf_unlearn.runs.tuning import Search, propose, trials_table, tune, tuned_config
+from hf_unlearn.runs.tuning import Search, propose, ties, trials_table, tune, tuned_config
 from hf_unlearn.training.search_space import Around, Choice, Log, Same, SearchSpace, Uniform, everywhere
 
 
@@ -67,6 +68,42 @@ def test_settings_like_those_that_were_stopped_are_avoided():
     rows = trials(40, stop=lambda setting: setting["mode"] == "a")  # the mode it would settle on
     assert [row["setting"]["mode"] for row in rows[-20:]].count("a") < 20 / 3
     assert [row["setting"]["mode"] for row in trials(40)[-20:]].count("a") > 20 / 3
+
+
+@dataclass
+class FewConfig(FineTuneConfig):
+    """A config with six settings in all."""
+
+    mode: str = "b"
+    copies: int = 2
+    search_space: ClassVar[SearchSpace] = everywhere(mode=Choice(("a", "b")), copies=Log(1, 3))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_setting_is_tried_twice(seed):
+    config, past = FewConfig(output_dir="x", report_to=[]), []
+    while (setting := propose(config, "views", past, seed)) is not None:
+        past.append({"setting": setting, "estimated_gap": float(setting["copies"])})
+    assert len(past) == len({tuple(row["setting"].values()) for row in past}) == 6
+
+
+def test_a_search_ends_where_all_settings_are_tried(search, tmp_path, monkeypatch):
+    started = SimpleNamespace(
+        before=SimpleNamespace(metrics={"estimated_gap": 9.0}), evaluator=SimpleNamespace(family="image-text")
+    )
+    monkeypatch.setattr(tuning, "start", lambda *_: started)
+    found = {"estimated_gap": 1.0, "low_estimated_gap": 0.0, "high_estimated_gap": 2.0}
+    monkeypatch.setattr(tuning, "_measured", lambda _, config: dict(found))
+    said: list[str] = []
+    rows = tune(Search(search.argv, ("slug",), trials=4), tmp_path / "out", say=said.append)
+    assert sorted(row["setting"]["candidates"] for row in rows) == [1, 3, 5]
+    assert "slug: its search space has 3 settings, and all are tried" in said
+
+
+def test_the_best_setting_is_no_rival_of_its_own():
+    best = {"method": "slug", "setting": {"candidates": 5}, "estimated_gap": 1.0, "high_estimated_gap": 2.0}
+    assert ties([best, dict(best)]) is None
+    assert "1 of 3 trials" in ties([best, dict(best), best | {"setting": {"candidates": 3}}])
 
 
 def test_value_that_no_factor_reaches_is_named():
