@@ -35,7 +35,7 @@ def test_a_request_is_unlearned_by_a_config_and_its_options(shapes, tmp_path, mo
         "--use_cpu",
         "true",
     ]
-    given += ["--pretrain.num_train_epochs", "1", "--num_train_epochs", "1", "--disable_tqdm", "true"]
+    given += ["--pretrain.num_train_epochs", "2", "--num_train_epochs", "1", "--disable_tqdm", "true"]
     status, out, err = call(monkeypatch, capsys, *given)
     assert status == 0, err
     rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
