@@ -207,7 +207,7 @@ def test_losses_stay_in_float32_under_mixed_precision(make_trainer):
 @pytest.mark.parametrize(
     ("method", "settings"),
     [
-        ("gradient_ascent", {"max_steps": 1, "learning_rate": 1e-3}),
+        ("gradient_ascent", {"max_steps": 1, "learning_rate": 1e-4}),
         ("targeted_calibration", {"max_steps": 1, "learning_rate": 1e-3}),
         ("scrub", {"max_steps": 1, "learning_rate": 1e-3}),
         ("selective_synaptic_dampening", {"alpha": 1.0}),
