@@ -46,8 +46,9 @@ def assert_same_gradients(gradients, wanted):
 
 
 def assert_same_training(ours, wanted):
-    assert ours["terms"] == pytest.approx(wanted["terms"], rel=1e-5, abs=1e-5)
-    assert ours["last_loss"] == pytest.approx(wanted["last_loss"], rel=1e-5, abs=1e-5)
+    # Targeted Calibration multiplies float32's rounding by weights of up to 8,000.
+    assert ours["terms"] == pytest.approx(wanted["terms"], rel=3e-5, abs=1e-5)
+    assert ours["last_loss"] == pytest.approx(wanted["last_loss"], rel=3e-5, abs=1e-5)
     assert_same_gradients(ours["gradients"], wanted["gradients"])
     for name, buffer in wanted["buffers"].items():  # batch statistics, and MoCo's queue in its order
         torch.testing.assert_close(ours["buffers"][name], buffer, rtol=1e-5, atol=1e-6)

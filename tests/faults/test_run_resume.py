@@ -296,9 +296,10 @@ def test_a_training_stopped_by_its_budget_says_so_on_its_card(run, tmp_path):
     run(tmp_path, "clip", *limits, "--learning_rate", "2e-5", methods=("gradient_ascent",))
     folder = tmp_path / "out" / "gradient_ascent"
     card, manifest = (folder / "README.md").read_text(), json.loads((folder / "unlearning.json").read_text())
-    note, of_the_data = manifest["notes"]
-    assert "beyond its budget" in note and note in card
-    assert "Bring splits validation and test that the model never saw" in of_the_data and of_the_data in card
+    note, held_out, near_copies = manifest["notes"]
+    assert "beyond its budget" in note and "Images that nearly equal an unlearn image" in near_copies
+    assert "Bring splits validation and test that the model never saw" in held_out
+    assert all(each in card for each in manifest["notes"])
     assert manifest["hyper_parameters"]["retain_loss_budget"] == 0.02
 
 

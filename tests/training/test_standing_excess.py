@@ -53,7 +53,7 @@ def test_what_is_still_on_its_way_is_not_added():
 
 
 def test_a_second_training_starts_without_it_and_views_have_none(make_trainer):
-    trainer = make_trainer("targeted_calibration", num_train_epochs=4)
+    trainer = make_trainer("targeted_calibration", num_train_epochs=8, per_device_train_batch_size=16)
     first = see(trainer)[1]
     assert trainer.excess.lowered["unlearn"] != 0
     trainer.train()
