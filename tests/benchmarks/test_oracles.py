@@ -40,7 +40,7 @@ def test_a_shipped_oracle_is_small_and_whole(name):
     assert not np.allclose(oracle.alignment[0], oracle.alignment[1])
     for metrics, alignment in zip(oracle.metrics, oracle.alignment, strict=True):
         if name == "clip_openmoji":  # the metric is a mean over captions, an alignment one over a picture's own
-            assert metrics["cosine_unlearn"] == pytest.approx(100 * alignment.mean(), abs=3)
+            assert metrics["cosine_unlearn"] == pytest.approx(100 * alignment.mean(), abs=4)
         else:  # views of a picture are near each other
             assert (alignment > 0.5).all() and (alignment < 1).all() and 0 <= metrics["emia"] <= 100
 
