@@ -1,6 +1,7 @@
 """Whether a model and the processor beside it fit each other: sizes, tokens, the end of a text."""
 
 import logging
+from functools import cache
 from typing import Any
 
 import torch
@@ -155,17 +156,23 @@ def _check_end(model: PreTrainedModel, tokens: list[int], tokenizer: PreTrainedT
         if tokens[-1] == found:
             continue
         if tokens[-1] == end:
-            logger.warning(
-                "%s reads a text up to its greatest token and no further, as eos_token_id of its config is 2, which "
-                "transformers takes for a mistake; what its tokenizer puts behind that token changes nothing.",
-                name,
-            )
+            _say_where_it_ends(name)
             continue
         raise UserError(
             f"{name}: its model takes token {found} for the end of a text (eos_token_id of config.json: {end}), "
             f"but its tokenizer ends texts with {tokens[-1]} ({tokenizer.convert_ids_to_tokens(tokens[-1])}); set "
             "eos_token_id of the text_config to that, or save the tokenizer that the model was trained with"
         )
+
+
+@cache
+def _say_where_it_ends(name: str) -> None:
+    """Once for each model, which is checked wherever it is used."""
+    logger.warning(
+        "%s reads a text up to its greatest token and no further, as eos_token_id of its config is 2, which "
+        "transformers takes for a mistake; what its tokenizer puts behind that token changes nothing.",
+        name,
+    )
 
 
 def _ends(model: PreTrainedModel) -> set[int]:

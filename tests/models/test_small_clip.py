@@ -54,5 +54,6 @@ def test_a_clip_that_reads_up_to_the_greatest_token_is_told_of(clip, tmp_path, c
     for module in (model, model.text_model):
         module.eos_token_id = 2
     with caplog.at_level(logging.WARNING, "hf_unlearn"):
-        check_fit(model, processor, "org/clip")
-    assert "org/clip reads a text up to its greatest token" in caplog.text
+        for _ in range(2):
+            check_fit(model, processor, "org/clip")
+    assert caplog.text.count("org/clip reads a text up to its greatest token") == 1
