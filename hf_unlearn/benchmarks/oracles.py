@@ -20,7 +20,6 @@ from safetensors.numpy import save_file
 from transformers import PreTrainedModel
 
 from hf_unlearn.data.encoded import EncodedSplit
-from hf_unlearn.data.resizing import Processor
 from hf_unlearn.distributed import owned_together
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import write_atomically
@@ -160,21 +159,22 @@ class Oracle:
                 than their base model, or the embedded data is of another version.
         """
         evaluator = self._evaluator
-        doubts: tuple[str, ...] = ()
-        processor: Processor = None  # of a model at hand it is not
-        if isinstance(model, str):
-            name, base = model, weights_sha256(self.base_model)
-            doubts = record_doubts(name, base, self._task.request, "these Retrains have")
-            model, processor = load_encoder(name, None, False, self.base_model)
+        if not isinstance(model, str):
+            self._refuse_other_kind(model)
+            return self.score_evaluation(evaluator.evaluate(model))
+        doubts = record_doubts(model, weights_sha256(self.base_model), self._task.request, "these Retrains have")
+        own, processor = load_encoder(model, None, False, self.base_model)
+        self._refuse_other_kind(own)
+        preprocessor = make_preprocessor(own, processor, self.run.data)
+        refuse_other_reading(model, preprocessor, evaluator.preprocessor, self._task.splits["unlearn"])
+        return replace(self.score_evaluation(evaluator.evaluate(own)), doubts=doubts)
+
+    def _refuse_other_kind(self, model: PreTrainedModel) -> None:
         own, theirs = (type(unwrap(each)).__name__ for each in (model, self._base[0]))
         if own != theirs:
             raise UserError(
                 f"the model is a {own}, and the Retrains of {self.name} are {theirs}s; name the oracle of its kind"
             )
-        if processor is not None:
-            own_preprocessor = make_preprocessor(model, processor, self.run.data)
-            refuse_other_reading(name, own_preprocessor, evaluator.preprocessor, self._task.splits["unlearn"])
-        return replace(self.score_evaluation(evaluator.evaluate(model)), doubts=doubts)
 
     def score_evaluation(self, evaluation: Evaluation) -> OracleScore:
         """Set the evaluation of a model on this task beside the Retrains."""

@@ -165,9 +165,10 @@ class Trial:
     @cached_property
     def _parting(self) -> dict[str, object]:
         """What all runs of the trial share: how many requests, the data and the base model."""
-        shared = given_settings(replace(self._run_of(RETRAIN), methods={}))
+        run = self._run_of(RETRAIN)
+        shared = given_settings(replace(run, methods={}))
         shared.pop("processes")  # how many are at work parts nothing; a run's own key has it
-        content = {"requests": self.last, **shared, "model": self._run_of(RETRAIN).model}
+        content = {"requests": self.last, **shared, "model": run.model}
         plain: dict[str, object] = json.loads(json.dumps(content, default=str))
         return plain
 

@@ -16,7 +16,6 @@ from transformers.trainer_utils import TrainOutput
 from hf_unlearn.data.config import setting
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.preprocessing import ImageTextPreprocessor, ImageViewPreprocessor
-from hf_unlearn.data.resizing import Processor
 from hf_unlearn.data.streaming import StreamedBatches
 from hf_unlearn.distributed import all_reduce_sum, world_size
 from hf_unlearn.errors import UserError
@@ -24,13 +23,11 @@ from hf_unlearn.losses import ContrastiveTerms, info_nce, masked_mean, negative_
 from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
 from hf_unlearn.models.adapters import merged
 from hf_unlearn.models.contrastive import contrastive_terms, is_dual_encoder, unwrap
-from hf_unlearn.models.loading import load_encoder
-from hf_unlearn.models.weights import same_tensors
 from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, RETAIN, MethodDescription
 from hf_unlearn.training.batch import TrainingBatch
 from hf_unlearn.training.config import StartingPoint, UnlearningConfig
 from hf_unlearn.training.earlier_requests import HELD_WEIGHT
-from hf_unlearn.training.features import FeatureEncoder
+from hf_unlearn.training.features import FeatureEncoder, load_features
 from hf_unlearn.training.loss import BatchLoss
 from hf_unlearn.training.search_space import Log, SearchSpace, Uniform
 from hf_unlearn.training.shrink_perturb import move_towards
@@ -144,30 +141,6 @@ class TargetedCalibrationConfig(UnlearningConfig):
             load_features(self.target_features, start.model)
 
 
-def load_features(name: str, base: nn.Module) -> tuple[PreTrainedModel, Processor]:
-    """The encoder that `target_features` names, and its processor.
-
-    Args:
-        name: its folder or Hub id.
-        base: the model to unlearn from.
-
-    Raises:
-        UserError: when it cannot be loaded, embeds no texts, or is the base model.
-    """
-    model, processor = load_encoder(name)
-    if not is_dual_encoder(model):
-        raise UserError(
-            f"target_features={name} is a {type(model).__name__}, which embeds no texts; name an encoder of pictures "
-            "and texts"
-        )
-    if same_tensors(model.state_dict(), unwrap(base).state_dict()):
-        raise UserError(
-            f"target_features={name} has the model's own weights, which remember the requested rows; name an encoder "
-            "that never saw them, or leave it unset"
-        )
-    return model, processor
-
-
 class TargetedCalibrationTrainer(UnlearningTrainer):
     """Minimises `InfoNCE_R + w_u mean_U (c_i - t_i)^2 + w_r mean_R max(0, t_i - c_i)^2 + w_n (n - n_0)^2 + w_s s_R`.
 
@@ -254,8 +227,9 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
     def _feature_encoders(self) -> tuple[FeatureEncoder | None, FeatureEncoder | None]:
         """From whose embeddings targets are predicted (the one named, or the initial model), and what orders them."""
         if self.args.target_features is not None:
-            model, processor = load_features(self.args.target_features, self.model)
-            return FeatureEncoder(model.to(self.args.device), processor), None  # type: ignore[arg-type]
+            features = load_features(self.args.target_features, self.model)
+            features.model.to(self.args.device)  # type: ignore[arg-type]  # the stub of `to` lacks devices
+            return features, None
         if self.initial_model is None:
             return None, None
         initial = self.initial_model.to(self.args.device)  # type: ignore[arg-type]  # the stub of `to` lacks devices

@@ -18,7 +18,9 @@ from hf_unlearn.models.weights import OPEN_CLIP_CONFIG_NAME, OPEN_CLIP_WEIGHTS_N
 from hf_unlearn.parsing import Fields, read_tensors
 
 INSTEAD = "convert it with the package that made it, or name a checkpoint of transformers"
-GREATEST_IS_END = 2  # CLIP's config for "a text ends at its greatest token", OpenCLIP's pooling `argmax`
+# transformers' CLIP takes the greatest token for the end of a text where its config says 2, as old configs wrongly do.
+# OpenCLIP has a name for it, the pooling `argmax`.
+GREATEST_IS_END = 2
 # Fields of OpenCLIP's configuration that are read here, and values of others that change nothing.
 READ = {
     "model_cfg": ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text", "init_logit_scale"),

@@ -20,12 +20,11 @@ from hf_unlearn.models.contrastive import (
     unwrap,
 )
 from hf_unlearn.models.loading_errors import told
+from hf_unlearn.models.open_clip import GREATEST_IS_END
 
 logger = logging.getLogger(__name__)
 
 TEXTS = ("a photograph of the sea", "two dogs")
-# transformers' CLIP takes the greatest token for the end of a text where its config says 2, as old configs wrongly do.
-GREATEST_IS_END = 2
 MOST_SIDE = 4096  # pixels of what a model takes
 OTHER_MODELS = "name a CLIP, SigLIP, ALIGN or another dual encoder, or a SimCLR or MoCo"
 
@@ -153,16 +152,14 @@ def _check_end(model: PreTrainedModel, tokens: list[int], tokenizer: PreTrainedT
     """A text encoder that reads a caption at its end token must know the token its tokenizer ends captions with."""
     for end in _ends(model):
         found = max(tokens) if end == GREATEST_IS_END else end
-        if tokens[-1] == found:
-            continue
-        if tokens[-1] == end:
+        if tokens[-1] not in (found, end):
+            raise UserError(
+                f"{name}: its model takes token {found} for the end of a text (eos_token_id of config.json: {end}), "
+                f"but its tokenizer ends texts with {tokens[-1]} ({tokenizer.convert_ids_to_tokens(tokens[-1])}); set "
+                "eos_token_id of the text_config to that, or save the tokenizer that the model was trained with"
+            )
+        if tokens[-1] != found:
             _say_where_it_ends(name)
-            continue
-        raise UserError(
-            f"{name}: its model takes token {found} for the end of a text (eos_token_id of config.json: {end}), "
-            f"but its tokenizer ends texts with {tokens[-1]} ({tokenizer.convert_ids_to_tokens(tokens[-1])}); set "
-            "eos_token_id of the text_config to that, or save the tokenizer that the model was trained with"
-        )
 
 
 @cache

@@ -6,11 +6,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_unlearn.data.resizing import Processor
-from hf_unlearn.models.contrastive import caption_length, embed_images, embed_texts, evaluation_mode
+from hf_unlearn.errors import UserError
+from hf_unlearn.models.contrastive import (
+    caption_length,
+    embed_images,
+    embed_texts,
+    evaluation_mode,
+    is_dual_encoder,
+    unwrap,
+)
+from hf_unlearn.models.loading import load_encoder
+from hf_unlearn.models.weights import same_tensors
 
 Array = npt.NDArray[np.floating]
 
@@ -38,6 +48,30 @@ class FeatureEncoder:
         taken = {name: tokens[name].to(self.model.device) for name in tokenizer.model_input_names if name in tokens}
         with evaluation_mode(self.model):
             return _unit(embed_texts(self.model, **taken))
+
+
+def load_features(name: str, base: nn.Module) -> FeatureEncoder:
+    """The encoder that `target_features` names.
+
+    Args:
+        name: its folder or Hub id.
+        base: the model to unlearn from.
+
+    Raises:
+        UserError: when it cannot be loaded, embeds no texts, or is the base model.
+    """
+    model, processor = load_encoder(name)
+    if not is_dual_encoder(model):
+        raise UserError(
+            f"target_features={name} is a {type(model).__name__}, which embeds no texts; name an encoder of pictures "
+            "and texts"
+        )
+    if same_tensors(model.state_dict(), unwrap(base).state_dict()):
+        raise UserError(
+            f"target_features={name} has the model's own weights, which remember the requested rows; name an encoder "
+            "that never saw them, or leave it unset"
+        )
+    return FeatureEncoder(model, processor)
 
 
 def _unit(embeds: Tensor) -> Array:

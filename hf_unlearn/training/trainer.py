@@ -38,7 +38,7 @@ from hf_unlearn.training.saving import SavingTrainer
 from hf_unlearn.training.shrink_perturb import NOT_SHRUNK, move_towards, refill_queue, shrink_and_perturb, taken
 from hf_unlearn.training.standing_excess import StandingExcess
 from hf_unlearn.training.temperature import LogitScaleBound
-from hf_unlearn.training.trainer_arguments import refuse_search, refuse_unfit, refuse_unusable
+from hf_unlearn.training.trainer_arguments import refuse_search, refuse_standing_still, refuse_unfit, refuse_unusable
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -211,13 +211,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """As the Trainer does; a schedule that never leaves 0, as a warm-up's of a single update, is refused."""
         scheduler = super().create_scheduler(num_training_steps, optimizer)
-        factors = getattr(scheduler, "lr_lambdas", ())  # of the learning rate; some schedules follow the loss instead
-        if factors and not any(factor(step) for factor in factors for step in range(num_training_steps)):
-            raise UserError(
-                f"{self.args.title}: the learning rate is 0 at each of its updates ({num_training_steps}, with "
-                f"warmup_steps {self.args.warmup_steps:g}), so it would train nothing; set warmup_steps to 0 in its "
-                "section (the base model's is pretrain), more epochs, or a smaller per_device_train_batch_size"
-            )
+        refuse_standing_still(self.args, scheduler, num_training_steps)
         return scheduler
 
     def mean_gradient(

@@ -88,6 +88,17 @@ def refuse_unfit(
     args.check_for(splits, start)
 
 
+def refuse_standing_still(args: UnlearningConfig, scheduler: object, updates: int) -> None:
+    """Refuse a schedule whose learning rate is 0 at every update."""
+    factors = getattr(scheduler, "lr_lambdas", ())  # of the learning rate; some schedules follow the loss instead
+    if factors and not any(factor(step) for factor in factors for step in range(updates)):
+        raise UserError(
+            f"{args.title}: the learning rate is 0 at each of its updates ({updates}, with warmup_steps "
+            f"{args.warmup_steps:g}), so it would train nothing; set warmup_steps to 0 in its section (the base "
+            "model's is pretrain), more epochs, or a smaller per_device_train_batch_size"
+        )
+
+
 def refuse_search(*_: object, **__: object) -> NoReturn:
     """Refuse `Trainer.hyperparameter_search`: a loss does not tell how near to Retrain a model is."""
     raise UserError("hyperparameter_search minimises a loss; search with hf-unlearn tune, for the gap to Retrain")
