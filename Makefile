@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install install-test demo docs test fuzz lint clean
+.PHONY: install install-test chromium demo docs test pytest fuzz lint clean
 
 # What is imported is compiled when it first is: of all that is installed, that is a small part.
 INSTALL := $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --upgrade pip \
@@ -20,12 +20,14 @@ $(VENV)/.installed: pyproject.toml
 	$(INSTALL) ".[demo]"
 	touch $@
 
-install-test: $(VENV)/.installed-test
+install-test: $(VENV)/.installed-test chromium
 
 $(VENV)/.installed-test: pyproject.toml
 	$(INSTALL) ".[demo,app,test]"
-	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium chromium-driver; }
 	touch $(VENV)/.installed $@
+
+chromium:
+	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium chromium-driver; }
 
 demo: install
 	HF_HUB_OFFLINE=1 $(BIN)/accelerate launch recipes/unlearn_clip.py --overwrite
@@ -40,7 +42,10 @@ lint: install-test
 	$(BIN)/ruff format --check hf_unlearn recipes tests
 	$(BIN)/mypy
 
-test: lint
+# `make -j2 test` installs the browser while the libraries are installed, and lints while the first tests run.
+test: lint pytest
+
+pytest: install-test
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15
 
 # Every parser on files that are almost right, for so many minutes in all; what fails is kept in tests/fuzz/corpus.

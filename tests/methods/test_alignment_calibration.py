@@ -11,6 +11,7 @@ from hf_unlearn.losses.terms import QueueTerms
 from hf_unlearn.methods import alignment_calibration
 from hf_unlearn.methods.alignment_calibration import AlignmentCalibrationConfig
 from hf_unlearn.models.contrastive import contrastive_terms
+from hf_unlearn.runs.command_line import parse_run
 from hf_unlearn.training import targets
 from hf_unlearn.training.standing_excess import AT_REST, GAIN
 
@@ -186,6 +187,13 @@ def test_level_ties_alpha_to_beta_and_gamma(tmp_path):
         config(preset="level", beta=0.3, gamma=0.5, alpha=0.5)
     assert set(config(preset="level").ranges("image-text")) == {"beta", "gamma"}
     assert set(config().ranges("image-text")) == {"alpha", "gamma", "beta"}
+
+
+@pytest.mark.parametrize("config", ["simclr_openmoji", "moco_openmoji"])
+def test_the_preset_level_needs_no_alpha_beside_a_config_of_views(config):
+    words = ["--config", config, "--alignment_calibration.preset", "level", "--alignment_calibration.beta", "0.5"]
+    level = parse_run([*words, "--methods", "alignment_calibration"]).methods["alignment_calibration"]
+    assert (level.alpha, level.gamma) == (1.5, 1.0)
 
 
 def test_an_unknown_preset_is_refused(tmp_path):
