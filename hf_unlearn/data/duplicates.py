@@ -18,6 +18,13 @@ logger = logging.getLogger(__name__)
 
 NEAR_BITS = 2
 _PAIRS_AT_ONCE = 2**22
+_MEMBERS = "the model was trained on them, and what is measured on them, or learned from them, is wrong"
+# Held-out splits, what they may share no image with, and what follows where they do.
+_NEVER_ALIKE = (
+    ("validation", "retain", _MEMBERS),
+    ("test", "retain", _MEMBERS),
+    ("test", "validation", "so the test holds rows that settings and targets come from"),
+)
 _MOST_PAIRS = 2**34  # half a minute; beyond, near-duplicates are not searched and that is said
 
 
@@ -92,7 +99,9 @@ def near_duplicates(
 def resolve_duplicates(
     splits: DatasetDict, *, action: Literal["refuse", "move"] = "refuse", skip_bad_images: bool = False
 ) -> tuple[DatasetDict, tuple[str, ...]]:
-    """Decode every image once, refuse bad ones, and refuse or move exact copies of unlearn images; warn of near ones.
+    """Decode every image once, refuse bad ones, and refuse or move exact copies of unlearn images; warn of others.
+
+    Warned of are images that nearly equal an unlearn image, and held-out images that are in retain, too.
 
     Args:
         splits: `unlearn` and the other splits, with the columns `id` and `image`.
@@ -109,7 +118,7 @@ def resolve_duplicates(
     splits = drop_bad_images(splits, found, skip_bad=skip_bad_images)
     hashes = {name: [result for result in results if isinstance(result, ImageHash)] for name, results in found.items()}
     copies = exact_duplicates(hashes)
-    notes = _near_duplicate_notes(hashes, copies)
+    notes = (*_near_duplicate_notes(hashes, copies), *_held_out_notes(hashes, copies))
     for note in notes:
         logger.warning("%s", note)
     total = sum(map(len, copies.values()))
@@ -133,6 +142,21 @@ def resolve_duplicates(
         for name, rows in copies.items()
     }
     return DatasetDict({**splits, **kept, "unlearn": concatenate_datasets([splits["unlearn"], *moved])}), notes
+
+
+def _held_out_notes(hashes: Mapping[str, list[ImageHash]], copies: Mapping[str, Mapping[int, int]]) -> tuple[str, ...]:
+    """What is to be said of held-out images that equal one in retain, or in the other held-out split."""
+    looks = {
+        name: [image.pixels for row, image in enumerate(images) if row not in copies.get(name, ())]
+        for name, images in hashes.items()
+    }
+    notes = []
+    for name, other, so in _NEVER_ALIKE:
+        known = set(looks.get(other, ()))
+        if shared := sum(pixels in known for pixels in looks.get(name, ())):
+            images = f"{shared} of the {len(looks[name])} images in {name} are exact copies of images in {other}"
+            notes.append(f"{images}: {so}; leave them out of one of the two.")
+    return tuple(notes)
 
 
 def _near_duplicate_notes(

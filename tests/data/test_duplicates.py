@@ -48,6 +48,21 @@ def test_copies_are_refused_with_their_ids(with_copies: DatasetDict) -> None:
         make_splits(with_copies)
 
 
+def test_held_out_copies_of_retain_are_told_of(encode: Encode, noise: Noise, rows: Rows) -> None:
+    """They are stored in another format, and those that equal an unlearn image are moved and not counted."""
+    splits = DatasetDict(
+        retain=rows([encode(noise(0)), encode(noise(1)), encode(noise(9))], ["r0", "r1", "r2"]),
+        unlearn=rows([encode(noise(2))], ["u0"]),
+        validation=rows([encode(noise(1), format="BMP"), encode(noise(3)), encode(noise(2))], ["v0", "v1", "v2"]),
+        test=rows([encode(noise(4)), encode(noise(3))], ["t0", "t1"]),
+    )
+    _, request = make_splits(splits, duplicates="move")
+    (of_retain,) = (note for note in request.notes if "retain:" in note)
+    (of_validation,) = (note for note in request.notes if "validation:" in note)
+    assert of_retain.startswith("1 of the 2 images in validation are exact copies of images in retain: the model was")
+    assert of_validation.startswith("1 of the 2 images in test are exact copies of images in validation")
+
+
 def test_copies_are_moved(with_copies: DatasetDict, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         splits, request = make_splits(with_copies, duplicates="move")

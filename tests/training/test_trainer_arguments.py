@@ -52,6 +52,19 @@ def test_a_row_to_be_unlearned_is_not_retained(give, splits):
         give(train_dataset={"retain": list(splits["retain"]), "unlearn": splits["unlearn"]})
 
 
+def test_a_held_out_row_is_not_trained_on(give, splits):
+    """One that shows something else only has the same number, as where splits count their rows each from 0."""
+    retain, validation = splits["retain"], splits["validation"]
+    leaked = concatenate_datasets([validation, retain.select([1, 0])])
+    with pytest.raises(UserError, match=f"2 rows are in both splits, validation and retain: {retain['id'][1]}, "):
+        give(train_dataset=DatasetDict(splits | {"validation": leaked}))
+    numbered = {
+        name: split.map(lambda row, place: {"id": str(place)}, with_indices=True)
+        for name, split in (("retain", retain), ("validation", validation))
+    }
+    give(train_dataset=DatasetDict(unlearn=splits["unlearn"], **numbered))
+
+
 def test_settings_without_effect_are_refused(tmp_path):
     for name, value in (("label_smoothing_factor", 0.1), ("train_sampling_strategy", "group_by_length")):
         with pytest.raises(UserError, match=f"{name} would have no effect on contrastive losses and batches"):
