@@ -31,7 +31,7 @@ class DataConfig:
 
     views: str = setting("cifar", f"Preset of random views for SimCLR and MoCo: {', '.join(VIEW_PRESETS)}.")
     max_length: int | None = setting(
-        None, "Tokens a caption is padded and cut to; default: what the text encoder takes."
+        None, "Tokens a caption is padded and cut to; default: what the text encoder and its tokenizer take."
     )
     flip_probability: float = setting(0.0, "Chance of mirroring a picture in image-text training (paper, COCO: 0.5).")
     retain_rows: int | None = setting(None, "Rows of a streaming retain; default: what the data's own info says.")

@@ -147,6 +147,11 @@ class ImageTextPreprocessor(ContrastivePreprocessor):
         names = [name for name in self.tokenizer.model_input_names if self.masked or name != "attention_mask"]
         return {name: tokens[name] for name in names if name in tokens}
 
+    def cut(self, captions: list[str]) -> int:
+        """How many of these captions have more tokens than the text encoder is given of them."""
+        whole = self.tokenizer(captions, truncation=False, verbose=False)["input_ids"]
+        return sum(len(tokens) > self.max_length for tokens in whole)
+
     def encode(self, rows: Mapping[str, list[object]]) -> Encoded:
         """`pixels [n, 3, H, W]` uint8, `caption_counts [n]`, and per tokenizer output `[n, captions, max_length]`."""
         captions = _caption_lists(rows["captions"])

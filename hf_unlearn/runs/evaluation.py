@@ -37,6 +37,7 @@ AUDIT_VIEWS = 10  # views an image, as EMIA takes them
 SMALL_SIDE = 64  # pixels
 AUDIT_SEED = 2406  # the same views for every model, whatever the run's seed
 SPLITS = ("retain", "unlearn", "validation", "test")
+COUNTED_ROWS = 10_000  # of a split, whose captions are looked at for how many are cut
 
 Array = npt.NDArray[np.floating]
 
@@ -144,6 +145,7 @@ class ImageTextEvaluator(Evaluator):
     ) -> None:
         super().__init__(splits, preprocessor)
         self.zero_shot = zero_shot
+        self.notes = caption_notes(splits, self.preprocessor)
 
     def evaluate(self, model: PreTrainedModel) -> Evaluation:
         """Matched cosines on every split; R@1 and R@5 on validation and test; all captions of every image."""
@@ -325,6 +327,23 @@ def _probe_metrics(probe: LinearProbe, near: KnnProbe, attack: MembershipAttack)
 def _attack_metrics(name: str, attack: MembershipAttack) -> dict[str, float]:
     parts = ("distance", "auc", "tpr_at_1_fpr")
     return {name: attack.efficacy, **{f"{name}_{part}": getattr(attack, part) for part in parts}}
+
+
+def caption_notes(splits: Mapping[str, EncodedSplit], preprocessor: ImageTextPreprocessor) -> tuple[str, ...]:
+    """What is to be said of captions of retain and unlearn whose last words no model reads."""
+    counted = cut = 0
+    for name in ("retain", "unlearn"):
+        rows = splits[name].dataset.select_columns("captions")
+        rows = rows.select(range(min(len(rows), COUNTED_ROWS)))["captions"]
+        captions = [text for texts in rows for text in ([texts] if isinstance(texts, str) else texts)]
+        counted, cut = counted + len(captions), cut + preprocessor.cut(captions)
+    if not cut:
+        return ()
+    looked_at = "" if max(len(splits[name]) for name in ("retain", "unlearn")) <= COUNTED_ROWS else " that were counted"
+    return (
+        f"Captions are cut to {preprocessor.max_length} tokens: {cut:,} of the {counted:,} in retain and unlearn"
+        f"{looked_at} are longer, and nothing is learned of, unlearned or measured by what stands beyond.",
+    )
 
 
 def view_notes(splits: Mapping[str, EncodedSplit | Dataset], labels: ClassLabels | None) -> tuple[str, ...]:

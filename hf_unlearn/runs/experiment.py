@@ -100,7 +100,7 @@ class Experiment(RunReports):
         for config in run.methods.values():
             self.check(config, model)
         self.evaluator = make_evaluator(model, task, self.splits, preprocessor, run.data)
-        if arguments.model_name_or_path is not None:  # else they were said before the model was trained
+        if is_dual_encoder(model) or arguments.model_name_or_path is not None:  # else said before the base was trained
             say_notes(self.evaluator.notes)
         self.device = run.pretrain.device
         before = self.evaluator.evaluate(_on(model, self.device))

@@ -181,3 +181,19 @@ def test_prompts_that_cannot_be_measured_are_refused(shapes):
             DataConfig(prompt_templates=[wrong])
     with pytest.raises(UserError, match="give prompt_templates, too"):
         DataConfig(class_names=["a"])
+
+
+def test_captions_that_are_cut_are_counted(tiny_clip, shapes):
+    """Start, end and two words are four tokens or more; what is just as long as the limit is not cut."""
+    model, processor = load_encoder(str(tiny_clip))
+    rows = shapes.select([*range(4), *range(20, 24)])
+    lengths = [len(tokens) for texts in rows["captions"] for tokens in processor.tokenizer(texts)["input_ids"]]
+    limit = sorted(lengths)[len(lengths) // 2]
+    preprocessor = ImageTextPreprocessor(processor, limit)
+    splits = dict.fromkeys(NAMES, EncodedSplit(rows, preprocessor))
+    (note,) = ImageTextEvaluator(splits, preprocessor).notes
+    longer = sum(length > limit for length in lengths)
+    assert 0 < longer < len(lengths)
+    assert note.startswith(f"Captions are cut to {limit} tokens: {2 * longer} of the {2 * len(lengths)} in retain and")
+    whole = ImageTextPreprocessor(processor, max(lengths))
+    assert not ImageTextEvaluator(dict.fromkeys(NAMES, EncodedSplit(rows, whole)), whole).notes
