@@ -275,15 +275,16 @@ def with_ids(dataset: Dataset, *, source: str = "id", name: str = "The dataset",
     missing = np.flatnonzero(blank(ids) | np.asarray(pc.fill_null(pc.match_substring(ids, "\n"), True), dtype=bool))
     if len(missing):
         raise UserError(
-            f"The id column {source!r} of {name} is empty or holds a line break in {len(missing)} rows (--id_column): "
-            f"{listed(missing)}."
+            f"The id column {source!r} of {name} is empty or holds a line break in these rows, counted from "
+            f"0: {listed(missing)}; mend these ids, or name another column (--id_column)."
         )
     if len(pc.unique(ids)) < len(ids):
         counts = pc.value_counts(ids)
         repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
         raise UserError(
-            f"{len(repeated)} ids of {name} are repeated in the column {source!r} (--id_column): "
-            f"{listed(repeated.slice(0, LISTED).to_pylist(), len(repeated))}."
+            f"In the column {source!r} of {name} several rows have the same id: "
+            f"{listed(repeated.slice(0, LISTED).to_pylist(), len(repeated))}; give each row its own, or name another "
+            "column (--id_column)."
         )
     return dataset if column.type == pa.string() else replace_column(dataset, "id", ids, Value("string"))
 
@@ -310,8 +311,8 @@ def _with_caption_lists(dataset: Dataset, source: str, name: str) -> Dataset:
         rows = np.concatenate(empty)
         ids = dataset.select_columns("id").select(rows[:LISTED])["id"]
         raise UserError(
-            f"Captions in the column {source!r} of {name} are empty in {len(rows)} rows (--caption_column), "
-            f"whose ids are {listed(ids, len(rows))}."
+            f"Captions in the column {source!r} of {name} are empty in the rows with these ids: "
+            f"{listed(ids, len(rows))}; give them a caption, leave them out, or name another column (--caption_column)."
         )
     feature = List(Value("string"))
     if dataset.features["captions"] == feature:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from huggingface_hub import constants
+from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import nn
 from transformers import PreTrainedConfig
 
@@ -57,6 +59,9 @@ def reason(name_or_path: str, error: Exception) -> str:
     """Why a model cannot be loaded, in few words."""
     if _is_pickled(name_or_path, error):
         return CONVERT
+    if isinstance(error, LocalEntryNotFoundError) and not Path(name_or_path).exists():
+        go = "unset HF_HUB_OFFLINE" if constants.is_offline_mode() else "mend the connection to the Hub"
+        return f"no folder of that name is here, and it was not downloaded before; name one that is, or {go}"
     if "trust_remote_code" in str(error):
         return "it needs code that comes with it; read that code, and pass --trust_remote_code if you trust it"
     return " ".join(line.strip() for line in str(error).strip().splitlines()[:2]) or type(error).__name__

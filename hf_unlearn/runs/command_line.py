@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeVar
 from transformers import HfArgumentParser
 
 from hf_unlearn.data.config import DataConfig
-from hf_unlearn.errors import UserError
+from hf_unlearn.errors import UserError, listed
 from hf_unlearn.methods import METHODS
 from hf_unlearn.methods.retrain import RetrainConfig
 from hf_unlearn.parsing import parse_yaml, read_text
@@ -181,9 +181,15 @@ def _parse(config_class: type[T], options: list[Option]) -> T:
     parser = _parser(config_class)  # type: ignore[arg-type]
     parser.set_defaults(**_made_defaults(config_class))  # so that no two configs share a list
     try:
-        return parser.parse_args_into_dataclasses(as_words(options), look_for_args_file=False)[0]  # type: ignore[attr-defined]
+        parsed, *_, unread = parser.parse_args_into_dataclasses(  # type: ignore[attr-defined]
+            as_words(options), look_for_args_file=False, return_remaining_strings=True
+        )
     except (ValueError, TypeError, OSError, ImportError) as error:  # its own checks, the parser's, what it names
         raise UserError(f"{config_class.__name__}: {error}") from error
+    if unread:
+        name, values = next(option for option in options if unread[0] in option[1])
+        raise UserError(f"--{name} takes one value, and was given {listed(values)}; give it one")
+    return parsed
 
 
 def grouped_options(tokens: Iterable[str]) -> list[Option]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoProcessor,
@@ -324,3 +325,9 @@ def test_pictures_of_any_size_are_not_made(folder):
     (folder / "processor_config.json").write_text(json.dumps(processor))
     with pytest.raises(UserError, match="makes pictures of over 4096 pixels a side"):
         load_encoder(str(folder))
+
+
+def test_a_name_that_is_nowhere_is_refused_with_both_ways_out(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="no folder of that name is here, .* name one that is, or unset HF_HUB_OFFLINE"):
+        load_encoder("publik")
