@@ -194,13 +194,15 @@ def test_selected_rows_keep_their_captions(rows: Rows) -> None:
 def test_empty_captions_are_all_listed(rows: Rows) -> None:
     dataset = rows(6, list("abcdef")).remove_columns("captions")
     texts = dataset.add_column("text", ["fine", "", " \t\n", None, "fine", "fine"])
-    with pytest.raises(UserError, match=r"'text' .* empty in 3 rows \(--caption_column\), whose ids are b, c, d\.$"):
+    with pytest.raises(
+        UserError, match=r"'text' .* empty in the rows with these ids: b, c, d; give .*--caption_column"
+    ):
         to_schema(texts, {"image": "image", "captions": "text"})
     lists = dataset.add_column("text", [["fine"], [], ["fine", " "], None, ["fine", None], ["fine", "fine"]])
-    with pytest.raises(UserError, match=r"empty in 4 rows .* are b, c, d, e\.$"):
+    with pytest.raises(UserError, match="with these ids: b, c, d, e; give"):
         to_schema(lists, {"image": "image", "captions": "text"})
     many = rows(30).remove_columns("captions").add_column("text", [""] * 30)
-    with pytest.raises(UserError, match=r"18, 19 and 10 more\.$"):
+    with pytest.raises(UserError, match="18, 19 and 10 more; give them"):
         to_schema(many, {"image": "image", "captions": "text"})
 
 
@@ -237,7 +239,7 @@ def test_rows_that_repeat_a_picture_are_its_captions(tmp_path: Path, rows: Rows)
     assert [image.getpixel((0, 0)) for image in loaded["image"]] == [i.getpixel((0, 0)) for i in pictures["image"]]
     assert told == "Rows read: train 5. Rows that repeat a picture are its captions: train 3 pictures."
     two = pictures.select([0, 1]).add_column("id", ["a", "a"]).add_column("captions", ["one", "two"])
-    with pytest.raises(UserError, match=r"1 ids of .* are repeated"):
+    with pytest.raises(UserError, match="several rows have the same id: a; give each"):
         to_schema(two, {"image": None, "captions": None, "id": None})
 
 

@@ -136,7 +136,7 @@ REFUSED = {
     "11 a bomb": ("--dataset_name {}/bomb", r"more than the 89,478,485 pixels"),
     "13 an empty caption": (
         "--dataset_name {}/blank",
-        r"empty in 1 rows \(--caption_column\), whose ids are green-triangle-3",
+        r"empty in the rows with these ids: green-triangle-3; .*\(--caption_column\)",
     ),
     "15 a base model of NaN": (
         "--model_name_or_path {}/{family}-nan",

@@ -329,5 +329,7 @@ def test_pictures_of_any_size_are_not_made(folder):
 
 def test_a_name_that_is_nowhere_is_refused_with_both_ways_out(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="no folder of that name is here, .* name one that is, or unset HF_HUB_OFFLINE"):
+    with pytest.raises(
+        UserError, match=r"no folder of that name is here, .* name one that is, or unset HF_HUB_OFFLINE"
+    ):
         load_encoder("publik")

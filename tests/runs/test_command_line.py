@@ -230,7 +230,7 @@ def test_adapters_that_cannot_be_are_refused(argv, message):
 
 def test_a_second_value_of_an_option_that_takes_one_is_refused_by_its_name():
     words = ["--config", "clip_openmoji", "--caption_column", "caption", "title", "--methods", "npo", "scrub"]
-    with pytest.raises(UserError, match="^--caption_column takes one value, and was given caption, title; give it one"):
+    with pytest.raises(UserError, match=r"^--caption_column takes one value, and was given caption, title; give it"):
         parse_run(words)
-    with pytest.raises(UserError, match="^--beta takes one value, and was given 1, 2"):
+    with pytest.raises(UserError, match=r"^--beta takes one value, and was given 1, 2"):
         parse_run(["--config", "clip_openmoji", "--methods", "npo", "scrub", "--npo.beta", "1", "2"])
