@@ -15,6 +15,7 @@ from hf_unlearn.data.preprocessing import ContrastivePreprocessor, ImageTextPrep
 from hf_unlearn.data.sampler import SplitSampler
 from hf_unlearn.data.streaming import StreamedBatches
 from hf_unlearn.distributed import rank, world_size
+from hf_unlearn.errors import UserError
 from hf_unlearn.models.contrastive import ModelInputs
 from hf_unlearn.training.config import UnlearningConfig
 from hf_unlearn.training.rows import TrainingRows
@@ -85,7 +86,16 @@ class BatchTrainer(LeanTrainer):
         )
 
     def get_eval_dataloader(self, eval_dataset: object = None) -> DataLoader[object]:
-        """As the Trainer does, for a split of rows, too, which is encoded first."""
+        """As the Trainer does, for a split of rows, too, which is encoded first.
+
+        Raises:
+            UserError: There is no split to evaluate on.
+        """
+        if eval_dataset is None and self.eval_dataset is None:
+            raise UserError(
+                "the Trainer has no eval_dataset, whose loss evaluate() takes; give it one (splits['validation']), or "
+                "measure a finished model with hf-unlearn evaluate"
+            )
         return super().get_eval_dataloader(self.rows.evaluation(eval_dataset))
 
     def get_test_dataloader(self, test_dataset: object) -> DataLoader[object]:

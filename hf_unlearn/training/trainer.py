@@ -109,7 +109,8 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         initial_model: PreTrainedModel | None = None,
         **kwargs: Any,
     ) -> None:
-        refuse_unusable(self.config_class, model, args, train_dataset, kwargs)
+        options = {**kwargs, "initial_model": initial_model}
+        refuse_unusable(self.config_class, model, args, train_dataset, options)
         self.initial_model = initial_model
         self.source_splits = train_dataset if isinstance(train_dataset, DatasetDict) else None
         train_dataset, self.earlier = find_earlier_requests(train_dataset, model)

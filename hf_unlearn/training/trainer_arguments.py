@@ -1,15 +1,17 @@
 """What a Trainer is given, checked before anything is made of it, and by a run before it trains anything."""
 
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
+from torch import nn
 
 from hf_unlearn.data.columns import arrow_column
 from hf_unlearn.data.config import DataConfig
 from hf_unlearn.errors import UserError, listed
+from hf_unlearn.models.contrastive import is_contrastive
 from hf_unlearn.training.config import StartingPoint, UnlearningConfig
 from hf_unlearn.training.rows import checked_sizes
 
@@ -35,11 +37,11 @@ def refuse_unusable(
         model: What it was given as the model.
         args: And as its config.
         splits: And as the rows.
-        options: Further arguments of `transformers.Trainer`.
+        options: Further arguments, `initial_model` among them.
 
     Raises:
-        UserError: The model is not loaded, the config is another method's, an argument would have no effect, or rows
-            to be unlearned are among those to retain.
+        UserError: The model is not loaded or embeds no pairs, the config is another method's, an argument would have
+            no effect, or a row is in two splits.
     """
     for name, reason in _NO_EFFECT.items():
         if options.get(name) is not None:
@@ -48,6 +50,14 @@ def refuse_unusable(
         raise UserError(
             f"model is a {type(model).__name__}, no loaded model; load it with its processor: load_encoder(NAME)"
         )
+    if not is_contrastive(cast("nn.Module", model)):
+        raise UserError(
+            f"model is a {type(model).__name__}, which embeds no pairs: it needs get_image_features and "
+            "get_text_features, or a function registered in hf_unlearn.models.contrastive.terms_from_outputs"
+        )
+    initial = options.get("initial_model")
+    if initial is not None and not hasattr(initial, "config"):
+        raise UserError(f"initial_model is a {type(initial).__name__}, no loaded model; load it: load_encoder(NAME)[0]")
     if getattr(args, "method", None) != config_class.method:
         raise UserError(
             f"args is a {type(args).__name__}, and this method takes a {config_class.__name__}; pass one of these"

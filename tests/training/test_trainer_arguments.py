@@ -2,7 +2,7 @@
 
 import pytest
 from datasets import DatasetDict, concatenate_datasets
-from transformers import TrainingArguments
+from transformers import BertConfig, BertModel, TrainingArguments
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
@@ -30,6 +30,8 @@ def give(encoder, splits, tmp_path):
         ("model_init", print, "model_init would have no effect, .* hf-unlearn tune"),
         ("model", "org/clip", r"model is a str, no loaded model; load it .* load_encoder\(NAME\)"),
         ("model", None, "model is a NoneType, no loaded model"),
+        ("model", BertModel(BertConfig(hidden_size=8, num_attention_heads=1)), "BertModel, which embeds no pairs: it"),
+        ("initial_model", "org/clip", r"initial_model is a str, no loaded model; load it: load_encoder\(NAME\)\[0\]"),
         ("trainer", GradientAscentTrainer, "args is a FineTuneConfig, and this method takes a GradientAscentConfig"),
     ],
 )
@@ -41,6 +43,12 @@ def test_what_is_not_meant_is_refused(give, part, value, message):
 def test_arguments_of_any_trainer_are_no_config(give, tmp_path):
     with pytest.raises(UserError, match="args is a TrainingArguments, and this method takes a FineTuneConfig"):
         give(args=TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none"))
+
+
+def test_an_evaluation_needs_rows(give, splits):
+    with pytest.raises(UserError, match=r"no eval_dataset, .* give it one \(splits\['validation'\]\), or measure"):
+        give().evaluate()
+    assert give().evaluate(splits["validation"])["eval_loss"] > 0
 
 
 def test_a_row_to_be_unlearned_is_not_retained(give, splits):
