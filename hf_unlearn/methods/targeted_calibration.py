@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PrinterCallback
 from transformers.trainer_utils import TrainOutput
 
 from hf_unlearn.data.config import setting
@@ -21,8 +21,9 @@ from hf_unlearn.distributed import all_reduce_sum, world_size
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import ContrastiveTerms, info_nce, masked_mean, negative_alignment, similarity_drift
 from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
-from hf_unlearn.models.adapters import merged
-from hf_unlearn.models.contrastive import contrastive_terms, is_dual_encoder, unwrap
+from hf_unlearn.models.adapters import is_adapted, merged
+from hf_unlearn.models.contrastive import contrastive_terms, is_dual_encoder
+from hf_unlearn.models.towers import freeze_tower
 from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, RETAIN, MethodDescription
 from hf_unlearn.training.batch import TrainingBatch
 from hf_unlearn.training.config import StartingPoint, UnlearningConfig
@@ -240,7 +241,8 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
     def _retrained_for_a_while(self) -> PreTrainedModel | None:
         """A copy led back towards the initial model, then fine-tuned on retain alone for `target_epochs`.
 
-        It is a Retrain that is broken off: it has forgotten most of the request, and learned retain again.
+        It is a Retrain that is broken off: it has forgotten most of the request, and learned retain again. Where an
+        adapter is trained, Retrain trains one on the initial model's whole weights; so does the copy, on its own.
         """
         epochs = TARGET_EPOCHS if self.args.target_epochs is None else self.args.target_epochs
         if self.initial_model is None or not epochs:
@@ -250,7 +252,9 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
                 "target_epochs fine-tunes a whole copy of the initial model, which FSDP would shard; set it to 0, or "
                 "launch with recipes/accelerate_configs/multi_gpu.yaml"
             )
-        start = merged(cast("PreTrainedModel", deepcopy(unwrap(self.model))))
+        start = merged(deepcopy(self.model))  # an adapter alone could not lead weights back that it leaves as they are
+        if self.args.freeze is not None:
+            freeze_tower(start, self.args.freeze)
         move_towards(start, self.initial_model, WAY_BACK)
         changed = {
             "num_train_epochs": epochs,
@@ -271,9 +275,11 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
             {"retain": self._retain},
             processing_class=self.processing_class,
             data_config=self.data_config,
+            peft_config=self.model.active_peft_config if is_adapted(self.model) else None,
         )
+        trainer.remove_callback(PrinterCallback)  # without a bar of its own it would print figures of the copy
         trainer.train()
-        return trainer.whole_model()
+        return merged(trainer.whole_model())
 
     @property
     def notes(self) -> list[str]:
