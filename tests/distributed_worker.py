@@ -242,7 +242,10 @@ def orders():
     for epoch in range(2):
         loader.set_epoch(epoch)
         epochs.append([batch["index"].tolist() for batch in trainer.accelerator.prepare(loader)])
-    return {"epochs": epochs, "view_seed": trainer._step_seed()}
+    long = make_trainer("neg_grad", "clip", None, max_steps=-1, num_train_epochs=1.5, gradient_accumulation_steps=2)
+    *_, steps = long.set_initial_training_values(long.args, long.get_train_dataloader())
+    foreseen = long.args.updates(RETAIN, 40 - RETAIN)
+    return {"epochs": epochs, "view_seed": trainer._step_seed(), "updates": (foreseen, steps)}
 
 
 def evaluations():

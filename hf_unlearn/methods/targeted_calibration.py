@@ -26,7 +26,7 @@ from hf_unlearn.models.contrastive import contrastive_terms, is_dual_encoder
 from hf_unlearn.models.towers import freeze_tower
 from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, RETAIN, MethodDescription
 from hf_unlearn.training.batch import TrainingBatch
-from hf_unlearn.training.config import StartingPoint, UnlearningConfig
+from hf_unlearn.training.config import StartingPoint, Training, UnlearningConfig
 from hf_unlearn.training.earlier_requests import HELD_WEIGHT
 from hf_unlearn.training.features import FeatureEncoder, load_features
 from hf_unlearn.training.loss import BatchLoss
@@ -141,6 +141,40 @@ class TargetedCalibrationConfig(UnlearningConfig):
         elif self.target_features is not None:
             load_features(self.target_features, start.model)
 
+    def trainings(self, uses: tuple[str, ...], start: StartingPoint) -> tuple[Training, ...]:
+        """As every config's; and that of the copy that is led back towards the initial model."""
+        own = super().trainings(uses, start)
+        if not (start.has_initial and self.epochs_of_copy) or self.target_features is not None:
+            return own
+        return (*own, (self.of_copy(), FineTuneTrainer.uses))
+
+    @property
+    def epochs_of_copy(self) -> float:
+        """Epochs of the copy over retain; 0: there is none."""
+        return TARGET_EPOCHS if self.target_epochs is None else self.target_epochs
+
+    def of_copy(self) -> FineTuneConfig:
+        """The config of the copy's training: as the method's own, but for what is said of the copy."""
+        changed = {
+            "num_train_epochs": self.epochs_of_copy,
+            "max_steps": -1,
+            "learning_rate": self.target_learning_rate or self.learning_rate / 2,
+            "shrink_perturb": None,
+            "saliency_share": None,
+            "save_strategy": "no",
+            "checkpoint_minutes": None,
+            "logging_strategy": "no",
+            "disable_tqdm": True,
+            "report_to": "none",
+        }
+        same = {each.name: deepcopy(getattr(self, each.name)) for each in fields(FineTuneConfig) if each.init}
+        return _CopyConfig(**same | changed)
+
+
+@dataclass
+class _CopyConfig(FineTuneConfig):
+    description = replace(FineTuneConfig.description, title="Targeted Calibration's copy (target_epochs)")
+
 
 class TargetedCalibrationTrainer(UnlearningTrainer):
     """Minimises `InfoNCE_R + w_u mean_U (c_i - t_i)^2 + w_r mean_R max(0, t_i - c_i)^2 + w_n (n - n_0)^2 + w_s s_R`.
@@ -244,8 +278,7 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
         It is a Retrain that is broken off: it has forgotten most of the request, and learned retain again. Where an
         adapter is trained, Retrain trains one on the initial model's whole weights; so does the copy, on its own.
         """
-        epochs = TARGET_EPOCHS if self.args.target_epochs is None else self.args.target_epochs
-        if self.initial_model is None or not epochs:
+        if self.initial_model is None or not self.args.epochs_of_copy:
             return None
         if self.is_fsdp_enabled:
             raise UserError(
@@ -256,22 +289,9 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
         if self.args.freeze is not None:
             freeze_tower(start, self.args.freeze)
         move_towards(start, self.initial_model, WAY_BACK)
-        changed = {
-            "num_train_epochs": epochs,
-            "learning_rate": self.args.target_learning_rate or self.args.learning_rate / 2,
-            "shrink_perturb": None,
-            "saliency_share": None,
-            "save_strategy": "no",
-            "checkpoint_minutes": None,
-            "logging_strategy": "no",
-            "disable_tqdm": True,
-            "report_to": "none",
-        }
-        same = {each.name: deepcopy(getattr(self.args, each.name)) for each in fields(FineTuneConfig) if each.init}
-        config = FineTuneConfig(**same | changed)
         trainer = FineTuneTrainer(
             start,
-            config,
+            self.args.of_copy(),
             {"retain": self._retain},
             processing_class=self.processing_class,
             data_config=self.data_config,

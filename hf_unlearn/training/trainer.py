@@ -120,7 +120,8 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
             self.preprocessor = encoded[0].preprocessor if encoded else self.preprocessor  # as they were made
         self.rows = TrainingRows(train_dataset, self.uses, self.preprocessor, args, self.data_config)
         start = StartingPoint(model, peft_config is not None or is_adapted(model), initial_model is not None)
-        refuse_unfit(args, self.uses, train_dataset, start, self.data_config)
+        own_schedule = kwargs.get("optimizers", (None, None))[1] is not None
+        refuse_unfit(args, self.uses, train_dataset, start, self.data_config, own_schedule)
         self.unlearn_to_retain = self.rows.unlearn_to_retain
         if peft_config is not None:
             set_seed(args.seed)  # the adapter's new weights

@@ -155,7 +155,7 @@ def test_a_checkpoint_keeps_its_type_unless_another_is_asked_for(experiment, bas
 
 def test_a_model_in_which_nothing_moved_says_so_on_terminal_and_card(experiment, tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="hf_unlearn"):
-        ours, methods = experiment("clip", "--learning_rate", "0", "--methods", "fine_tune")
+        ours, methods = experiment("clip", "--learning_rate", "1e-60", "--methods", "fine_tune")
         ours.unlearn(methods["fine_tune"])
     card = (tmp_path / "out" / "fine_tune" / "README.md").read_text()
     for words in ("cosines of unlearn samples moved by 0.0000", "the weights are those of the base model, to the bit"):

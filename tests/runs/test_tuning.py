@@ -107,8 +107,8 @@ def test_the_best_setting_is_no_rival_of_its_own():
 
 
 def test_value_that_no_factor_reaches_is_named():
-    with pytest.raises(UserError, match=r"fine_tune\.learning_rate=0"):
-        propose(PlaygroundConfig(output_dir="x", report_to=[], learning_rate=0.0), "views", trials(1), 0)
+    with pytest.raises(UserError, match=r"fine_tune\.copies=0 cannot be searched by factors"):
+        propose(PlaygroundConfig(output_dir="x", report_to=[], copies=0), "views", trials(1), 0)
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "retrain"])

@@ -83,6 +83,17 @@ def test_classes_that_do_not_fit_are_refused_before_the_base_model_is_trained(st
             "saliency_share chooses among whole weights",
         ),
         ("clip", "--freeze vision --methods fine_tune retrain", "a frozen encoder would stay random"),
+        (
+            "simclr",
+            "--methods fine_tune retrain --num_train_epochs 1 --per_device_train_batch_size 128",
+            "Retrain: the learning rate is 0 at each of its updates",
+        ),
+        ("simclr", "--methods fine_tune --pretrain.num_train_epochs 1", "Retrain: the learning rate is 0 at each of"),
+        (
+            "simclr",
+            "--methods fine_tune --initial_where label=circle --initial.max_steps 1",
+            "Retrain: the learning rate is 0 at each of",
+        ),
     ],
 )
 def test_what_a_method_cannot_do_is_refused_before_the_base_model_is_trained(

@@ -179,7 +179,7 @@ def test_resuming_does_not_shrink_again(make_trainer, encoder, method, family, t
 
 
 def test_training_on_does_not_shrink_again(make_trainer):
-    trainer = make_trainer("fine_tune", **{**SHORT, "learning_rate": 0.0}, shrink_perturb=0.4)
+    trainer = make_trainer("fine_tune", **{**SHORT, "learning_rate": 1e-60}, shrink_perturb=0.4)
     trainer.train()
     once = state_of(trainer.model)
     trainer.train()
