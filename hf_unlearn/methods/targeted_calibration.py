@@ -22,7 +22,7 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.losses import ContrastiveTerms, info_nce, masked_mean, negative_alignment, similarity_drift
 from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
 from hf_unlearn.models.adapters import is_adapted, merged
-from hf_unlearn.models.contrastive import contrastive_terms, is_dual_encoder
+from hf_unlearn.models.contrastive import contrastive_terms, is_dual_encoder, unwrap
 from hf_unlearn.models.towers import freeze_tower
 from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, RETAIN, MethodDescription
 from hf_unlearn.training.batch import TrainingBatch
@@ -112,7 +112,8 @@ class TargetedCalibrationConfig(UnlearningConfig):
     target_epochs: float | None = setting(
         None,
         "With an initial model: epochs over retain alone of a copy that was led back towards it; what the copy "
-        "makes of pairs orders the targets. 0: the initial model's embeddings predict them; default: 4.",
+        "makes of pairs orders the targets. 0: there is no copy, and the initial model's embeddings alone predict "
+        "targets (of views, the model's own alignments order them); default: 4.",
     )
     target_learning_rate: float | None = setting(
         None,
@@ -221,9 +222,7 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
         self, model: PreTrainedModel, args: TargetedCalibrationConfig, train_dataset: Any, *rest: Any, **kwargs: Any
     ):
         super().__init__(model, args, train_dataset, *rest, **kwargs)
-        idle = [name for name in OF_INITIAL if getattr(args, name) is not None]
-        if idle and self.initial_model is None:
-            logger.warning("%s has no effect, as no initial model is named (initial_model).", " and ".join(idle))
+        self._of_copy = self._say_what_copy()
         started = time.monotonic()
         self._retain = train_dataset["retain"]
         unlearn = len(self.rows.unlearn(self.train_dataset))
@@ -301,10 +300,30 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
         trainer.train()
         return merged(trainer.whole_model())
 
+    def _say_what_copy(self) -> tuple[str, ...]:
+        """Warn that 0 epochs make no copy, and of what is set of one in vain; return what the card says, too."""
+        given, why = [name for name in OF_INITIAL if getattr(self.args, name) is not None], ""
+        notes = []
+        if self.initial_model is None:
+            why = "no initial model is named (initial_model)"
+        elif self.args.target_features is not None:
+            why = "target_features predict the targets"
+        elif not self.args.epochs_of_copy:
+            given.remove("target_epochs")
+            pairs = is_dual_encoder(unwrap(self.model))
+            order = "its embeddings alone predict the targets" if pairs else "the model's own alignments order targets"
+            why = "target_epochs is 0"
+            notes.append(f"No copy was led back towards the initial model ({why}): {order}.")
+        if given and why:
+            notes.append(f"{' and '.join(given)} {'have' if len(given) > 1 else 'has'} no effect, as {why}.")
+        for note in notes:
+            logger.warning("%s: %s", self.args.title, note)
+        return tuple(notes)
+
     @property
     def notes(self) -> list[str]:
-        """As the base class's; and how certain the targets are."""
-        return [*super().notes, *self.targets.notes]
+        """As the base class's; what is to be said of the copy; and how certain the targets are."""
+        return [*super().notes, *self._of_copy, *self.targets.notes]
 
     def train(self, *positional: Any, **kwargs: Any) -> TrainOutput:
         """As the base class does; the run time includes what the targets took."""

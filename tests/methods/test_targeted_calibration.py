@@ -130,10 +130,42 @@ def test_targets_are_not_predicted_from_the_models_own_memory(make_trainer, tiny
         make_trainer("targeted_calibration", target_features=str(tiny_clip))
 
 
-def test_what_only_an_initial_model_gives_a_meaning_is_said(make_trainer, caplog):
+@pytest.mark.parametrize(
+    ("family", "settings", "initial", "told"),
+    [
+        ("clip", {"target_epochs": 7.0}, False, ["target_epochs has no effect, as no initial model is named (initial"]),
+        (
+            "clip",
+            {"target_epochs": 7.0, "target_learning_rate": 1e-3},
+            False,
+            ["target_epochs and target_learning_rate have no effect, as no initial model is named"],
+        ),
+        ("clip", {"target_epochs": 0}, True, ["(target_epochs is 0): its embeddings alone predict the targets."]),
+        (
+            "simclr",
+            {"target_epochs": 0, "target_learning_rate": 1e-3},
+            True,
+            [
+                "(target_epochs is 0): the model's own alignments order targets.",
+                "target_learning_rate has no effect, as target_epochs is 0.",
+            ],
+        ),
+        ("simclr", {"target_epochs": 1}, True, []),
+    ],
+)
+def test_what_is_set_of_the_copy_and_makes_none_is_said_on_terminal_and_card(
+    make_trainer, encoder, caplog, family, settings, initial, told
+):
+    if initial:
+        model, _ = encoder(family)
+        torch.manual_seed(3)
+        settings = settings | {"initial_model": type(model)(model.config)}
     with caplog.at_level(logging.WARNING, logger="hf_unlearn"):
-        make_trainer("targeted_calibration", "clip", target_epochs=7.0)
-    assert "target_epochs has no effect, as no initial model is named" in caplog.text
+        trainer = make_trainer("targeted_calibration", family, per_device_train_batch_size=12, **settings)
+    of_copy = [note for note in trainer.notes if "target_" in note]
+    assert len(of_copy) == len(told)
+    for note, words in zip(of_copy, told, strict=True):
+        assert words in note and f"Targeted Calibration: {note}" in caplog.text
 
 
 @pytest.mark.parametrize("family", FAMILIES)
