@@ -13,7 +13,7 @@ from hf_unlearn.runs.builders import Builder
 from hf_unlearn.runs.class_labels import class_labels
 from hf_unlearn.runs.command_line import Run
 from hf_unlearn.runs.evaluation import view_notes
-from hf_unlearn.runs.experiment import Experiment, say_notes
+from hf_unlearn.runs.experiment import Experiment, check_adapters, say_notes
 from hf_unlearn.runs.initial import load_initial_model, prepare_vision_model
 from hf_unlearn.runs.pretrain import pretrain, pretrain_initial
 from hf_unlearn.runs.resuming import RunState, data_key, training_key
@@ -39,6 +39,7 @@ def base_model(run: Run, task: UnlearningTask, build: Builder) -> str:
     start = StartingPoint(model, run.arguments.use_peft, initial is not None or task.initial_rows is not None)
     for config in run.methods.values():
         refuse_unfit(config, METHODS[config.method].uses, task.splits, start, run.data)
+    check_adapters(run, model)
     refuse_unfit(run.pretrain, RetrainTrainer.uses, {"retain": task.train}, replace(start, adapted=False), run.data)
     if run.initial is not None:
         refuse_unfit(run.initial, RetrainTrainer.uses, {"retain": task.initial_rows}, StartingPoint(model), run.data)

@@ -125,14 +125,19 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         self.unlearn_to_retain = self.rows.unlearn_to_retain
         if peft_config is not None:
             set_seed(args.seed)  # the adapter's new weights
-            model = add_adapter(model, peft_config)
-        if args.freeze is not None:
-            freeze_tower(model, args.freeze)
+            model = add_adapter(model, peft_config, args.freeze)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise UserError(
                 "the model has no trainable weights; load its adapter with is_trainable=True, or merge it with "
                 "merge_and_unload"
             )
+        if args.freeze is not None:
+            freeze_tower(model, args.freeze)
+            if not any(parameter.requires_grad for parameter in model.parameters()):
+                raise UserError(
+                    f"freeze={args.freeze} keeps that encoder as it is, and the model's adapter has layers of no other "
+                    "one; leave freeze unset, or merge the adapter with merge_and_unload"
+                )
         self._probe = self.rows.probe()
         batches = self.rows.batches()
         super().__init__(

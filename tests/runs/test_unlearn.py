@@ -82,6 +82,12 @@ def test_classes_that_do_not_fit_are_refused_before_the_base_model_is_trained(st
             "--use_peft true --methods targeted_calibration fine_tune --fine_tune.saliency_share 0.5",
             "saliency_share chooses among whole weights",
         ),
+        (
+            "clip",
+            "--use_peft true --lora_target_modules visual_projection --methods npo fine_tune --fine_tune.freeze vision",
+            "freeze=vision keeps that encoder as it is, and the adapter",
+        ),
+        ("moco", "--use_peft true --methods fine_tune", "MoCo cannot be trained through an adapter"),
         ("clip", "--freeze vision --methods fine_tune retrain", "a frozen encoder would stay random"),
         (
             "simclr",
