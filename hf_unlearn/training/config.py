@@ -208,6 +208,13 @@ class UnlearningConfig(TrainingArguments):
         """
         if self.freeze is not None:
             check_freezable(start.model, self.freeze)
+        default = {each.name: each.default for each in fields(self)}["shrink_perturb"]
+        self.check(
+            "shrink_perturb",
+            not (start.adapted and self.shrink_perturb) or self.shrink_perturb == default,  # of which a note tells
+            "would have no effect on an adapter, which leaves the model's own weights as they are; leave it unset, or "
+            "set it to 0 where a config sets it",
+        )
         if self.saliency_share is None:
             return
         if not splits.get("unlearn"):
