@@ -30,6 +30,7 @@ from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.weights import has_weights, weights_sha256
 from hf_unlearn.records.file_names import MANIFEST_NAME
 from hf_unlearn.records.schemas import BaseModel, Results, UnlearningManifest
+from hf_unlearn.runs.builders import check_family
 from hf_unlearn.runs.class_labels import ZeroShotTask, class_labels
 from hf_unlearn.runs.command_line import Run
 from hf_unlearn.runs.comparable import refuse_other_reading
@@ -76,6 +77,7 @@ class Experiment(RunReports):
         self.state = state or RunState(self.output_dir)
         self.peft_config = get_peft_config(arguments)
         model, self.processor = self._load_base()
+        check_family(run.family, model)
         self.form = self._form(model)
         self.dtype = self._dtype()
         self.base_record, self.history = describe_base_model(self.base, arguments.model_revision)

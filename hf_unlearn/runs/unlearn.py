@@ -9,7 +9,7 @@ from hf_unlearn.methods import METHODS
 from hf_unlearn.methods.retrain import RetrainTrainer
 from hf_unlearn.models.contrastive import is_dual_encoder
 from hf_unlearn.records.schemas import Results
-from hf_unlearn.runs.builders import Builder
+from hf_unlearn.runs.builders import Builder, check_family
 from hf_unlearn.runs.class_labels import class_labels
 from hf_unlearn.runs.command_line import Run
 from hf_unlearn.runs.evaluation import view_notes
@@ -35,6 +35,7 @@ def base_model(run: Run, task: UnlearningTask, build: Builder) -> str:
     prepare_vision_model(run, task, build)
     initial = load_initial_model(run.arguments)
     model, processor = build(run, task) if initial is None else (initial.model, initial.processor)
+    check_family(run.family, model)
     # What the methods and earlier trainings cannot do, and what is wrong with the labels, is known before a long one.
     start = StartingPoint(model, run.arguments.use_peft, initial is not None or task.initial_rows is not None)
     for config in run.methods.values():

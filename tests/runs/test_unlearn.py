@@ -25,7 +25,8 @@ def start(tmp_path, monkeypatch):
 
     def run(rows, *argv, family="simclr"):
         rows.save_to_disk(tmp_path / "data")
-        words = ["--dataset_name", str(tmp_path / "data"), "--duplicates", "keep", "--views", "light"]
+        words = ["--dataset_name", str(tmp_path / "data"), "--duplicates", "keep"]
+        words += [] if family == "clip" else ["--views", "light"]
         words += ["--unlearn_fraction", "0.1", "--output_dir", str(tmp_path / "out"), "--use_cpu", "true"]
         run = parse_run([*words, *argv])
         unlearn.base_model(run, prepare_task(run.arguments), BUILDERS[family])
