@@ -96,7 +96,9 @@ class RunReports:
             splits=self.task.sizes,
             hyper_parameters={
                 **public_hyper_parameters(config),
-                **public_hyper_parameters(self.data_config, self.data_config.idle(is_dual_encoder(unwrap(trained.model)))),
+                **public_hyper_parameters(
+                    self.data_config, self.data_config.idle(is_dual_encoder(unwrap(trained.model)))
+                ),
                 **adapter_settings(trained.model),
                 **({"initial_model": self.initial.name} if self.initial else {}),
             },
