@@ -58,7 +58,8 @@ def trainer_record(
     from hf_unlearn.models.contrastive import is_dual_encoder, unwrap
     from hf_unlearn.models.origin import origin_of
 
-    model, data = trainer.model, getattr(trainer, "data_config", None)
+    model: Any = trainer.model
+    data = getattr(trainer, "data_config", None)
     origin = origin_of(model)
     base, revision = origin.name, origin.revision
     base_model, history = describe_base_model(base, revision) if base else (BaseModel("unnamed model"), ())

@@ -174,7 +174,7 @@ class TargetedCalibrationConfig(UnlearningConfig):
 
 @dataclass
 class _CopyConfig(FineTuneConfig):
-    description = replace(FineTuneConfig.description, title="Targeted Calibration's copy (target_epochs)")
+    description = MethodDescription(title="Targeted Calibration's copy (target_epochs)")
 
 
 class TargetedCalibrationTrainer(UnlearningTrainer):
@@ -294,7 +294,7 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
             {"retain": self._retain},
             processing_class=self.processing_class,
             data_config=self.data_config,
-            peft_config=self.model.active_peft_config if is_adapted(self.model) else None,
+            peft_config=cast("Any", self.model).active_peft_config if is_adapted(self.model) else None,
         )
         trainer.remove_callback(PrinterCallback)  # without a bar of its own it would print figures of the copy
         trainer.train()

@@ -291,7 +291,9 @@ class Experiment(RunReports):
 def check_adapters(run: Run, model: PreTrainedModel) -> None:
     """Refuse an adapter that the model cannot have under some method of a run, before any is trained."""
     config = get_peft_config(run.arguments)
-    for frozen in {method.freeze for method in run.methods.values()} if config is not None else ():
+    if config is None:
+        return
+    for frozen in {method.freeze for method in run.methods.values()}:
         check_adapter(model, config, frozen)
 
 
