@@ -164,6 +164,21 @@ def refuse_to_write_to(source: str | Path | None, flag: str, output: str | Path,
         raise UserError(f"{option} {output} lies in {flag} {source}, which is only read; choose another {option}")
 
 
+def refuse_revision(source: str | Path | None, revision: str | None, option: str = "the revision") -> None:
+    """Refuse a revision of a folder on this machine: it has none, and whatever it holds would be taken for that.
+
+    Args:
+        source: what is read, a folder or a Hub id.
+        revision: the branch, tag or commit that is asked for.
+        option: the option that names it.
+
+    Raises:
+        UserError: naming both.
+    """
+    if revision is not None and source is not None and Path(source).is_dir():
+        raise UserError(f"{option} {revision} would have no effect: {source} is a folder, not on the Hub; leave it out")
+
+
 @contextmanager
 def owned(folder: str | Path, what: str, option: str = "--output_dir", wait: bool = False) -> Iterator[Path]:
     """Own a folder while the block runs: nobody else who asks for it gets it, here or on a machine that shares it.

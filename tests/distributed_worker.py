@@ -144,6 +144,7 @@ def make_trainer(method, family, rows, batch=BATCH, steps=2, peft_config=None, s
     if rows is not None:
         sampler = {"_get_train_sampler": lambda self, dataset=None: InOrder(rows, steps)}
         trainer_class = type(trainer_class.__name__, (trainer_class,), sampler)
+    light = {"views": "light"} if family in ("simclr", "moco") else {}
     trainer = trainer_class(
         model,
         config,
@@ -151,7 +152,7 @@ def make_trainer(method, family, rows, batch=BATCH, steps=2, peft_config=None, s
         eval_dataset=SPLITS[family]["validation"],
         processing_class=processor,
         peft_config=peft_config,
-        data_config=DataConfig(views="light", retain_rows=None if splits is None else RETAIN),
+        data_config=DataConfig(**light, retain_rows=None if splits is None else RETAIN),
     )
     if family in ("simclr", "moco"):
         for model in (trainer.model, getattr(trainer, "teacher", trainer.model)):
@@ -242,7 +243,10 @@ def orders():
     for epoch in range(2):
         loader.set_epoch(epoch)
         epochs.append([batch["index"].tolist() for batch in trainer.accelerator.prepare(loader)])
-    return {"epochs": epochs, "view_seed": trainer._step_seed()}
+    long = make_trainer("neg_grad", "clip", None, max_steps=-1, num_train_epochs=1.5, gradient_accumulation_steps=2)
+    *_, steps = long.set_initial_training_values(long.args, long.get_train_dataloader())
+    foreseen = long.args.updates(RETAIN, 40 - RETAIN)
+    return {"epochs": epochs, "view_seed": trainer._step_seed(), "updates": (foreseen, steps)}
 
 
 def evaluations():

@@ -103,6 +103,8 @@ def test_processes_share_out_an_epoch_and_shuffle_it_anew(launches, count):
     batches = [tuple(batch) for own in orders for batch in own[0]]
     repeated = len(batches) - len(set(batches))
     assert repeated < count  # the last round is filled up from the first
+    for foreseen, steps in (own["orders"]["updates"] for own in launches[count]["ranks"]):
+        assert foreseen == steps
 
 
 @pytest.mark.parametrize("count", [2, 4])

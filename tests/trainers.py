@@ -74,7 +74,7 @@ def make_trainer(encoder, splits, tmp_path):
             "output_dir": str(tmp_path / "out"),
             "report_to": "none",
             "use_cpu": True,
-            "views": "light",
+            **({} if family == "clip" else {"views": "light"}),
         } | settings
         of_data = {field.name: settings.pop(field.name) for field in fields(DataConfig) if field.name in settings}
         config = METHODS[method].config_class(disable_tqdm=True, **settings)

@@ -15,6 +15,7 @@ from hf_unlearn.audit.pictures import Picture
 from hf_unlearn.audit.transforms import ViewFamily, Views, draw_nudges, draw_views
 from hf_unlearn.distributed import map_across_processes
 from hf_unlearn.errors import UserError, no_such_model
+from hf_unlearn.files import refuse_revision
 from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, weights_sha256
 from hf_unlearn.parsing import Fields
 
@@ -284,6 +285,7 @@ def resolve_folder(name: str, *, anonymous: bool = False, cache: Path | None = N
         return Path(name), None
     repository, _, given = name.partition("@")
     revision = given or None
+    refuse_revision(repository, revision)
     try:
         token = False if anonymous else None
         if anonymous:  # the cache may hold what was fetched with a token

@@ -1,6 +1,6 @@
 """What is said once of the data, for every method that is trained on it: how rows are read and encoded."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from math import inf
 from typing import TypeVar, cast
 
@@ -10,6 +10,8 @@ from hf_unlearn.data.views import VIEW_PRESETS
 from hf_unlearn.errors import UserError, check_ranges
 
 T = TypeVar("T")
+# How rows are read for one kind of model, and not for the other.
+_OF_PAIRS, _OF_VIEWS = ("max_length", "flip_probability"), ("views",)
 _RANGES = (
     ("max_length", 1, inf), ("flip_probability", 0, 1), ("resident_bytes", 0, inf), ("retain_rows", 1, inf),
     ("shuffle_buffer", 1, inf),
@@ -60,3 +62,17 @@ class DataConfig:
         if self.views not in VIEW_PRESETS:
             raise UserError(f"views={self.views!r} is unknown; choose one of {', '.join(VIEW_PRESETS)}")
         check_ranges(self, _RANGES)
+
+    def idle(self, pairs: bool) -> tuple[str, ...]:
+        """Fields without effect on a model that embeds pairs of pictures and texts, or else views."""
+        return _OF_VIEWS if pairs else _OF_PAIRS
+
+    def refuse_idle(self, pairs: bool) -> None:
+        """Refuse a value other than the default of fields without effect on such a model."""
+        kind = "pairs of pictures and texts" if pairs else "views"
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name in self.idle(pairs) and value != each.default:
+                raise UserError(
+                    f"{each.name}={value} would have no effect on a model that embeds {kind}; leave it unset"
+                )

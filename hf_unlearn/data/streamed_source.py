@@ -119,7 +119,9 @@ def _shards(name: str, config: str | None, revision: str | None) -> dict[str, li
     path = Path(name).expanduser()
     if path.is_dir():
         if revision is not None:
-            raise UserError(f"--dataset_revision has no effect: {path} is on this machine, not on the Hub.")
+            raise UserError(
+                f"--dataset_revision has no effect: {path} is on this machine, not on the Hub; leave it unset."
+            )
         content = list_folder(path.resolve(), config)
         if content.kind not in ("parquet", "tar"):
             raise UserError(f"--streaming reads parquet or WebDataset shards, which {name} does not consist of.")

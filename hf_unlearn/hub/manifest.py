@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,13 +95,17 @@ def describe_request(request: "RemovalRequest", unlearn: "Dataset", salt: str | 
     return RequestRecord(request.kind, len(hashes), combine_hashes(hashes), salted=True, row_hashes=hashes)
 
 
-def public_hyper_parameters(config: Any) -> dict[str, object]:
+def public_hyper_parameters(config: Any, idle: Collection[str] = ()) -> dict[str, object]:
     """Pick from a dataclass of settings what a card may show: what changes the weights, nothing private.
 
     These are the fields that the method's own config declares, the usual ones of the optimiser and schedule, and every
     other that changes weights (`hf_unlearn.records.settings`) and is not as it comes.
     Fields named after tokens, paths, files, sizes in memory or minutes between checkpoints are left out, and so are
     the preset, which a card shows elsewhere, and every value that is unset or no number, flag or plain word.
+
+    Args:
+        config: The settings; None has none.
+        idle: Fields without effect on this model, which are left out, too.
     """
     from transformers import TrainingArguments
 
@@ -109,7 +113,7 @@ def public_hyper_parameters(config: Any) -> dict[str, object]:
         return {}
     inherited = {field.name for field in dataclasses.fields(TrainingArguments)}
     settings = weight_settings(config)
-    own = [name for name in settings if name not in inherited]
+    own = [name for name in settings if name not in (*inherited, *idle)]
     usual = [name for name in _TRAINING_FIELDS if name in settings]
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     unset = {name for name, value in settings.items() if value == defaults[name] or not (value or defaults[name])}

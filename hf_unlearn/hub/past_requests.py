@@ -12,6 +12,7 @@ from hf_unlearn.data.fingerprint import combine_hashes
 from hf_unlearn.data.requests import checked_ids, read_entries
 from hf_unlearn.data.splits import rows_by_role
 from hf_unlearn.errors import UserError, listed
+from hf_unlearn.files import refuse_revision
 from hf_unlearn.hub.download import fetch
 from hf_unlearn.hub.recorded_rows import PRIVATE_ROWS_NAME, Found, RecordedRows, RowIndex, check_complete, damaged
 from hf_unlearn.records.file_names import EVALUATION_NAME, MANIFEST_NAME
@@ -330,8 +331,9 @@ def past_rows(
         The rows by their ids; None for a model that has been through no request.
 
     Raises:
-        UserError: As `PastRequests.read` and `PastRequests.find` do.
+        UserError: As `PastRequests.read` and `PastRequests.find` do, and when a revision is given of a folder.
     """
+    refuse_revision(model, revision)
     past = PastRequests.read(model, revision).find(data, salt, files, allow_unfound_rows)
     for note in () if past is None else past.notes:
         logger.warning("%s", note)

@@ -55,9 +55,11 @@ def trainer_record(
     from hf_unlearn.data.fingerprint import combine_hashes, dataset_sha256
     from hf_unlearn.data.sources import with_ids
     from hf_unlearn.models.adapters import adapter_settings
+    from hf_unlearn.models.contrastive import is_dual_encoder, unwrap
     from hf_unlearn.models.origin import origin_of
 
-    model = trainer.model
+    model: Any = trainer.model
+    data = getattr(trainer, "data_config", None)
     origin = origin_of(model)
     base, revision = origin.name, origin.revision
     base_model, history = describe_base_model(base, revision) if base else (BaseModel("unnamed model"), ())
@@ -79,7 +81,7 @@ def trainer_record(
         splits={name: len(splits.get(name, ())) for name in ("retain", "unlearn", "validation", "test")},
         hyper_parameters={
             **public_hyper_parameters(trainer.args),
-            **public_hyper_parameters(getattr(trainer, "data_config", None)),
+            **public_hyper_parameters(data, data.idle(is_dual_encoder(unwrap(model))) if data is not None else ()),
             **adapter_settings(model),
         },
         description=description,

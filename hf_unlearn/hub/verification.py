@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from hf_unlearn.errors import UserError
+from hf_unlearn.files import refuse_revision
 from hf_unlearn.hub.base_check import verify_base
 from hf_unlearn.hub.card import render_card
 from hf_unlearn.hub.card_check import verify_card
@@ -64,14 +65,15 @@ def verify_repo(
         One line a statement.
 
     Raises:
-        UserError: There is no such model, or it has no `unlearning.json` to check against, or samples were given
-            without a salt, or there is no such file.
+        UserError: There is no such model, or a revision is given of a folder, or it has no `unlearning.json` to check
+            against, or samples were given without a salt, or there is no such file.
     """
     if samples and salt is None:
         raise UserError("Looking for your samples in the request needs its salt: give --salt, from the model's owner.")
     for path in (*((Path(request),) if request is not None else ()), *(sample.image for sample in samples)):
         if not path.exists():
             raise UserError(f"there is no file {path}; name the file of the request, or your picture")
+    refuse_revision(repo_or_dir, revision, "--revision")
     local = Path(repo_or_dir).is_dir()
     folder = Path(repo_or_dir) if local else fetch(str(repo_or_dir), (*PUBLISHED, AUDIT_NAME), revision, token)
     refuse_earlier_name(folder)

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PrinterCallback
 from transformers.trainer_utils import TrainOutput
 
 from hf_unlearn.data.config import setting
@@ -21,11 +21,12 @@ from hf_unlearn.distributed import all_reduce_sum, world_size
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import ContrastiveTerms, info_nce, masked_mean, negative_alignment, similarity_drift
 from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
-from hf_unlearn.models.adapters import merged
+from hf_unlearn.models.adapters import is_adapted, merged
 from hf_unlearn.models.contrastive import contrastive_terms, is_dual_encoder, unwrap
+from hf_unlearn.models.towers import freeze_tower
 from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, RETAIN, MethodDescription
 from hf_unlearn.training.batch import TrainingBatch
-from hf_unlearn.training.config import StartingPoint, UnlearningConfig
+from hf_unlearn.training.config import StartingPoint, Training, UnlearningConfig
 from hf_unlearn.training.earlier_requests import HELD_WEIGHT
 from hf_unlearn.training.features import FeatureEncoder, load_features
 from hf_unlearn.training.loss import BatchLoss
@@ -111,7 +112,8 @@ class TargetedCalibrationConfig(UnlearningConfig):
     target_epochs: float | None = setting(
         None,
         "With an initial model: epochs over retain alone of a copy that was led back towards it; what the copy "
-        "makes of pairs orders the targets. 0: the initial model's embeddings predict them; default: 4.",
+        "makes of pairs orders the targets. 0: there is no copy, and the initial model's embeddings alone predict "
+        "targets (of views, the model's own alignments order them); default: 4.",
     )
     target_learning_rate: float | None = setting(
         None,
@@ -139,6 +141,40 @@ class TargetedCalibrationConfig(UnlearningConfig):
             self.refuse_without_effect(OF_PAIRS, "on a model that embeds views")
         elif self.target_features is not None:
             load_features(self.target_features, start.model)
+
+    def trainings(self, uses: tuple[str, ...], start: StartingPoint) -> tuple[Training, ...]:
+        """As every config's; and that of the copy that is led back towards the initial model."""
+        own = super().trainings(uses, start)
+        if not (start.has_initial and self.epochs_of_copy) or self.target_features is not None:
+            return own
+        return (*own, (self.of_copy(), FineTuneTrainer.uses))
+
+    @property
+    def epochs_of_copy(self) -> float:
+        """Epochs of the copy over retain; 0: there is none."""
+        return TARGET_EPOCHS if self.target_epochs is None else self.target_epochs
+
+    def of_copy(self) -> FineTuneConfig:
+        """The config of the copy's training: as the method's own, but for what is said of the copy."""
+        changed = {
+            "num_train_epochs": self.epochs_of_copy,
+            "max_steps": -1,
+            "learning_rate": self.target_learning_rate or self.learning_rate / 2,
+            "shrink_perturb": None,
+            "saliency_share": None,
+            "save_strategy": "no",
+            "checkpoint_minutes": None,
+            "logging_strategy": "no",
+            "disable_tqdm": True,
+            "report_to": "none",
+        }
+        same = {each.name: deepcopy(getattr(self, each.name)) for each in fields(FineTuneConfig) if each.init}
+        return _CopyConfig(**same | changed)
+
+
+@dataclass
+class _CopyConfig(FineTuneConfig):
+    description = MethodDescription(title="Targeted Calibration's copy (target_epochs)")
 
 
 class TargetedCalibrationTrainer(UnlearningTrainer):
@@ -186,9 +222,7 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
         self, model: PreTrainedModel, args: TargetedCalibrationConfig, train_dataset: Any, *rest: Any, **kwargs: Any
     ):
         super().__init__(model, args, train_dataset, *rest, **kwargs)
-        idle = [name for name in OF_INITIAL if getattr(args, name) is not None]
-        if idle and self.initial_model is None:
-            logger.warning("%s has no effect, as no initial model is named (initial_model).", " and ".join(idle))
+        self._of_copy = self._say_what_copy()
         started = time.monotonic()
         self._retain = train_dataset["retain"]
         unlearn = len(self.rows.unlearn(self.train_dataset))
@@ -240,45 +274,56 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
     def _retrained_for_a_while(self) -> PreTrainedModel | None:
         """A copy led back towards the initial model, then fine-tuned on retain alone for `target_epochs`.
 
-        It is a Retrain that is broken off: it has forgotten most of the request, and learned retain again.
+        It is a Retrain that is broken off: it has forgotten most of the request, and learned retain again. Where an
+        adapter is trained, Retrain trains one on the initial model's whole weights; so does the copy, on its own.
         """
-        epochs = TARGET_EPOCHS if self.args.target_epochs is None else self.args.target_epochs
-        if self.initial_model is None or not epochs:
+        if self.initial_model is None or not self.args.epochs_of_copy:
             return None
         if self.is_fsdp_enabled:
             raise UserError(
                 "target_epochs fine-tunes a whole copy of the initial model, which FSDP would shard; set it to 0, or "
                 "launch with recipes/accelerate_configs/multi_gpu.yaml"
             )
-        start = merged(cast("PreTrainedModel", deepcopy(unwrap(self.model))))
+        start = merged(deepcopy(self.model))  # an adapter alone could not lead weights back that it leaves as they are
+        if self.args.freeze is not None:
+            freeze_tower(start, self.args.freeze)
         move_towards(start, self.initial_model, WAY_BACK)
-        changed = {
-            "num_train_epochs": epochs,
-            "learning_rate": self.args.target_learning_rate or self.args.learning_rate / 2,
-            "shrink_perturb": None,
-            "saliency_share": None,
-            "save_strategy": "no",
-            "checkpoint_minutes": None,
-            "logging_strategy": "no",
-            "disable_tqdm": True,
-            "report_to": "none",
-        }
-        same = {each.name: deepcopy(getattr(self.args, each.name)) for each in fields(FineTuneConfig) if each.init}
-        config = FineTuneConfig(**same | changed)
         trainer = FineTuneTrainer(
             start,
-            config,
+            self.args.of_copy(),
             {"retain": self._retain},
             processing_class=self.processing_class,
             data_config=self.data_config,
+            peft_config=cast("Any", self.model).active_peft_config if is_adapted(self.model) else None,
         )
+        trainer.remove_callback(PrinterCallback)  # without a bar of its own it would print figures of the copy
         trainer.train()
-        return trainer.whole_model()
+        return merged(trainer.whole_model())
+
+    def _say_what_copy(self) -> tuple[str, ...]:
+        """Warn that 0 epochs make no copy, and of what is set of one in vain; return what the card says, too."""
+        given, why = [name for name in OF_INITIAL if getattr(self.args, name) is not None], ""
+        notes = []
+        if self.initial_model is None:
+            why = "no initial model is named (initial_model)"
+        elif self.args.target_features is not None:
+            why = "target_features predict the targets"
+        elif not self.args.epochs_of_copy:
+            given.remove("target_epochs")
+            pairs = is_dual_encoder(unwrap(self.model))
+            order = "its embeddings alone predict the targets" if pairs else "the model's own alignments order targets"
+            why = "target_epochs is 0"
+            notes.append(f"No copy was led back towards the initial model ({why}): {order}.")
+        if given and why:
+            notes.append(f"{' and '.join(given)} {'have' if len(given) > 1 else 'has'} no effect, as {why}.")
+        for note in notes:
+            logger.warning("%s: %s", self.args.title, note)
+        return tuple(notes)
 
     @property
     def notes(self) -> list[str]:
-        """As the base class's; and how certain the targets are."""
-        return [*super().notes, *self.targets.notes]
+        """As the base class's; what is to be said of the copy; and how certain the targets are."""
+        return [*super().notes, *self._of_copy, *self.targets.notes]
 
     def train(self, *positional: Any, **kwargs: Any) -> TrainOutput:
         """As the base class does; the run time includes what the targets took."""

@@ -1,6 +1,5 @@
 """Task-vector negation: learn the unlearn samples even better, and go the opposite way."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
-from hf_unlearn.data.sampler import SplitSampler
 from hf_unlearn.errors import DivergenceError, UserError
 from hf_unlearn.losses import ContrastiveTerms, info_nce
 from hf_unlearn.parsing import read_tensors
@@ -73,7 +71,9 @@ class TaskVectorConfig(UnlearningConfig):
     def check_for(self, splits: Mapping[str, Any], start: StartingPoint) -> None:
         """As every config does; each vector needs a step of its own."""
         super().check_for(splits, start)
-        self.ends(self._steps(len(splits["unlearn"])))
+        steps = self.updates(0, len(splits["unlearn"]))
+        assert steps is not None  # no stream can be unlearned
+        self.ends(steps)
 
     def ends(self, steps: int) -> list[int]:
         """The step at which each vector ends: vector k of n gets `k / (1 + 2 + ... + n)` of them.
@@ -86,13 +86,6 @@ class TaskVectorConfig(UnlearningConfig):
         if len(set(ends)) <= count:
             raise UserError(f"{steps} steps are too few for {count} task vectors; train longer, or use fewer")
         return ends[1:]
-
-    def _steps(self, unlearn: int) -> int:
-        """Updates that the Trainer makes on so many rows."""
-        if self.max_steps > 0:
-            return self.max_steps
-        batches = SplitSampler(0, unlearn, self.train_batch_size).batches
-        return math.ceil(self.num_train_epochs * -(-batches // (self.world_size * self.gradient_accumulation_steps)))
 
 
 class TaskVectorTrainer(UnlearningTrainer):

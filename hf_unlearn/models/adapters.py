@@ -15,6 +15,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from hf_unlearn.errors import UserError, listed, missing_extra
 from hf_unlearn.models.contrastive import is_dual_encoder, unwrap
 from hf_unlearn.models.moco import MoCoModel
+from hf_unlearn.models.towers import name_patterns
 from hf_unlearn.models.weights import ADAPTER_NAME, LOCAL_PREFIX, tensor_header, weight_files, weights_sha256
 from hf_unlearn.parsing import read_json
 
@@ -26,6 +27,10 @@ _SLOW = re.compile(r"\)[*+{]|([*+{][^*+{]*){4}")
 PLAIN_STARTS = (True, False, "gaussian")  # of LoRA: what loading overwrites
 ALL_LINEAR = "all-linear"  # of peft: every linear layer
 RECORDS_NAME = "unlearning.json"  # where a finished run notes the hash of its base model
+
+
+# What peft says where no layer is adapted.
+_NOTHING_LEFT = re.compile("All modules were excluded|No modules were targeted|Target modules .* not found")
 
 
 def require_peft() -> ModuleType:
@@ -46,7 +51,7 @@ def is_adapted(model: object) -> bool:
     return hasattr(model, "get_base_model")
 
 
-def add_adapter(model: PreTrainedModel, config: "LoraConfig") -> Any:
+def add_adapter(model: PreTrainedModel, config: "LoraConfig", frozen: str | None = None) -> Any:
     """Wrap an encoder, in place, with a new LoRA adapter: W x becomes W x + (alpha / r) B A x, with B = 0 at first.
 
     A batch norm changes its running statistics in training; each is copied into the adapter (`modules_to_save`) and
@@ -55,6 +60,7 @@ def add_adapter(model: PreTrainedModel, config: "LoraConfig") -> Any:
     Args:
         model: a dual encoder, or a view encoder without a momentum encoder.
         config: without `target_modules`, every linear layer is adapted, and a view encoder's convolutions, too.
+        frozen: the encoder of a dual encoder that stays as it is, and so is given no adapter: `vision` or `text`.
 
     Returns:
         The `PeftModel`; only its adapter is trainable.
@@ -79,11 +85,23 @@ def add_adapter(model: PreTrainedModel, config: "LoraConfig") -> Any:
         config.target_modules = ALL_LINEAR if is_dual_encoder(model) else _named(model, nn.Conv2d, nn.Linear)
     if norms := _named(model, nn.modules.batchnorm._BatchNorm):
         config.modules_to_save = [*(config.modules_to_save or ()), *norms]
+    if frozen is not None:
+        kept, own_choice = name_patterns(frozen), config.exclude_modules or ()
+        if isinstance(own_choice, str):
+            config.exclude_modules = f"{own_choice}|{kept}"
+        else:  # a list takes names alone
+            names = [name for name, _ in model.named_modules() if re.fullmatch(kept, name)]
+            config.exclude_modules = [*own_choice, *names] if own_choice else kept
     try:
         adapted = peft.get_peft_model(model, config, revision=getattr(model.config, "_commit_hash", None))
     except (ValueError, TypeError) as error:
         reason = str(error).splitlines()[0].partition(". ")[0]
         targets = config.target_modules if isinstance(config.target_modules, str) else sorted(config.target_modules)
+        if frozen is not None and _NOTHING_LEFT.match(reason):
+            raise UserError(
+                f"freeze={frozen} keeps that encoder as it is, and the adapter (target_modules {targets}) fits no "
+                "layer of the other one; name some of that (--lora_target_modules), or leave freeze unset"
+            ) from error
         raise UserError(
             f"the adapter (target_modules {targets}) does not fit {type(model).__name__}: {reason}"
         ) from error
@@ -200,6 +218,11 @@ def _refuse_more(config: "LoraConfig", folder: Path) -> None:
             f"the adapter {folder.name} is far larger by its adapter_config.json than its weights are; save both "
             "together with save_pretrained"
         )
+
+
+def check_adapter(model: PreTrainedModel, config: "LoraConfig", frozen: str | None = None) -> None:
+    """Refuse an adapter that a model cannot have, as `add_adapter` does; the model is as it was afterwards."""
+    add_adapter(model, config, frozen).unload().requires_grad_(True)
 
 
 def merged(model: Any) -> PreTrainedModel:

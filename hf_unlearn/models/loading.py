@@ -20,6 +20,7 @@ from transformers import (
 
 from hf_unlearn.data.resizing import Processor
 from hf_unlearn.errors import UserError
+from hf_unlearn.files import refuse_revision
 from hf_unlearn.models.adapters import apply_adapter, base_of, find_adapter
 from hf_unlearn.models.checkpoint_forms import OPEN_CLIP, TRANSFORMERS, form_of, located
 from hf_unlearn.models.contrastive import is_contrastive, is_dual_encoder
@@ -62,8 +63,9 @@ def load_encoder(
         The model (for an adapter, a `PeftModel`), and its processor (dual encoders) or image processor (SimCLR, MoCo).
 
     Raises:
-        UserError: when there is no such model, it is no contrastive encoder, its weights are pickled or incomplete, its
-            processor is missing or does not fit it, or an adapter's base model is missing or another.
+        UserError: when there is no such model, a revision is given of a folder, it is no contrastive encoder, its
+            weights are pickled or incomplete, its processor is missing or does not fit it, or an adapter's base model
+            is missing or another.
     """
     model = load_model(name_or_path, revision, trust_remote_code, base)
     if not is_contrastive(model):
@@ -78,6 +80,7 @@ def load_model(
     name_or_path: str, revision: str | None = None, trust_remote_code: bool = False, base: str | None = None
 ) -> PreTrainedModel:
     """Load an encoder in float32, as `load_encoder` does, without a processor."""
+    refuse_revision(name_or_path, revision)
     model = _load_model(name_or_path, revision, trust_remote_code, base)
     remember_origin(model, name_or_path, revision)
     return model
@@ -98,6 +101,7 @@ def _load_model(name_or_path: str, revision: str | None, trust_remote_code: bool
             return _load_complete(place, revision, trust_remote_code)
         named, pinned = (base, None) if base is not None else base_of(adapter)
         # Only code of a model that the user named may run, not that of one which an adapter names.
+        pinned = None if Path(named).is_dir() else pinned  # a folder of the Hub's cache has one, which says nothing
         plain = load_model(named, pinned, trust_remote_code and base is not None)
         return apply_adapter(plain, adapter)
 
@@ -111,8 +115,9 @@ def load_image_processor(name_or_path: str, backend: str | None = None, revision
         revision: branch, tag or commit of a Hub model.
 
     Raises:
-        UserError: when there is none.
+        UserError: when there is none, or a revision is given of a folder.
     """
+    refuse_revision(name_or_path, revision)
     return _beside(AutoImageProcessor, "image processor", name_or_path, revision=revision, backend=backend)
 
 

@@ -32,5 +32,10 @@ def check_freezable(model: nn.Module, tower: str) -> None:
         raise UserError(f"freeze={tower} cannot keep the batch norms of a {type(family).__name__}; leave it unset")
 
 
+def name_patterns(tower: str) -> str:
+    """A regular expression of the names of an encoder's modules."""
+    return "|".join(f"{start}.*" for start in TOWERS[tower])
+
+
 def _parts(model: nn.Module, tower: str) -> list[nn.Module]:
     return [part for name, part in unwrap(model).named_children() if name.startswith(TOWERS[tower])]

@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 from hf_unlearn.data.resizing import Processor
 from hf_unlearn.data.views import VIEW_PRESETS
 from hf_unlearn.errors import UserError
+from hf_unlearn.models.contrastive import is_dual_encoder
 from hf_unlearn.models.image_processor import image_processor_of
 from hf_unlearn.models.loading import load_image_processor, load_vision_model
 from hf_unlearn.models.moco import MoCoModel
@@ -48,6 +49,16 @@ def _view_encoder(family: type[ViewEncoderModel], run: Run) -> tuple[PreTrainedM
     settings = {field: value for field, value in run.model.items() if field not in OF_RESNETS}
     model = family.from_vision_model(load_vision_model(name, revision), **settings)
     return model, load_image_processor(name, revision=revision)
+
+
+def check_family(family: str | None, model: PreTrainedModel) -> None:
+    """Refuse a model of another family than the run's, whose options mean nothing to it."""
+    own = "clip" if is_dual_encoder(model) else model.config.model_type
+    if family not in (None, own):
+        raise UserError(
+            f"the family {family}, from --family or the config, is not that of the model, a {type(model).__name__}; "
+            "leave it out, or name a model of that family"
+        )
 
 
 BUILDERS: dict[str, Builder] = {"clip": small_clip, "simclr": simclr, "moco": moco}

@@ -23,13 +23,14 @@ from hf_unlearn.hub.past_requests import PastRequests
 from hf_unlearn.methods import METHODS
 from hf_unlearn.methods.retrain import RetrainConfig
 from hf_unlearn.metrics.estimated_gap import ImageTextEvidence
-from hf_unlearn.models.adapters import add_adapter, is_adapted, merged
+from hf_unlearn.models.adapters import check_adapter, is_adapted, merged
 from hf_unlearn.models.checkpoint_forms import TRANSFORMERS, check_form, located, stored_dtype
 from hf_unlearn.models.contrastive import is_dual_encoder, is_sigmoid
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.weights import has_weights, weights_sha256
 from hf_unlearn.records.file_names import MANIFEST_NAME
 from hf_unlearn.records.schemas import BaseModel, Results, UnlearningManifest
+from hf_unlearn.runs.builders import check_family
 from hf_unlearn.runs.class_labels import ZeroShotTask, class_labels
 from hf_unlearn.runs.command_line import Run
 from hf_unlearn.runs.comparable import refuse_other_reading
@@ -76,6 +77,7 @@ class Experiment(RunReports):
         self.state = state or RunState(self.output_dir)
         self.peft_config = get_peft_config(arguments)
         model, self.processor = self._load_base()
+        check_family(run.family, model)
         self.form = self._form(model)
         self.dtype = self._dtype()
         self.base_record, self.history = describe_base_model(self.base, arguments.model_revision)
@@ -110,8 +112,7 @@ class Experiment(RunReports):
         self.retrain: Evaluation | None = None
         if arguments.retrain_model is not None:
             self.retrain = self.evaluate(arguments.retrain_model)
-        if self.peft_config is not None:
-            add_adapter(model, self.peft_config)  # so that one that cannot be is refused now; it changes the model
+        check_adapters(run, model)
 
     def check(self, config: UnlearningConfig, base: PreTrainedModel | None = None) -> None:
         """Refuse a config whose method could not do with the base model, loaded anew if not given, what it says."""
@@ -285,6 +286,15 @@ class Experiment(RunReports):
         seconds = float(train_on(trainer, config.title, checkpoints).metrics["train_runtime"])
         stopped, failed = trainer.stopping_note(), trainer.guard.failed
         return Trained(trainer.whole_model(), seconds, tuple(trainer.notes), stopped=stopped, failed=failed)
+
+
+def check_adapters(run: Run, model: PreTrainedModel) -> None:
+    """Refuse an adapter that the model cannot have under some method of a run, before any is trained."""
+    config = get_peft_config(run.arguments)
+    if config is None:
+        return
+    for frozen in {method.freeze for method in run.methods.values()}:
+        check_adapter(model, config, frozen)
 
 
 def as_original(before: Evaluation, past: PastRequests) -> Evaluation:

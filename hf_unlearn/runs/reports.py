@@ -26,6 +26,7 @@ from hf_unlearn.metrics.alignment_matrices import alignment_gap_matrix, alignmen
 from hf_unlearn.metrics.gap import gap_to_retrain
 from hf_unlearn.models.adapters import adapter_settings, is_adapted
 from hf_unlearn.models.checkpoint_forms import save_encoder
+from hf_unlearn.models.contrastive import is_dual_encoder, unwrap
 from hf_unlearn.models.weights import weights_sha256
 from hf_unlearn.records.schemas import BaseModel, EvaluationRecord, HistoryEntry, Matrices, RequestStatus, Results
 from hf_unlearn.runs.evaluation import Evaluation, Evaluator
@@ -95,7 +96,9 @@ class RunReports:
             splits=self.task.sizes,
             hyper_parameters={
                 **public_hyper_parameters(config),
-                **public_hyper_parameters(self.data_config),
+                **public_hyper_parameters(
+                    self.data_config, self.data_config.idle(is_dual_encoder(unwrap(trained.model)))
+                ),
                 **adapter_settings(trained.model),
                 **({"initial_model": self.initial.name} if self.initial else {}),
             },

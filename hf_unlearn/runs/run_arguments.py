@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hf_unlearn.data.config import setting
 from hf_unlearn.errors import UserError, listed
+from hf_unlearn.files import refuse_revision
 from hf_unlearn.methods import METHODS, PAPER_METHODS, load_method
 from hf_unlearn.methods.retrain import RetrainConfig
 from hf_unlearn.models.adapters import ALL_LINEAR, require_peft
@@ -112,9 +113,11 @@ class RunArguments:
         for one, other in combinations(starts, 2):
             if getattr(self, one) is not None and getattr(self, other) is not None and other not in starts[:2]:
                 raise UserError(f"--{other} makes a model to start from, and --{one} names one; give one of them")
-        for name in ("initial", "vision"):
-            if getattr(self, f"{name}_revision") is not None and getattr(self, f"{name}_model") is None:
-                raise UserError(f"--{name}_revision is that of --{name}_model; give both, or neither")
+        for kind, of in (("model", "model_name_or_path"), ("initial", "initial_model"), ("vision", "vision_model")):
+            revision, name = getattr(self, f"{kind}_revision"), getattr(self, of)
+            if revision is not None and name is None:
+                raise UserError(f"--{kind}_revision is that of --{of}; give both, or neither")
+            refuse_revision(name, revision, f"--{kind}_revision")
         if self.save_dtype not in (None, "float32", "bfloat16", "float16"):
             raise UserError(f"--save_dtype {self.save_dtype} is unknown; choose float32, bfloat16 or float16")
         if self.save_dtype is not None and self.use_peft:

@@ -138,7 +138,8 @@ def _tune(search: Search, folder: Path, resume: bool, say: Callable[[str], None]
             if experiment is None:
                 experiment = start(search.run_of(method), search.builder)
                 untouched = experiment.before.metrics["estimated_gap"]
-            setting = propose(search.run_of(method).methods[method], experiment.evaluator.family, past, search.seed)
+            run, family = search.run_of(method), experiment.evaluator.family
+            setting = propose(run.methods[method], family, past, search.seed, run.arguments.use_peft)
             if setting is None:
                 say(f"{method}: its search space has {len(past)} settings, and all are tried")
                 break
@@ -183,7 +184,9 @@ def _measured(experiment: Experiment, config: UnlearningConfig) -> Row:
     return {"stopped": trained.stopped} if trained.stopped else evaluation.metrics
 
 
-def propose(config: UnlearningConfig, family: str, past: Sequence[Row], seed: int) -> Setting | None:
+def propose(
+    config: UnlearningConfig, family: str, past: Sequence[Row], seed: int, adapted: bool = False
+) -> Setting | None:
     """The next setting to try, none that was tried before; None where all are.
 
     Args:
@@ -191,11 +194,12 @@ def propose(config: UnlearningConfig, family: str, past: Sequence[Row], seed: in
         family: image-text or views.
         past: the method's earlier trials.
         seed: of the search.
+        adapted: whether an adapter is trained, on which `shrink_perturb` has no effect: it is left as it is.
 
     Raises:
         UserError: when a default value cannot lie in its range.
     """
-    ranges = config.ranges(family)
+    ranges = {name: r for name, r in config.ranges(family).items() if not (adapted and name == "shrink_perturb")}
     if not past:
         return {name: getattr(config, name) for name in ranges}
     optuna = _optuna()

@@ -1,17 +1,19 @@
 """What every unlearning recipe does, given how its family's small model is built."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from hf_unlearn.distributed import owned_together
 from hf_unlearn.files import refuse_to_write_to
 from hf_unlearn.methods import METHODS
+from hf_unlearn.methods.retrain import RetrainTrainer
 from hf_unlearn.models.contrastive import is_dual_encoder
 from hf_unlearn.records.schemas import Results
-from hf_unlearn.runs.builders import Builder
+from hf_unlearn.runs.builders import Builder, check_family
 from hf_unlearn.runs.class_labels import class_labels
 from hf_unlearn.runs.command_line import Run
 from hf_unlearn.runs.evaluation import view_notes
-from hf_unlearn.runs.experiment import Experiment, say_notes
+from hf_unlearn.runs.experiment import Experiment, check_adapters, say_notes
 from hf_unlearn.runs.initial import load_initial_model, prepare_vision_model
 from hf_unlearn.runs.pretrain import pretrain, pretrain_initial
 from hf_unlearn.runs.resuming import RunState, data_key, training_key
@@ -33,10 +35,15 @@ def base_model(run: Run, task: UnlearningTask, build: Builder) -> str:
     prepare_vision_model(run, task, build)
     initial = load_initial_model(run.arguments)
     model, processor = build(run, task) if initial is None else (initial.model, initial.processor)
-    # What the methods cannot do, and what is wrong with the labels, is known before a long training.
+    check_family(run.family, model)
+    # What the methods and earlier trainings cannot do, and what is wrong with the labels, is known before a long one.
     start = StartingPoint(model, run.arguments.use_peft, initial is not None or task.initial_rows is not None)
     for config in run.methods.values():
         refuse_unfit(config, METHODS[config.method].uses, task.splits, start, run.data)
+    check_adapters(run, model)
+    refuse_unfit(run.pretrain, RetrainTrainer.uses, {"retain": task.train}, replace(start, adapted=False), run.data)
+    if run.initial is not None:
+        refuse_unfit(run.initial, RetrainTrainer.uses, {"retain": task.initial_rows}, StartingPoint(model), run.data)
     if not is_dual_encoder(model):
         say_notes(view_notes(task.splits, class_labels(task.splits)))
     if task.initial_rows is not None:

@@ -1,9 +1,10 @@
 """The `TrainingArguments` that every unlearning method shares."""
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from math import inf
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from transformers.training_args import OptimizerNames
 from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
 
 from hf_unlearn.data.config import setting
+from hf_unlearn.data.sampler import SplitSampler
 from hf_unlearn.errors import UserError, check_ranges
 from hf_unlearn.models.contrastive import is_dual_encoder, unwrap
 from hf_unlearn.models.towers import TOWERS, check_freezable
@@ -93,6 +95,7 @@ class UnlearningConfig(TrainingArguments):
     paper_row: ClassVar[int | None] = None  # its place in the paper's tables, if it has one
     # Where `hf-unlearn tune` looks for better settings; a method says its own.
     search_space: ClassVar[SearchSpace] = everywhere(learning_rate=Around(10))
+    makes_steps: ClassVar[bool] = True  # whether its weights move step by step, by a learning rate
 
     per_device_train_batch_size: int = setting(128, "Batch size per device; a contrastive loss depends on it.")
     per_device_eval_batch_size: int = setting(256, "Batch size per device in evaluation.")
@@ -170,6 +173,8 @@ class UnlearningConfig(TrainingArguments):
         if self.push_to_hub:
             raise UserError(NO_PUSHED_CHECKPOINTS)
         check_ranges(self, _RANGES)
+        rate = self.learning_rate > 0 or not self.makes_steps
+        self.check("learning_rate", rate, "would train nothing; use more than 0")
         self._check_optimizer()
         self._check_schedule()
         absent = sorted(set(self.report_to or ()) - {*get_available_reporting_integrations(), *_UNLISTED})
@@ -203,6 +208,13 @@ class UnlearningConfig(TrainingArguments):
         """
         if self.freeze is not None:
             check_freezable(start.model, self.freeze)
+        default = {each.name: each.default for each in fields(self)}["shrink_perturb"]
+        self.check(
+            "shrink_perturb",
+            not (start.adapted and self.shrink_perturb) or self.shrink_perturb == default,  # of which a note tells
+            "would have no effect on an adapter, which leaves the model's own weights as they are; leave it unset, or "
+            "set it to 0 where a config sets it",
+        )
         if self.saliency_share is None:
             return
         if not splits.get("unlearn"):
@@ -218,6 +230,30 @@ class UnlearningConfig(TrainingArguments):
         unset = {each.name: each.default for each in fields(self)}
         for name in names:
             self.check(name, getattr(self, name) == unset[name], f"would have no effect {where}; leave it unset")
+
+    def updates(self, retain: float, unlearn: float) -> int | None:
+        """Updates that the Trainer makes of so many rows; None where there is no telling how many rows there are."""
+        if self.max_steps > 0:
+            return self.max_steps
+        if math.isinf(retain + unlearn):
+            return None
+        batches = SplitSampler(int(retain), int(unlearn), self.train_batch_size).batches
+        processes = 1 if self.accelerator_config.split_batches else self.world_size  # type: ignore[union-attr]
+        return math.ceil(self.num_train_epochs * -(-batches // (processes * self.gradient_accumulation_steps)))
+
+    def schedule(self, updates: int) -> torch.optim.lr_scheduler.LRScheduler:
+        """The schedule of so many updates as the Trainer makes it, of a weight of its own."""
+        optimizer, warmup = torch.optim.SGD([torch.zeros(1)], lr=self.learning_rate), self.get_warmup_steps(updates)
+        return get_scheduler(self.lr_scheduler_type, optimizer, warmup, updates, self.lr_scheduler_kwargs)  # type: ignore[arg-type]
+
+    def trainings(self, uses: tuple[str, ...], start: StartingPoint) -> tuple["Training", ...]:
+        """The trainings that the method makes: its own, unless it makes no steps.
+
+        Args:
+            uses: names of the splits that the method learns from.
+            start: the model, and how it is to be trained.
+        """
+        return ((self, uses),) if self.makes_steps else ()
 
     @property
     def title(self) -> str:
@@ -244,14 +280,17 @@ class UnlearningConfig(TrainingArguments):
 
     def _check_schedule(self) -> None:
         """Build the schedule once, as the Trainer does when it starts: some need `lr_scheduler_kwargs`."""
-        optimizer = torch.optim.SGD([torch.zeros(1)], lr=self.learning_rate)
         try:
-            get_scheduler(self.lr_scheduler_type, optimizer, 0, 1, self.lr_scheduler_kwargs)  # type: ignore[arg-type]
+            self.schedule(1)
         except (ValueError, TypeError, ArithmeticError) as error:
             raise UserError(
                 f"lr_scheduler_type={SchedulerType(self.lr_scheduler_type).value}: {str(error).splitlines()[0]}; set "
                 "lr_scheduler_kwargs, or choose another schedule"
             ) from error
+
+
+Training: TypeAlias = tuple[UnlearningConfig, tuple[str, ...]]
+"""A training's config, and the names of the splits that it learns from."""
 
 
 @dataclass

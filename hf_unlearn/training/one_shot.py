@@ -23,6 +23,8 @@ from hf_unlearn.training.trainer import UnlearningTrainer
 class OneShotConfig(UnlearningConfig):
     """The config of a method without a training loop: what only a training could use is refused."""
 
+    makes_steps = False
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.saliency_share is not None:

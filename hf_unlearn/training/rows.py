@@ -48,8 +48,8 @@ def make_preprocessor(model: PreTrainedModel, processing_class: Processor, data:
         data: the settings of the data.
 
     Raises:
-        UserError: without the model's processor, when it does not fit the model, or when the text encoder takes fewer
-            tokens than `max_length`.
+        UserError: without the model's processor, when it does not fit the model, when the text encoder takes fewer
+            tokens than `max_length`, or when a setting is of another kind of model.
     """
     if processing_class is None:
         raise UserError(
@@ -57,6 +57,7 @@ def make_preprocessor(model: PreTrainedModel, processing_class: Processor, data:
         )
     check_fit(model, processing_class, model.name_or_path or type(model).__name__)
     model = unwrap(model)  # type: ignore[assignment]
+    data.refuse_idle(is_dual_encoder(model))
     if is_dual_encoder(model):
         tokenizer = getattr(processing_class, "tokenizer", None)
         length = caption_length(model, tokenizer, data.max_length)

@@ -121,18 +121,24 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
             self.preprocessor = encoded[0].preprocessor if encoded else self.preprocessor  # as they were made
         self.rows = TrainingRows(train_dataset, self.uses, self.preprocessor, args, self.data_config)
         start = StartingPoint(model, peft_config is not None or is_adapted(model), initial_model is not None)
-        refuse_unfit(args, self.uses, train_dataset, start, self.data_config)
+        own_schedule = kwargs.get("optimizers", (None, None))[1] is not None
+        refuse_unfit(args, self.uses, train_dataset, start, self.data_config, own_schedule)
         self.unlearn_to_retain = self.rows.unlearn_to_retain
         if peft_config is not None:
             set_seed(args.seed)  # the adapter's new weights
-            model = add_adapter(model, peft_config)
-        if args.freeze is not None:
-            freeze_tower(model, args.freeze)
+            model = add_adapter(model, peft_config, args.freeze)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise UserError(
                 "the model has no trainable weights; load its adapter with is_trainable=True, or merge it with "
                 "merge_and_unload"
             )
+        if args.freeze is not None:
+            freeze_tower(model, args.freeze)
+            if not any(parameter.requires_grad for parameter in model.parameters()):
+                raise UserError(
+                    f"freeze={args.freeze} keeps that encoder as it is, and the model's adapter has layers of no other "
+                    "one; leave freeze unset, or merge the adapter with merge_and_unload"
+                )
         self._probe = self.rows.probe()
         batches = self.rows.batches()
         super().__init__(

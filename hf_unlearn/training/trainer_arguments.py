@@ -94,7 +94,12 @@ def _picture(split: Dataset, ids: pa.ChunkedArray, row: str) -> object:
 
 
 def refuse_unfit(
-    args: UnlearningConfig, uses: tuple[str, ...], splits: Mapping[str, Any], start: StartingPoint, data: DataConfig
+    args: UnlearningConfig,
+    uses: tuple[str, ...],
+    splits: Mapping[str, Any],
+    start: StartingPoint,
+    data: DataConfig,
+    own_schedule: bool = False,
 ) -> None:
     """Refuse what a method could not do with these rows and this model.
 
@@ -104,11 +109,13 @@ def refuse_unfit(
         splits: Rows by the name of their split, encoded or not.
         start: The model, and how it is to be trained.
         data: The settings of the data.
+        own_schedule: Whether the Trainer was given a schedule, instead of that of the config.
 
     Raises:
-        UserError: As `checked_sizes` and the config's `check_for` do, and when new weights would never learn retain.
+        UserError: As `checked_sizes` and the config's `check_for` do, when new weights would never learn retain, and
+            when the learning rate would be 0 at every update.
     """
-    checked_sizes(splits, uses, args, data)
+    sizes = checked_sizes(splits, uses, args, data)
     if args.shrink_perturb and "retain" not in uses and not start.has_initial:
         raise UserError(
             f"{args.title} never sees retain, so what shrink_perturb takes would not be learned again; name "
@@ -116,6 +123,10 @@ def refuse_unfit(
             "--neg_grad.shrink_perturb"
         )
     args.check_for(splits, start)
+    for training, rows in () if own_schedule else args.trainings(uses, start):
+        updates = training.updates(*(sizes[name] if name in rows else 0 for name in ("retain", "unlearn")))
+        if updates is not None:  # else the Trainer asks when it knows
+            refuse_standing_still(training, training.schedule(updates), updates)
 
 
 def refuse_standing_still(args: UnlearningConfig, scheduler: object, updates: int) -> None:

@@ -36,7 +36,8 @@ def run(bases, rows, encoded):
 
     def unlearn(folder: Path, family: str, *argv: str, methods: tuple[str, ...] = ("fine_tune",)) -> None:
         given = ["--dataset_name", str(rows), "--output_dir", str(folder / "out"), "--methods", *methods]
-        given += ["--num_train_epochs", "2", "--per_device_train_batch_size", "16", "--views", "light"]
+        given += ["--num_train_epochs", "2", "--per_device_train_batch_size", "16"]
+        given += [] if family == "clip" else ["--views", "light"]
         given += [] if any("--unlearn_" in word for word in argv) else ["--unlearn_fraction", "0.1"]
         given += ["--use_cpu", "true", "--disable_tqdm", "true", "--save_strategy", "steps", "--save_steps", "2"]
         given += ["--audit_samples", "3"]

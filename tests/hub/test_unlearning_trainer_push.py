@@ -91,7 +91,8 @@ def test_saving_leaves_the_record_and_the_card_beside_the_weights(
         "small-clip",
     )
     assert record.weights_sha256 == weights_sha256(tmp_path / "saved")
-    assert {"alpha", "views", "learning_rate"} <= record.hyper_parameters.keys()
+    assert {"alpha", "flip_probability", "learning_rate"} <= record.hyper_parameters.keys()
+    assert "views" not in record.hyper_parameters  # it embeds pairs
     card = (tmp_path / "saved" / "README.md").read_text()
     assert "Alignment Calibration" in card and "This model was not evaluated." in card
     assert verify_repo(str(tmp_path / "saved"), base=base).ok

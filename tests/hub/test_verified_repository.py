@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 from hub.local_hub import Blob, LocalHub
 from hub.test_verification import subjects
 
+from hf_unlearn.audit.encoders import resolve_folder
 from hf_unlearn.errors import UserError
+from hf_unlearn.hub.past_requests import past_rows
 from hf_unlearn.hub.publishing import publish_run
 from hf_unlearn.hub.verification import verify_repo
 from hf_unlearn.hub.verification_report import Outcome
@@ -49,6 +52,15 @@ def test_what_is_no_model_is_refused(run: Path, hub: LocalHub, target: str, revi
     publish_run(run, "org/clip")
     with pytest.raises(UserError, match=named):
         verify_repo(target, revision=revision)
+
+
+def test_a_revision_of_a_folder_is_refused(run: Path) -> None:
+    with pytest.raises(UserError, match=r"--revision v1 would have no effect: \S+ is a folder, not on the Hub"):
+        verify_repo(run, revision="v1")
+    with pytest.raises(UserError, match="the revision v1 would have no effect"):
+        past_rows(run, Dataset.from_dict({}), revision="v1")
+    with pytest.raises(UserError, match="the revision v1 would have no effect"):
+        resolve_folder(f"{run}@v1")
 
 
 def test_a_repository_in_the_cache_is_checked_offline(

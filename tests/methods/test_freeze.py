@@ -4,6 +4,7 @@ import pytest
 from peft import LoraConfig
 
 from hf_unlearn.errors import UserError
+from hf_unlearn.models.loading import load_encoder
 
 
 def state(trainer):
@@ -27,6 +28,27 @@ def test_an_adapter_is_frozen_with_its_encoder(make_trainer):
     trainer = make_trainer("fine_tune", freeze="text", peft_config=adapter, max_steps=1)
     trained = [name for name, value in trainer.model.named_parameters() if value.requires_grad]
     assert trained and all("vision_model" in name for name in trained)
+
+
+@pytest.mark.parametrize(("tower", "others"), [("vision", "text_"), ("text", "vi")])
+@pytest.mark.parametrize("lora", [{}, {"exclude_modules": ["q_proj"]}, {"exclude_modules": r".*\.q_proj"}])
+def test_a_frozen_encoder_has_no_adapter_of_its_own(make_trainer, tower, others, lora, tmp_path):
+    trainer = make_trainer("fine_tune", freeze=tower, peft_config=LoraConfig(r=2, **lora), max_steps=1)
+    names = [name.split("base_model.model.")[1] for name, _ in trainer.model.named_parameters() if "lora_" in name]
+    assert names and all(name.startswith(others) for name in names)
+    assert any("q_proj" in name for name in names) is (not lora)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "adapter"))
+    load_encoder(str(tmp_path / "adapter"), base=trainer.model.get_base_model().name_or_path)
+
+
+def test_an_adapter_of_the_frozen_encoder_alone_is_refused_by_its_cause(make_trainer):
+    adapter = LoraConfig(r=2, target_modules=["vision_model.encoder.layers.0.mlp.fc1"])
+    with pytest.raises(UserError, match=r"freeze=vision keeps that encoder as it is, and the adapter .* fits no layer"):
+        make_trainer("fine_tune", freeze="vision", peft_config=adapter)
+    model = make_trainer("fine_tune", peft_config=adapter).model
+    with pytest.raises(UserError, match="freeze=vision keeps that encoder as it is, and the model's adapter has lay"):
+        make_trainer("fine_tune", freeze="vision", given_model=model)
 
 
 def test_what_cannot_be_frozen_is_refused(make_trainer):

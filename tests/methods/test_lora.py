@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from hf_unlearn.errors import UserError
 from hf_unlearn.losses import l1_norm
 from hf_unlearn.methods import METHODS
+from hf_unlearn.models.adapters import check_adapter
 from hf_unlearn.models.contrastive import contrastive_terms
 from hf_unlearn.models.loading import load_encoder
 
@@ -205,6 +206,14 @@ def test_a_second_adapter_and_a_frozen_one_are_refused(with_lora, make_trainer):
     model.requires_grad_(False)
     with pytest.raises(UserError, match="no trainable weights"):
         make_trainer("fine_tune", given_model=model)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_asking_whether_an_adapter_fits_leaves_the_model_as_it_is(encoder, family):
+    model, _ = encoder(family)
+    before = tensors(model)
+    check_adapter(model, LoraConfig(r=2))
+    assert not changed(before, tensors(model)) and all(value.requires_grad for value in model.parameters())
 
 
 def test_terms_see_through_the_wrapper(with_lora):

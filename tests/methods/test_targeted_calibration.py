@@ -4,6 +4,7 @@ import loss_oracle
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods.fine_tune import FineTuneTrainer
@@ -129,10 +130,42 @@ def test_targets_are_not_predicted_from_the_models_own_memory(make_trainer, tiny
         make_trainer("targeted_calibration", target_features=str(tiny_clip))
 
 
-def test_what_only_an_initial_model_gives_a_meaning_is_said(make_trainer, caplog):
+@pytest.mark.parametrize(
+    ("family", "settings", "initial", "told"),
+    [
+        ("clip", {"target_epochs": 7.0}, False, ["target_epochs has no effect, as no initial model is named (initial"]),
+        (
+            "clip",
+            {"target_epochs": 7.0, "target_learning_rate": 1e-3},
+            False,
+            ["target_epochs and target_learning_rate have no effect, as no initial model is named"],
+        ),
+        ("clip", {"target_epochs": 0}, True, ["(target_epochs is 0): its embeddings alone predict the targets."]),
+        (
+            "simclr",
+            {"target_epochs": 0, "target_learning_rate": 1e-3},
+            True,
+            [
+                "(target_epochs is 0): the model's own alignments order targets.",
+                "target_learning_rate has no effect, as target_epochs is 0.",
+            ],
+        ),
+        ("simclr", {"target_epochs": 1}, True, []),
+    ],
+)
+def test_what_is_set_of_the_copy_and_makes_none_is_said_on_terminal_and_card(
+    make_trainer, encoder, caplog, family, settings, initial, told
+):
+    if initial:
+        model, _ = encoder(family)
+        torch.manual_seed(3)
+        settings = settings | {"initial_model": type(model)(model.config)}
     with caplog.at_level(logging.WARNING, logger="hf_unlearn"):
-        make_trainer("targeted_calibration", "clip", target_epochs=7.0)
-    assert "target_epochs has no effect, as no initial model is named" in caplog.text
+        trainer = make_trainer("targeted_calibration", family, per_device_train_batch_size=12, **settings)
+    of_copy = [note for note in trainer.notes if "target_" in note]
+    assert len(of_copy) == len(told)
+    for note, words in zip(of_copy, told, strict=True):
+        assert words in note and f"Targeted Calibration: {note}" in caplog.text
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -167,6 +200,35 @@ def test_the_copy_that_orders_targets_has_a_rate_of_its_own(make_trainer, encode
     settings = {"initial_model": type(initial)(initial.config), "target_epochs": 1, "max_steps": 1}
     trainer = make_trainer("targeted_calibration", "clip", learning_rate=2e-3, **settings, **chosen)
     assert rates == [rate] and trainer.args.learning_rate == 2e-3
+
+
+@pytest.mark.parametrize("family", ["clip", "simclr"])
+def test_the_copy_of_a_model_with_an_adapter_is_led_back_whole_and_trains_one_too(
+    make_trainer, encoder, monkeypatch, capsys, family
+):
+    (base, _), (initial, _) = encoder(family), encoder(family)
+    torch.manual_seed(3)
+    initial, made = type(initial)(initial.config), []
+
+    class Watched(FineTuneTrainer):
+        def __init__(self, model, *positional, **kwargs):
+            made.append({name: value.clone() for name, value in model.named_parameters()})
+            super().__init__(model, *positional, **kwargs)
+            made.append(sum(value.requires_grad for value in self.model.parameters()))
+
+    monkeypatch.setattr("hf_unlearn.methods.targeted_calibration.FineTuneTrainer", Watched)
+    settings = {"initial_model": initial, "target_epochs": 1, "max_steps": 1, "peft_config": LoraConfig(r=2)}
+    if family == "clip":
+        settings["freeze"] = "text"
+    trainer = make_trainer("targeted_calibration", family, per_device_train_batch_size=12, **settings)
+    start, theirs = made[0], dict(initial.named_parameters())
+    for name, own in base.named_parameters():
+        kept = family == "clip" and name.startswith("text_")
+        wanted = own if kept else torch.lerp(own, theirs[name], 0.8)
+        torch.testing.assert_close(start[name], wanted)
+    assert made[1] == sum(value.requires_grad for value in trainer.model.parameters())
+    assert "train_runtime" not in capsys.readouterr().out
+    trainer.train()
 
 
 @pytest.mark.parametrize("rate", [0, -1e-3, float("nan"), float("inf")])

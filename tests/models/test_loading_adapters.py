@@ -1,13 +1,14 @@
 """An adapter beside a model says nothing that is run, larger than its weights, or searched for without end."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.models.loading import load_encoder, load_model
+from hf_unlearn.models.loading import load_encoder, load_image_processor, load_model
 
 
 def _adapter(folder, target, change):
@@ -63,3 +64,11 @@ def test_an_adapter_is_not_computed_anew(start, folder, tmp_path):
     adapter = _adapter(folder, tmp_path / "a", {"init_lora_weights": start})
     with pytest.raises(UserError, match="is made of its base's weights"):
         load_model(adapter, base=str(folder))
+
+
+def test_a_revision_of_a_folder_is_refused_where_a_user_names_it(folder, tmp_path):
+    for load in (load_encoder, load_model, partial(load_image_processor, backend=None)):
+        with pytest.raises(UserError, match=r"the revision v1 would have no effect: \S+ is a folder, not on the Hub"):
+            load(str(folder), revision="v1")
+    # That of a folder of the Hub's cache, which an adapter on it notes, is no reason to refuse the adapter.
+    load_model(_adapter(folder, tmp_path / "a", {"base_model_name_or_path": str(folder), "revision": "0" * 40}))

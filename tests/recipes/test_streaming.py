@@ -44,7 +44,7 @@ def options(shards, asked, tiny_clip, tmp_path, monkeypatch):
     """What every run gives: a tiny CLIP, shards, a request, small batches."""
     monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path / "cache"))
     given = {"dataset_name": shards, "model_name_or_path": tiny_clip, "unlearn_request": asked, "max_eval_samples": 20}
-    given |= {"num_train_epochs": 1, "per_device_train_batch_size": 16, "views": "light", "use_cpu": "true"}
+    given |= {"num_train_epochs": 1, "per_device_train_batch_size": 16, "use_cpu": "true"}
     given |= {"disable_tqdm": "true", "output_dir": tmp_path / "out"}
     return given
 

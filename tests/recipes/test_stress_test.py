@@ -25,12 +25,11 @@ def folder(tmp_path_factory, shapes):
         "caption_column": "captions",
         "unlearn_fraction": 0.1,
         "test_fraction": 0.3,
-        "views": "light",
         "use_cpu": True,
         "disable_tqdm": True,
         "per_device_train_batch_size": 16,
     }
-    tiny = {"model": {"backbone_config": BACKBONE, "projection_dim": 16}}
+    tiny = {"views": "light", "model": {"backbone_config": BACKBONE, "projection_dim": 16}}
     for family, more in (("clip", {}), ("simclr", tiny)):
         (folder / f"{family}-task.yaml").write_text(yaml.safe_dump(options | more))
         (folder / f"{family}.yaml").write_text(

@@ -18,6 +18,7 @@ from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.moco import MoCoConfig, MoCoModel
 from hf_unlearn.models.simclr import SimCLRConfig, SimCLRModel
 from hf_unlearn.models.small_clip import train_tokenizer
+from hf_unlearn.records.schemas import UnlearningManifest
 from hf_unlearn.runs.command_line import parse_run
 from hf_unlearn.runs.experiment import Experiment
 from hf_unlearn.runs.run_data import prepare_task
@@ -64,7 +65,8 @@ def experiment(bases, shapes, tmp_path, monkeypatch):
             "--per_device_train_batch_size",
             "16",
         ]
-        given += ["--views", "light", "--use_cpu", "true", "--disable_tqdm", "true", "--unlearn_fraction", "0.1"]
+        given += [] if family in ("clip", "siglip") else ["--views", "light"]
+        given += ["--use_cpu", "true", "--disable_tqdm", "true", "--unlearn_fraction", "0.1"]
         run = parse_run([*given, *argv])
         return Experiment(run, prepare_task(run.arguments), base or bases[family]), run.methods
 
@@ -155,8 +157,25 @@ def test_a_checkpoint_keeps_its_type_unless_another_is_asked_for(experiment, bas
 
 def test_a_model_in_which_nothing_moved_says_so_on_terminal_and_card(experiment, tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="hf_unlearn"):
-        ours, methods = experiment("clip", "--learning_rate", "0", "--methods", "fine_tune")
+        ours, methods = experiment("clip", "--learning_rate", "1e-60", "--methods", "fine_tune")
         ours.unlearn(methods["fine_tune"])
     card = (tmp_path / "out" / "fine_tune" / "README.md").read_text()
     for words in ("cosines of unlearn samples moved by 0.0000", "the weights are those of the base model, to the bit"):
         assert words in caplog.text and words in card
+
+
+def test_what_is_of_another_kind_of_model_is_refused_and_on_no_card(experiment, tmp_path):
+    with pytest.raises(UserError, match=r"the family moco, from --family or the config, is not .* a CLIPModel; leave"):
+        experiment("clip", "--family", "moco")
+    with pytest.raises(UserError, match=r"the family clip, from .*, is not that of the model, a SimCLRModel"):
+        experiment("simclr", "--family", "clip")
+    with pytest.raises(UserError, match="views=imagenet would have no effect on a model that embeds pairs of pictures"):
+        experiment("clip", "--views", "imagenet")
+    for option, value in (("max_length", "8"), ("flip_probability", "0.5")):
+        with pytest.raises(UserError, match=f"{option}={value} would have no effect on a model that embeds views"):
+            experiment("simclr", f"--{option}", value)
+    for family, own, other in (("clip", "flip_probability", "views"), ("moco", "views", "flip_probability")):
+        ours, methods = experiment(family, "--methods", "fine_tune", "--family", family, "--overwrite", "true")
+        ours.unlearn(methods["fine_tune"])
+        shown = UnlearningManifest.load(tmp_path / "out" / "fine_tune").hyper_parameters
+        assert own in shown and other not in shown

@@ -192,5 +192,7 @@ def test_what_is_no_start_is_refused(unlearn, tiny_clip, initial, tmp_path):
             unlearn(*given, f"--{option}_revision", "main")
     with pytest.raises(UserError, match="--vision_model makes a model to start from, and --model_name_or_path names"):
         unlearn(*given, "--vision_model", initial)
+    with pytest.raises(UserError, match="the family simclr, from --family or the config, is not that of the model"):
+        unlearn("--initial_model", initial, "--methods", "fine_tune", "--family", "simclr")
     with pytest.raises(UserError, match="the backbone of a SimCLR or MoCo"):
         unlearn("--vision_model", initial, "--methods", "fine_tune")

@@ -106,9 +106,15 @@ def test_the_best_setting_is_no_rival_of_its_own():
     assert "1 of 3 trials" in ties([best, dict(best), best | {"setting": {"candidates": 3}}])
 
 
+def test_what_has_no_effect_on_an_adapter_is_not_searched():
+    config = parse_run(["--methods", "targeted_calibration"]).methods["targeted_calibration"]
+    plain, adapted = (propose(config, "image-text", [], 0, given) for given in (False, True))
+    assert plain == adapted | {"shrink_perturb": 0.4} and "shrink_perturb" not in adapted
+
+
 def test_value_that_no_factor_reaches_is_named():
-    with pytest.raises(UserError, match=r"fine_tune\.learning_rate=0"):
-        propose(PlaygroundConfig(output_dir="x", report_to=[], learning_rate=0.0), "views", trials(1), 0)
+    with pytest.raises(UserError, match=r"fine_tune\.copies=0 cannot be searched by factors"):
+        propose(PlaygroundConfig(output_dir="x", report_to=[], copies=0), "views", trials(1), 0)
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "retrain"])

@@ -25,7 +25,8 @@ def start(tmp_path, monkeypatch):
 
     def run(rows, *argv, family="simclr"):
         rows.save_to_disk(tmp_path / "data")
-        words = ["--dataset_name", str(tmp_path / "data"), "--duplicates", "keep", "--views", "light"]
+        words = ["--dataset_name", str(tmp_path / "data"), "--duplicates", "keep"]
+        words += [] if family == "clip" else ["--views", "light"]
         words += ["--unlearn_fraction", "0.1", "--output_dir", str(tmp_path / "out"), "--use_cpu", "true"]
         run = parse_run([*words, *argv])
         unlearn.base_model(run, prepare_task(run.arguments), BUILDERS[family])
@@ -82,7 +83,24 @@ def test_classes_that_do_not_fit_are_refused_before_the_base_model_is_trained(st
             "--use_peft true --methods targeted_calibration fine_tune --fine_tune.saliency_share 0.5",
             "saliency_share chooses among whole weights",
         ),
+        (
+            "clip",
+            "--use_peft true --lora_target_modules visual_projection --methods npo fine_tune --fine_tune.freeze vision",
+            "freeze=vision keeps that encoder as it is, and the adapter",
+        ),
+        ("moco", "--use_peft true --methods fine_tune", "MoCo cannot be trained through an adapter"),
         ("clip", "--freeze vision --methods fine_tune retrain", "a frozen encoder would stay random"),
+        (
+            "simclr",
+            "--methods fine_tune retrain --num_train_epochs 1 --per_device_train_batch_size 128",
+            "Retrain: the learning rate is 0 at each of its updates",
+        ),
+        ("simclr", "--methods fine_tune --pretrain.num_train_epochs 1", "Retrain: the learning rate is 0 at each of"),
+        (
+            "simclr",
+            "--methods fine_tune --initial_where label=circle --initial.max_steps 1",
+            "Retrain: the learning rate is 0 at each of",
+        ),
     ],
 )
 def test_what_a_method_cannot_do_is_refused_before_the_base_model_is_trained(

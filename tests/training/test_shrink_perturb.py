@@ -179,7 +179,7 @@ def test_resuming_does_not_shrink_again(make_trainer, encoder, method, family, t
 
 
 def test_training_on_does_not_shrink_again(make_trainer):
-    trainer = make_trainer("fine_tune", **{**SHORT, "learning_rate": 0.0}, shrink_perturb=0.4)
+    trainer = make_trainer("fine_tune", **{**SHORT, "learning_rate": 1e-60}, shrink_perturb=0.4)
     trainer.train()
     once = state_of(trainer.model)
     trainer.train()
@@ -201,14 +201,18 @@ def test_weights_that_a_saliency_mask_holds_back_are_not_shrunk(make_trainer):
     assert 0.02 * total < moved <= 0.101 * total
 
 
-def test_an_adapter_leaves_the_base_as_it_is_and_says_so(make_trainer, caplog):
+def test_an_adapter_leaves_the_base_as_it_is_and_a_default_share_is_said_to(make_trainer, caplog):
     lora = LoraConfig(r=2)
-    trainer = make_trainer("fine_tune", peft_config=lora, **SHORT, shrink_perturb=0.5)
+    trainer = make_trainer("targeted_calibration", peft_config=lora, **SHORT)
     frozen = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if not p.requires_grad}
     trainer.train()
     assert all(value.equal(dict(trainer.model.named_parameters())[name]) for name, value in frozen.items())
     assert "shrink_perturb moved none" in caplog.text and "shrink_perturb moved none" in trainer.notes[0]
     assert make_trainer("fine_tune", peft_config=lora, **SHORT).notes == []
+    assert make_trainer("targeted_calibration", peft_config=lora, **SHORT, shrink_perturb=0).notes[1:] == []
+    for method in ("fine_tune", "targeted_calibration"):
+        with pytest.raises(UserError, match=r"shrink_perturb=0.5 would have no effect on an adapter, .* set it to 0"):
+            make_trainer(method, peft_config=lora, **SHORT, shrink_perturb=0.5)
 
 
 def test_what_it_would_do_nothing_for_is_refused(make_trainer, tmp_path):

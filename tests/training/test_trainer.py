@@ -1,5 +1,6 @@
 """What all methods share: batches, seeds, gradient accumulation, logs, evaluation and what is written."""
 
+import functools
 import os
 from contextlib import nullcontext
 
@@ -246,10 +247,50 @@ def test_loaders_copy_as_the_config_says(make_trainer, splits, stream):
 
 @pytest.mark.parametrize(("steps", "warmup", "trains"), [(1, 0.05, False), (1, 0, True), (2, 0.05, True), (2, 9, True)])
 def test_a_schedule_that_never_leaves_0_is_refused(steps, warmup, trains, make_trainer):
-    trainer = make_trainer("retrain", max_steps=steps, warmup_steps=warmup)
     told = r"Retrain: the learning rate is 0 at each of its updates \(1, with warmup_steps 0.05\), so it would train"
     with nullcontext() if trains else pytest.raises(UserError, match=told):
+        make_trainer("retrain", max_steps=steps, warmup_steps=warmup)
+    trainer = make_trainer("retrain", max_steps=4, warmup_steps=warmup)
+    with nullcontext() if trains else pytest.raises(UserError, match=told):  # once it is known, too
         trainer.create_optimizer_and_scheduler(steps)
+
+
+@pytest.mark.parametrize("method", ["fine_tune", "neg_grad", "gradient_ascent"])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_train_epochs": 0.4},
+        {"num_train_epochs": 1.5, "gradient_accumulation_steps": 2},
+        {"num_train_epochs": 3, "per_device_train_batch_size": 7, "gradient_accumulation_steps": 4},
+        {"max_steps": 3, "per_device_train_batch_size": 60},
+    ],
+)
+def test_updates_are_counted_as_the_trainer_counts_them(method, stream, settings, make_trainer, splits):
+    uses = METHODS[method].uses
+    rows = {**splits, "retain": splits["retain"].to_iterable_dataset()} if stream else splits
+    trainer = make_trainer(method, train_dataset=rows, retain_rows=40, **{"per_device_train_batch_size": 9} | settings)
+    loader = trainer.get_train_dataloader()
+    *_, steps = trainer.set_initial_training_values(trainer.args, loader)
+    assert trainer.args.updates(*(len(splits[name]) if name in uses else 0 for name in ("retain", "unlearn"))) == steps
+
+
+def test_a_schedule_of_ones_own_is_not_judged_by_the_config(make_trainer, splits, encoder):
+    model, _ = encoder("clip")
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, 1)
+    own = functools.partial(FineTuneTrainer, optimizers=(optimizer, schedule))
+    trainer = make_trainer("fine_tune", trainer_class=own, given_model=model, max_steps=1, warmup_steps=1)
+    trainer.train()
+
+
+def test_a_copy_that_would_stand_still_is_told_by_its_name(make_trainer, encoder):
+    model, _ = encoder("clip")
+    torch.manual_seed(3)
+    given = {"initial_model": type(model)(model.config), "warmup_steps": 0.05, "num_train_epochs": 4}
+    with pytest.raises(UserError, match=r"Targeted Calibration's copy \(target_epochs\): the learning rate is 0 at"):
+        make_trainer("targeted_calibration", target_epochs=1, **given)
+    make_trainer("targeted_calibration", target_epochs=0, **given)
 
 
 def test_what_is_kept_on_the_device_is_not_copied(make_trainer, monkeypatch):

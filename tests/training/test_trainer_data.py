@@ -9,6 +9,7 @@ from datasets import DatasetDict, concatenate_datasets
 
 from hf_unlearn.data.config import DataConfig
 from hf_unlearn.errors import UserError
+from hf_unlearn.methods import METHODS
 from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
 from hf_unlearn.training.rows import make_preprocessor
 
@@ -101,6 +102,7 @@ def test_splits_without_rows_are_refused(make_trainer, shapes, method, rows, mes
     [
         ({"per_device_train_batch_size": 1}, "leaves InfoNCE without negatives; use at least 2"),
         ({"forward_chunk_size": 0}, "forward_chunk_size=0 must be at least 1"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0 would train nothing; use more than 0"),
         ({"push_to_hub": True}, r"optimiser pickles; leave it unset, and publish .* with trainer.push_to_hub"),
     ],
 )
@@ -138,3 +140,8 @@ def test_captions_are_as_long_as_the_tokenizer_says(encoder):
     assert make_preprocessor(model, processor, replace(config, max_length=12)).max_length == 12
     with pytest.raises(UserError, match="max_length=17 is more than the 16 tokens that CLIPModel has positions for"):
         make_preprocessor(model, processor, replace(config, max_length=17))
+
+
+@pytest.mark.parametrize("method", [name for name, trainer in METHODS.items() if not trainer.iterative])
+def test_methods_that_make_no_steps_need_no_learning_rate(method, tmp_path):
+    assert METHODS[method].config_class(output_dir=str(tmp_path), learning_rate=0.0).learning_rate == 0
