@@ -224,7 +224,7 @@ class Experiment(RunReports):
     def _form(self, model: PreTrainedModel) -> str:
         """The form that finished models are saved in: the one asked for, or the base model's own."""
         if self.arguments.save_format is not None:
-            check_form(model, self.arguments.save_format, self.peft_config is not None)
+            check_form(model, self.arguments.save_format, self.peft_config is not None, self.processor)
             return self.arguments.save_format
         if self.peft_config is not None or is_adapted(model):
             return TRANSFORMERS

@@ -36,6 +36,7 @@ from hf_unlearn.training.loss import LossTrainer, ReportedLoss
 from hf_unlearn.training.rows import Split, TrainingRows, make_preprocessor
 from hf_unlearn.training.saving import SavingTrainer
 from hf_unlearn.training.shrink_perturb import NOT_SHRUNK, move_towards, refill_queue, shrink_and_perturb, taken
+from hf_unlearn.training.special_tokens import OwnTokens
 from hf_unlearn.training.standing_excess import StandingExcess
 from hf_unlearn.training.temperature import LogitScaleBound
 from hf_unlearn.training.trainer_arguments import refuse_search, refuse_standing_still, refuse_unfit, refuse_unusable
@@ -153,7 +154,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
             self._feed_accelerator(batches)
         self._started_from = checkpoints.fingerprint(model)
         self.guard, self.excess = DivergenceGuard(self), StandingExcess()
-        for callback in (self.guard, self.excess, LogitScaleBound(lambda: self.model)):
+        for callback in (self.guard, self.excess, LogitScaleBound(lambda: self.model), OwnTokens(model)):
             self.add_callback(callback)
         self.saliency = self._saliency_mask() if args.saliency_share is not None else None
         self._shrinking: str | None = None  # what was done to the weights, once it was
