@@ -42,11 +42,7 @@ def verify_base(folder: Path, manifest: UnlearningManifest, base: str | Path | N
         if is_adapter(manifest) and find_spec("peft") is None:
             yield unchecked("tensors", "what an adapter changes is seen with the package peft")
         else:
-            yield _tensors(
-                _adapted(folder, base)
-                if is_adapter(manifest)
-                else difference(*_stored(folder, Path(base)))
-            )
+            yield _tensors(_adapted(folder, base) if is_adapter(manifest) else difference(*_stored(folder, Path(base))))
     except UserError as error:
         yield failed("tensors", str(error))
     yield _settings(folder, Path(base), is_adapter(manifest))

@@ -41,8 +41,12 @@ class InitialModel:
     @property
     def name(self) -> str:
         """Its name, and its revision on the Hub."""
-        revision = self.record.revision
-        return self.record.name_or_path + (f"@{revision}" if revision else "")
+        return called(self.record)
+
+
+def called(model: BaseModel) -> str:
+    """A recorded model's name, with its revision on the Hub."""
+    return model.name_or_path + (f"@{model.revision}" if model.revision else "")
 
 
 def load_initial_model(arguments: RunArguments, base: PreTrainedModel | None = None) -> InitialModel | None:
