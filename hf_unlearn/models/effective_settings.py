@@ -17,8 +17,10 @@ from hf_unlearn.parsing import Fields, parse_json
 # What things are called and where they came from, not what they do; of a tokenizer, the length it was last asked for.
 _NAMES = {"image_processor_type", "processor_class", "architectures", "auto_map", "dtype", "torch_dtype"}
 _NAMES |= {"_name_or_path", "transformers_version", "version", "truncation", "padding"}
-# What new weights are drawn by, what a model reports beside its embeddings, and a token that no encoder looks for.
+# What new weights are drawn by, what a model reports beside its embeddings, a token that no encoder looks for, and how
+# processes of a training share statistics.
 _WITHOUT_EFFECT = {"initializer_range", "initializer_factor", "logit_scale_init_value", "bos_token_id"}
+_WITHOUT_EFFECT |= {"sync_batch_norm"}
 _WITHOUT_EFFECT |= {"id2label", "label2id", "problem_type", "return_dict", "output_attentions", "output_hidden_states"}
 # What a tokenizer does beside its steps.
 _TOKENIZER = ("padding_side", "truncation_side", "model_input_names", "special_tokens_map")
@@ -46,7 +48,7 @@ def model_settings(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase 
         UserError: when the tokenizer fails on a text.
     """
     found = dict(_flat(parse_json(config.to_json_string(use_diff=False), "config.json")))
-    with told(lambda reason: f"config.json describes no single text encoder ({reason})", config.name_or_path):
+    with told(lambda reason: f"config.json describes no single text encoder ({reason})", str(config.name_or_path)):
         text = config.get_text_config()
     kind, prefix = text.model_type, "text_config." if getattr(config, "text_config", None) is text else ""
     if kind in (*_READ_AT_END, *_READ_AT_LAST):
@@ -58,6 +60,30 @@ def model_settings(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase 
         for tower in ("text_config", "vision_config"):
             found.pop(f"{tower}.projection_dim", None)
     return found
+
+
+def differing_settings(
+    one: PreTrainedConfig,
+    other: PreTrainedConfig,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    other_tokenizer: PreTrainedTokenizerBase | None = None,
+) -> list[str]:
+    """What the same weights compute otherwise by the one configuration than by the other, for a sentence.
+
+    What only one of the two holds is what some version of transformers has left there.
+
+    Args:
+        one: what is spoken of.
+        other: "the model's".
+        tokenizer: of the one, if it embeds texts.
+        other_tokenizer: of the other.
+
+    Raises:
+        UserError: as `model_settings` does.
+    """
+    ours, theirs = model_settings(one, tokenizer), model_settings(other, other_tokenizer)
+    shared = sorted(name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name])
+    return [f"{name} is {ours[name]}, the model's {theirs[name]}" for name in shared]
 
 
 def image_settings(image_processor: Processor) -> dict[str, object]:

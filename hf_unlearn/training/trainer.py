@@ -35,7 +35,14 @@ from hf_unlearn.training.guards import DivergenceGuard
 from hf_unlearn.training.loss import LossTrainer, ReportedLoss
 from hf_unlearn.training.rows import Split, TrainingRows, make_preprocessor
 from hf_unlearn.training.saving import SavingTrainer
-from hf_unlearn.training.shrink_perturb import NOT_SHRUNK, move_towards, refill_queue, shrink_and_perturb, taken
+from hf_unlearn.training.shrink_perturb import (
+    NOT_SHRUNK,
+    move_towards,
+    refill_queue,
+    refuse_other_start,
+    shrink_and_perturb,
+    taken,
+)
 from hf_unlearn.training.special_tokens import OwnTokens
 from hf_unlearn.training.standing_excess import StandingExcess
 from hf_unlearn.training.temperature import LogitScaleBound
@@ -112,6 +119,8 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
     ) -> None:
         refuse_unusable(self.config_class, model, args, train_dataset, kwargs)
         self.initial_model = initial_model
+        if initial_model is not None:
+            refuse_other_start(initial_model, model, getattr(processing_class, "tokenizer", None))
         self.source_splits = train_dataset if isinstance(train_dataset, DatasetDict) else None
         train_dataset, self.earlier = find_earlier_requests(train_dataset, model)
         self.data_config = data_config or DataConfig()
