@@ -57,8 +57,8 @@ def _other_pictures(own: Any, base: Any, ours: torch.Tensor, theirs: torch.Tenso
         f"its image processor's {statistic} is {listed(values)}, the base's {listed(others)}"
         for statistic in ("mean", "std")
         if not torch.allclose(
-            torch.tensor(values := getattr(one, statistic)),
-            torch.tensor(others := getattr(other, statistic)),
+            torch.tensor(values := getattr(one, statistic), dtype=torch.float64),  # a file may hold whole numbers
+            torch.tensor(others := getattr(other, statistic), dtype=torch.float64),
             atol=1e-4,
         )
     ]

@@ -43,7 +43,7 @@ from hf_unlearn.training.shrink_perturb import (
     shrink_and_perturb,
     taken,
 )
-from hf_unlearn.training.special_tokens import OwnTokens
+from hf_unlearn.training.special_tokens import OwnTokens, without_alignment_report
 from hf_unlearn.training.standing_excess import StandingExcess
 from hf_unlearn.training.temperature import LogitScaleBound
 from hf_unlearn.training.trainer_arguments import refuse_search, refuse_standing_still, refuse_unfit, refuse_unusable
@@ -301,7 +301,8 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
                 set_seed(self.args.seed)
             self.guard.begin()
             self.excess.begin()
-            output = super().train(str(folder) if folder else None, *positional, **kwargs)
+            with without_alignment_report():
+                output = super().train(str(folder) if folder else None, *positional, **kwargs)
         except (RuntimeError, MemoryError) as error:  # PyTorch's own class for it is a RuntimeError
             if not is_out_of_memory(error):
                 raise
