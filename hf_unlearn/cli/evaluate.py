@@ -19,6 +19,7 @@ HONOURED = (
     "streaming", "max_eval_samples", "num_samples", "unlearn_fraction", "unlearn_request", "unlearn_where",
     "split_seed", "validation_fraction", "test_fraction", "duplicates", "skip_bad_images", "model_revision",
     "trust_remote_code", "max_length", "views", "resident_bytes", "prompt_templates", "class_names", "use_cpu",
+    "initial_model", "initial_revision",
 )  # fmt: skip
 ENCODING = "fine_tune"  # any method: its config says how rows are encoded, and on which device
 
@@ -67,12 +68,13 @@ def evaluate(
     """Measure a finished checkpoint on retain, unlearn and test.
 
     Say which rows were unlearned as the run did: --unlearn_request FILE, --unlearn_fraction or --unlearn_where. Options
-    of the training are refused.
+    of the training are refused. Where the checkpoint's record names an initial model, its estimated gap is to what that
+    predicts: it is taken where it is at hand, and --initial_model names it elsewhere.
     """
     from hf_unlearn.benchmarks.oracles import load_oracle
     from hf_unlearn.files import refuse_to_write_to
     from hf_unlearn.runs.comparable import record_doubts
-    from hf_unlearn.runs.experiment import Experiment
+    from hf_unlearn.runs.recorded_initial import measuring
     from hf_unlearn.runs.results import save_results, text_table
     from hf_unlearn.runs.run_data import prepare_task
 
@@ -90,10 +92,12 @@ def evaluate(
     if output_dir is not None:
         if output_dir.exists() and not output_dir.is_dir():
             raise UserError(f"--output_dir {output_dir} is a file; name a folder")
-        for flag, read in (("the checkpoint", model), ("--base", base), ("--retrain", retrain), ("--dataset", dataset)):
+        read_from = {"the checkpoint": model, "--base": base, "--retrain": retrain, "--dataset": dataset}
+        for flag, read in {**read_from, "--initial_model": run.arguments.initial_model}.items():
             refuse_to_write_to(read, flag, output_dir)
     quiet_loading()
-    experiment = Experiment(run, prepare_task(run.arguments), base)
+    again = measuring(run, prepare_task(run.arguments), base, model)
+    experiment = again.experiment
     experiment.evaluations[Path(model).name] = experiment.evaluate(model)
     results = experiment.results()
     if output_dir is not None:
@@ -103,3 +107,5 @@ def evaluate(
     base_sha256, request = experiment.base_record.sha256, experiment.task.request
     for doubt in record_doubts(model, base_sha256, request, "these options name"):
         typer.echo(doubt)
+    if again.standing is not None and not again.is_alike:
+        typer.echo(f"Of its {again.standing.subject}: {again.standing.detail}.")

@@ -46,6 +46,7 @@ def verify(
     from collections import Counter
 
     from hf_unlearn.errors import UserError
+    from hf_unlearn.hub.figures_check import Measurements
     from hf_unlearn.hub.manifest_check import OwnedSample
     from hf_unlearn.hub.verification import verify_repo
     from hf_unlearn.hub.verification_report import Outcome
@@ -63,14 +64,19 @@ def verify(
     if dataset is not None and base is None:
         raise UserError("--dataset needs --base too: figures are measured of the model and of its base")
 
-    def measure(folder: Path) -> dict[str, dict[str, float]]:
-        from hf_unlearn.runs.experiment import Experiment
+    run = None if dataset is None else run_of(context.args, str(base), dataset)
+
+    def measure(folder: Path) -> Measurements:
+        from hf_unlearn.runs.recorded_initial import measuring
         from hf_unlearn.runs.run_data import prepare_task
 
+        assert run is not None  # without data nothing is measured
         quiet_loading()
-        run = run_of(context.args, str(base), str(dataset))
-        experiment = Experiment(run, prepare_task(run.arguments), str(base))
-        return {"after": dict(experiment.evaluate(str(folder)).metrics), "before": dict(experiment.before.metrics)}
+        again = measuring(run, prepare_task(run.arguments), str(base), str(folder))
+        before, after = again.experiment.before.metrics, again.experiment.evaluate(str(folder)).metrics
+        if not again.is_alike:  # two kinds of figures, of which neither says that the other is wrong
+            before, after = ({k: m[k] for k in m if "estimated_gap" not in k} for m in (before, after))
+        return Measurements(before, after, () if again.standing is None else (again.standing,))
 
     report = verify_repo(
         target,

@@ -4,19 +4,17 @@ import math
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.hub.card import is_adapter
 from hf_unlearn.hub.verification_report import Statement, failed, judged, unchecked
 from hf_unlearn.models.weights import Difference, difference, has_weights, stored_tensors, weights_sha256
-from hf_unlearn.parsing import parse_json
 from hf_unlearn.records.schemas import UnlearningManifest
 
-# What things are called and where they came from, not what they do; of a tokenizer, the length it was last asked for.
-_NAMES = {"image_processor_type", "processor_class", "architectures", "auto_map", "dtype", "torch_dtype"}
-_NAMES |= {"_name_or_path", "transformers_version", "version", "truncation", "padding"}
-# What a tokenizer does beside its steps.
-_TOKENIZER = ("model_max_length", "padding_side", "truncation_side", "model_input_names", "special_tokens_map")
+if TYPE_CHECKING:
+    from torch import Tensor
+
 _LITTLE = 1e-4  # of the size of all tensors: steps of any training are larger
 
 
@@ -44,11 +42,7 @@ def verify_base(folder: Path, manifest: UnlearningManifest, base: str | Path | N
         if is_adapter(manifest) and find_spec("peft") is None:
             yield unchecked("tensors", "what an adapter changes is seen with the package peft")
         else:
-            yield _tensors(
-                _adapted(folder, base)
-                if is_adapter(manifest)
-                else difference(stored_tensors(folder), stored_tensors(base))
-            )
+            yield _tensors(_adapted(folder, base) if is_adapter(manifest) else difference(*_stored(folder, Path(base))))
     except UserError as error:
         yield failed("tensors", str(error))
     yield _settings(folder, Path(base), is_adapter(manifest))
@@ -61,6 +55,20 @@ def _adapted(folder: Path, base: str | Path) -> Difference:
 
     plain = load_model(str(base)).state_dict()
     return difference(merged(load_model(str(folder), base=str(base))).state_dict(), plain)
+
+
+def _stored(*folders: Path) -> "list[dict[str, Tensor]]":
+    """The tensors of two checkpoints; where their forms differ, under the names that transformers has for them."""
+    from hf_unlearn.models.checkpoint_forms import OPEN_CLIP, form_of
+    from hf_unlearn.models.loading_errors import told
+    from hf_unlearn.models.open_clip import from_open_clip
+
+    forms, stored = [form_of(folder) for folder in folders], [stored_tensors(folder) for folder in folders]
+    if OPEN_CLIP not in forms or len(set(forms)) == 1:
+        return stored
+    with told(lambda reason: f"the tensors cannot be read in transformers' form: {reason}", str(folders[0])):
+        found = zip(forms, stored, strict=True)
+        return [from_open_clip(tensors) if form == OPEN_CLIP else tensors for form, tensors in found]
 
 
 def _tensors(found: Difference) -> Statement:
@@ -97,26 +105,15 @@ def _settings(folder: Path, base: Path, adapter: bool) -> Statement:
 
 def _every_setting(folder: Path, with_config: bool) -> dict[str, object]:
     """What a model, its image processor and its tokenizer do, as plain values."""
+    from hf_unlearn.models.effective_settings import image_settings, model_settings, tokenizer_settings
     from hf_unlearn.models.loading import load_config, load_preparation
 
     images, tokenizer = load_preparation(folder)
-    found = {"image processor": images.to_json_string()}
-    if tokenizer is not None and hasattr(tokenizer, "backend_tokenizer"):
-        found["tokenizer"] = tokenizer.backend_tokenizer.to_str()
-    if with_config:
-        found["model"] = load_config(folder).to_json_string(use_diff=False)
-    settings: dict[str, object] = {
-        f"{part}'s {name}": _plain(value)
-        for part, text in found.items()
-        for name, value in parse_json(text, part).items()
-        if name not in _NAMES
-    }
-    # One image processor has a class for each backend.
-    settings["image processor's class"] = type(images).__name__.removesuffix("Fast").removesuffix("Pil")
-    return settings | {f"tokenizer's {name}": getattr(tokenizer, name, None) for name in _TOKENIZER}
-
-
-def _plain(settings: object) -> object:
-    if not isinstance(settings, dict):
-        return settings
-    return {name: _plain(value) for name, value in settings.items() if name not in _NAMES}
+    config = load_config(folder) if with_config else None
+    found = {"image processor": image_settings(images)}
+    if tokenizer is not None:
+        text = None if config is None else config.get_text_config()
+        found["tokenizer"] = tokenizer_settings(tokenizer, getattr(text, "max_position_embeddings", None))
+    if config is not None:
+        found["model"] = model_settings(config, tokenizer)
+    return {f"{part}'s {name}": value for part, settings in found.items() for name, value in settings.items()}

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from hf_unlearn.records.metric_labels import in_display_order, metric_label, short_name, shown
-from hf_unlearn.records.schemas import EvaluationRecord, RequestStatus, UnlearningManifest
+from hf_unlearn.records.schemas import BaseModel, EvaluationRecord, RequestStatus, UnlearningManifest
 from hf_unlearn.text import markdown_code, markdown_text
 
 NONE = "–"
@@ -13,6 +13,8 @@ HISTORY_HEADER = ("Run", "Date", "Method", "Samples", "Request, SHA-256")
 def facts(manifest: UnlearningManifest) -> list[tuple[str, str]]:
     """What was removed from what, as rows of a table."""
     request, base, data = manifest.request, manifest.base_model, manifest.dataset
+    initial = manifest.initial_model
+    named = (("Initial model", _model(initial)), ("Initial weights, SHA-256", _code(initial.sha256))) if initial else ()
     splits = ", ".join(f"{markdown_text(name)} {count:,}" for name, count in manifest.splits.items())
     return [
         ("Samples asked to be removed", f"{request.count:,} ({markdown_text(request.kind)})"),
@@ -20,13 +22,15 @@ def facts(manifest: UnlearningManifest) -> list[tuple[str, str]]:
         ("Data", _code(data.name) + (f", revision {_code(data.revision)}" if data.revision else "")),
         ("Data, SHA-256 over all rows", _code(data.sha256)),
         ("Rows", splits),
-        (
-            "Base model",
-            f"{_code(base.name_or_path)}, " + (f"revision {_code(base.revision)}" if base.revision else "local"),
-        ),
+        ("Base model", _model(base)),
         ("Base weights, SHA-256", _code(base.sha256)),
+        *named,
         ("These weights, SHA-256", _code(manifest.weights_sha256)),
     ]
+
+
+def _model(model: BaseModel) -> str:
+    return f"{_code(model.name_or_path)}, " + (f"revision {_code(model.revision)}" if model.revision else "local")
 
 
 def circumstances(manifest: UnlearningManifest) -> list[tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -249,14 +250,27 @@ def _stands(status: RequestStatus) -> Statement:
     return unchecked(subject, f"{level}; the publisher's own measurement, cannot be checked here")
 
 
-def verify_measurements(
-    evaluation: EvaluationRecord, measured: Mapping[str, Mapping[str, float]] | None
-) -> Iterator[Statement]:
+@dataclass(frozen=True)
+class Measurements:
+    """What was measured here.
+
+    Attributes:
+        before: Metrics of the base model.
+        after: Metrics of the model; as of the base, none that is of another kind than the recorded one.
+        statements: What is to be said of how they were measured.
+    """
+
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    statements: tuple[Statement, ...] = ()
+
+
+def verify_measurements(evaluation: EvaluationRecord, measured: Measurements | None) -> Iterator[Statement]:
     """Compare the figures with those measured here, or say that nobody but the publisher has measured them.
 
     Args:
         evaluation: The record.
-        measured: Metrics of the model "before" and "after" as measured on the data at hand.
+        measured: On the data at hand.
     """
     recorded = {"before": evaluation.before or {}, "after": evaluation.metrics}
     count = sum(
@@ -266,8 +280,9 @@ def verify_measurements(
         detail = f"{count} figures are the publisher's own measurement; give --base, --dataset and --unlearn_request"
         yield unchecked("metrics", f"{detail}, and they are measured here, where nothing fails")
         return
-    for side, metrics in recorded.items():
-        again = measured[side]
+    yield from measured.statements
+    for side, again in (("before", measured.before), ("after", measured.after)):
+        metrics = recorded[side]
         known = {
             key: value for key, value in metrics.items() if value is not None and key in again and key not in _NOT_AGAIN
         }

@@ -72,13 +72,15 @@ def _hashes(manifest: UnlearningManifest) -> Statement:
             named[f"held_out.{split}, which repeats one"] = "repeated"
     for number, (row, hashes) in enumerate(manifest.parts.items()):
         others |= {f"parts[{number}]": sha256 for sha256 in (row, *hashes)}
+    initial = manifest.initial_model
+    others |= {"initial_model.sha256": None if initial is None else initial.sha256}
     malformed = [
         name for name, sha256 in (named | others).items() if sha256 is not None and not _SHA256.fullmatch(sha256)
     ]
     subject, known = f"{MANIFEST_NAME}: hashes", [sha256 for sha256 in named.values() if sha256 is not None]
     if malformed:
         return failed(subject, f"not a SHA-256: {listed(malformed)}")
-    revisions = {"base_model": manifest.base_model.revision}
+    revisions = {"base_model": manifest.base_model.revision, "initial_model": initial.revision if initial else None}
     if wrong := [name for name, commit in revisions.items() if commit is not None and not _COMMIT.fullmatch(commit)]:
         return failed(subject, f"not a commit: {listed(wrong)}.revision")
     one_for_two = len(set(known) - {manifest.base_model.sha256}) < len(

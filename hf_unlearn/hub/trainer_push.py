@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_unlearn.errors import UserError
 from hf_unlearn.hub.card import write_card
 from hf_unlearn.hub.manifest import describe_base_model, public_hyper_parameters, record_run
 from hf_unlearn.hub.past_requests import PastRequests, drift_notes
@@ -25,7 +26,7 @@ from hf_unlearn.records.schemas import (
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import Trainer
+    from transformers import PreTrainedModel, Trainer
 
 
 def trainer_record(
@@ -93,6 +94,7 @@ def trainer_record(
         held_out=past.salted.held_out,
         parts=past.salted.parts,
         retain_sha256=dataset_sha256(splits["retain"]) if "retain" in splits else None,
+        initial_model=_initial_record(getattr(trainer, "initial_model", None), base_model),
     )
     own_rows = RecordedRows.of(request, splits)
 
@@ -101,6 +103,20 @@ def trainer_record(
         return write_record(folder)
 
     return record
+
+
+def _initial_record(model: "PreTrainedModel | None", base: BaseModel) -> BaseModel | None:
+    """What is known of the model that a trainer's model was fine-tuned from; it may have been made in memory."""
+    from hf_unlearn.models.origin import origin_of
+
+    if model is None:
+        return None
+    unnamed, origin = BaseModel("unnamed model"), origin_of(model)
+    try:
+        found = describe_base_model(origin.name, origin.revision)[0] if origin.name else unnamed
+    except UserError:  # its weights are elsewhere by now, or were pickled: nothing that the result depends on is lost
+        return unnamed
+    return unnamed if found.sha256 == base.sha256 else found  # made of the config of the base, which names its origin
 
 
 def leave_records(folder: Path, record: Callable[[Path], UnlearningManifest]) -> None:

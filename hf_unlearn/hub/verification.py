@@ -4,7 +4,7 @@ Nothing that the publisher wrote is believed: a statement holds where it was rec
 publisher can have seen is said to be so.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from hf_unlearn.errors import UserError
@@ -15,6 +15,7 @@ from hf_unlearn.hub.card_check import verify_card
 from hf_unlearn.hub.download import fetch
 from hf_unlearn.hub.evidence import verify_evidence
 from hf_unlearn.hub.figures_check import (
+    Measurements,
     load_evaluation,
     verify_figures,
     verify_heatmaps,
@@ -29,9 +30,6 @@ from hf_unlearn.models.weights import has_weights
 from hf_unlearn.parsing import read_text
 from hf_unlearn.records.file_names import AUDIT_NAME, CARD_NAME, EVALUATION_NAME, PUBLISHED
 from hf_unlearn.records.schemas import EvaluationRecord, UnlearningManifest, refuse_earlier_name
-
-Measurements = Mapping[str, Mapping[str, float]]
-"""Metrics measured here: of the model "before" and "after"."""
 
 
 def verify_repo(
@@ -92,6 +90,9 @@ def verify_repo(
     if isinstance(evaluation, EvaluationRecord):
         measured = measure(folder) if measure is not None and sound else None
         statements += verify_measurements(evaluation, measured)
+        if measured is None and manifest.initial_model is not None:
+            unseen = "its weights are compared where figures are measured again; give --initial_model with --dataset"
+            statements.append(unchecked("initial model", unseen))
     if has_weights(folder) and sound:
         known = evaluation if isinstance(evaluation, EvaluationRecord) else None
         statements += verify_evidence(folder, manifest, known)

@@ -11,6 +11,7 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.methods.fine_tune import FineTuneTrainer
 from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, RETAIN, MethodDescription
 from hf_unlearn.training.config import StartingPoint, UnlearningConfig, setting
+from hf_unlearn.training.shrink_perturb import refuse_other_start
 
 
 @dataclass
@@ -81,6 +82,8 @@ class RetrainTrainer(FineTuneTrainer):
                 "Retrain draws every weight anew, which no adapter can hold; leave peft_config unset, or give "
                 "initial_model"
             )
+        if initial_model is not None:  # the base class sees the copy alone
+            refuse_other_start(initial_model, model, getattr(kwargs.get("processing_class"), "tokenizer", None))
         set_seed(args.seed)
         start = type(model)(deepcopy(model.config)) if initial_model is None else deepcopy(initial_model)
         super().__init__(start, args, *positional, **{**kwargs, "initial_model": initial_model})

@@ -10,7 +10,7 @@ from transformers.utils import cached_file
 from hf_unlearn.data.resizing import Processor
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.models.adapters import is_adapted
-from hf_unlearn.models.open_clip import save_open_clip
+from hf_unlearn.models.open_clip import open_clip_settings, save_open_clip
 from hf_unlearn.models.weights import CLIP_MODULE, OPEN_CLIP_CONFIG_NAME, SENTENCE_CONFIG_NAME
 from hf_unlearn.parsing import read_json
 
@@ -78,13 +78,15 @@ def clip_module(folder: Path) -> Path:
     return folder / path
 
 
-def check_form(model: object, form: str, adapted: bool = False) -> None:
-    """Refuse, before anything is trained, a form that a model, or its adapter, cannot be saved in."""
+def check_form(model: object, form: str, adapted: bool = False, processor: Processor | None = None) -> None:
+    """Refuse, before anything is trained, a form that a model, its adapter or its processor cannot be saved in."""
     if form not in FORMS:
         raise UserError(f"--save_format {form} is unknown; choose one of {', '.join(FORMS)}")
     if form != TRANSFORMERS and (adapted or not isinstance(model, CLIPModel)):
         what = "an adapter" if adapted else f"a {type(model).__name__}"
         raise UserError(f"--save_format {form} holds a whole CLIPModel, not {what}; use transformers")
+    if form == OPEN_CLIP and processor is not None:
+        open_clip_settings(model, processor)  # type: ignore[arg-type]  # checked above
 
 
 def save_encoder(model: PreTrainedModel, processor: Processor, folder: str | Path, form: str = TRANSFORMERS) -> None:

@@ -21,6 +21,7 @@ INSTEAD = "convert it with the package that made it, or name a checkpoint of tra
 # transformers' CLIP takes the greatest token for the end of a text where its config says 2, as old configs wrongly do.
 # OpenCLIP has a name for it, the pooling `argmax`.
 GREATEST_IS_END = 2
+NORM_EPS = 1e-5  # of every layer norm there
 # Fields of OpenCLIP's configuration that are read here, and values of others that change nothing.
 READ = {
     "model_cfg": ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text", "init_logit_scale"),
@@ -102,13 +103,22 @@ def save_open_clip(model: CLIPModel, processor: ProcessorMixin, folder: Path) ->
     """
     if not isinstance(model, CLIPModel):
         raise UserError(f"a {type(model).__name__} cannot be saved in OpenCLIP's form, which is CLIP's; leave it unset")
-    settings = {
-        "model_cfg": open_clip_config(model.config, processor.tokenizer),
-        "preprocess_cfg": preprocess_config(processor),
-    }
+    settings = open_clip_settings(model, processor)
     save_file(to_open_clip(model.state_dict()), folder / OPEN_CLIP_WEIGHTS_NAME, metadata={"format": "pt"})
     (folder / OPEN_CLIP_CONFIG_NAME).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     processor.tokenizer.save_pretrained(folder)
+
+
+def open_clip_settings(model: CLIPModel, processor: ProcessorMixin) -> dict[str, object]:
+    """The content of OpenCLIP's configuration file for a `CLIPModel` and its processor.
+
+    Raises:
+        UserError: naming what OpenCLIP has no field for.
+    """
+    return {
+        "model_cfg": open_clip_config(model.config, processor.tokenizer),
+        "preprocess_cfg": preprocess_config(processor),
+    }
 
 
 def clip_config(model: Fields) -> CLIPConfig:
@@ -162,13 +172,19 @@ def clip_config(model: Fields) -> CLIPConfig:
 
 
 def open_clip_config(config: CLIPConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
-    """OpenCLIP's `model_cfg` of a CLIP's configuration."""
+    """OpenCLIP's `model_cfg` of a CLIP's configuration.
+
+    Raises:
+        UserError: naming what OpenCLIP has no field for.
+    """
     vision: Any = config.vision_config
     text: Any = config.text_config
     if {vision.hidden_act, text.hidden_act} not in ({"gelu"}, {"quick_gelu"}):
         raise UserError(
             f"OpenCLIP has no towers with {vision.hidden_act} and {text.hidden_act}; use another --save_format"
         )
+    if odd := {vision.layer_norm_eps, text.layer_norm_eps} - {NORM_EPS}:
+        raise UserError(f"OpenCLIP's layer norms add {NORM_EPS:g}, not {odd.pop():g}; use another --save_format")
     at_greatest = text.eos_token_id == GREATEST_IS_END
     own_tokenizer = len(tokenizer) == CLIP_TOKENS and tokenizer.eos_token_id == CLIP_END
     return {

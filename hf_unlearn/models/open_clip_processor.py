@@ -2,6 +2,7 @@
 
 import gzip
 import importlib.util
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,16 @@ def clip_image_processor(settings: Fields, kind: Any) -> Any:
 
 
 def preprocess_config(processor: ProcessorMixin) -> dict[str, object]:
-    """OpenCLIP's `preprocess_cfg` of an image processor."""
+    """OpenCLIP's `preprocess_cfg` of an image processor.
+
+    Raises:
+        UserError: when it leaves a step out that OpenCLIP takes, or prepares pictures of another kind.
+    """
     images = processor.image_processor
+    left_out = [step for step in ("do_resize", "do_rescale", "do_normalize") if not getattr(images, step)]
+    if left_out or not math.isclose(images.rescale_factor, 1 / 255):
+        told = f"{left_out[0]} false" if left_out else f"rescale_factor {images.rescale_factor:g}"
+        raise UserError(f"OpenCLIP cannot prepare pictures with {told}; use another --save_format")
     size = dict(images.size)
     side = size.get("shortest_edge") or size.get("height")
     crop = dict(images.crop_size) if images.do_center_crop else size

@@ -17,7 +17,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class BaseModel:
-    """The model that was unlearned from.
+    """The model that was unlearned from, or the initial model that this one was fine-tuned from.
 
     `name_or_path` is a Hub id, or the bare name of a local folder (never a path). `revision` is the commit on the Hub,
     and None says that the model is local. `sha256` is that of its weights; the licence fields are those of its card.
@@ -167,6 +167,7 @@ class UnlearningManifest(FileRecord):
     # The same for the hash of each row, requested or held out: of its picture alone, and of its captions alone.
     parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
     requests: tuple[RequestStatus, ...] = ()  # of a Trainer on its own; a run's are in evaluation.json
+    initial_model: BaseModel | None = None  # what the base was fine-tuned from; earlier versions kept its name alone
     schema: int = SCHEMA
 
     @property

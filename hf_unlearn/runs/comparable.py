@@ -31,16 +31,20 @@ def refuse_other_reading(
     if type(own) is not type(base):
         kinds = ("pictures and texts" if hasattr(each, "tokenizer") else "views of pictures" for each in (own, base))
         raise UserError("{} embeds {}, and the base model {}; name its own base model".format(name, *kinds))
-    rows = unlearn[:ROWS]
-    ours, theirs = own.encode(rows), base.encode(rows)
-    differing = _other_pictures(own, base, ours.pop("pixels"), theirs.pop("pixels"))
-    differing += _other_tokens(own, base, ours, theirs)
-    if differing:
+    if differing := other_reading(own, base, unlearn):
         raise UserError(
             f"{name} does not read rows as the base model does, so figures of the two cannot be compared "
             f"({listed(differing)}); name the base model that it was unlearned from, or save the processor that it was "
             "trained with beside it"
         )
+
+
+def other_reading(own: ContrastivePreprocessor, base: ContrastivePreprocessor, unlearn: Dataset) -> list[str]:
+    """What differs in the pictures or tokens that a model's preprocessor and its base's, of one kind, make of rows."""
+    rows = unlearn[:ROWS]
+    ours, theirs = own.encode(rows), base.encode(rows)
+    found = _other_pictures(own, base, ours.pop("pixels"), theirs.pop("pixels"))
+    return [*found, *_other_tokens(own, base, ours, theirs)]
 
 
 def _other_pictures(own: Any, base: Any, ours: torch.Tensor, theirs: torch.Tensor) -> list[str]:
@@ -53,8 +57,8 @@ def _other_pictures(own: Any, base: Any, ours: torch.Tensor, theirs: torch.Tenso
         f"its image processor's {statistic} is {listed(values)}, the base's {listed(others)}"
         for statistic in ("mean", "std")
         if not torch.allclose(
-            torch.tensor(values := getattr(one, statistic)),
-            torch.tensor(others := getattr(other, statistic)),
+            torch.tensor(values := getattr(one, statistic), dtype=torch.float64),  # a file may hold whole numbers
+            torch.tensor(others := getattr(other, statistic), dtype=torch.float64),
             atol=1e-4,
         )
     ]

@@ -35,7 +35,7 @@ from hf_unlearn.runs.class_labels import ZeroShotTask, class_labels
 from hf_unlearn.runs.command_line import Run
 from hf_unlearn.runs.comparable import refuse_other_reading
 from hf_unlearn.runs.evaluation import Evaluation, Evaluator, ImageTextEvaluator, ImageViewEvaluator
-from hf_unlearn.runs.initial import load_initial_model, with_predictions
+from hf_unlearn.runs.initial import load_initial_model, reading_notes, with_predictions
 from hf_unlearn.runs.pretrain import MERGED, run_time_seconds, train_from_scratch
 from hf_unlearn.runs.reports import BEFORE, RunReports, Trained
 from hf_unlearn.runs.results import ORIGINAL, make_results
@@ -82,7 +82,7 @@ class Experiment(RunReports):
         self.dtype = self._dtype()
         self.base_record, self.history = describe_base_model(self.base, arguments.model_revision)
         self.state.require(base_key(self.base_record))
-        self.initial = load_initial_model(arguments, model)
+        self.initial = load_initial_model(arguments, model, self.processor)
         self.state.require({"initial_model": self.initial.record.sha256 if self.initial else None})
         if arguments.retrain_model is not None:
             check_retrain(arguments.retrain_model, self.base_record, task)
@@ -102,6 +102,7 @@ class Experiment(RunReports):
         for config in run.methods.values():
             self.check(config, model)
         self.evaluator = make_evaluator(model, task, self.splits, preprocessor, run.data)
+        self.evaluator.notes += reading_notes(self.initial, preprocessor, run.data, task.splits["unlearn"])
         if is_dual_encoder(model) or arguments.model_name_or_path is not None:  # else said before the base was trained
             say_notes(self.evaluator.notes)
         self.device = run.pretrain.device
@@ -225,7 +226,7 @@ class Experiment(RunReports):
     def _form(self, model: PreTrainedModel) -> str:
         """The form that finished models are saved in: the one asked for, or the base model's own."""
         if self.arguments.save_format is not None:
-            check_form(model, self.arguments.save_format, self.peft_config is not None)
+            check_form(model, self.arguments.save_format, self.peft_config is not None, self.processor)
             return self.arguments.save_format
         if self.peft_config is not None or is_adapted(model):
             return TRANSFORMERS

@@ -4,29 +4,36 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
-from transformers import PreTrainedModel, set_seed
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
+from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.openmoji import cache_folder
+from hf_unlearn.data.preprocessing import ContrastivePreprocessor
 from hf_unlearn.data.resizing import Processor
-from hf_unlearn.errors import UserError
+from hf_unlearn.errors import UserError, listed
 from hf_unlearn.files import clear_interrupted, finished_folder
 from hf_unlearn.hub.manifest import describe_base_model
 from hf_unlearn.metrics.estimated_gap import ImageTextEvidence
 from hf_unlearn.models.adapters import is_adapted
 from hf_unlearn.models.checkpoint_forms import save_encoder
+from hf_unlearn.models.effective_settings import differing_settings
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.weights import same_tensors
 from hf_unlearn.records.schemas import BaseModel
 from hf_unlearn.runs.builders import Builder
 from hf_unlearn.runs.command_line import Run
+from hf_unlearn.runs.comparable import other_reading
 from hf_unlearn.runs.evaluation import Evaluation, Evaluator, ImageTextEvaluator
 from hf_unlearn.runs.run_arguments import RunArguments
 from hf_unlearn.runs.run_data import UnlearningTask
 from hf_unlearn.training.features import FeatureEncoder
+from hf_unlearn.training.rows import make_preprocessor
 from hf_unlearn.training.targets import pair_targets
 
 
@@ -41,19 +48,27 @@ class InitialModel:
     @property
     def name(self) -> str:
         """Its name, and its revision on the Hub."""
-        revision = self.record.revision
-        return self.record.name_or_path + (f"@{revision}" if revision else "")
+        return called(self.record)
 
 
-def load_initial_model(arguments: RunArguments, base: PreTrainedModel | None = None) -> InitialModel | None:
+def called(model: BaseModel) -> str:
+    """A recorded model's name, with its revision on the Hub."""
+    return model.name_or_path + (f"@{model.revision}" if model.revision else "")
+
+
+def load_initial_model(
+    arguments: RunArguments, base: PreTrainedModel | None = None, base_processor: Processor | None = None
+) -> InitialModel | None:
     """The model of `--initial_model`; None where a run names none.
 
     Args:
         arguments: the run's.
         base: the model that was fine-tuned from it, where there is one already.
+        base_processor: that model's processor.
 
     Raises:
-        UserError: when it cannot be loaded, is an adapter or the base model itself, or has other tensors than that.
+        UserError: when it cannot be loaded, is an adapter or the base model itself, has other tensors than that, makes
+            something else of the same tensors, or knows other words by their numbers.
     """
     name = arguments.initial_model
     if name is None:
@@ -62,9 +77,36 @@ def load_initial_model(arguments: RunArguments, base: PreTrainedModel | None = N
     if is_adapted(model):
         raise UserError(f"--initial_model {name} is an adapter; merge it (merge_and_unload), and name that folder")
     if base is not None:
+        tokenizers: list[Any] = [getattr(each, "tokenizer", None) for each in (processor, base_processor)]
         _require_same_architecture(name, model, base)
+        if differing := differing_settings(model.config, base.config, *tokenizers):
+            raise UserError(
+                f"--initial_model {name} makes something else of its weights than the model ({listed(differing)}); "
+                "name the checkpoint that the model was fine-tuned from, or save it with the model's settings"
+            )
+        if None not in tokenizers:
+            _require_same_words(name, *tokenizers)
     record, _ = describe_base_model(name, arguments.initial_revision)
     return InitialModel(model, processor, record)
+
+
+def reading_notes(
+    initial: InitialModel | None, base: ContrastivePreprocessor, data: DataConfig, unlearn: Dataset
+) -> tuple[str, ...]:
+    """What is to be said where the initial model was made for other pictures, or other tokens of the same words.
+
+    Args:
+        initial: the initial model, if there is one.
+        base: the base model's preprocessor.
+        data: how rows are encoded.
+        unlearn: rows, of which both prepare some.
+    """
+    if initial is None:
+        return ()
+    found = other_reading(make_preprocessor(initial.model, initial.processor, data), base, unlearn)
+    told = f"The initial model {initial.name} does not read rows as the base model does ({listed(found)}): it predicts "
+    told += "by its own reading, and what starts from its weights or leads back to them reads as the base model does."
+    return (told,) if found else ()
 
 
 def with_predictions(
@@ -132,3 +174,15 @@ def _require_same_architecture(name: str, model: PreTrainedModel, base: PreTrain
         )
     if same_tensors(model.state_dict(), base.state_dict()):
         raise UserError(f"--initial_model {Path(name).name} has the model's own weights; name what it was trained from")
+
+
+def _require_same_words(name: str, tokenizer: PreTrainedTokenizerBase, base_tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse weights that know other words by the same numbers; words that one of the two adds are in nobody's way."""
+    ours, theirs = ({number: word for word, number in each.get_vocab().items()} for each in (tokenizer, base_tokenizer))
+    if differing := sorted(number for number in ours.keys() & theirs.keys() if ours[number] != theirs[number]):
+        first, count = differing[0], len(differing)
+        raise UserError(
+            f"--initial_model {name} knows other words by the same numbers than the model ({count} of its tokenizer's "
+            f"{len(ours)}: {first} is {ours[first]!r}, the model's {theirs[first]!r}); name the checkpoint that the "
+            "model was fine-tuned from, or save the tokenizer that it was trained with beside it"
+        )

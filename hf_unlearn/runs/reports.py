@@ -123,6 +123,7 @@ class RunReports:
                 )
             ),
             history=self.history,
+            initial_model=self.initial.record if self.initial else None,
         )
         private.save(folder)
         self._write_report(folder, evaluation, config.method)

@@ -6,10 +6,12 @@ from copy import deepcopy
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from hf_unlearn.distributed import world_size
-from hf_unlearn.models.contrastive import ModelInputs, as_weights
+from hf_unlearn.errors import UserError, listed
+from hf_unlearn.models.contrastive import ModelInputs, as_weights, unwrap
+from hf_unlearn.models.effective_settings import differing_settings
 from hf_unlearn.models.moco import MoCoModel
 
 # Added to a run's seed: a base model trained with the same seed would be moved back to its own start, unperturbed.
@@ -61,6 +63,29 @@ def move_towards(model: nn.Module, initial: nn.Module, share: float) -> None:
         share: a in [0, 1]; 0 changes nothing, 1 gives the initial model.
     """
     _mix(model, initial, share)
+
+
+def refuse_other_start(initial: nn.Module, model: nn.Module, tokenizer: PreTrainedTokenizerBase | None) -> None:
+    """Refuse an initial model of other settings: weights that compute something else cannot be mixed or compared.
+
+    Args:
+        initial: what the model is said to have been fine-tuned from.
+        model: the encoder.
+        tokenizer: the model's, if it embeds texts.
+
+    Raises:
+        UserError: naming the settings that differ, or when it is no model.
+    """
+    if not isinstance(initial, PreTrainedModel):
+        raise UserError(
+            f"initial_model is a {type(initial).__name__}, no model; load it with load_encoder, and give that"
+        )
+    own = unwrap(model).config
+    if differing := differing_settings(initial.config, own, tokenizer, tokenizer):  # type: ignore[arg-type]
+        raise UserError(
+            f"initial_model makes something else of its weights than the model ({listed(differing)}); give the model "
+            "that it was fine-tuned from"
+        )
 
 
 def _mix(model: nn.Module, other: nn.Module, share: float, least_dimensions: int = 0) -> None:

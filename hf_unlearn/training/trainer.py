@@ -35,7 +35,15 @@ from hf_unlearn.training.guards import DivergenceGuard
 from hf_unlearn.training.loss import LossTrainer, ReportedLoss
 from hf_unlearn.training.rows import Split, TrainingRows, make_preprocessor
 from hf_unlearn.training.saving import SavingTrainer
-from hf_unlearn.training.shrink_perturb import NOT_SHRUNK, move_towards, refill_queue, shrink_and_perturb, taken
+from hf_unlearn.training.shrink_perturb import (
+    NOT_SHRUNK,
+    move_towards,
+    refill_queue,
+    refuse_other_start,
+    shrink_and_perturb,
+    taken,
+)
+from hf_unlearn.training.special_tokens import OwnTokens, without_alignment_report
 from hf_unlearn.training.standing_excess import StandingExcess
 from hf_unlearn.training.temperature import LogitScaleBound
 from hf_unlearn.training.trainer_arguments import refuse_search, refuse_standing_still, refuse_unfit, refuse_unusable
@@ -112,6 +120,8 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         options = {**kwargs, "initial_model": initial_model}
         refuse_unusable(self.config_class, model, args, train_dataset, options)
         self.initial_model = initial_model
+        if initial_model is not None:
+            refuse_other_start(initial_model, model, getattr(processing_class, "tokenizer", None))
         self.source_splits = train_dataset if isinstance(train_dataset, DatasetDict) else None
         train_dataset, self.earlier = find_earlier_requests(train_dataset, model)
         self.data_config = data_config or DataConfig()
@@ -160,7 +170,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
             self._feed_accelerator(batches)
         self._started_from = checkpoints.fingerprint(model)
         self.guard, self.excess = DivergenceGuard(self), StandingExcess()
-        for callback in (self.guard, self.excess, LogitScaleBound(lambda: self.model)):
+        for callback in (self.guard, self.excess, LogitScaleBound(lambda: self.model), OwnTokens(model)):
             self.add_callback(callback)
         self.saliency = self._saliency_mask() if args.saliency_share is not None else None
         self._shrinking: str | None = None  # what was done to the weights, once it was
@@ -298,7 +308,8 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
                 set_seed(self.args.seed)
             self.guard.begin()
             self.excess.begin()
-            output = super().train(str(folder) if folder else None, *positional, **kwargs)
+            with without_alignment_report():
+                output = super().train(str(folder) if folder else None, *positional, **kwargs)
         except (RuntimeError, MemoryError) as error:  # PyTorch's own class for it is a RuntimeError
             if not is_out_of_memory(error):
                 raise

@@ -26,20 +26,6 @@ from hf_unlearn.runs.run_arguments import RunArguments
 from hf_unlearn.training.config import UnlearningConfig
 
 
-@pytest.fixture
-def cli(monkeypatch, capsys):
-    """Run `hf-unlearn` with arguments in this process: exit status, output, errors."""
-
-    def run(*argv: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["hf-unlearn", *argv])
-        with pytest.raises(SystemExit) as exit_info:
-            main()
-        out, err = capsys.readouterr()
-        return exit_info.value.code or 0, out, err
-
-    return run
-
-
 def test_help_lists_every_command(cli):
     status, out, _ = cli("--help")
     assert status == 0 and all(name in out for name in COMMANDS)

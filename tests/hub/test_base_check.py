@@ -79,7 +79,7 @@ SETTINGS = {
     "tokenizer's special_tokens_map": tokenizer_with(pad_token="<|endoftext|>"),
     "image processor's image_mean": other_pictures,
     "tokenizer's normalizer": other_tokens,
-    "model's text_config": another_activation,
+    "model's text_config.hidden_act": another_activation,
 }
 
 

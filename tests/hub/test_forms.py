@@ -8,6 +8,8 @@ import open_clip
 import pytest
 import torch
 from hub.local_hub import LocalHub
+from hub.test_forged_folders import rewrite
+from models.test_open_clip import made_by_open_clip
 from safetensors.torch import load_file, save_file
 
 from hf_unlearn.audit.encoders import LocalEncoder
@@ -16,6 +18,7 @@ from hf_unlearn.hub.publishing import publish_run
 from hf_unlearn.hub.verification import verify_repo
 from hf_unlearn.models.checkpoint_forms import save_encoder
 from hf_unlearn.models.loading import load_encoder
+from hf_unlearn.models.open_clip import GREATEST_IS_END
 from hf_unlearn.models.simclr import SimCLRConfig, SimCLRModel
 from hf_unlearn.models.small_clip import build_small_clip
 from hf_unlearn.records.schemas import UnlearningManifest
@@ -77,6 +80,59 @@ def test_another_form_is_saved_where_it_is_asked_for(tiny_clip, unlearn):
     out = unlearn(tiny_clip, "--save_format", "sentence_transformers")
     assert (out / "0_CLIPModel" / "model.safetensors").is_file() and verify_repo(out, base=tiny_clip).ok
     assert UnlearningManifest.load(out).weights_sha256
+
+
+@pytest.mark.parametrize("asked", [(), ("--save_format", "transformers")], ids=["own form", "transformers"])
+def test_what_reads_up_to_its_greatest_token_still_does(asked, unlearn, tmp_path):
+    """The Trainer would write its tokenizer's end token into the config; the model was built without."""
+    base = tmp_path / "base"
+    base.mkdir()
+    made_by_open_clip(base)
+    out = unlearn(base, *asked)
+    assert load_encoder(str(out))[0].config.text_config.eos_token_id == GREATEST_IS_END
+    assert verify_repo(out, base=base).ok and not verify_repo(out, base=base).failures
+    lines = {line.subject: line for line in verify_repo(out, base=base).statements}
+    assert "differ from the base model's" in lines["tensors"].detail  # in whatever form
+
+
+@pytest.mark.parametrize(("end", "holds"), [(49407, True), (49406, False)])
+def test_the_end_token_by_its_number_is_the_same_as_the_greatest(end, holds, unlearn, tmp_path):
+    """As earlier versions saved it; another number reads another token."""
+    base = tmp_path / "base"
+    base.mkdir()
+    made_by_open_clip(base)
+    out = unlearn(base)
+    config = json.loads((out / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"] |= {"pool_type": "eos", "eos_id": end}
+    (out / "open_clip_config.json").write_text(json.dumps(config))
+    rewrite(out)
+    found = verify_repo(out, base=base).failures
+    assert not found if holds else "settings" in {line.subject for line in found}
+
+
+def test_a_base_of_transformers_is_the_same_model_in_open_clips_form(small, unlearn, tmp_path):
+    """What only new weights, a training or a step that is not taken is decided by has no field there."""
+    model, processor = small
+    model.config.text_config.initializer_range = model.config.vision_config.attention_dropout = 0.01
+    processor.tokenizer.model_max_length = 77  # the model has fewer places
+    images = processor.image_processor
+    images.do_center_crop, images.crop_size = False, {"height": 99, "width": 99}
+    images.size = {"height": 16, "width": 16}
+    save_encoder(model, processor, tmp_path / "base")
+    out = unlearn(tmp_path / "base", "--save_format", "open_clip")
+    assert not verify_repo(out, base=tmp_path / "base").failures
+
+
+def test_what_open_clip_has_no_field_for_is_refused_before_training(small, unlearn, tmp_path):
+    model, processor = small
+    model.config.text_config.layer_norm_eps = 1e-6
+    save_encoder(model, processor, tmp_path / "base")
+    with pytest.raises(UserError, match="layer norms add 1e-05, not 1e-06; use another --save_format"):
+        unlearn(tmp_path / "base", "--save_format", "open_clip")
+    model.config.text_config.layer_norm_eps = 1e-5
+    processor.image_processor.do_normalize = False
+    with pytest.raises(UserError, match="cannot prepare pictures with do_normalize false; use another --save_format"):
+        save_encoder(model, processor, tmp_path / "other", "open_clip")
 
 
 def test_forms_that_cannot_hold_the_model_are_refused_before_training(tiny_clip, small, unlearn, tmp_path):

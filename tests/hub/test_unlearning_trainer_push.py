@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from datasets import Dataset, DatasetDict
 from hub.local_hub import LocalHub
+from transformers import CLIPModel
 
 from hf_unlearn import AlignmentCalibrationConfig, AlignmentCalibrationTrainer, UserError, load_encoder
 from hf_unlearn.hub.verification import verify_repo
 from hf_unlearn.methods import alignment_calibration as direct
 from hf_unlearn.models.weights import weights_sha256
-from hf_unlearn.records.schemas import UnlearningManifest
+from hf_unlearn.records.schemas import BaseModel, UnlearningManifest
 
 SENTINEL = "hf_sentinelSENTINELsentinelSENTINEL99"
 
@@ -97,6 +99,22 @@ def test_saving_leaves_the_record_and_the_card_beside_the_weights(
     assert "Alignment Calibration" in card and "This model was not evaluated." in card
     assert verify_repo(str(tmp_path / "saved"), base=base).ok
     assert not list((tmp_path / "clip-unlearned").glob("checkpoint-*/README.md"))
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_a_trainers_initial_model_is_recorded(
+    trainer: AlignmentCalibrationTrainer, base: Path, tmp_path: Path, loaded: bool
+) -> None:
+    torch.manual_seed(7)
+    model = CLIPModel(trainer.model.config)
+    model.save_pretrained(tmp_path / "public")
+    trainer.initial_model = CLIPModel.from_pretrained(tmp_path / "public") if loaded else CLIPModel(model.config)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    known = BaseModel("public", None, weights_sha256(tmp_path / "public")) if loaded else BaseModel("unnamed model")
+    assert UnlearningManifest.load(tmp_path / "saved").initial_model == known
+    assert f"| Initial model | `{known.name_or_path}`, local |" in (tmp_path / "saved" / "README.md").read_text()
+    assert verify_repo(str(tmp_path / "saved"), base=base).ok
 
 
 def test_measurements_of_earlier_weights_do_not_stay_beside_new_ones(

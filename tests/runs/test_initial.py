@@ -1,6 +1,7 @@
 """Fine-tuned bases: Retrain starts from the initial model, weights lead back there, and targets are predicted there."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.verification import verify_repo
+from hf_unlearn.models import loading
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.moco import MoCoModel
 from hf_unlearn.models.simclr import SimCLRModel
@@ -17,7 +19,9 @@ from hf_unlearn.records.schemas import EvaluationRecord, UnlearningManifest
 from hf_unlearn.runs import experiment
 from hf_unlearn.runs.builders import BUILDERS
 from hf_unlearn.runs.command_line import parse_run
+from hf_unlearn.runs.initial import load_initial_model
 from hf_unlearn.runs.resuming import settings_hash
+from hf_unlearn.runs.run_arguments import RunArguments
 from hf_unlearn.runs.run_data import prepare_task
 from hf_unlearn.runs.unlearn import base_model, unlearn_and_compare
 
@@ -196,3 +200,62 @@ def test_what_is_no_start_is_refused(unlearn, tiny_clip, initial, tmp_path):
         unlearn("--initial_model", initial, "--methods", "fine_tune", "--family", "simclr")
     with pytest.raises(UserError, match="the backbone of a SimCLR or MoCo"):
         unlearn("--vision_model", initial, "--methods", "fine_tune")
+
+
+def edit(folder, name, change):
+    content = json.loads((folder / name).read_text())
+    change(content)
+    (folder / name).write_text(json.dumps(content))
+
+
+def swap(content):
+    words = content["model"]["vocab"]
+    one, other = sorted(words, key=words.get)[-2:]
+    words[one], words[other] = words[other], words[one]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        (
+            "config.json",
+            lambda config: config["vision_config"].update(hidden_act="gelu", num_attention_heads=1),
+            r"vision_config.hidden_act is gelu, the model's quick_gelu, vision_config.num_attention_heads is 1, the",
+        ),
+        ("config.json", lambda config: config["text_config"].update(eos_token_id=5), "eos_token_id is 5, the model's"),
+        (
+            "tokenizer.json",
+            swap,
+            r"other words by the same numbers than the model \(2 of its tokenizer's \d+: \d+ is",
+        ),
+    ],
+    ids=["what towers compute", "where texts are read", "words"],
+)
+def test_weights_that_mean_something_else_are_no_start(name, change, told, loaded_clip, initial, tmp_path, monkeypatch):
+    folder = shutil.copytree(initial, tmp_path / "public")
+    edit(folder, name, change)
+    monkeypatch.setattr(loading, "check_fit", lambda *_: None)  # which another end of texts would not pass
+    with pytest.raises(UserError, match=told):
+        load_initial_model(RunArguments(initial_model=str(folder), methods=["fine_tune"]), *loaded_clip)
+
+
+def test_settings_that_change_nothing_are_no_reason_to_refuse(loaded_clip, initial, tmp_path):
+    folder = shutil.copytree(initial, tmp_path / "public")
+
+    def change(config):
+        config |= {"_name_or_path": "elsewhere", "transformers_version": "4.1.0", "logit_scale_init_value": 1.0}
+        config["text_config"] |= {"bos_token_id": 7, "pad_token_id": 8, "initializer_range": 1.0, "top_k": 50}
+        config["text_config"] |= {"attention_dropout": 0.1, "projection_dim": 512, "torch_dtype": "float16"}
+
+    edit(folder, "config.json", change)
+    assert load_initial_model(RunArguments(initial_model=str(folder), methods=["fine_tune"]), *loaded_clip) is not None
+
+
+def test_an_initial_model_of_other_pictures_is_told_of(unlearn, tiny_clip, initial, tmp_path):
+    """A model may have been fine-tuned on pictures that were prepared in another way; its card says so."""
+    folder = shutil.copytree(initial, tmp_path / "public")
+    edit(folder, "processor_config.json", lambda content: content["image_processor"].update(image_mean=[0] * 3))
+    given = ["--model_name_or_path", tiny_clip, "--methods", "fine_tune", "--max_steps", "1"]
+    out = unlearn(*given, "--initial_model", folder)
+    (note,) = [n for n in UnlearningManifest.load(out / "fine_tune").notes if "does not read rows as the base" in n]
+    assert note.startswith("The initial model public does") and "its image processor's mean is 0, 0, 0" in note

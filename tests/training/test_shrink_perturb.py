@@ -222,6 +222,16 @@ def test_what_it_would_do_nothing_for_is_refused(make_trainer, tmp_path):
         make_trainer("selective_synaptic_dampening", shrink_perturb=0.3)
 
 
+@pytest.mark.parametrize("method", ["fine_tune", "retrain"])
+def test_an_initial_model_whose_weights_compute_something_else_is_refused(make_trainer, encoder, method):
+    initial = other(encoder, "clip")
+    initial.config.vision_config.hidden_act = "relu"
+    with pytest.raises(UserError, match=r"of its weights than the model \(vision_config.hidden_act is relu, the"):
+        make_trainer(method, "clip", initial_model=initial)
+    with pytest.raises(UserError, match="initial_model is a str, no model; load it with load_encoder"):
+        make_trainer(method, "clip", initial_model="org/public")
+
+
 @pytest.mark.parametrize(("method", "title"), [("gradient_ascent", "Gradient Ascent"), ("task_vector", "Task Vector")])
 def test_what_never_sees_retain_is_led_back_to_an_initial_model_alone(make_trainer, encoder, method, title):
     with pytest.raises(UserError, match=f"{title} never sees retain, so what shrink_perturb takes would not be"):
