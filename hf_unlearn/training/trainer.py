@@ -117,8 +117,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         initial_model: PreTrainedModel | None = None,
         **kwargs: Any,
     ) -> None:
-        options = {**kwargs, "initial_model": initial_model}
-        refuse_unusable(self.config_class, model, args, train_dataset, options)
+        refuse_unusable(self.config_class, model, args, train_dataset, kwargs)
         self.initial_model = initial_model
         if initial_model is not None:
             refuse_other_start(initial_model, model, getattr(processing_class, "tokenizer", None))

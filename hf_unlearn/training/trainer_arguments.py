@@ -37,7 +37,7 @@ def refuse_unusable(
         model: What it was given as the model.
         args: And as its config.
         splits: And as the rows.
-        options: Further arguments, `initial_model` among them.
+        options: Further arguments of `transformers.Trainer`.
 
     Raises:
         UserError: The model is not loaded or embeds no pairs, the config is another method's, an argument would have
@@ -55,9 +55,6 @@ def refuse_unusable(
             f"model is a {type(model).__name__}, which embeds no pairs: it needs get_image_features and "
             "get_text_features, or a function registered in hf_unlearn.models.contrastive.terms_from_outputs"
         )
-    initial = options.get("initial_model")
-    if initial is not None and not hasattr(initial, "config"):
-        raise UserError(f"initial_model is a {type(initial).__name__}, no loaded model; load it: load_encoder(NAME)[0]")
     if getattr(args, "method", None) != config_class.method:
         raise UserError(
             f"args is a {type(args).__name__}, and this method takes a {config_class.__name__}; pass one of these"
