@@ -332,14 +332,14 @@ def _attack_metrics(name: str, attack: MembershipAttack) -> dict[str, float]:
 def caption_notes(splits: Mapping[str, EncodedSplit], preprocessor: ImageTextPreprocessor) -> tuple[str, ...]:
     """What is to be said of captions of retain and unlearn whose last words no model reads."""
     counted = cut = 0
-    for name in ("retain", "unlearn"):
-        rows = splits[name].dataset.select_columns("captions")
-        rows = rows.select(range(min(len(rows), COUNTED_ROWS)))["captions"]
-        captions = [text for texts in rows for text in ([texts] if isinstance(texts, str) else texts)]
+    trained = [splits[name].dataset for name in ("retain", "unlearn") if name in splits]
+    for rows in trained:
+        texts = rows.select_columns("captions").select(range(min(len(rows), COUNTED_ROWS)))["captions"]
+        captions = [text for each in texts for text in ([each] if isinstance(each, str) else each)]
         counted, cut = counted + len(captions), cut + preprocessor.cut(captions)
     if not cut:
         return ()
-    looked_at = "" if max(len(splits[name]) for name in ("retain", "unlearn")) <= COUNTED_ROWS else " that were counted"
+    looked_at = " that were counted" if any(len(rows) > COUNTED_ROWS for rows in trained) else ""
     return (
         f"Captions are cut to {preprocessor.max_length} tokens: {cut:,} of the {counted:,} in retain and unlearn"
         f"{looked_at} are longer, and nothing is learned of, unlearned or measured by what stands beyond.",

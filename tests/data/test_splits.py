@@ -244,7 +244,11 @@ def test_bad_requests(options: dict, message: str) -> None:
             {"unlearn_request": ["t1"]},
             r"no training row has \(1\): t1",
         ),
-        (Dataset.from_dict({"id": ["a", "a"]}), {"unlearn_fraction": 0.5}, "1 ids of .* are repeated"),
+        (
+            Dataset.from_dict({"id": ["a", "a"]}),
+            {"unlearn_fraction": 0.5},
+            "several rows have the same id: a; give each",
+        ),
     ],
 )
 def test_bad_splits(data: Dataset | DatasetDict, options: dict, message: str) -> None:
