@@ -21,7 +21,7 @@ def fetch(repo_id: str, patterns: Sequence[str], revision: str | None = None, to
     Raises:
         UserError: It is no repository name, there is no such repository or revision, or the Hub cannot be reached.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
@@ -35,6 +35,8 @@ def fetch(repo_id: str, patterns: Sequence[str], revision: str | None = None, to
             f"{repo_id} is neither a folder here nor a repository that you may read; check the name, or give a token."
         ) from error
     except (HTTPError, OSError) as error:
+        go = "unset HF_HUB_OFFLINE" if constants.is_offline_mode() else "try again later"
         raise UserError(
-            f"{repo_id} is not in the cache and the Hub cannot be reached ({type(error).__name__}); try again later."
+            f"{repo_id} is no folder here and not in the cache, and the Hub cannot be reached "
+            f"({type(error).__name__}); name a folder that is there, or {go}."
         ) from error
