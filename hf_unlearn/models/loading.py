@@ -217,7 +217,7 @@ def _load_complete(name_or_path: str, revision: str | None, trust_remote_code: b
         parsed = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
         random = partial(AutoModel.from_config, trust_remote_code=False)
         refuse_larger(name_or_path, parsed, random, stored_shapes(Path(name_or_path)))
-    with _without_report():
+    with without_report("transformers.modeling_utils", "LOAD REPORT"):  # a table of tensors
         model, info = AutoModel.from_pretrained(
             name_or_path,
             use_safetensors=True,
@@ -295,12 +295,17 @@ def _instead(model: PreTrainedModel) -> str:
 
 
 @contextmanager
-def _without_report() -> Iterator[None]:
-    """Leave out transformers' table of tensors: what matters of it is said in a sentence."""
-    reporting = logging.getLogger("transformers.modeling_utils")
+def without_report(reporter: str, words: str) -> Iterator[None]:
+    """Leave out what transformers reports of a thing that is dealt with here, or said in a sentence.
+
+    Args:
+        reporter: the name of its logger.
+        words: of the reports to leave out.
+    """
+    reporting = logging.getLogger(reporter)
 
     def no_report(record: logging.LogRecord) -> bool:
-        return "LOAD REPORT" not in record.getMessage()
+        return words not in record.getMessage()
 
     reporting.addFilter(no_report)
     try:

@@ -1,14 +1,12 @@
 """The token numbers of a model's config stay what they were: the Trainer replaces them by its tokenizer's."""
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from torch import nn
 from transformers import TrainerCallback
 
 from hf_unlearn.models.contrastive import unwrap
 
+# Which logger says that a config was aligned with its tokenizer, and how: it is put back at once.
+ALIGNMENT_REPORT = ("transformers.trainer_utils", "The tokenizer has new PAD/BOS/EOS tokens")
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -32,18 +30,3 @@ class OwnTokens(TrainerCallback):
         """Put back what they were when the trainer was built."""
         for name, token in self._tokens.items():
             setattr(self._config, name, token)
-
-
-@contextmanager
-def without_alignment_report() -> Iterator[None]:
-    """Leave out the Trainer's warning that a config was aligned with the tokenizer, as it is put back at once."""
-    reporting = logging.getLogger("transformers.trainer_utils")
-
-    def no_report(record: logging.LogRecord) -> bool:
-        return "The tokenizer has new PAD/BOS/EOS tokens" not in record.getMessage()
-
-    reporting.addFilter(no_report)
-    try:
-        yield
-    finally:
-        reporting.removeFilter(no_report)

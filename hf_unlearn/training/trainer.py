@@ -23,6 +23,7 @@ from hf_unlearn.errors import DivergenceError, UserError, is_out_of_memory
 from hf_unlearn.losses import ContrastiveTerms, info_nce
 from hf_unlearn.models.adapters import add_adapter, is_adapted
 from hf_unlearn.models.contrastive import contrastive_terms, evaluation_mode, is_dual_encoder, unwrap
+from hf_unlearn.models.loading import without_report
 from hf_unlearn.models.patches import as_matrix_products
 from hf_unlearn.models.sharding import make_shardable
 from hf_unlearn.models.towers import freeze_tower
@@ -43,7 +44,7 @@ from hf_unlearn.training.shrink_perturb import (
     shrink_and_perturb,
     taken,
 )
-from hf_unlearn.training.special_tokens import OwnTokens, without_alignment_report
+from hf_unlearn.training.special_tokens import ALIGNMENT_REPORT, OwnTokens
 from hf_unlearn.training.standing_excess import StandingExcess
 from hf_unlearn.training.temperature import LogitScaleBound
 from hf_unlearn.training.trainer_arguments import refuse_search, refuse_standing_still, refuse_unfit, refuse_unusable
@@ -307,7 +308,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
                 set_seed(self.args.seed)
             self.guard.begin()
             self.excess.begin()
-            with without_alignment_report():
+            with without_report(*ALIGNMENT_REPORT):
                 output = super().train(str(folder) if folder else None, *positional, **kwargs)
         except (RuntimeError, MemoryError) as error:  # PyTorch's own class for it is a RuntimeError
             if not is_out_of_memory(error):
