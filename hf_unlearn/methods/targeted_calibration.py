@@ -100,7 +100,7 @@ class TargetedCalibrationConfig(UnlearningConfig):
     )
     target_noise: float | None = setting(
         None,
-        "Share of the targets' order, in [0, 1], that the seed draws, so that models differ as Retrains do (.35 on "
+        "Share of the targets' order, in [0, 1], that the seed draws, so that models differ as Retrains do (.25 on "
         "the embedded CLIP task); default: none, the best guess for each sample.",
     )
 
