@@ -143,6 +143,11 @@ def _check_names(options: list[Option], targets: Mapping[str, type[UnlearningCon
     known = _names(RunArguments, DataConfig, *targets.values())
     for name, _ in options:
         if name not in known:
+            if owners := [method for method, trainer in METHODS.items() if name in _names(trainer.config_class)]:
+                run = ", ".join(method for method in targets if method not in EARLIER_TRAININGS)
+                raise UserError(
+                    f"--{name} is an option of {listed(owners)}, which this run has not ({run}); leave it out"
+                )
             close = get_close_matches(name, [*sorted(known), "config", "family"], n=1)
             hint = f"did you mean --{close[0]}?" if close else "--help lists what there is"
             raise UserError(f"unknown option --{name}; {hint}")

@@ -242,3 +242,11 @@ def test_a_second_value_of_an_option_that_takes_one_is_refused_by_its_name():
         parse_run(words)
     with pytest.raises(UserError, match=r"^--beta takes one value, and was given 1, 2"):
         parse_run(["--config", "clip_openmoji", "--methods", "npo", "scrub", "--npo.beta", "1", "2"])
+
+
+def test_an_option_of_a_method_that_the_run_has_not_is_refused_by_that_method():
+    words = ["--config", "clip_openmoji", "--methods", "fine_tune", "--target_epochs", "1"]
+    with pytest.raises(
+        UserError, match=r"^--target_epochs is an option of targeted_calibration, .* has not \(fine_tune\)"
+    ):
+        parse_run(words)
