@@ -280,8 +280,10 @@ def test_a_schedule_of_ones_own_is_not_judged_by_the_config(make_trainer, splits
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, 1)
     own = functools.partial(FineTuneTrainer, optimizers=(optimizer, schedule))
+    before = model.visual_projection.weight.detach().clone()
     trainer = make_trainer("fine_tune", trainer_class=own, given_model=model, max_steps=1, warmup_steps=1)
     trainer.train()
+    assert trainer.state.global_step == 1 and not torch.equal(model.visual_projection.weight, before)
 
 
 def test_a_copy_that_would_stand_still_is_told_by_its_name(make_trainer, encoder):
