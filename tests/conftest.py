@@ -2,6 +2,7 @@
 
 import gc
 import os
+import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ from folders import BASE_MODELS, files_as_they_stand, watched
 from hypothesis import Phase, settings
 from PIL import Image as PILImage
 from PIL import ImageDraw
+from tqdm import tqdm
 from transformers import CLIPModel
 
 from hf_unlearn.figures import drawing
@@ -30,6 +32,10 @@ settings.register_profile("repeatable", derandomize=True, database=None, deadlin
 settings.load_profile("repeatable")
 
 torch.set_num_threads(1)
+# Progress bars have one lock for a process and its forks: a fork that is killed while it draws one keeps it, and
+# whoever draws the next waits for ever. Here each process has its own, and no thread that may hold it when one forks.
+tqdm.set_lock(threading.RLock())
+tqdm.monitor_interval = 0
 # Seconds that datasets waits after every pass over streamed parquet, lest reading threads outlive the interpreter;
 # tests make many short passes.
 datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0.1

@@ -311,6 +311,8 @@ def own_process(function, *arguments):
     process = multiprocessing.get_context("fork").Process(target=work)
     process.start()
     process.join(600)
+    process.kill()  # which a process that has ended does not feel; one that hangs would be waited for
+    process.join()
     assert process.exitcode == 0
 
 

@@ -1,5 +1,6 @@
 """Run a function in a process of its own and kill it, at the n-th touch of a file or after some time."""
 
+import faulthandler
 import os
 import signal
 import sys
@@ -9,14 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 TOUCHES = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "os.chmod"}
-COUNTED = 77  # exit status of a process that counted its touches
+LONGEST = 300  # seconds after which a process that hangs tells where, and ends
 
 
 def forked(function: Callable[[], object], *, watch: Path, kill_at: int | None = None, kill_after: float | None = None):
     """Run `function` in a forked process.
 
     Args:
-        function: what to run; an exception makes the exit status 1.
+        function: what to run; an exception makes the exit status 1, and a standstill of minutes -14, of SIGALRM.
         watch: opening, renaming and removing anything below this folder counts as a touch.
         kill_at: send SIGKILL at this touch, before it happens.
         kill_after: send SIGKILL after so many seconds.
@@ -29,6 +30,8 @@ def forked(function: Callable[[], object], *, watch: Path, kill_at: int | None =
     sys.stderr.flush()
     child = os.fork()
     if child == 0:
+        faulthandler.register(signal.SIGALRM, file=2, chain=True)  # pytest's own watch is a thread, which forks lack
+        signal.setitimer(signal.ITIMER_REAL, LONGEST)
         os.close(reader)
         os._exit(_run(function, watch, kill_at, writer))
     os.close(writer)

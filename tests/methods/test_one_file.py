@@ -93,6 +93,8 @@ def test_one_file_of_forty_lines_adds_a_method(plugin, shapes, tiny_clip, tmp_pa
     process = multiprocessing.get_context("fork").Process(target=run, args=folders)
     process.start()
     process.join(240)
+    process.kill()  # which a process that has ended does not feel; one that hangs would be waited for
+    process.join()
     assert process.exitcode == 0
     printed = (tmp_path / "out.txt").read_text()
     lines = [line for line in printed.splitlines() if not line.startswith("{'loss") and "train_runtime" not in line]

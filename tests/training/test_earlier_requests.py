@@ -51,12 +51,16 @@ def levels(trainer):
 
 @pytest.mark.parametrize("method", ["fine_tune", "alignment_calibration", "targeted_calibration"])
 def test_what_came_back_is_brought_down_again(make_trainer, with_earlier, knowing, method):
-    settings = {**SETTINGS, "max_steps": 60}
-    trainer = make_trainer(method, train_dataset=with_earlier(risen=0.2), given_model=deepcopy(knowing), **settings)
-    before = levels(trainer).mean()
-    trainer.train()
-    assert levels(trainer).mean() < before - 0.02
-    assert trainer.excess.lowered["held"] != 0  # what still stood above was seen
+    settings = {**SETTINGS, "max_steps": 60, "learning_rate": 3e-4}
+
+    def ended(risen):
+        rows = with_earlier(risen)
+        trainer = make_trainer(method, train_dataset=rows, given_model=deepcopy(knowing), **settings)
+        trainer.train()
+        assert trainer.excess.lowered["held"] != 0  # what still stood above was seen
+        return levels(trainer).mean()
+
+    assert ended(risen=0.2) < ended(risen=0.0) - 0.02
 
 
 def test_the_distance_is_that_of_its_docstring(make_trainer, with_earlier):
