@@ -38,6 +38,7 @@ _RANGES = (
 )  # fmt: skip
 # Optimisers of PyTorch and transformers that need neither a package nor more than their arguments.
 _PLAIN_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop")
+_WITHOUT_WARMUP = (SchedulerType.CONSTANT, SchedulerType.REDUCE_ON_PLATEAU)  # which get_scheduler leaves out unsaid
 # Settings of transformers that are refused, and why.
 _REFUSED = {
     **dict.fromkeys(
@@ -287,6 +288,12 @@ class UnlearningConfig(TrainingArguments):
                 f"lr_scheduler_type={SchedulerType(self.lr_scheduler_type).value}: {str(error).splitlines()[0]}; set "
                 "lr_scheduler_kwargs, or choose another schedule"
             ) from error
+        kind, unset = SchedulerType(self.lr_scheduler_type), {each.name: each.default for each in fields(self)}
+        self.check(
+            "warmup_steps",
+            kind not in _WITHOUT_WARMUP or self.warmup_steps in (0, unset["warmup_steps"]),
+            f"would have no effect with lr_scheduler_type={kind.value}; choose another, such as constant_with_warmup",
+        )
 
 
 Training: TypeAlias = tuple[UnlearningConfig, tuple[str, ...]]

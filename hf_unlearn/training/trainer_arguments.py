@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NoReturn, cast
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
@@ -10,12 +11,13 @@ from torch import nn
 
 from hf_unlearn.data.columns import arrow_column
 from hf_unlearn.data.config import DataConfig
+from hf_unlearn.data.fingerprint import row_hashes
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.models.contrastive import is_contrastive
 from hf_unlearn.training.config import StartingPoint, UnlearningConfig
 from hf_unlearn.training.rows import checked_sizes
 
-COMPARED = 16  # held-out rows of an id that another split has, too
+COMPARED = 16  # rows of an id that another split has, too
 _NO_EFFECT = {
     **dict.fromkeys(
         ("compute_metrics", "preprocess_logits_for_metrics", "compute_loss_func"),
@@ -63,25 +65,33 @@ def refuse_unusable(
         if isinstance(split, list | tuple):
             raise UserError(f"the split {name} is a list; make a Dataset of it (Dataset.from_list)")
     if isinstance(splits, Mapping):
-        _refuse_shared_rows({n: s for n, s in splits.items() if isinstance(s, Dataset) and "id" in s.column_names})
+        _refuse_shared_rows({name: split for name, split in splits.items() if isinstance(split, Dataset)})
 
 
 def _refuse_shared_rows(splits: Mapping[str, Dataset]) -> None:
-    """Refuse rows that are in two splits by their ids.
-
-    Splits that a dataset brings may each count their rows from 0, so one of some held-out rows has to show the same.
-    """
+    """Refuse rows that are in two splits, by their ids, or by what they show and say where there are none."""
     for name, other in (("retain", "unlearn"), ("validation", "retain"), ("validation", "unlearn")):
         if not {name, other} <= splits.keys():
             continue
-        ids, others = (pc.cast(arrow_column(splits[each], "id"), "string") for each in (name, other))
-        shared = pc.unique(ids.filter(pc.is_in(ids, value_set=others))).to_pylist()
-        alike = (_picture(splits[name], ids, row) == _picture(splits[other], others, row) for row in shared[:COMPARED])
-        if shared and (name == "retain" or any(alike)):
+        pair = splits[name], splits[other]
+        if all("id" in split.column_names for split in pair):
+            shared = _shared_ids(*pair, numbered_apart=name != "retain")
+        else:
+            rows, known = (row_hashes(split) for split in pair)
+            shared = [f"row {place} of {name}" for place in np.flatnonzero(np.isin(rows, known))]
+        if shared:
             raise UserError(
                 f"{len(shared):,} rows are in both splits, {name} and {other}: {listed(shared)}; leave each in one, as "
                 "make_splits does"
             )
+
+
+def _shared_ids(split: Dataset, other: Dataset, *, numbered_apart: bool) -> list[str]:
+    """Ids that both splits have; where each may count its rows from 0, one of the first has to show the same."""
+    ids, others = (pc.cast(arrow_column(each, "id"), "string") for each in (split, other))
+    shared: list[str] = pc.unique(ids.filter(pc.is_in(ids, value_set=others))).to_pylist()
+    alike = (_picture(split, ids, row) == _picture(other, others, row) for row in shared[:COMPARED])
+    return [] if numbered_apart and not any(alike) else shared
 
 
 def _picture(split: Dataset, ids: pa.ChunkedArray, row: str) -> object:

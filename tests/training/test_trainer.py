@@ -281,7 +281,8 @@ def test_a_schedule_of_ones_own_is_not_judged_by_the_config(make_trainer, splits
     schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, 1)
     own = functools.partial(FineTuneTrainer, optimizers=(optimizer, schedule))
     before = model.visual_projection.weight.detach().clone()
-    trainer = make_trainer("fine_tune", trainer_class=own, given_model=model, max_steps=1, warmup_steps=1)
+    settings = {"max_steps": 1, "warmup_steps": 1, "lr_scheduler_type": "linear"}
+    trainer = make_trainer("fine_tune", trainer_class=own, given_model=model, **settings)
     trainer.train()
     assert trainer.state.global_step == 1 and not torch.equal(model.visual_projection.weight, before)
 

@@ -73,6 +73,18 @@ def test_a_held_out_row_is_not_trained_on(give, splits):
     give(train_dataset=DatasetDict(unlearn=splits["unlearn"], **numbered))
 
 
+@pytest.mark.parametrize(
+    ("name", "other"), [("retain", "unlearn"), ("validation", "retain"), ("validation", "unlearn")]
+)
+def test_rows_without_ids_are_told_by_what_they_show_and_say(give, splits, name, other):
+    unnamed = DatasetDict(splits).remove_columns("id")
+    give(train_dataset=unnamed)
+    leaked = concatenate_datasets([unnamed[name], unnamed[other].select([1])])
+    place = len(unnamed[name])
+    with pytest.raises(UserError, match=f"1 rows are in both splits, {name} and {other}: row {place} of {name}; leave"):
+        give(train_dataset=DatasetDict(unnamed | {name: leaked}))
+
+
 def test_settings_without_effect_are_refused(tmp_path):
     for name, value in (("label_smoothing_factor", 0.1), ("train_sampling_strategy", "group_by_length")):
         with pytest.raises(UserError, match=f"{name} would have no effect on contrastive losses and batches"):
