@@ -288,10 +288,11 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
         if self.args.freeze is not None:
             freeze_tower(start, self.args.freeze)
         move_towards(start, self.initial_model, WAY_BACK)
+        rows = self.train_dataset
         trainer = FineTuneTrainer(
             start,
             self.args.of_copy(),
-            {"retain": self._retain},
+            {"retain": self._retain if isinstance(rows, StreamedBatches) else rows.splits[0]},  # encoded once
             processing_class=self.processing_class,
             data_config=self.data_config,
             peft_config=cast("Any", self.model).active_peft_config if is_adapted(self.model) else None,

@@ -74,32 +74,51 @@ def refuse_other_training(folder: Path, training: Mapping[str, object]) -> None:
     Raises:
         UserError: showing what differs.
     """
-    was = _read_checksums(folder).get("training")
-    now = json.loads(json.dumps(training, default=str))
-    was = was if isinstance(was, dict) else {}
-    differing = [
-        f"{name} was {was.get(name)!r} and is {now.get(name)!r}"
-        for name in sorted(was.keys() | now.keys())
-        if was.get(name) != now.get(name)
-    ]
-    if differing:
+    if differing := _differences(folder, training):
         raise UserError(
             f"{folder.name} is of another training ({listed(differing)}); repeat its settings, or train from the start"
         )
 
 
-def newest_checkpoint(output_dir: Path) -> Path | None:
-    """The newest `checkpoint-N` that is undamaged; the damaged ones are told in a warning."""
+def _differences(folder: Path, training: Mapping[str, object]) -> list[str]:
+    was = _read_checksums(folder).get("training")
+    now = json.loads(json.dumps(training, default=str))
+    was = was if isinstance(was, dict) else {}
+    return [
+        f"{name} was {was.get(name)!r} and is {now.get(name)!r}"
+        for name in sorted(was.keys() | now.keys())
+        if was.get(name) != now.get(name)
+    ]
+
+
+def newest_checkpoint(output_dir: Path, training: Mapping[str, object] | None = None) -> Path | None:
+    """The newest `checkpoint-N` that is undamaged; the damaged ones are told in a warning.
+
+    Args:
+        output_dir: where they are.
+        training: what identifies the training, of which it is the newest if there is any; default: of whichever.
+    """
+    others = None
     for _, folder in sorted(_numbered(output_dir).items(), reverse=True):
         fault = damage(folder)
-        if fault is None:
+        if fault is not None:
+            logger.warning("%s is damaged (%s) and is left out.", folder.name, fault)
+        elif training is None or not _differences(folder, training):
             return folder
-        logger.warning("%s is damaged (%s) and is left out.", folder.name, fault)
-    return None
+        else:
+            others = others or folder
+    return others
 
 
-def checked_checkpoint(wanted: str | Path | bool | None, output_dir: Path) -> Path | None:
+def checked_checkpoint(
+    wanted: str | Path | bool | None, output_dir: Path, training: Mapping[str, object] | None = None
+) -> Path | None:
     """What `resume_from_checkpoint` means: True for the newest undamaged checkpoint, a folder for that one.
+
+    Args:
+        wanted: the argument.
+        output_dir: where checkpoints are.
+        training: as `newest_checkpoint` takes it.
 
     Raises:
         UserError: when there is none, or the one named is damaged.
@@ -107,7 +126,7 @@ def checked_checkpoint(wanted: str | Path | bool | None, output_dir: Path) -> Pa
     if wanted is None or wanted is False:
         return None
     if wanted is True:
-        newest = newest_checkpoint(output_dir)
+        newest = newest_checkpoint(output_dir, training)
         if newest is None:
             raise UserError(f"{output_dir} holds no undamaged checkpoint to resume from; train from the start")
         return newest
@@ -119,11 +138,15 @@ def checked_checkpoint(wanted: str | Path | bool | None, output_dir: Path) -> Pa
 
 
 def rotate(output_dir: Path, limit: int | None, keep: Path | None = None) -> None:
-    """Remove all but the newest `limit` checkpoints, and the one to `keep`; None keeps them all."""
-    newest_first = [path for _, path in sorted(_numbered(output_dir).items(), reverse=True)]
-    for folder in newest_first[limit:] if limit else ():
-        if folder != keep:
-            shutil.rmtree(folder)
+    """Remove all but the `limit` checkpoints that were written last, and the one to `keep`; None keeps them all.
+
+    An earlier training may have left some of higher numbers, and one that went on from an earlier checkpoint has them.
+    """
+    folders = _numbered(output_dir)
+    written = sorted(folders, key=lambda number: (folders[number].stat().st_mtime_ns, number), reverse=True)
+    for number in written[limit:] if limit else ():
+        if folders[number] != keep:
+            shutil.rmtree(folders[number])
 
 
 def _numbered(output_dir: Path) -> dict[int, Path]:

@@ -31,7 +31,7 @@ class LossTrainer(BatchTrainer):
     model: PreTrainedModel
 
     def __init__(self, *positional: Any, **kwargs: Any) -> None:
-        self._terms: dict[str, dict[str, list[Tensor]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
+        self._parts: dict[str, list[Tensor]] = defaultdict(list)  # of the losses since the last log
         super().__init__(*positional, **kwargs)
 
     def batch_loss(self, terms: ContrastiveTerms, is_unlearn: Tensor, *beside: object) -> BatchLoss:
@@ -79,15 +79,14 @@ class LossTrainer(BatchTrainer):
 
         The named parts of the loss go to the logs; that costs no synchronisation.
         """
-        mode = "train" if self.model.training else "eval"
-        for name, value in parts.items():
-            self._terms[mode][name].append(self.kept(value))
+        for name, value in parts.items() if self.model.training else ():
+            self._parts[name].append(self.kept(value))
         return (loss, terms) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the mean of each loss term since the last log, over all processes."""
-        mode = "train" if self.model.training else "eval"
-        for name, values in self._terms[mode].items():
-            logs[name] = self.accelerator.reduce(torch.stack(values).mean(), "mean").item()
-        self._terms[mode].clear()
+        """Add the mean of each part of the loss since the last log, over all processes; not to an evaluation's."""
+        if "loss" in logs or "train_runtime" in logs:
+            for name, values in self._parts.items():
+                logs[name] = self.accelerator.reduce(torch.stack(values).mean(), "mean").item()
+            self._parts.clear()
         super().log(logs, start_time)

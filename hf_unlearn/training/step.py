@@ -11,6 +11,7 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_utils import TrainOutput
+from transformers.training_args import OptimizerNames
 
 from hf_unlearn.losses.terms import constant_scale
 from hf_unlearn.training.accelerate_state import AccelerateState
@@ -102,10 +103,7 @@ class LeanTrainer(Trainer):
             self._stepped.append(model)
             # Not by setattr, which a compiled model hands on to the one that it wraps.
             vars(model).update(_weights=list(model.parameters()), zero_grad=MethodType(_drop_gradients, model))
-        accelerator = self.accelerator
-        whole = self.current_gradient_accumulation_steps == 1 == accelerator.gradient_accumulation_steps
-        usual = accelerator.distributed_type not in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
-        if not (whole and usual and self.args.n_gpu <= 1 and getattr(accelerator, "scaler", None) is None):
+        if self._asks_for_more:
             return super().training_step(model, inputs, num_items_in_batch)
         inner = self.model  # the wrapper of several processes begins in training mode, whatever it wraps
         if not model.training or (inner is not None and not inner.training):
@@ -118,6 +116,21 @@ class LeanTrainer(Trainer):
         assert isinstance(loss, Tensor)  # outputs were not asked for
         loss.backward(gradient=constant_scale(1.0, loss.device) if loss.dtype == torch.float32 else None)
         return self.kept(loss)
+
+    @property
+    def _asks_for_more(self) -> bool:
+        """Whether the Trainer's step does something for this training that is left out here."""
+        accelerator, args = self.accelerator, self.args
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        return (
+            not self.current_gradient_accumulation_steps == 1 == accelerator.gradient_accumulation_steps
+            or accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+            or getattr(accelerator, "scaler", None) is not None
+            or args.n_gpu > 1
+            or args.torch_empty_cache_steps is not None
+            or callable(getattr(optimizer, "train", None))  # of schedule-free optimisers, which have two modes
+            or args.optim in (OptimizerNames.LOMO, OptimizerNames.ADALOMO)  # which update within the backward pass
+        )
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         """The gradient's norm; a fused optimiser divides by what it exceeds `max_grad_norm` by."""

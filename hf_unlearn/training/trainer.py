@@ -122,7 +122,8 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         self.initial_model = initial_model
         if initial_model is not None:
             refuse_other_start(initial_model, model, getattr(processing_class, "tokenizer", None))
-        self.source_splits = train_dataset if isinstance(train_dataset, DatasetDict) else None
+        told = isinstance(train_dataset, Mapping) and all(isinstance(rows, Dataset) for rows in train_dataset.values())
+        self.source_splits = DatasetDict(train_dataset) if told else None
         train_dataset, self.earlier = find_earlier_requests(train_dataset, model)
         self.data_config = data_config or DataConfig()
         self.preprocessor = make_preprocessor(model, processing_class, self.data_config)
@@ -282,7 +283,8 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         """Train, as `transformers.Trainer.train` does, until the end or until the guard stops a divergence.
 
         Args:
-            resume_from_checkpoint: a checkpoint's folder, or True for the newest undamaged one in `output_dir`.
+            resume_from_checkpoint: a checkpoint's folder, or True for this training's newest undamaged one in
+                `output_dir`.
             positional: passed on, like `kwargs`.
 
         Returns:
@@ -292,9 +294,10 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
             UserError: when there is nothing to resume from, memory does not suffice, the disk is full, or the training
                 diverged before anything was learned.
         """
-        folder = checkpoints.checked_checkpoint(resume_from_checkpoint, Path(str(self.args.output_dir)))
-        if folder is not None:
-            checkpoints.refuse_other_training(folder, self.identity)
+        identity = self.identity if resume_from_checkpoint else None
+        folder = checkpoints.checked_checkpoint(resume_from_checkpoint, Path(str(self.args.output_dir)), identity)
+        if folder is not None and identity is not None:
+            checkpoints.refuse_other_training(folder, identity)
         self._seconds_before = checkpoints.seconds_trained(folder) if folder else 0.0
         self.begin_holding()
         self.remember_training()

@@ -14,6 +14,7 @@ import torch
 from faults.conftest import FAMILIES, weights
 from faults.killing import forked
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.errors import UserError
@@ -170,6 +171,34 @@ def test_another_method_request_model_or_split_is_another_training(checkpoints, 
     config, processor = trainer("clip", "fine_tune").args, trainer("clip", "fine_tune").processing_class
     with pytest.raises(UserError, match="model was"):
         FineTuneTrainer(model, config, encoded["clip"], processing_class=processor).train(resume_from_checkpoint=newest)
+
+
+class StopAfterTwoSteps(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step == 2
+
+
+class Steps(TrainerCallback):
+    def __init__(self):
+        self.made = []
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.made.append(state.global_step)
+
+
+def test_checkpoints_of_an_earlier_training_with_higher_numbers_give_way(checkpoints, trainer):
+    out, _ = checkpoints("clip")  # of steps 3 and 6
+    settings = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 3, "learning_rate": 1e-4}
+    stopped, resumed, whole = (trainer("clip", "fine_tune", **settings) for _ in range(3))
+    stopped.add_callback(StopAfterTwoSteps())
+    stopped.train()
+    assert sorted(path.name for path in out.iterdir()) == ["checkpoint-1", "checkpoint-2", "checkpoint-6"]
+    resumed.add_callback(steps := Steps())
+    resumed.train(resume_from_checkpoint=True)
+    assert steps.made == [3, 4, 5, 6]
+    assert sorted(path.name for path in out.iterdir()) == ["checkpoint-4", "checkpoint-5", "checkpoint-6"]
+    whole.train()
+    assert weights(resumed.model) == weights(whole.model)
 
 
 def test_what_changes_no_weight_may_differ(checkpoints, trainer):

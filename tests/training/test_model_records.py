@@ -12,6 +12,7 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.hub.past_requests import PastRequests, past_rows
 from hf_unlearn.hub.recorded_rows import RecordedRows
 from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
+from hf_unlearn.methods.targeted_calibration import TargetedCalibrationConfig, TargetedCalibrationTrainer
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.records.schemas import UnlearningManifest
 
@@ -65,6 +66,30 @@ def test_splits_by_name_are_looked_at_whatever_holds_them(trainer_of, first, sha
     careless, _ = make_splits(shapes, unlearn_request=asked[2])
     with pytest.raises(UserError, match="6 rows of the splits were unlearned from this model before"):
         trainer_of(load_encoder(str(first[0])), form(careless))
+
+
+@pytest.mark.parametrize("form", [dict, DatasetDict])
+def test_splits_by_name_are_recorded_whatever_holds_them(trainer_of, first, shapes, asked, form, tmp_path):
+    folder, _ = first
+    kept, _ = make_splits(shapes, unlearn_request=asked[2], past=past_rows(folder, shapes))
+    trainer_of(load_encoder(str(folder)), form(kept)).save_model(str(tmp_path / "second"))
+    assert sorted(past_rows(tmp_path / "second", shapes).requested["train"].values()) == [1] * 6 + [2] * 4
+
+
+def test_a_copy_learns_retain_whatever_the_model_has_been_through(first, shapes, asked, tmp_path):
+    folder, _ = first
+    kept, _ = make_splits(shapes, unlearn_request=asked[2], past=past_rows(folder, shapes))
+    model, processor = load_encoder(str(folder))
+    options = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "target_epochs": 1, "max_steps": 1}
+    trainer = TargetedCalibrationTrainer(
+        model,
+        TargetedCalibrationConfig(str(tmp_path / "out"), **options),
+        kept,
+        processing_class=processor,
+        initial_model=type(model)(model.config),
+    )
+    trainer.train()
+    assert trainer.earlier.rows.num_rows == 6 and trainer.state.global_step == 1
 
 
 def test_rows_found_for_an_older_model_are_not_enough(trainer_of, first, shapes, asked, tmp_path):

@@ -5,6 +5,7 @@ import copy
 import accelerate.optimizer
 import pytest
 import torch
+import transformers.trainer
 from kernels import Kernels
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
@@ -115,6 +116,38 @@ def test_a_model_in_training_drops_its_gradients_and_a_copy_its_own(make_trainer
     trainer.add_callback(seen)
     trainer.train()
     assert seen.kept > 0 and (seen.left, seen.largest, seen.after) == (0, 0, 0)
+
+
+class TwoModes(torch.optim.SGD):
+    """As schedule-free optimisers are: it updates in its mode of training alone."""
+
+    mode = "eval"
+
+    def train(self):
+        self.mode = "train"
+
+    def eval(self):
+        self.mode = "eval"
+
+    def step(self, closure=None):
+        assert self.mode == "train"
+        return super().step(closure)
+
+
+def test_an_optimiser_with_modes_is_put_into_that_of_training(make_trainer, splits):
+    trainer = make_trainer(
+        "fine_tune", "clip", splits, splits["validation"], max_steps=2, eval_strategy="steps", eval_steps=1
+    )
+    trainer.optimizer = TwoModes(trainer.model.parameters(), lr=0.1)
+    trainer.train()
+    assert trainer.state.global_step == 2
+
+
+def test_the_devices_cache_is_emptied_as_often_as_is_asked_for(make_trainer, splits, monkeypatch):
+    emptied = []
+    monkeypatch.setattr(transformers.trainer, "clear_device_cache", lambda: emptied.append("cache"))
+    make_trainer("fine_tune", "clip", splits, max_steps=4, torch_empty_cache_steps=2).train()
+    assert len(emptied) == 2
 
 
 def test_a_model_is_trained_in_training_mode_whatever_wraps_it(make_trainer, splits):

@@ -95,16 +95,19 @@ def test_gradient_accumulation_averages_over_micro_batches(make_trainer, splits,
     assert logged["loss"] == pytest.approx(loss.item(), rel=1e-5)
 
 
-def test_each_loss_term_is_logged_as_its_mean_since_the_last_log(make_trainer):
+@pytest.mark.parametrize("evaluated", [{}, {"eval_strategy": "steps", "eval_steps": 1}])
+def test_each_loss_term_is_logged_as_its_mean_since_the_last_log(make_trainer, splits, evaluated):
     trainer = make_trainer(
         "alignment_calibration",
         "simclr",
+        eval_dataset=splits["validation"],
         per_device_train_batch_size=12,
         num_train_epochs=2,
         logging_strategy="epoch",
         alpha=0.5,
         beta=2.0,
         gamma=0.25,
+        **evaluated,
     )
     trainer.train()
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
