@@ -146,7 +146,7 @@ class Oracle:
         model, processor = self._base
         preprocessor = make_preprocessor(model, processor, self.run.data)
         splits = {n: EncodedSplit(s, preprocessor, self.run.data.resident_bytes) for n, s in task.splits.items()}
-        return make_evaluator(model, task, splits, preprocessor, self.run.data)
+        return make_evaluator(model, task, splits, preprocessor, self.run.arguments)
 
     def score(self, model: PreTrainedModel | str) -> OracleScore:
         """Measure a model on the task and set it beside the Retrains.

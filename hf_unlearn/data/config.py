@@ -1,5 +1,6 @@
 """What is said once of the data, for every method that is trained on it: how rows are read and encoded."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from math import inf
 from typing import TypeVar, cast
@@ -12,6 +13,7 @@ from hf_unlearn.errors import UserError, check_ranges
 T = TypeVar("T")
 # How rows are read for one kind of model, and not for the other.
 _OF_PAIRS, _OF_VIEWS = ("max_length", "flip_probability"), ("views",)
+_OF_STREAMS = ("retain_rows", "shuffle_buffer")
 _RANGES = (
     ("max_length", 1, inf), ("flip_probability", 0, 1), ("resident_bytes", 0, inf), ("retain_rows", 1, inf),
     ("shuffle_buffer", 1, inf),
@@ -36,7 +38,9 @@ class DataConfig:
         None, "Tokens a caption is padded and cut to; default: what the text encoder and its tokenizer take."
     )
     flip_probability: float = setting(0.0, "Chance of mirroring a picture in image-text training (paper, COCO: 0.5).")
-    retain_rows: int | None = setting(None, "Rows of a streaming retain; default: what the data's own info says.")
+    retain_rows: int | None = setting(
+        None, "Rows of a streaming retain that a Trainer is given; default: what its info says."
+    )
     shuffle_buffer: int | None = setting(
         None, f"Rows of a streaming retain among which the next is drawn; default: {SHUFFLE_BUFFER:,}."
     )
@@ -46,19 +50,7 @@ class DataConfig:
         f"default: {RESIDENT_BYTES / 2**30:g} GiB.",
     )
 
-    prompt_templates: list[str] | None = setting(
-        None, "Measure zero-shot accuracy with these prompts, {} for a class's name: 'a photo of a {}'."
-    )
-    class_names: list[str] | None = setting(
-        None, "Names of the classes in these prompts, by number; default: the labels' own."
-    )
-
     def __post_init__(self) -> None:
-        for template in self.prompt_templates or ():
-            if template.count("{}") != 1:
-                raise UserError(f"prompt_templates: {template!r} must hold {{}} once, where a class's name goes")
-        if self.class_names is not None and not self.prompt_templates:
-            raise UserError("class_names go into prompts; give prompt_templates, too")
         if self.views not in VIEW_PRESETS:
             raise UserError(f"views={self.views!r} is unknown; choose one of {', '.join(VIEW_PRESETS)}")
         check_ranges(self, _RANGES)
@@ -70,9 +62,17 @@ class DataConfig:
     def refuse_idle(self, pairs: bool) -> None:
         """Refuse a value other than the default of fields without effect on such a model."""
         kind = "pairs of pictures and texts" if pairs else "views"
+        self._refuse_set(self.idle(pairs), f"on a model that embeds {kind}")
+
+    def refuse_of_streams(self, is_stream: bool, counted: bool = False) -> None:
+        """Refuse fields of a retain stream where retain is none, and a number of rows where it says its own."""
+        if not is_stream:
+            self._refuse_set(_OF_STREAMS, "where retain is no stream")
+        elif counted:
+            self._refuse_set(("retain_rows",), "on a stream that says itself how many rows it has")
+
+    def _refuse_set(self, names: Collection[str], where: str) -> None:
         for each in fields(self):
             value = getattr(self, each.name)
-            if each.name in self.idle(pairs) and value != each.default:
-                raise UserError(
-                    f"{each.name}={value} would have no effect on a model that embeds {kind}; leave it unset"
-                )
+            if each.name in names and value != each.default:
+                raise UserError(f"{each.name}={value} would have no effect {where}; leave it unset")

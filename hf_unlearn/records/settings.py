@@ -22,7 +22,6 @@ WITHOUT_EFFECT = frozenset({
     "dataloader_prefetch_factor", "dataloader_multiprocessing_context", "dataloader_in_order",
     "ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph", "ddp_backend",
     "ddp_timeout", "local_rank", "resident_bytes",
-    "prompt_templates", "class_names",
 })  # fmt: skip
 
 

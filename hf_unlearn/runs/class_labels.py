@@ -12,7 +12,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_unlearn.data.columns import arrow_column
-from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.labels import align_classes
 from hf_unlearn.data.preprocessing import ImageTextPreprocessor
 from hf_unlearn.data.splits import HOLDOUT
@@ -20,6 +19,7 @@ from hf_unlearn.embedding import BATCH
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.metrics.zero_shot import zero_shot
 from hf_unlearn.models.contrastive import embed_texts, evaluation_mode
+from hf_unlearn.runs.run_arguments import RunArguments
 
 LABEL_COLUMNS = ("label", "category")
 
@@ -88,22 +88,22 @@ class ZeroShotTask:
     classes: int
 
     @classmethod
-    def of(cls, labels: ClassLabels, data: DataConfig) -> "ZeroShotTask | None":
+    def of(cls, labels: ClassLabels, arguments: RunArguments) -> "ZeroShotTask | None":
         """What `prompt_templates` asks for; None where it is unset.
 
         Raises:
             UserError: rows have no classes, or there is not one name a class.
         """
-        if not data.prompt_templates:
+        if not arguments.prompt_templates:
             return None
         if labels.of is None:
             raise UserError(f"prompt_templates ask for zero-shot accuracy, which needs classes. {labels.reason}")
-        names = labels.names if data.class_names is None else tuple(data.class_names)
+        names = labels.names if arguments.class_names is None else tuple(arguments.class_names)
         if len(names) != len(labels.names):
             raise UserError(
                 f"class_names are {len(names)}, and the data has {len(labels.names)} classes; name each of them once"
             )
-        prompts = tuple(template.format(name) for name in names for template in data.prompt_templates)
+        prompts = tuple(template.format(name) for name in names for template in arguments.prompt_templates)
         return cls(labels.of, prompts, len(names))
 
     @torch.no_grad()

@@ -12,7 +12,6 @@ import torch
 from accelerate import PartialState
 from transformers import PreTrainedModel
 
-from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.earlier_rows import EARLIER
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.streaming import SHUFFLE_BUFFER, StreamedSplit
@@ -40,7 +39,7 @@ from hf_unlearn.runs.pretrain import MERGED, run_time_seconds, train_from_scratc
 from hf_unlearn.runs.reports import BEFORE, RunReports, Trained
 from hf_unlearn.runs.results import ORIGINAL, make_results
 from hf_unlearn.runs.resuming import RunState, base_key
-from hf_unlearn.runs.run_arguments import get_peft_config
+from hf_unlearn.runs.run_arguments import RunArguments, get_peft_config
 from hf_unlearn.runs.run_data import UnlearningTask
 from hf_unlearn.runs.sanity import sanity_notes
 from hf_unlearn.runs.training_log import attach_log, train_on
@@ -101,7 +100,7 @@ class Experiment(RunReports):
             self.training_splits["retain"] = stream
         for config in run.methods.values():
             self.check(config, model)
-        self.evaluator = make_evaluator(model, task, self.splits, preprocessor, run.data)
+        self.evaluator = make_evaluator(model, task, self.splits, preprocessor, arguments)
         self.evaluator.notes += reading_notes(self.initial, preprocessor, run.data, task.splits["unlearn"])
         if is_dual_encoder(model) or arguments.model_name_or_path is not None:  # else said before the base was trained
             say_notes(self.evaluator.notes)
@@ -323,12 +322,16 @@ def as_original(before: Evaluation, past: PastRequests) -> Evaluation:
 
 
 def make_evaluator(
-    model: PreTrainedModel, task: UnlearningTask, splits: dict[str, EncodedSplit], preprocessor: Any, data: DataConfig
+    model: PreTrainedModel,
+    task: UnlearningTask,
+    splits: dict[str, EncodedSplit],
+    preprocessor: Any,
+    arguments: RunArguments,
 ) -> Evaluator:
     """The evaluator of a model's family."""
     if is_dual_encoder(model):
-        return ImageTextEvaluator(splits, preprocessor, ZeroShotTask.of(class_labels(task.splits), data))
-    if data.prompt_templates:
+        return ImageTextEvaluator(splits, preprocessor, ZeroShotTask.of(class_labels(task.splits), arguments))
+    if arguments.prompt_templates:
         raise UserError("prompt_templates need an encoder of pictures and texts, and this one embeds views")
     return ImageViewEvaluator(splits, preprocessor, class_labels(task.splits))
 

@@ -16,7 +16,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Data": (
         "dataset_name", "dataset_config", "dataset_revision", "image_column", "caption_column", "label_column",
         "id_column", "validation_fraction", "test_fraction", "split_seed", "num_samples", "skip_bad_images",
-        "streaming", "max_eval_samples", "retain_rows", "shuffle_buffer",
+        "streaming", "max_eval_samples", "shuffle_buffer",
     ),
     "Captions and views": ("max_length", "views", "flip_probability"),
     "Model": (

@@ -225,7 +225,6 @@ def given_settings(run: Run) -> dict[str, object]:
     data |= {"unlearn_request": _request_hash(run.arguments), "local_data": _local_files_hash(run.arguments)}
     earlier = {PRETRAIN: run.pretrain} | ({INITIAL: run.initial} if run.initial is not None else {})
     settings = training_key(dataclasses.replace(run, methods=run.methods | earlier))
-    data |= {"prompt_templates": run.data.prompt_templates, "class_names": run.data.class_names}
     return {n: v for n, v in (data | settings).items() if v is not None}  # so that it stays when fields are added
 
 

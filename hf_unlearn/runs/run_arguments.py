@@ -102,6 +102,12 @@ class RunArguments:
     allow_unfound_rows: bool = setting(
         False, "Go on though hardly any row that earlier runs recorded is in the data: they were dropped."
     )
+    prompt_templates: list[str] | None = setting(
+        None, "Measure zero-shot accuracy with these prompts, {} for a class's name: 'a photo of a {}'."
+    )
+    class_names: list[str] | None = setting(
+        None, "Names of the classes in these prompts, by number; default: the labels' own."
+    )
     audit_samples: int = setting(6, "Unlearn samples shown in the heatmaps.")
     show_samples: bool | None = setting(
         None, "Draw pictures and captions of unlearn samples on the heatmaps; default: openmoji's only."
@@ -122,6 +128,11 @@ class RunArguments:
             raise UserError(f"--save_dtype {self.save_dtype} is unknown; choose float32, bfloat16 or float16")
         if self.save_dtype is not None and self.use_peft:
             raise UserError("--save_dtype is for whole models; an adapter is saved as it was trained, so leave one out")
+        for template in self.prompt_templates or ():
+            if template.count("{}") != 1:
+                raise UserError(f"prompt_templates: {template!r} must hold {{}} once, where a class's name goes")
+        if self.class_names is not None and not self.prompt_templates:
+            raise UserError("class_names go into prompts; give prompt_templates, too")
         if not self.dataset_name.strip():
             raise UserError("--dataset_name is empty; name a dataset, as --help says")
         if self.show_samples is None:  # a card must not show what somebody asked to have removed

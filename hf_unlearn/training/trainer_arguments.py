@@ -12,10 +12,11 @@ from torch import nn
 from hf_unlearn.data.columns import arrow_column
 from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.fingerprint import row_hashes
+from hf_unlearn.data.streaming import StreamedSplit
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.models.contrastive import is_contrastive
 from hf_unlearn.training.config import StartingPoint, UnlearningConfig
-from hf_unlearn.training.rows import checked_sizes
+from hf_unlearn.training.rows import Stream, checked_sizes
 
 COMPARED = 16  # rows of an id that another split has, too
 _NO_EFFECT = {
@@ -119,9 +120,11 @@ def refuse_unfit(
         own_schedule: Whether the Trainer was given a schedule, instead of that of the config.
 
     Raises:
-        UserError: As `checked_sizes` and the config's `check_for` do, when new weights would never learn retain, and
-            when the learning rate would be 0 at every update.
+        UserError: As `checked_sizes` and the config's `check_for` do, when a setting of the data would have no effect,
+            when new weights would never learn retain, and when the learning rate would be 0 at every update.
     """
+    retain = splits.get("retain")
+    data.refuse_of_streams(isinstance(retain, Stream), counted=isinstance(retain, StreamedSplit))
     sizes = checked_sizes(splits, uses, args, data)
     if args.shrink_perturb and "retain" not in uses and not start.has_initial:
         raise UserError(

@@ -14,6 +14,7 @@ from hf_unlearn.errors import UserError
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.runs.class_labels import ClassLabels, ZeroShotTask, class_labels
 from hf_unlearn.runs.evaluation import ImageTextEvaluator, ImageViewEvaluator
+from hf_unlearn.runs.run_arguments import RunArguments
 from hf_unlearn.runs.tuning import ties
 from hf_unlearn.training.rows import make_preprocessor
 
@@ -148,12 +149,12 @@ def test_negative_alignment_counts_each_picture_once_however_many_captions_it_ha
 
 def test_zero_shot_accuracy_is_that_of_the_nearest_prompt(tiny_clip, shapes):
     model, processor = load_encoder(str(tiny_clip))
-    data = DataConfig(prompt_templates=["a {}", "one red {}"], class_names=["circle", "square", "triangle"])
-    preprocessor = make_preprocessor(model, processor, data)
+    arguments = RunArguments(prompt_templates=["a {}", "one red {}"], class_names=["circle", "square", "triangle"])
+    preprocessor = make_preprocessor(model, processor, DataConfig())
     rows = DatasetDict({name: shapes.select(range(k, 72, 4)) for k, name in enumerate(NAMES)})
     labels = class_labels(rows)
     splits = {name: EncodedSplit(part, preprocessor) for name, part in rows.items()}
-    evaluator = ImageTextEvaluator(splits, preprocessor, ZeroShotTask.of(labels, data))
+    evaluator = ImageTextEvaluator(splits, preprocessor, ZeroShotTask.of(labels, arguments))
     metrics = evaluator.evaluate(model).metrics
     for name in NAMES:
         pixels = preprocessor.batch(splits[name].rows(range(len(splits[name]))), None)["pixel_values"]
@@ -172,15 +173,15 @@ def test_zero_shot_accuracy_is_that_of_the_nearest_prompt(tiny_clip, shapes):
 def test_prompts_that_cannot_be_measured_are_refused(shapes):
     rows = DatasetDict({name: shapes.select(range(4)) for name in NAMES})
     with pytest.raises(UserError, match="class_names are 2, and the data has 3 classes"):
-        ZeroShotTask.of(class_labels(rows), DataConfig(prompt_templates=["{}"], class_names=["a", "b"]))
+        ZeroShotTask.of(class_labels(rows), RunArguments(prompt_templates=["{}"], class_names=["a", "b"]))
     bare = DatasetDict({name: part.remove_columns("label") for name, part in rows.items()})
     with pytest.raises(UserError, match=r"which needs classes\. No label column"):
-        ZeroShotTask.of(class_labels(bare), DataConfig(prompt_templates=["{}"]))
+        ZeroShotTask.of(class_labels(bare), RunArguments(prompt_templates=["{}"]))
     for wrong in ("a photo", "{} or {}"):
         with pytest.raises(UserError, match=r"must hold \{\} once"):
-            DataConfig(prompt_templates=[wrong])
+            RunArguments(prompt_templates=[wrong])
     with pytest.raises(UserError, match="give prompt_templates, too"):
-        DataConfig(class_names=["a"])
+        RunArguments(class_names=["a"])
 
 
 def test_captions_that_are_cut_are_counted(tiny_clip, shapes):

@@ -240,11 +240,12 @@ def test_pinned_batches_are_copied_to_a_gpu_without_waiting(monkeypatch, tmp_pat
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_loaders_copy_as_the_config_says(make_trainer, splits, stream):
-    settings = {"accelerator_config": {"non_blocking": True}, "max_steps": 1, "retain_rows": 40}
+    settings = {"max_steps": 1} | ({"retain_rows": 40} if stream else {})
     retain = splits["retain"].to_iterable_dataset() if stream else splits["retain"]
     rows = {"retain": retain, "unlearn": splits["unlearn"]}
-    assert make_trainer("neg_grad", train_dataset=rows, **settings).get_train_dataloader()._non_blocking
-    trainer = make_trainer("neg_grad", train_dataset=rows, max_steps=1, retain_rows=40)
+    waits = make_trainer("neg_grad", train_dataset=rows, accelerator_config={"non_blocking": True}, **settings)
+    assert waits.get_train_dataloader()._non_blocking
+    trainer = make_trainer("neg_grad", train_dataset=rows, **settings)
     assert not trainer.get_train_dataloader()._non_blocking
 
 
@@ -272,7 +273,8 @@ def test_a_schedule_that_never_leaves_0_is_refused(steps, warmup, trains, make_t
 def test_updates_are_counted_as_the_trainer_counts_them(method, stream, settings, make_trainer, splits):
     uses = METHODS[method].uses
     rows = {**splits, "retain": splits["retain"].to_iterable_dataset()} if stream else splits
-    trainer = make_trainer(method, train_dataset=rows, retain_rows=40, **{"per_device_train_batch_size": 9} | settings)
+    settings = {"per_device_train_batch_size": 9} | settings | ({"retain_rows": 40} if stream else {})
+    trainer = make_trainer(method, train_dataset=rows, **settings)
     loader = trainer.get_train_dataloader()
     *_, steps = trainer.set_initial_training_values(trainer.args, loader)
     assert trainer.args.updates(*(len(splits[name]) if name in uses else 0 for name in ("retain", "unlearn"))) == steps

@@ -91,6 +91,16 @@ def test_settings_without_effect_are_refused(tmp_path):
             FineTuneConfig(output_dir=str(tmp_path), **{name: value})
 
 
+def test_settings_of_a_stream_are_refused_where_there_is_none(make_trainer, splits):
+    for name in ("retain_rows", "shuffle_buffer"):
+        with pytest.raises(
+            UserError, match=f"{name}=40 would have no effect where retain is no stream; leave it unset"
+        ):
+            make_trainer("fine_tune", **{name: 40})
+    rows = {**splits, "retain": splits["retain"].to_iterable_dataset()}
+    make_trainer("fine_tune", train_dataset=rows, retain_rows=40, shuffle_buffer=40)
+
+
 def test_half_precision_that_a_cpu_does_not_have_is_refused(tmp_path):
     with pytest.raises(UserError, match="fp16 has no effect on a CPU; use bf16"):
         FineTuneConfig(output_dir=str(tmp_path), use_cpu=True, fp16=True)
