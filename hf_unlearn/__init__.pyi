@@ -18,11 +18,17 @@ The names on this page are imported from `hf_unlearn` itself. The others are imp
 
 # The one list of what the package exports, and where from: editors and type checkers read it, and so does __init__.py.
 
+from hf_unlearn.audit.recording import plan_audit as plan_audit
+from hf_unlearn.audit.recording import record_embeddings as record_embeddings
 from hf_unlearn.audit.run import run_audit as run_audit
+from hf_unlearn.audit.settings import AuditSettings as AuditSettings
+from hf_unlearn.benchmarks.oracles import load_oracle as load_oracle
 from hf_unlearn.data.config import DataConfig as DataConfig
 from hf_unlearn.data.openmoji import load_openmoji as load_openmoji
+from hf_unlearn.data.shards import split_shards as split_shards
 from hf_unlearn.data.sources import load_source as load_source
 from hf_unlearn.data.splits import make_splits as make_splits
+from hf_unlearn.errors import DivergenceError as DivergenceError
 from hf_unlearn.errors import UserError as UserError
 from hf_unlearn.hub.past_requests import past_rows as past_rows
 from hf_unlearn.hub.publishing import publish_run as publish_run

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.errors import UserError
@@ -86,7 +87,9 @@ class SLUGTrainer(OneShotTrainer):
     config_class = SLUGConfig
     args: SLUGConfig
 
-    def __init__(self, model: object, args: SLUGConfig, train_dataset: Any, *positional: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, model: PreTrainedModel, args: SLUGConfig, train_dataset: Any, *positional: Any, **kwargs: Any
+    ) -> None:
         super().__init__(model, args, train_dataset, *positional, **kwargs)
         self._held_out = None if args.target_cosine is not None else self.rows.encoded(train_dataset["validation"])
         self._stopped_early: str | None = None

@@ -81,7 +81,7 @@ class RunReports:
         kept = trained.model if is_adapted(trained.model) else trained.model.to(dtype=self.dtype)  # type: ignore[call-arg]
         save_encoder(kept, self.processor, folder, self.form)
         dtype = str(self.dtype).removeprefix("torch.")
-        rounded = f"The model was trained in float32, and is saved and measured in {dtype}."
+        rounded = f"The weights were trained in float32, and are saved and measured in {dtype}."
         precision = () if self.dtype == torch.float32 or is_adapted(kept) else (rounded,)
         statuses = self._statuses(evaluation, config.method)
         for note in drift_notes(statuses):

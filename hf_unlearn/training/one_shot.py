@@ -100,7 +100,10 @@ class OneShotTrainer(UnlearningTrainer, ABC):
             raise UserError(self._memory_advice()) from error
         sound = torch.stack([value.isfinite().all() for value in self.model.parameters()]).all()
         if not sound:
-            raise UserError(f"{self.args.title} gave weights that are not finite; the model it started from has some")
+            raise UserError(
+                f"{self.args.title} ended with weights that are not finite: the model it started from has some, or the "
+                "gradient that it follows is not finite there; evaluate that model, and load it anew"
+            )
         self.state.global_step = self.state.max_steps = 1
         metrics = {**found, "train_runtime": time.monotonic() - started}
         self.log(metrics)

@@ -11,7 +11,8 @@ import torch
 from datasets import Dataset, DatasetDict
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from transformers import PreTrainedModel, set_seed
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import PreTrainedModel, TrainerCallback, set_seed
 from transformers.trainer_utils import TrainOutput
 
 from hf_unlearn.data.config import DataConfig
@@ -77,6 +78,9 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
             leads back there, and Targeted Calibration predicts its targets from there. It is never changed.
         peft_config: a `peft.LoraConfig` to train an adapter instead of the model's own weights, which then stay as they
             are; without `target_modules`, all linear layers are adapted, and a view encoder's convolutions, too.
+        callbacks: as `transformers.Trainer` takes them.
+        optimizers: an optimiser and a schedule of one's own, in place of those that the config names.
+        kwargs: further arguments of `transformers.Trainer`; those without effect are refused.
 
     Raises:
         UserError: when a split the method learns from is missing or empty, no step could be made, the model cannot
@@ -116,6 +120,8 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         peft_config: "LoraConfig | None" = None,
         data_config: DataConfig | None = None,
         initial_model: PreTrainedModel | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, LRScheduler | None] = (None, None),
         **kwargs: Any,
     ) -> None:
         refuse_unusable(self.config_class, model, args, train_dataset, kwargs)
@@ -132,7 +138,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
             self.preprocessor = encoded[0].preprocessor if encoded else self.preprocessor  # as they were made
         self.rows = TrainingRows(train_dataset, self.uses, self.preprocessor, args, self.data_config)
         start = StartingPoint(model, peft_config is not None or is_adapted(model), initial_model is not None)
-        own_schedule = kwargs.get("optimizers", (None, None))[1] is not None
+        own_schedule = optimizers[1] is not None
         refuse_unfit(args, self.uses, train_dataset, start, self.data_config, own_schedule)
         self.unlearn_to_retain = self.rows.unlearn_to_retain
         if peft_config is not None:
@@ -159,6 +165,8 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
             eval_dataset=self.rows.evaluation(eval_dataset),
             processing_class=processing_class,
             data_collator=as_batch,  # type: ignore[arg-type]
+            callbacks=callbacks,
+            optimizers=optimizers,
             **kwargs,
         )
         if self.is_fsdp_enabled:
@@ -257,7 +265,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         """InfoNCE of fixed retain samples, that of an encoder that knows nothing, and the spread of their embeddings.
 
         Returns:
-            `[3]`, the same on all processes; None without a budget or without retain samples.
+            `[3]`, the same on all processes; None without retain samples to watch.
         """
         if self._probe is None:
             return None

@@ -25,6 +25,7 @@ _NO_EFFECT = {
         "since methods have their own losses and evaluation has no predictions; leave it unset, and measure the "
         "trained model with hf-unlearn evaluate",
     ),
+    "data_collator": "since rows are encoded once and drawn as whole batches; leave it unset, and see data_config",
     "model_init": "since a method starts from the given weights; pass the model, and search settings with hf-unlearn "
     "tune",
 }

@@ -26,6 +26,7 @@ def give(encoder, splits, tmp_path):
     [
         ("compute_metrics", print, "compute_metrics would have no effect, since methods have their own losses"),
         ("compute_loss_func", print, "compute_loss_func would have no effect"),
+        ("data_collator", print, "data_collator would have no effect, since rows are encoded once"),
         ("preprocess_logits_for_metrics", print, "preprocess_logits_for_metrics would have no effect"),
         ("model_init", print, "model_init would have no effect, .* hf-unlearn tune"),
         ("model", "org/clip", r"model is a str, no loaded model; load it .* load_encoder\(NAME\)"),
