@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from math import inf
 from typing import Any, cast
 
@@ -216,23 +217,24 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
     config_class = TargetedCalibrationConfig
     held_weight = 8 * HELD_WEIGHT  # its terms on retain weigh much more than other methods'
     args: TargetedCalibrationConfig
-    targets: AlignmentTargets
+    _seconds_of_targets = 0.0
 
     def __init__(
         self, model: PreTrainedModel, args: TargetedCalibrationConfig, train_dataset: Any, *rest: Any, **kwargs: Any
     ):
         super().__init__(model, args, train_dataset, *rest, **kwargs)
         self._of_copy = self._say_what_copy()
-        started = time.monotonic()
-        self._retain = train_dataset["retain"]
-        unlearn = len(self.rows.unlearn(self.train_dataset))
-        targets = self._targets(self.rows.encoded(train_dataset["validation"])).lowered(self.unseen_risen, unlearn)
-        self.targets = targets.to(args.device)
-        self._seconds_of_targets = time.monotonic() - started
+        self._retain, self._validation = train_dataset["retain"], train_dataset["validation"]
         streams_pairs = isinstance(self.train_dataset, StreamedBatches) and is_dual_encoder(self.model)
         self.base_model = frozen_copy(self.model) if streams_pairs else None
 
-    def _targets(self, held_out: EncodedSplit) -> AlignmentTargets:
+    @cached_property
+    def targets(self) -> AlignmentTargets:
+        """The cosines to train towards, predicted from the model as it is when training begins, once."""
+        targets = self._predicted(self.rows.encoded(self._validation))
+        return targets.lowered(self.unseen_risen, len(self.rows.unlearn(self.train_dataset))).to(self.args.device)
+
+    def _predicted(self, held_out: EncodedSplit) -> AlignmentTargets:
         """A row for each `index` of a batch: retain, then unlearn; unlearn alone where retain is a stream."""
         rows, noise = self.train_dataset, TargetNoise(self.args.target_noise or 0, self.args.seed)
         streams = isinstance(rows, StreamedBatches)
@@ -324,7 +326,14 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
     @property
     def notes(self) -> list[str]:
         """As the base class's; what is to be said of the copy; and how certain the targets are."""
-        return [*super().notes, *self._of_copy, *self.targets.notes]
+        predicted = vars(self).get("targets")  # not by a training that never began
+        return [*super().notes, *self._of_copy, *(predicted.notes if predicted is not None else ())]
+
+    def begin(self) -> None:
+        """Predict the targets."""
+        started = time.monotonic()
+        assert self.targets is not None
+        self._seconds_of_targets = time.monotonic() - started
 
     def train(self, *positional: Any, **kwargs: Any) -> TrainOutput:
         """As the base class does; the run time includes what the targets took."""

@@ -287,6 +287,9 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         self.guard.see_loss(loss)
         return loss
 
+    def begin(self) -> None:
+        """What a method makes of the model as it is before training changes any weight: nothing by default."""
+
     def train(self, resume_from_checkpoint: str | bool | None = None, *positional: Any, **kwargs: Any) -> TrainOutput:
         """Train, as `transformers.Trainer.train` does, until the end or until the guard stops a divergence.
 
@@ -310,8 +313,9 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         self.begin_holding()
         self.remember_training()
         self._started = time.monotonic()
-        set_seed(self.args.seed)  # the Trainer does so when it is built; what ran since must not matter
         try:
+            self.begin()
+            set_seed(self.args.seed)  # the Trainer does so when it is built; what ran since must not matter
             if self.saliency is not None:
                 self.saliency.begin()
             if self.args.shrink_perturb and self._shrinking is None:

@@ -199,6 +199,7 @@ def test_the_copy_that_orders_targets_has_a_rate_of_its_own(make_trainer, encode
     monkeypatch.setattr("hf_unlearn.methods.targeted_calibration.FineTuneTrainer", Watched)
     settings = {"initial_model": type(initial)(initial.config), "target_epochs": 1, "max_steps": 1}
     trainer = make_trainer("targeted_calibration", "clip", learning_rate=2e-3, **settings, **chosen)
+    trainer.begin()
     assert rates == [rate] and trainer.args.learning_rate == 2e-3
 
 
@@ -221,6 +222,7 @@ def test_the_copy_of_a_model_with_an_adapter_is_led_back_whole_and_trains_one_to
     if family == "clip":
         settings["freeze"] = "text"
     trainer = make_trainer("targeted_calibration", family, per_device_train_batch_size=12, **settings)
+    trainer.begin()
     start, theirs = made[0], dict(initial.named_parameters())
     for name, own in base.named_parameters():
         kept = family == "clip" and name.startswith("text_")

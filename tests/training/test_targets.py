@@ -246,12 +246,14 @@ def test_the_initial_model_is_retrained_for_a_while_and_stays_as_it_is(make_trai
     begun = {name: value.clone() for name, value in initial.state_dict().items()}
     settings = {"initial_model": initial, "target_epochs": 1, "max_steps": 1, "per_device_train_batch_size": 8}
     trainer = make_trainer("targeted_calibration", family, **settings)
+    assert "targets" not in vars(trainer)  # a Trainer that is built trains nothing yet
+    assert trainer.targets is trainer.targets
     assert all(value.equal(begun[name]) for name, value in initial.state_dict().items())
     plain = make_trainer("targeted_calibration", family, **settings | {"initial_model": None}).targets.positive
     retain = slice(0, 40)
     torch.testing.assert_close(trainer.targets.positive[retain], plain[retain])
     assert not trainer.targets.positive[40:].equal(plain[40:])
-    trainer._seconds_of_targets = 1000.0
+    trainer.begin = lambda: vars(trainer).update(_seconds_of_targets=1000.0)
     assert trainer.train().metrics["train_runtime"] > 1000  # targets are part of the cost
 
 
@@ -316,7 +318,9 @@ def test_a_request_unlike_the_held_out_samples_is_said(caplog):
 
 def test_an_uncertain_level_is_among_the_notes_of_the_training(make_trainer, caplog):
     with caplog.at_level(logging.WARNING, logger="hf_unlearn"):
-        (note,) = make_trainer("targeted_calibration").notes
+        trainer = make_trainer("targeted_calibration")
+        trainer.begin()
+        (note,) = trainer.notes
     assert "The level of unlearn pairs is uncertain" in note and caplog.text.count(note) == 1
 
 
