@@ -127,13 +127,13 @@ def run(
     """
     if context.invoked_subcommand is not None:
         return
+    first = _join_processes(device)
     if repeat is not None:
-        _repeat(repeat, output_dir)
+        _repeat(repeat, output_dir, first)
         return
     missing = [name for name, value in (("--before", before), ("--after", after), ("--images", images)) if not value]
     if before is None or after is None or images is None:
         raise UserError(f"An audit needs {', '.join(missing)}; see 'hf-unlearn audit --help'.")
-    first = _join_processes(device)
     from hf_unlearn.audit.report import report_digest
     from hf_unlearn.audit.run import run_audit
 
@@ -196,15 +196,16 @@ def summary(result: AuditResult, owner: str = "") -> str:
     return "\n".join("".join(letter if letter.isprintable() else "?" for letter in line) for line in lines)
 
 
-def _repeat(report: Path, output_dir: Path) -> None:
+def _repeat(report: Path, output_dir: Path, first: bool) -> None:
     """Repeat a report's audit into another folder and tell whether both agree; exit status 1 where they do not."""
     from hf_unlearn.audit.repeat import repeat_audit
 
     target = Path(f"{report.resolve()}-repeated") if output_dir == Path("report") else output_dir
     comparison = repeat_audit(report, target)
-    for line in comparison.lines():
-        typer.echo(line)
-    typer.echo(f"Report: {target / 'report.html'}")
+    if first:
+        for line in comparison.lines():
+            typer.echo(line)
+        typer.echo(f"Report: {target / 'report.html'}")
     if not comparison.agrees:
         raise typer.Exit(1)
 
@@ -225,10 +226,13 @@ def plan(
     ] = None,
 ) -> None:
     """Draw at random which half of your pictures to request, and commit to it: the audit is then exact."""
+    first = _join_processes("cpu")
     from hf_unlearn.audit.power import plan_words
     from hf_unlearn.audit.recording import plan_audit
 
     drawn = plan_audit(images, output_dir, seed, captions=captions, audits=audits)
+    if not first:
+        return
     typer.echo(
         f"{len(drawn.requested)} pictures to request ({output_dir / 'request.csv'}), {len(drawn.still_trained)} to "
         f"leave in training ({output_dir / 'still_trained.csv'}); near-duplicates stay together."
@@ -266,6 +270,7 @@ def record(
     seed: Seed = None,
 ) -> None:
     """Record an encoder's embeddings now, to audit later: an endpoint's answers of before are gone once it changes."""
+    first = _join_processes(device)
     from hf_unlearn.audit.recording import record_embeddings
 
     written = record_embeddings(
@@ -279,6 +284,8 @@ def record(
         audit_number=audit_number,
         settings=_settings(context.params),
     )
+    if not first:
+        return
     typer.echo(f"Recorded: {written}")
     typer.echo("Keep it to yourself until the audit is done: it holds the secret seed of the views.")
 
