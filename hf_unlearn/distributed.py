@@ -110,12 +110,12 @@ def map_across_processes(parts: int, work: Callable[[int], T]) -> list[T]:
 
 
 @contextmanager
-def owned_together(folder: str | Path, what: str, option: str = "--output_dir") -> Iterator[None]:
+def owned_together(folder: str | Path, what: str, option: str = "--output_dir", wait: bool = False) -> Iterator[None]:
     """`owned` for all processes of a launch: the first one locks the folder, and all of them hear if it cannot.
 
     Raises:
         UserError: On every process, as `owned` does.
     """
     with ExitStack() as stack:
-        map_across_processes(1, lambda _: str(stack.enter_context(owned(folder, what, option))))
+        map_across_processes(1, lambda _: str(stack.enter_context(owned(folder, what, option, wait))))
         yield

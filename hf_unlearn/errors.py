@@ -33,6 +33,16 @@ def is_disk_full(error: BaseException) -> bool:
     return any(words in str(error) for words in ("No space left on device", "PytorchStreamWriter", "inline_container"))
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error of another library says, or its kind where it says nothing.
+
+    Example:
+        >>> first_line(OSError("it is damaged\\nat byte 7")), first_line(OSError())
+        ('it is damaged', 'OSError')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def sentence_of_panic(error: BaseException) -> str | None:
     """What to say where the tokenizers package gave up on a text, by an exception that is no `Exception`."""
     if type(error).__name__ != "PanicException":  # which no module exports

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import yaml
 
-from hf_unlearn.errors import UserError
+from hf_unlearn.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,6 +79,25 @@ def read_json(path: str | Path, remedy: str = RESTORE) -> Any:
     return parse_json(read_text(path, remedy), Path(path).name, remedy)
 
 
+def read_object(path: str | Path | None, source: str, remedy: str = RESTORE) -> Fields:
+    """Read a JSON file that holds one object; there need be no file, and then the object is empty.
+
+    Args:
+        path: The file, or None where it was looked for in vain.
+        source: What it is, for messages.
+        remedy: What to do about it, for messages.
+
+    Raises:
+        UserError: It holds anything else, or `read_text` or `parse_json` refuses it.
+    """
+    if path is None or not Path(path).exists():
+        return {}
+    content = parse_json(read_text(path, remedy), source, remedy)
+    if not isinstance(content, dict):
+        raise UserError(f"{source} is no JSON object; {remedy}.")
+    return content
+
+
 def parse_json(text: str, source: str, remedy: str = RESTORE) -> Any:
     """Parse JSON as the standard has it: no NaN or Infinity, at most 100 levels, and no field of an object twice.
 
@@ -128,8 +147,7 @@ def parse_yaml(text: str, source: str, remedy: str = "mend it") -> object:
     except _YAML_FAULTS as error:
         mark = getattr(error, "problem_mark", None)
         place = f" (line {mark.line + 1})" if mark is not None else ""
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{source} is not valid YAML{place}: {reason}; {remedy}.") from error
+        raise UserError(f"{source} is not valid YAML{place}: {first_line(error)}; {remedy}.") from error
     return _bounded(data, source, MOST_VALUES)
 
 

@@ -9,6 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from accelerate import PartialState
+
 from hf_unlearn.benchmarks.benchmark import Benchmark, run_benchmark, summarise, write_tables
 from hf_unlearn.cli.guard import guarded
 from hf_unlearn.runs.command_line import underscored
@@ -26,7 +28,8 @@ def main() -> None:
     trials = run_benchmark(benchmark, output_dir)
     evaluator = ImageTextEvaluator if benchmark.family == "clip" else ImageViewEvaluator
     keys = [key for key in evaluator.gap_keys if all(key in runs["retrain"] for runs in trials.values())]
-    print(write_tables(summarise(trials, keys, evaluator.family), benchmark, output_dir))
+    if PartialState().is_main_process:
+        print(write_tables(summarise(trials, keys, evaluator.family), benchmark, output_dir))
 
 
 if __name__ == "__main__":

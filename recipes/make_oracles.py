@@ -10,6 +10,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from accelerate import PartialState
+
 from hf_unlearn.benchmarks.oracles import FOLDER, make_oracle
 from hf_unlearn.cli.guard import guarded
 from hf_unlearn.runs.command_line import underscored
@@ -24,7 +26,8 @@ def main() -> None:
     given = parser.parse_args(underscored(sys.argv[1:]))
     folder = given.output_dir or FOLDER / given.config
     oracle = make_oracle(given.config, range(given.retrains), folder, say=print)
-    print(f"{len(oracle.seeds)} Retrains in {oracle.folder}")
+    if PartialState().is_main_process:
+        print(f"{len(oracle.seeds)} Retrains in {oracle.folder}")
 
 
 if __name__ == "__main__":

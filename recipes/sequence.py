@@ -15,6 +15,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from accelerate import PartialState
+
 from hf_unlearn.benchmarks.benchmark import Benchmark
 from hf_unlearn.benchmarks.sequence import RequestSequence, run_sequence, write_sequence
 from hf_unlearn.cli.guard import guarded
@@ -43,7 +45,9 @@ def main() -> None:
         benchmark = replace(benchmark, trials=tuple(given.trials))
     sequence = RequestSequence(benchmark, tuple(given.methods), given.requests, tuple(extra))
     output_dir = given.output_dir or Path("runs/sequence") / given.benchmark.stem
-    print(write_sequence(run_sequence(sequence, output_dir, given.after), output_dir))
+    rows = run_sequence(sequence, output_dir, given.after)
+    if PartialState().is_main_process:
+        print(write_sequence(rows, output_dir))
 
 
 if __name__ == "__main__":

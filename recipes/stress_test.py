@@ -12,6 +12,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from accelerate import PartialState
+
 from hf_unlearn.benchmarks.benchmark import Benchmark
 from hf_unlearn.benchmarks.stress_test import StressTest, run_stress_test, write_comparison
 from hf_unlearn.cli.guard import guarded
@@ -50,7 +52,9 @@ def main() -> None:
     )
     name = f"trial-{given.trial}" + (f"-near_copies-{given.near_copies}" if given.near_copies else "")
     output_dir = given.output_dir or Path("runs/stress_test") / given.benchmark.stem / name
-    print(write_comparison(run_stress_test(test, output_dir), test, output_dir))
+    rows = run_stress_test(test, output_dir)
+    if PartialState().is_main_process:
+        print(write_comparison(rows, test, output_dir))
 
 
 if __name__ == "__main__":

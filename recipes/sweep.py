@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from accelerate import PartialState
 
 from hf_unlearn.benchmarks.benchmark import WITHOUT_INITIAL, Benchmark, without_initial
 from hf_unlearn.cli.guard import guarded
@@ -48,11 +49,13 @@ def main() -> None:
         if row["key"] not in known:
             experiment = experiment or begin(sweep, runs[1][1])
             known[row["key"]] = row | setting_metrics(experiment, row["method"], run)
-            print(summary(known[row["key"]]), flush=True)
-            done = {row["key"]: known[row["key"]] for row, _ in runs if row["key"] in known}
-            write_atomically(stored, json.dumps(list(done.values()), indent=1) + "\n")
-    rows = {row["key"]: known[row["key"]] for row, _ in runs}
-    write_atomically(path.with_suffix(".md"), table(list(rows.values())))
+            if PartialState().is_main_process:
+                print(summary(known[row["key"]]), flush=True)
+                done = {row["key"]: known[row["key"]] for row, _ in runs if row["key"] in known}
+                write_atomically(stored, json.dumps(list(done.values()), indent=1) + "\n")
+    if PartialState().is_main_process:
+        rows = {row["key"]: known[row["key"]] for row, _ in runs}
+        write_atomically(path.with_suffix(".md"), table(list(rows.values())))
 
 
 def load(path: Path) -> tuple[Benchmark, list[tuple[Row, Run]]]:

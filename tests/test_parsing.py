@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from hf_unlearn import parsing
-from hf_unlearn.errors import UserError
-from hf_unlearn.parsing import parse_json, parse_yaml, read_json, read_tensors, read_text
+from hf_unlearn.errors import UserError, first_line
+from hf_unlearn.parsing import parse_json, parse_yaml, read_json, read_object, read_tensors, read_text
 
 PACKAGE = Path(parsing.__file__).parent
 # An answer of an endpoint, which may say NaN and is asked again then, has stricter bounds of its own.
@@ -61,6 +61,22 @@ def test_a_file_beyond_all_measure_is_not_read(tmp_path: Path) -> None:
 def test_the_remedy_is_the_callers() -> None:
     with pytest.raises(UserError, match=r"^it is not valid JSON .*; mend it\.$"):
         parse_json("{", "it", "mend it")
+
+
+def test_an_object_is_read_where_there_is_one_and_anything_else_refused(tmp_path: Path) -> None:
+    path = tmp_path / "it.json"
+    assert read_object(path, "it") == read_object(None, "it") == {}
+    path.write_text('{"a": 1}')
+    assert read_object(path, "it") == {"a": 1}
+    for text, words in (("[]", "it is no JSON object; mend it."), ("{", "it is not valid JSON")):
+        path.write_text(text)
+        with pytest.raises(UserError, match=words):
+            read_object(path, "it", "mend it")
+
+
+def test_an_error_of_many_lines_or_none_is_told_in_one() -> None:
+    assert first_line(OSError("\nit is damaged\nat byte 7")) == "it is damaged"
+    assert first_line(OSError()) == "OSError"
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -14,7 +14,7 @@ from hf_unlearn.audit.endpoint import EndpointEncoder
 from hf_unlearn.audit.pictures import Picture
 from hf_unlearn.audit.transforms import ViewFamily, Views, draw_nudges, draw_views
 from hf_unlearn.distributed import map_across_processes
-from hf_unlearn.errors import UserError, no_such_model
+from hf_unlearn.errors import UserError, first_line, no_such_model
 from hf_unlearn.files import refuse_revision
 from hf_unlearn.models.weights import ADAPTER_CONFIG_NAME, weights_sha256
 from hf_unlearn.parsing import Fields
@@ -254,12 +254,13 @@ def usable_device(device: str | None) -> str:
     import torch
 
     if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return "cpu" if accelerator is None else accelerator.type
     try:
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError) as error:  # AssertionError: a torch that was built without it
         raise UserError(
-            f"The device '{device}' cannot be used ({_first_line(error)}); give cpu, or leave it out."
+            f"The device '{device}' cannot be used ({first_line(error)}); give cpu, or leave it out."
         ) from error
     return device
 
@@ -297,9 +298,5 @@ def resolve_folder(name: str, *, anonymous: bool = False, cache: Path | None = N
     except HFValidationError as error:
         raise no_such_model(name) from error
     except (HTTPError, OSError) as error:
-        raise UserError(f"The model '{name}' cannot be fetched: {_first_line(error)}") from error
+        raise UserError(f"The model '{name}' cannot be fetched: {first_line(error)}") from error
     return folder, folder.name
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -50,22 +50,22 @@ class EmbeddingCache(AbstractContextManager["EmbeddingCache"]):
             raise self._fault(error) from error
         if row is None:
             return None
-        if not isinstance(row[0], bytes) or not row[0] or len(row[0]) % 8 or not isinstance(row[1], str):
+        if not isinstance(row[0], bytes) or len(row[0]) % 8 or not isinstance(row[1], str):
             raise UserError(f"The cache '{self.path.name}' holds what is no answer; delete it and run again.")
         vector = np.frombuffer(row[0], dtype=np.float64)
-        return (vector, row[1]) if np.isfinite(vector).all() else None  # asked again
+        return (vector, row[1]) if _is_kept(vector) else None  # asked again
 
     def put(self, answers: dict[str, Array]) -> str:
         """Store one batch of answers, embeddings `[d]` by the hash of the question, all or none.
 
-        What is not finite is left out, to be asked again.
+        What is not finite, or empty as of a refused item, is left out, to be asked again.
 
         Returns:
             The time noted (UTC).
         """
         asked = datetime.now(UTC).isoformat(timespec="seconds")
         vectors = {question: vector.astype(np.float64) for question, vector in answers.items()}
-        rows = [(key, vector.tobytes(), asked) for key, vector in vectors.items() if np.isfinite(vector).all()]
+        rows = [(key, vector.tobytes(), asked) for key, vector in vectors.items() if _is_kept(vector)]
         try:
             with self._connection:
                 self._connection.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows)
@@ -86,3 +86,7 @@ class EmbeddingCache(AbstractContextManager["EmbeddingCache"]):
                 f"The cache '{self.path.name}' cannot be written ({error}); see to the disk and its rights."
             )
         return UserError(f"The cache '{self.path.name}' is damaged ({error}); delete it and run again.")
+
+
+def _is_kept(vector: Array) -> bool:
+    return len(vector) > 0 and bool(np.isfinite(vector).all())

@@ -15,7 +15,7 @@ from hf_unlearn.audit.pictures import list_pictures
 from hf_unlearn.audit.plan import AuditPlan, commit_views, draw_plan, planned_seed, write_plan
 from hf_unlearn.audit.run import refuse_no_folder
 from hf_unlearn.audit.settings import LARGEST_AUDITS, AuditSettings
-from hf_unlearn.distributed import owned_together
+from hf_unlearn.distributed import map_across_processes, owned_together
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import owned, refuse_to_write_to
 
@@ -70,10 +70,10 @@ def record_embeddings(
             "cannot compare with them, and no level of memory can be told."
         )
     pictures = collect_pictures(images, still_trained, never_trained, captions=captions)
-    settings = settings or AuditSettings()
-    if plan is not None and settings.seed is None:
-        settings = replace(settings, seed=planned_seed(plan, audit_number))
-    settings = settings.with_defaults()
+    chosen = settings or AuditSettings()
+    if plan is not None and chosen.seed is None:
+        chosen = replace(chosen, seed=planned_seed(plan, audit_number))
+    settings = map_across_processes(1, lambda _: chosen.with_defaults())[0]  # one draw of the seed for all processes
     with ExitStack() as stack:
         stack.enter_context(owned_together(target.parent, "Another audit or recording", "--output_file"))
         encoder = open_encoder(str(model), "before", target.parent / CACHE_FILE, settings, stack)
@@ -88,7 +88,11 @@ def record_embeddings(
             seed=settings.seed,
             count=settings.view_count,
         )
-    return save_embeddings(embeddings, pictures.pictures, target, how_drawn(views, settings), pictures.captions)
+        drawn = how_drawn(views, settings)
+        written = map_across_processes(
+            1, lambda _: save_embeddings(embeddings, pictures.pictures, target, drawn, pictures.captions)
+        )
+    return written[0]
 
 
 def plan_audit(
@@ -116,6 +120,12 @@ def plan_audit(
     """
     if not 1 <= audits <= LARGEST_AUDITS:
         raise UserError(f"A plan is for at least 1 audit and at most {LARGEST_AUDITS}, not {audits}.")
+    return map_across_processes(1, lambda _: _draw(images, output_dir, seed, captions, audits))[0]  # one draw for all
+
+
+def _draw(
+    images: str | Path, output_dir: str | Path, seed: int | None, captions: str | Path | None, audits: int
+) -> AuditPlan:
     pictures = list_pictures(images)
     groups = read_table(Path(captions), pictures)[2] if captions is not None else {}
     numbers = picture_clusters(pictures, [groups.get(picture.name, "") for picture in pictures]).tolist()

@@ -47,21 +47,27 @@ class Comparison:
         return [*found, "The audits agree." if self.agrees else "The audits do not agree."]
 
 
-def repeat_audit(report: str | Path, output_dir: str | Path) -> Comparison:
+def repeat_audit(
+    report: str | Path, output_dir: str | Path, *, device: str | None = None, overwrite: bool = False
+) -> Comparison:
     """Run a report's audit again with its seed and compare.
 
     Args:
         report: The folder of a finished audit; pictures and models lie where they lay then, as seen from it.
         output_dir: Where the repeated report goes.
+        device: Where checkpoints compute, instead of where they did then.
+        overwrite: Whether a finished report in `output_dir` may be replaced; never the one that is repeated.
 
     Returns:
         How the two compare.
 
     Raises:
-        UserError: When the folder holds no finished audit, or what it names is no longer there.
+        UserError: When the folder holds no finished audit, what it names is no longer there, or `output_dir` is it.
     """
     folder = Path(report)
     record = read_report(folder)
+    if Path(output_dir).resolve() == folder.resolve():
+        raise UserError(f"'{folder}' is the report to compare with; choose another output folder.")
     command, measurement = record["command"], record["measurement"]
 
     def place(name: str) -> str | None:
@@ -89,7 +95,8 @@ def repeat_audit(report: str | Path, output_dir: str | Path) -> Comparison:
             "most_views": measurement["view_count"],
             "features": next((source["features"] for source in sources if "features" in source), None),
             "backend": measurement["processor_backend"],
-            **{name: measurement[name] for name in ("device", "seed", "audits")},
+            "device": device or measurement["device"],
+            **{name: measurement[name] for name in ("seed", "audits")},
         }
         provenance = {Arm(arm["arm"]): arm["provenance"] for arm in record["results"][0]["arms"]}
     except (LookupError, TypeError, AttributeError, ValueError) as error:
@@ -102,6 +109,7 @@ def repeat_audit(report: str | Path, output_dir: str | Path) -> Comparison:
         **{name: place(name) for name in ("still_trained", "never_trained", "decoys", "captions", "plan")},  # type: ignore[arg-type]
         provenance=provenance,
         settings=AuditSettings(**given),
+        overwrite=overwrite,
     )
     first = {result.owner: result for result in map(AuditResult.from_dict, record["results"])}
     return compare_audits(first, {result.owner: result for result in again.results.values()})

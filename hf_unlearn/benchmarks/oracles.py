@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 from transformers import PreTrainedModel
 
 from hf_unlearn.data.encoded import EncodedSplit
-from hf_unlearn.distributed import owned_together
+from hf_unlearn.distributed import map_across_processes, owned_together, rank
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import write_atomically
 from hf_unlearn.metrics.agreement import agreement
@@ -247,7 +247,7 @@ def make_oracle(
         name: of a shipped config.
         seeds: of the Retrains.
         folder: of the oracle.
-        say: told a line for each Retrain.
+        say: told a line for each Retrain, by the first process.
 
     Raises:
         UserError: somebody else is making this oracle, or what is there is damaged.
@@ -264,31 +264,33 @@ def _make(name: str, seeds: Sequence[int], folder: Path, say: Callable[[str], ob
     if not missing:
         return load_oracle(folder)
     experiment = start(run, BUILDERS[run.family or ""])
-    before = _write_base(folder, experiment)
+    kept = folder / BASE_NAME
+    large = map_across_processes(1, lambda _: _write_base(kept, experiment.base))[0]
+    before = experiment.evaluate(str(kept)).metrics if large else experiment.before.metrics
     for seed in missing:
         config = oracle_run(name, "--retrain.seed", str(seed)).methods[RETRAIN]
         _, evaluation = experiment.train_and_evaluate(config)
         found[seed] = (evaluation.metrics, evaluation.alignment)
-        told = (f"{key} {evaluation.metrics[key]:.2f}" for key in experiment.evaluator.gap_keys)
-        say(f"{name}, seed {seed}: {', '.join(told)}")
-        _write(folder, name, experiment, before, found)
+        if rank() == 0:
+            told = (f"{key} {evaluation.metrics[key]:.2f}" for key in experiment.evaluator.gap_keys)
+            say(f"{name}, seed {seed}: {', '.join(told)}")
+        map_across_processes(1, lambda _: _write(folder, name, experiment, before, found))
     return load_oracle(folder)
 
 
-def _write_base(folder: Path, experiment: Experiment) -> Metrics:
-    """Write the base model, in float16 where it is large; returns the metrics of what is written."""
-    base, processor = load_encoder(experiment.base)
+def _write_base(kept: Path, name: str) -> bool:
+    """Write the base model, in float16 where it is large; says whether it is."""
+    base, processor = load_encoder(name)
     large = base.num_parameters() * base.dtype.itemsize > LARGEST
-    kept = folder / BASE_NAME
     for part in (base.half() if large else base, processor):
         part.save_pretrained(kept)
     for code in kept.glob("*.py"):  # of a view encoder; the package has it already
         code.unlink()
     config = {key: value for key, value in read_json(kept / "config.json").items() if key != "auto_map"}
     write_atomically(kept / "config.json", json.dumps(config, indent=2) + "\n")
-    card = Path(experiment.base) / "README.md"
+    card = Path(name) / "README.md"
     (kept / card.name).write_text(card.read_text(encoding="utf-8"), encoding="utf-8")
-    return experiment.evaluate(str(kept)).metrics if large else experiment.before.metrics
+    return large
 
 
 def _write(

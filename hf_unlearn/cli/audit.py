@@ -2,7 +2,7 @@
 
 import os
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from math import isfinite
 from pathlib import Path
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 WIDTH = 80  # columns of wrapped text
+BESIDE_REPEAT = ("repeat", "output_dir", "overwrite", "fail_on", "device")
 
 app = typer.Typer(
     help="Audit two encoders, before and after unlearning, on your own pictures.",
@@ -102,7 +103,10 @@ def run(
         list[str] | None,
         typer.Option("--provenance", help="Where an arm's pictures come from, as arm=words; repeatable."),
     ] = None,
-    output_dir: Annotated[Path, typer.Option("--output_dir", help="Where the report goes.")] = Path("report"),
+    output_dir: Annotated[
+        Path | None,
+        typer.Option("--output_dir", help="Where the report goes; report by default, REPORT-repeated with --repeat."),
+    ] = None,
     fail_on: Annotated[
         list[str] | None,
         typer.Option("--fail_on", help="Exit with status 1 on this verdict, such as no-model-change; repeatable."),
@@ -127,17 +131,18 @@ def run(
     """
     if context.invoked_subcommand is not None:
         return
+    first = _join_processes(device)
+    failing = [_choice(word, {verdict.slug: verdict for verdict in Verdict}, "--fail_on") for word in fail_on or []]
     if repeat is not None:
-        _repeat(repeat, output_dir)
+        _refuse_beside_repeat(context)
+        _repeat(repeat, output_dir, failing, device, overwrite, first)
         return
     missing = [name for name, value in (("--before", before), ("--after", after), ("--images", images)) if not value]
     if before is None or after is None or images is None:
         raise UserError(f"An audit needs {', '.join(missing)}; see 'hf-unlearn audit --help'.")
-    first = _join_processes(device)
     from hf_unlearn.audit.report import report_digest
     from hf_unlearn.audit.run import run_audit
 
-    failing = [_choice(word, {verdict.slug: verdict for verdict in Verdict}, "--fail_on") for word in fail_on or []]
     words = {}
     for entry in provenance or []:
         arm, _, text = entry.partition("=")
@@ -146,7 +151,7 @@ def run(
         before,
         after,
         images,
-        output_dir,
+        output_dir or Path("report"),
         still_trained=still_trained,
         never_trained=never_trained,
         captions=captions,
@@ -196,16 +201,35 @@ def summary(result: AuditResult, owner: str = "") -> str:
     return "\n".join("".join(letter if letter.isprintable() else "?" for letter in line) for line in lines)
 
 
-def _repeat(report: Path, output_dir: Path) -> None:
+def _refuse_beside_repeat(context: typer.Context) -> None:
+    """Refuse options that would have no effect, as the report says what was audited and how."""
+    sources = {name: context.get_parameter_source(name) for name in context.params if name not in BESIDE_REPEAT}
+    if given := [f"--{name}" for name, source in sources.items() if source is not None and source.name != "DEFAULT"]:
+        raise UserError(
+            f"--repeat takes what was audited, and how, from the report, and {', '.join(given)} would have no effect; "
+            "leave that out, or audit anew without --repeat."
+        )
+
+
+def _repeat(
+    report: Path,
+    output_dir: Path | None,
+    failing: Sequence[Verdict],
+    device: str | None,
+    overwrite: bool,
+    first: bool,
+) -> None:
     """Repeat a report's audit into another folder and tell whether both agree; exit status 1 where they do not."""
     from hf_unlearn.audit.repeat import repeat_audit
 
-    target = Path(f"{report.resolve()}-repeated") if output_dir == Path("report") else output_dir
-    comparison = repeat_audit(report, target)
-    for line in comparison.lines():
-        typer.echo(line)
-    typer.echo(f"Report: {target / 'report.html'}")
-    if not comparison.agrees:
+    target = output_dir or Path(f"{report.resolve()}-repeated")
+    comparison = repeat_audit(report, target, device=device, overwrite=overwrite)
+    if first:
+        for line in comparison.lines():
+            typer.echo(line)
+        typer.echo(f"Report: {target / 'report.html'}")
+    verdicts = {again for _, again in comparison.verdicts.values()}
+    if not comparison.agrees or any(verdict.value in verdicts for verdict in failing):
         raise typer.Exit(1)
 
 
@@ -225,10 +249,13 @@ def plan(
     ] = None,
 ) -> None:
     """Draw at random which half of your pictures to request, and commit to it: the audit is then exact."""
+    first = _join_processes("cpu")
     from hf_unlearn.audit.power import plan_words
     from hf_unlearn.audit.recording import plan_audit
 
     drawn = plan_audit(images, output_dir, seed, captions=captions, audits=audits)
+    if not first:
+        return
     typer.echo(
         f"{len(drawn.requested)} pictures to request ({output_dir / 'request.csv'}), {len(drawn.still_trained)} to "
         f"leave in training ({output_dir / 'still_trained.csv'}); near-duplicates stay together."
@@ -266,6 +293,7 @@ def record(
     seed: Seed = None,
 ) -> None:
     """Record an encoder's embeddings now, to audit later: an endpoint's answers of before are gone once it changes."""
+    first = _join_processes(device)
     from hf_unlearn.audit.recording import record_embeddings
 
     written = record_embeddings(
@@ -279,6 +307,8 @@ def record(
         audit_number=audit_number,
         settings=_settings(context.params),
     )
+    if not first:
+        return
     typer.echo(f"Recorded: {written}")
     typer.echo("Keep it to yourself until the audit is done: it holds the secret seed of the views.")
 

@@ -71,6 +71,8 @@ def evaluate(
     of the training are refused. Where the checkpoint's record names an initial model, its estimated gap is to what that
     predicts: it is taken where it is at hand, and --initial_model names it elsewhere.
     """
+    from accelerate import PartialState
+
     from hf_unlearn.benchmarks.oracles import load_oracle
     from hf_unlearn.files import refuse_to_write_to
     from hf_unlearn.runs.comparable import record_doubts
@@ -84,7 +86,9 @@ def evaluate(
         if context.args or any((base, dataset, retrain, output_dir)):
             raise UserError("--oracle brings its base model, data and Retrains; give it the checkpoint alone")
         quiet_loading()
-        print(load_oracle(oracle).score(model))
+        score = load_oracle(oracle).score(model)
+        if PartialState().is_main_process:
+            print(score)
         return
     if base is None or dataset is None:
         raise UserError("evaluate needs --base and --dataset, or --oracle; see 'hf-unlearn evaluate --help'")
@@ -100,6 +104,8 @@ def evaluate(
     experiment = again.experiment
     experiment.evaluations[Path(model).name] = experiment.evaluate(model)
     results = experiment.results()
+    if not PartialState().is_main_process:
+        return
     if output_dir is not None:
         output_dir.mkdir(parents=True, exist_ok=True)
         save_results(results, output_dir)

@@ -22,7 +22,7 @@ from hf_unlearn.data.columns import arrow_column, blank, is_text, replace_column
 from hf_unlearn.data.folders import list_folder
 from hf_unlearn.data.labels import encode_labels
 from hf_unlearn.data.picture_folders import load_pictures
-from hf_unlearn.errors import LISTED, UserError, listed
+from hf_unlearn.errors import LISTED, UserError, first_line, listed
 
 T = TypeVar("T")
 _MALFORMED = (TypeError, KeyError, AttributeError, RecursionError, OverflowError, NotImplementedError)
@@ -165,7 +165,7 @@ def load_failures(name: str) -> Iterator[None]:
     # `datasets` meet in a record that is not what it says.
     except (OSError, ValueError, DatasetsError, pa.ArrowException, *_MALFORMED) as error:
         cause = error.__cause__ if isinstance(error, DatasetGenerationError) else None  # which says nothing itself
-        reason = _first_line(cause if isinstance(cause, Exception) else error)
+        reason = first_line(cause if isinstance(cause, Exception) else error)
         raise UserError(f"The dataset {name} cannot be loaded (--dataset_name): {reason}") from error
     except IndexError as error:  # how `datasets` fails on a saved split without a row
         raise UserError(
@@ -180,11 +180,7 @@ def readable_rows(rows: Iterable[T], what: str) -> Iterator[T]:
     except UserError:
         raise
     except (OSError, ValueError, EOFError, tarfile.TarError, DatasetsError, pa.ArrowException, *_MALFORMED) as error:
-        raise UserError(f"{what} cannot be read on ({_first_line(error)}); fetch the damaged shard anew") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{what} cannot be read on ({first_line(error)}); fetch the damaged shard anew") from error
 
 
 def to_schema(
@@ -213,7 +209,7 @@ def to_schema(
     try:
         dataset.data.validate(full=True)  # else the text of a row is found to be none when it is first looked at
     except pa.ArrowInvalid as error:
-        raise UserError(f"{name} is damaged ({_first_line(error)}); save it again, its text as UTF-8") from error
+        raise UserError(f"{name} is damaged ({first_line(error)}); save it again, its text as UTF-8") from error
     present = dataset.column_names
     for target, source in columns.items():
         if source is not None and source not in present:

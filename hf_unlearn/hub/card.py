@@ -41,7 +41,7 @@ from hf_unlearn.records.file_names import (
 )
 from hf_unlearn.records.method_description import PAPER_CITATION
 from hf_unlearn.records.metric_labels import metric_label, short_name
-from hf_unlearn.records.schemas import EvaluationRecord, Results, UnlearningManifest
+from hf_unlearn.records.schemas import COMMIT, EvaluationRecord, Results, UnlearningManifest
 from hf_unlearn.text import markdown_code, markdown_line, markdown_text, printable, python_string, shell_word
 
 if TYPE_CHECKING:
@@ -71,7 +71,6 @@ CAPTIONS = {
 
 _TEX_LINKS = re.compile(r"\\(href|url|includegraphics|html\w*)")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def write_card(run_dir: str | Path) -> Path:
@@ -244,7 +243,7 @@ def hub_identifier(name: str, revision: str | None) -> str:
 
     A local folder called like somebody's repository on the Hub must not be linked to it.
     """
-    on_hub = _HUB_ID.fullmatch(name) and ("/" in name or _COMMIT.fullmatch(revision or ""))
+    on_hub = _HUB_ID.fullmatch(name) and ("/" in name or COMMIT.fullmatch(revision or ""))
     return name if on_hub else LOCAL_PREFIX + re.sub(r"[^\w.-]+", "-", name).strip("-.")
 
 

@@ -21,7 +21,8 @@ def find_descendants(repo_id: str, token: str | None = None) -> tuple[tuple[Desc
 
     Args:
         repo_id: A Hub id.
-        token: A token, to see private models too.
+        token: A token, to see private models too. Without one the Hub is asked as anybody could, whoever is logged in:
+            the list is for publishing.
 
     Returns:
         The descendants, nearest first, each once; and whether the list is complete.
@@ -37,7 +38,7 @@ def find_descendants(repo_id: str, token: str | None = None) -> tuple[tuple[Desc
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise UserError(f"{repo_id!r} is no repository name; give owner/name.") from error
-    api, seen, found, frontier = HfApi(token=token), {repo_id}, list[Descendant](), [repo_id]
+    api, seen, found, frontier = HfApi(token=token or False), {repo_id}, list[Descendant](), [repo_id]
     distance = 0
     while frontier:
         distance, nearer = distance + 1, frontier

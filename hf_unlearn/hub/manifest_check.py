@@ -10,10 +10,9 @@ from pathlib import Path
 from hf_unlearn.errors import listed
 from hf_unlearn.hub.verification_report import Statement, failed, held, judged, unchecked
 from hf_unlearn.records.file_names import MANIFEST_NAME
-from hf_unlearn.records.schemas import RequestRecord, UnlearningManifest
+from hf_unlearn.records.schemas import COMMIT, RequestRecord, UnlearningManifest
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _FIRST = datetime(2000, 1, 1, tzinfo=UTC)
 _MOST_ROWS = 2**63  # beyond which nothing counts rows
 _VERSION = re.compile(r"\d+(\.\d+)*((a|b|rc|\.post|\.dev)\d+)*")
@@ -81,7 +80,7 @@ def _hashes(manifest: UnlearningManifest) -> Statement:
     if malformed:
         return failed(subject, f"not a SHA-256: {listed(malformed)}")
     revisions = {"base_model": manifest.base_model.revision, "initial_model": initial.revision if initial else None}
-    if wrong := [name for name, commit in revisions.items() if commit is not None and not _COMMIT.fullmatch(commit)]:
+    if wrong := [name for name, commit in revisions.items() if commit is not None and not COMMIT.fullmatch(commit)]:
         return failed(subject, f"not a commit: {listed(wrong)}.revision")
     one_for_two = len(set(known) - {manifest.base_model.sha256}) < len(
         [h for h in known if h != manifest.base_model.sha256]

@@ -31,13 +31,7 @@ def check_embeddings(x: Array, name: str = "embeddings") -> Tensor:
         >>> check_embeddings([[0.0, 2.0]]).tolist()
         [[0.0, 1.0]]
     """
-    features = as_features(x, name)
-    finite = features.isfinite().all(1)
-    if not finite.all():
-        raise DivergenceError(
-            f"{name}: sample {_first(~finite)} is NaN or infinite ({int((~finite).sum())} of {len(features)} are); "
-            "the encoder has diverged, so evaluate an earlier checkpoint or lower the learning rate"
-        )
+    features = check_features(x, name)
     zero = (features == 0).all(1)
     if zero.any():
         raise UserError(
@@ -48,6 +42,22 @@ def check_embeddings(x: Array, name: str = "embeddings") -> Tensor:
     if _mean_cosine(units) > COLLAPSED:
         logger.warning("%s: all %d samples point the same way; the encoder has collapsed", name, len(units))
     return units
+
+
+def check_features(x: Array, name: str = "features") -> Tensor:
+    """Returns `x [n, d]` as `as_features` does, for metrics that look at lengths, too.
+
+    Raises:
+        UserError: `x` is no matrix, is empty, or a sample is non-finite; the message names the first sample.
+    """
+    features = as_features(x, name)
+    finite = features.isfinite().all(1)
+    if not finite.all():
+        raise DivergenceError(
+            f"{name}: sample {_first(~finite)} is NaN or infinite ({int((~finite).sum())} of {len(features)} are); "
+            "the encoder has diverged, so evaluate an earlier checkpoint or lower the learning rate"
+        )
+    return features
 
 
 def as_features(x: Array, name: str = "embeddings") -> Tensor:

@@ -10,10 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hf_unlearn.errors import DivergenceError, UserError
-from hf_unlearn.metrics._checks import Array, Scores, as_features, check_labels, to_numpy
-
-PLAIN_EVERY = 10  # epochs from one with plain features to the next, where few views are cached
+from hf_unlearn.errors import UserError
+from hf_unlearn.metrics._checks import Array, Scores, check_features, check_labels, to_numpy
 
 Labelled = tuple[Array, Array]
 """Features `[n, d]` and their classes `[n]`, from 0."""
@@ -133,20 +131,14 @@ def linear_probe(
     )
 
 
-def cached_views(
-    views: Tensor | npt.NDArray[np.floating], plain: Tensor | npt.NDArray[np.floating] | None = None
-) -> Callable[[int], Tensor]:
+def cached_views(views: Tensor | npt.NDArray[np.floating]) -> Callable[[int], Tensor]:
     """Goes round k encoded views of the retain images, one an epoch: the `augmented` of the fast protocol.
-
-    Few views alone are learned by heart. With `plain`, whose features the probe is evaluated on anyway, every tenth
-    epoch sees the images as they are, which makes eight views do.
 
     Args:
         views: `[r, k, d]` features of k views of each retain image.
-        plain: `[r, d]` features of the images as they are.
 
     Returns:
-        From the epoch to features `[r, d]`: those of the next view, or the plain ones.
+        From the epoch to features `[r, d]`, those of the next view.
 
     Raises:
         UserError: `views` has another number of dimensions.
@@ -158,39 +150,22 @@ def cached_views(
     features = torch.as_tensor(views)
     if features.ndim != 3:
         raise UserError(f"views: expected [images, views, dimensions], got shape {list(features.shape)}")
-    if plain is None:
-        return lambda epoch: features[:, epoch % features.shape[1]]
-    unaugmented = torch.as_tensor(plain)
-
-    def features_of(epoch: int) -> Tensor:
-        tens, place = divmod(epoch, PLAIN_EVERY)
-        return unaugmented if place == PLAIN_EVERY - 1 else features[:, (epoch - tens) % features.shape[1]]
-
-    return features_of
+    return lambda epoch: features[:, epoch % features.shape[1]]
 
 
 def _checked(given: Labelled, name: str) -> tuple[Tensor, Tensor]:
-    features = as_features(given[0], f"features of {name}").float()
-    _check_finite(features, f"features of {name}")
+    features = check_features(given[0], f"features of {name}").float()
     return features, check_labels(given[1], len(features), f"labels of {name}").to(features.device)
 
 
 def _augmented(augmented: Callable[[int], Array], epoch: int, like: Tensor) -> Tensor:
-    features = as_features(augmented(epoch), f"augmented features of epoch {epoch}").to(like)
+    features = check_features(augmented(epoch), f"augmented features of epoch {epoch}").to(like)
     if features.shape != like.shape:
         raise UserError(
             f"augmented features of epoch {epoch}: expected the shape of retain's, {list(like.shape)}, "
             f"got {list(features.shape)}"
         )
-    _check_finite(features, f"augmented features of epoch {epoch}")
     return features
-
-
-def _check_finite(features: Tensor, name: str) -> None:
-    broken = ~features.isfinite().all(1)
-    if broken.any():
-        first = int(broken.nonzero()[0, 0])
-        raise DivergenceError(f"{name}: sample {first} is NaN or infinite; the encoder has diverged")
 
 
 @torch.no_grad()

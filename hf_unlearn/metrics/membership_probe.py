@@ -3,6 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
+from hf_unlearn.metrics._checks import check_features
 from hf_unlearn.metrics.attacks import roc_auc
 
 Array = npt.NDArray[np.floating]
@@ -23,6 +24,9 @@ def membership_probe(members: Array, others: Array, unlearn: Array) -> float:
     Returns:
         The AUC, from 0 to 1; one half where unlearn samples look as unseen ones do.
 
+    Raises:
+        UserError: There are no samples of a kind, or one is NaN or infinite.
+
     Example:
         >>> rng = np.random.default_rng(0)
         >>> seen, unseen = rng.normal(1, 1, (200, 4)), rng.normal(-1, 1, (200, 4))
@@ -33,6 +37,8 @@ def membership_probe(members: Array, others: Array, unlearn: Array) -> float:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    for name, given in (("members", members), ("others", others), ("unlearn", unlearn)):
+        check_features(given, name)
     shown, held_back = others[::2], others[1::2]
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, class_weight="balanced"))
     probe.fit(np.concatenate([members, shown]), np.repeat([1, 0], [len(members), len(shown)]))

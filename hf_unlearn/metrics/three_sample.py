@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_unlearn.errors import UserError
+from hf_unlearn.metrics._checks import check_features
 
 Array = npt.NDArray[np.floating]
 
@@ -24,7 +25,7 @@ def nearer_to_base(model: Array, retrain: Array, base: Array) -> float:
         The ratio; not a number where Retrain's outputs and the base model's are the same, so that nothing lies between.
 
     Raises:
-        UserError: the shapes differ.
+        UserError: the shapes differ, or an output is NaN or infinite.
 
     Source: after the three-sample test of arXiv 2601.19755; the statistic is that of arXiv 1511.04581, as a ratio.
 
@@ -37,6 +38,8 @@ def nearer_to_base(model: Array, retrain: Array, base: Array) -> float:
     ours, theirs, start = (np.asarray(part, dtype=np.float64) for part in (model, retrain, base))
     if not ours.shape == theirs.shape == start.shape or ours.ndim != 2:
         raise UserError(f"the three samples must have one shape, got {ours.shape}, {theirs.shape} and {start.shape}")
+    for name, outputs in (("the model", ours), ("Retrain", theirs), ("the base model", start)):
+        check_features(outputs, f"outputs of {name}")
     width = float(np.median(_squared_distances(theirs, start)))
     if width == 0 or (theirs == start).all():
         return float("nan")

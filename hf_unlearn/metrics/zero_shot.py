@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hf_unlearn.errors import UserError
+from hf_unlearn.metrics._checks import check_embeddings
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ def zero_shot(images: Tensor, prompts: Tensor, labels: npt.NDArray[np.int64]) ->
         labels: `[n]` class of each picture.
 
     Raises:
-        UserError: There is no picture, or labels are not one a picture and below the number of classes.
+        UserError: There is no picture, labels are not one a picture and below the number of classes, or an embedding
+            is NaN, infinite or zero.
 
     Source:
         Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", arXiv 2103.00020,
@@ -54,7 +56,8 @@ def zero_shot(images: Tensor, prompts: Tensor, labels: npt.NDArray[np.int64]) ->
         raise UserError(
             f"zero-shot classification needs a class from 0 to {len(prompts) - 1} for each of {len(images)} pictures"
         )
-    directions = F.normalize(F.normalize(prompts.float(), dim=-1).mean(1), dim=-1)
-    found = (images.float() @ directions.to(images.device).T).argmax(1).numpy(force=True)
+    pictures, texts = check_embeddings(images, "pictures"), check_embeddings(prompts.flatten(0, 1), "prompts")
+    directions = F.normalize(texts.view(prompts.shape).mean(1), dim=-1)
+    found = (pictures @ directions.to(pictures).T).argmax(1).numpy(force=True)
     hits = found == labels
     return ZeroShot(100 * float(hits.mean()), hits)

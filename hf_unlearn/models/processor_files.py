@@ -8,7 +8,7 @@ import struct
 from transformers.utils import cached_file
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.parsing import Fields, parse_json, read_text
+from hf_unlearn.parsing import Fields, read_object
 
 PROCESSOR_NAME, AUDIO_NAME = "processor_config.json", "audio_tokenizer_config.json"
 CONFIG_NAME, TOKENIZER_NAME = "tokenizer_config.json", "tokenizer.json"
@@ -33,15 +33,19 @@ def check_processor_files(name_or_path: str, revision: str | None = None) -> Non
     Raises:
         UserError: A file is damaged, names another in its place, or lengthens a text over 1,000 times.
     """
-    processor = _object(name_or_path, PROCESSOR_NAME, revision)
-    if "audio_tokenizer" in processor or _object(name_or_path, AUDIO_NAME, revision):
+
+    def content_of(file: str) -> Fields:
+        found = cached_file(name_or_path, file, revision=revision, _raise_exceptions_for_missing_entries=False)
+        return read_object(found, f"{file} of {name_or_path}", REMEDY)
+
+    if "audio_tokenizer" in content_of(PROCESSOR_NAME) or content_of(AUDIO_NAME):
         raise UserError(f"{name_or_path}: its processor names a model to fetch (audio_tokenizer); remove the field")
-    if _object(name_or_path, CONFIG_NAME, revision).get("fast_tokenizer_files") is not None:
+    if content_of(CONFIG_NAME).get("fast_tokenizer_files") is not None:
         raise UserError(
             f"{name_or_path}: {CONFIG_NAME} names tokenizers by version (fast_tokenizer_files), and loaders differ on "
             f"which; call the one {TOKENIZER_NAME} and remove the field"
         )
-    content = _object(name_or_path, TOKENIZER_NAME, revision)
+    content = content_of(TOKENIZER_NAME)
     before = _growth(content.get("normalizer")) * _growth(content.get("pre_tokenizer"))
     most = max(before, _growth(content.get("post_processor")), _growth(content.get("decoder")))
     if most > MOST_GROWTH:
@@ -49,14 +53,6 @@ def check_processor_files(name_or_path: str, revision: str | None = None) -> Non
         raise UserError(
             f"{name_or_path}: the steps of {TOKENIZER_NAME} may make a text {times} times as long; {REMEDY}"
         )
-
-
-def _object(name_or_path: str, file: str, revision: str | None) -> Fields:
-    found = cached_file(name_or_path, file, revision=revision, _raise_exceptions_for_missing_entries=False)
-    content = parse_json(read_text(found, REMEDY), f"{file} of {name_or_path}", REMEDY) if found is not None else {}
-    if not isinstance(content, dict):
-        raise UserError(f"{name_or_path}: {file} is no JSON object; {REMEDY}")
-    return content
 
 
 def _growth(step: object) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_unlearn.errors import UserError, listed
-from hf_unlearn.parsing import Fields, parse_json, read_json, read_tensors
+from hf_unlearn.parsing import parse_json, read_object, read_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +30,7 @@ CONFIG_NAMES = (CONFIG_NAME, ADAPTER_CONFIG_NAME, OPEN_CLIP_CONFIG_NAME, SENTENC
 EXPLICIT_WEIGHTS = "transformers_weights"
 # What is published calls a model that is on no Hub: `local/<name of its folder>`.
 LOCAL_PREFIX = "local/"
+REMEDY = "save the model again"
 
 
 def file_sha256(path: str | Path) -> str:
@@ -55,7 +56,7 @@ def weight_files(folder: str | Path) -> list[Path]:
     """
     folder = Path(folder)
     for config in (CONFIG_NAME, f"{CLIP_MODULE}/{CONFIG_NAME}"):
-        if _object(folder / config).get(EXPLICIT_WEIGHTS) is not None:
+        if read_object(folder / config, f"{config} of {folder.name}", REMEDY).get(EXPLICIT_WEIGHTS) is not None:
             raise UserError(
                 f"{config} of {folder.name} names weights of its own ({EXPLICIT_WEIGHTS}), which not every loader "
                 f"reads; call them {WEIGHTS_NAME} and remove the field."
@@ -81,7 +82,8 @@ def weight_files(folder: str | Path) -> list[Path]:
 
 
 def _shards(folder: Path) -> list[Path]:
-    shards = _object(folder / WEIGHTS_INDEX_NAME).get("weight_map")
+    index = read_object(folder / WEIGHTS_INDEX_NAME, f"{WEIGHTS_INDEX_NAME} of {folder.name}", REMEDY)
+    shards = index.get("weight_map")
     if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
         raise UserError(f"{WEIGHTS_INDEX_NAME} of {folder.name} names no shards; save the model again.")
     names = sorted(set(shards.values()))
@@ -127,20 +129,6 @@ def leads_out(path: Path, folder: Path) -> bool:
     target, folder = path.resolve(), folder.resolve()
     cached = target.parent.name == "blobs" and target.parent.parent / "snapshots" in folder.parents
     return not cached and not target.is_relative_to(folder)
-
-
-def _object(path: Path) -> Fields:
-    """The JSON object in a file; empty where there is no file.
-
-    Raises:
-        UserError: It holds anything else.
-    """
-    if not path.is_file():
-        return {}
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise UserError(f"{path.name} of {path.parent.name} is no JSON object; save the model again.")
-    return content
 
 
 def weights_sha256(folder: str | Path) -> str:

@@ -13,6 +13,7 @@ from hf_unlearn.records.file_names import AUDIT_NAME, EVALUATION_NAME, MANIFEST_
 from hf_unlearn.records.method_description import MethodDescription
 
 SCHEMA = 1
+COMMIT = re.compile(r"[0-9a-f]{40}")  # what a revision on the Hub is pinned to
 
 
 @dataclass(frozen=True)

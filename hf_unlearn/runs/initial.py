@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
@@ -16,8 +15,9 @@ from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.openmoji import cache_folder
 from hf_unlearn.data.preprocessing import ContrastivePreprocessor
 from hf_unlearn.data.resizing import Processor
+from hf_unlearn.distributed import map_across_processes
 from hf_unlearn.errors import UserError, listed
-from hf_unlearn.files import clear_interrupted, finished_folder
+from hf_unlearn.files import finished_folder
 from hf_unlearn.hub.manifest import describe_base_model
 from hf_unlearn.metrics.estimated_gap import ImageTextEvidence
 from hf_unlearn.models.adapters import is_adapted
@@ -30,6 +30,7 @@ from hf_unlearn.runs.builders import Builder
 from hf_unlearn.runs.command_line import Run
 from hf_unlearn.runs.comparable import other_reading
 from hf_unlearn.runs.evaluation import Evaluation, Evaluator, ImageTextEvaluator
+from hf_unlearn.runs.model_cache import alone, is_finished
 from hf_unlearn.runs.run_arguments import RunArguments
 from hf_unlearn.runs.run_data import UnlearningTask
 from hf_unlearn.training.features import FeatureEncoder
@@ -150,15 +151,18 @@ def prepare_vision_model(run: Run, task: UnlearningTask, build: Builder) -> None
     vision, _ = describe_base_model(arguments.vision_model, arguments.vision_revision)
     key = json.dumps([vision.sha256, build.__name__, run.model, seed], sort_keys=True, default=str)
     folder = cache_folder() / f"initial-{build.__name__}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
-    state = PartialState()
-    if state.is_main_process and not (folder / "config.json").is_file():
-        clear_interrupted(folder.parent, folder.name)
+
+    def make(_: int) -> None:
         with torch.random.fork_rng():
             set_seed(seed)
             model, processor = build(run, task)
         with finished_folder(folder) as temporary:
             save_encoder(model, processor, temporary)
-    state.wait_for_everyone()
+
+    if not is_finished(folder):
+        with alone(folder):
+            if not is_finished(folder):  # and no other run has made it meanwhile
+                map_across_processes(1, make)
     arguments.initial_model = str(folder)
 
 

@@ -2,14 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from accelerate import PartialState
 from datasets import DatasetDict
 from transformers import PreTrainedModel
 
@@ -21,7 +19,7 @@ from hf_unlearn.data.resizing import Processor
 from hf_unlearn.data.streaming import StreamedSplit
 from hf_unlearn.distributed import world_size
 from hf_unlearn.errors import UserError
-from hf_unlearn.files import clear_interrupted, finished_folder, owned, write_atomically
+from hf_unlearn.files import finished_folder, write_atomically
 from hf_unlearn.methods.retrain import RetrainConfig, RetrainTrainer
 from hf_unlearn.models.adapters import merged
 from hf_unlearn.parsing import read_json
@@ -30,6 +28,7 @@ from hf_unlearn.records.settings import weight_settings
 from hf_unlearn.runs.builders import Builder
 from hf_unlearn.runs.command_line import Run
 from hf_unlearn.runs.initial import InitialModel
+from hf_unlearn.runs.model_cache import alone, is_finished
 from hf_unlearn.runs.run_arguments import OPENMOJI
 from hf_unlearn.runs.run_data import UnlearningTask
 from hf_unlearn.runs.training_log import attach_log, train_on
@@ -139,10 +138,10 @@ def train_from_scratch(
     digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
     name = f"{model.config.model_type}-{data.name.rpartition('/')[2]}-{digest[:8]}"
     folder = cache_folder() / name
-    if _is_finished(folder):
+    if is_finished(folder):
         return folder
-    with _alone(folder):
-        if _is_finished(folder):  # another run has trained it meanwhile
+    with alone(folder):
+        if is_finished(folder):  # another run has trained it meanwhile
             return folder
         title = Path(config.output_dir or "").name or RetrainConfig.method  # the run's section: retrain or pretrain
         config = deepcopy(config)
@@ -172,24 +171,6 @@ def train_from_scratch(
                 write_atomically(temporary / TIME_NAME, json.dumps({"run_time_seconds": seconds}))
         trainer.accelerator.wait_for_everyone()
     return folder
-
-
-def _is_finished(folder: Path) -> bool:
-    return (folder / "config.json").is_file()
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Let one run at a time train the same cached model; a lock ends with its process, however that ends."""
-    state = PartialState()
-    if not state.is_main_process:
-        state.wait_for_everyone()
-        yield
-        return
-    with owned(folder.parent / ".locks" / folder.name, "another training", "HF_UNLEARN_CACHE", wait=True):
-        clear_interrupted(folder.parent, folder.name)
-        state.wait_for_everyone()
-        yield
 
 
 def run_time_seconds(folder: Path) -> float:

@@ -1,6 +1,5 @@
 """The initial model that a checkpoint's record names: its estimated gap is to what that model predicts."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from hf_unlearn.hub.manifest import describe_base_model
 from hf_unlearn.hub.verification_report import Outcome, Statement, held, judged, unchecked
 from hf_unlearn.models.weights import has_weights, weights_sha256
 from hf_unlearn.records.file_names import MANIFEST_NAME
-from hf_unlearn.records.schemas import BaseModel, UnlearningManifest
+from hf_unlearn.records.schemas import COMMIT, BaseModel, UnlearningManifest
 from hf_unlearn.runs.command_line import Run
 from hf_unlearn.runs.evaluation import ImageTextEvaluator
 from hf_unlearn.runs.experiment import Experiment
@@ -18,7 +17,6 @@ from hf_unlearn.runs.initial import called
 from hf_unlearn.runs.run_data import UnlearningTask
 
 SUBJECT = "initial model"
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def recorded_initial(record: UnlearningManifest) -> BaseModel | None:
     if record.initial_model is not None or not isinstance(named, str):
         return record.initial_model
     name, _, commit = named.rpartition("@")
-    return BaseModel(name, commit) if _COMMIT.fullmatch(commit) else BaseModel(named)
+    return BaseModel(name, commit) if COMMIT.fullmatch(commit) else BaseModel(named)
 
 
 def _at_hand(
@@ -97,7 +95,7 @@ def _at_hand(
     if base.sha256 != own.sha256:
         return None
     if commit is not None:
-        if not _COMMIT.fullmatch(commit) or Path(name).exists():
+        if not COMMIT.fullmatch(commit) or Path(name).exists():
             return None
         found, _ = describe_base_model(name, commit)
         return (name, commit) if recorded.sha256 in (None, found.sha256) else None

@@ -7,7 +7,7 @@ import torch
 from audit.conftest import folder_of
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-from hf_unlearn.audit.encoders import LocalEncoder, embed_pictures, resolve_folder, weights_sha256
+from hf_unlearn.audit.encoders import LocalEncoder, embed_pictures, resolve_folder, usable_device, weights_sha256
 from hf_unlearn.audit.pictures import list_pictures
 from hf_unlearn.audit.transforms import HeldBackViews, TrainingViews
 from hf_unlearn.errors import UserError
@@ -23,6 +23,13 @@ def by_hand(path, backend, head):
         pixels = [processor(view, return_tensors="pt")["pixel_values"] for view in VIEWS]
         outputs = [getattr(model, head)(pixel_values=p) for p in pixels]
     return torch.cat([getattr(output, "pooler_output", output) for output in outputs]).numpy()
+
+
+@pytest.mark.parametrize(("kind", "device"), [("mps", "mps"), ("cuda", "cuda"), (None, "cpu")])
+def test_the_accelerator_is_taken_of_whatever_kind(monkeypatch, kind, device):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: kind is not None)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: kind and torch.device(kind))
+    assert usable_device(None) == device
 
 
 @pytest.mark.parametrize(

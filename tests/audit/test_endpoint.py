@@ -244,6 +244,18 @@ def test_one_refused_item_counts_as_not_answered(endpoint, cache):
     encoder = EndpointEncoder(endpoint.tei, "before", cache, EndpointOptions(batch_size=2, attempts=2, backoff=0.01))
     got = encoder.embed_images(views)
     assert np.isnan(got).all(1).tolist() == [False, False, False, True, False]
+    endpoint.answer = original
+    endpoint.faults.clear()
+    endpoint.bodies.clear()
+    with EmbeddingCache(cache.path) as reopened:  # as the next audit does, which asks about that item alone
+        again = EndpointEncoder(endpoint.tei, "before", reopened).embed_images(views)
+    np.testing.assert_allclose(again, expected(views))
+    assert [body["inputs"] for body in endpoint.bodies] == [[bad]]
+
+
+def test_a_refusal_that_an_earlier_version_kept_is_asked_again(cache):
+    cache._connection.execute("INSERT INTO answers VALUES ('q', X'', '2025-01-01T00:00:00+00:00')")
+    assert cache.get("q") is None
 
 
 def test_numbers_that_are_not_finite_are_asked_again_and_never_kept(endpoint, cache):

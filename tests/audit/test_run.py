@@ -10,6 +10,7 @@ import pytest
 from audit.conftest import FAST, folder_of
 
 from hf_unlearn.audit.embedding_files import save_embeddings
+from hf_unlearn.audit.judging import judge
 from hf_unlearn.audit.recording import plan_audit, record_embeddings
 from hf_unlearn.audit.run import run_audit
 from hf_unlearn.audit.settings import AuditSettings
@@ -282,6 +283,17 @@ def test_the_same_command_gives_the_same_numbers(tmp_path, checkpoints):
         for name in "ab"
     ]
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(("stability", "views"), [(0.0, 6), (0.5, 6), (0.95, 3), (None, 3)])
+def test_more_views_are_drawn_while_the_verdict_hangs_on_them(tmp_path, checkpoints, monkeypatch, stability, views):
+    def judged(measured, provenance):
+        return {owner: replace(result, stability=stability) for owner, result in judge(measured, provenance).items()}
+
+    monkeypatch.setattr("hf_unlearn.audit.run.judge", judged)
+    model, mine = checkpoints["simclr_a"], folder_of(tmp_path / "mine", 2)
+    audit = run_audit(model, model, mine, tmp_path / "r", settings=replace(SMALL, most_views=6))
+    assert audit.measurement["view_count"] == views
 
 
 def test_settings_that_make_no_audit_are_refused():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from hf_unlearn.benchmarks.oracles import FOLDER, load_oracle, oracle_run, oracles
+from hf_unlearn.benchmarks.oracles import FOLDER, load_oracle, make_oracle, oracle_run, oracles
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.weights import weights_sha256
@@ -135,6 +135,21 @@ def test_data_of_another_version_is_refused(oracle, tmp_path):
     save_file(load_file(oracle.folder / "alignment.safetensors"), tmp_path / "alignment.safetensors")
     with pytest.raises(UserError, match="data of clip_openmoji is not what its oracle was made with"):
         load_oracle(tmp_path).score(oracle.base_model)
+
+
+def test_only_the_first_process_writes_an_oracle_and_tells_of_it(tmp_path, monkeypatch):
+    measured = SimpleNamespace(metrics={}, alignment=np.ones(3))
+    experiment = SimpleNamespace(
+        base="base", before=measured, evaluator=SimpleNamespace(gap_keys=()), train_and_evaluate=lambda _: (0, measured)
+    )
+    module = "hf_unlearn.benchmarks.oracles"
+    monkeypatch.setattr(f"{module}.start", lambda *given: experiment)
+    monkeypatch.setattr(f"{module}.load_oracle", lambda folder: None)
+    monkeypatch.setattr(f"{module}.rank", lambda: 1)
+    monkeypatch.setattr(f"{module}.map_across_processes", lambda parts, work: [False])  # which the first one does
+    said = []
+    make_oracle("clip_openmoji", [0, 1], tmp_path / "oracle", said.append)
+    assert not said and not (tmp_path / "oracle").exists()
 
 
 def test_a_name_without_an_oracle_is_refused():

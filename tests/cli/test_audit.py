@@ -47,6 +47,36 @@ def test_fail_on_is_for_scripts(tmp_path, checkpoints, word, status):
     assert (output / "audit.json").exists()
 
 
+@pytest.fixture
+def report(tmp_path, checkpoints):
+    """The report of a model that never changed."""
+    model, mine, folder = checkpoints["simclr_a"], folder_of(tmp_path / "mine", 2), tmp_path / "r"
+    assert call("--before", model, "--after", model, "--images", mine, "--output_dir", folder, *SMALL).exit_code == 0
+    return folder
+
+
+def test_a_repeated_audit_honours_where_it_goes_and_what_a_script_asks(report, monkeypatch):
+    again = report.parent / "r-repeated"
+    assert call("--repeat", report).exit_code == 0 and (again / "report.html").is_file()
+    assert "holds a finished audit" in str(call("--repeat", report).exception)
+    asked = []
+    monkeypatch.setattr("hf_unlearn.audit.encoders.usable_device", lambda device: asked.append(device) or "cpu")
+    done = call("--repeat", report, "--overwrite", "--device", "cpu:0", "--fail_on", "no-model-change")
+    assert done.exit_code == 1 and "The audits agree." in done.stdout and set(asked) == {"cpu:0"}
+    assert call("--repeat", report, "--overwrite", "--fail-on", "overshoot").exit_code == 0
+    monkeypatch.chdir(report.parent)
+    monkeypatch.setattr("hf_unlearn.cli.audit._join_processes", lambda device: False)  # as another process of a launch
+    done = call("--repeat", report, "--output_dir", "report")  # the default's own name, and yet given
+    assert done.exit_code == 0 and done.stdout == "" and (report.parent / "report" / "report.html").is_file()
+
+
+def test_beside_a_report_to_repeat_what_has_no_effect_is_refused(report):
+    done = call("--repeat", report, "--plan", "plan.json", "--view-count", "10", "--fail_on", "overshoot")
+    assert isinstance(done.exception, UserError) and "and --plan, --view_count would" in str(done.exception)
+    done = call("--repeat", report, "--output_dir", report, "--overwrite")
+    assert isinstance(done.exception, UserError) and "is the report to compare with" in str(done.exception)
+
+
 def test_captions_and_provenance_reach_the_report(tmp_path, arms, captions, checkpoints):
     done = call(
         *("--before", checkpoints["clip_a"], "--after", checkpoints["clip_b"], *folders(arms), "--captions", captions),

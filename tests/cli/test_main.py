@@ -3,6 +3,7 @@ import shutil
 import sys
 from contextlib import nullcontext
 from dataclasses import fields
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -140,6 +141,11 @@ def test_evaluate_measures_a_finished_checkpoint(cli, tiny_clip, shapes, tmp_pat
     assert asked[:2] == [str(retrained), weights_sha256(tiny_clip)] and asked[2].sha256 == combine_hashes(sorted(ids))
     rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
     assert rows[-1]["avg_gap"] == 0 and rows[-1]["metrics"]["agreement_pearson"] == pytest.approx(1)
+    monkeypatch.setattr("accelerate.PartialState.is_main_process", False)  # as another process of the launch sees it
+    assert cli(*argv, "--output_dir", str(tmp_path / "other"))[:2] == (0, "")
+    assert not (tmp_path / "other").exists()
+    monkeypatch.setattr("hf_unlearn.benchmarks.oracles.load_oracle", lambda name: SimpleNamespace(score=str))
+    assert cli("evaluate", str(retrained), "--oracle", "any")[:2] == (0, "")
 
 
 def test_evaluate_refuses_a_checkpoint_that_lacks_weights(cli, tiny_clip, foreign_pairs, tmp_path):

@@ -214,6 +214,18 @@ def test_descendants_are_found_through_others_and_cycles_end(run: Path, hub: Loc
         find_descendants("../x")
 
 
+def test_descendants_are_asked_for_with_the_token_that_was_given_alone(
+    hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is logged in may see private models, whose names are not to be published."""
+    monkeypatch.setenv("HF_TOKEN", "hf_of_who_is_logged_in")
+    hub.tokens.clear()
+    find_descendants("org/old")
+    assert not hub.tokens
+    find_descendants("org/old", "hf_given")
+    assert hub.tokens == {"hf_given"}
+
+
 def test_evidence_of_a_card_written_anew_is_written_anew(run: Path) -> None:
     write_evidence(run)
     shutil.copy(run / "assets" / "alignment_matrices.png", run / "assets" / "agm.png")

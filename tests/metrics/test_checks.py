@@ -1,10 +1,13 @@
 import logging
 import math
+import pkgutil
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 
+import hf_unlearn.metrics
 from hf_unlearn.errors import UserError
 from hf_unlearn.metrics._checks import (
     _mean_cosine,
@@ -14,6 +17,105 @@ from hf_unlearn.metrics._checks import (
     check_scores,
     normalize,
 )
+from hf_unlearn.metrics.agreement import agreement
+from hf_unlearn.metrics.alignment import matched_cosine
+from hf_unlearn.metrics.attacks import roc_auc, tpr_at_fpr
+from hf_unlearn.metrics.cka import linear_cka
+from hf_unlearn.metrics.cmia import cmia
+from hf_unlearn.metrics.completeness import sample_completeness
+from hf_unlearn.metrics.emia import best_threshold, emia
+from hf_unlearn.metrics.estimated_gap import wasserstein
+from hf_unlearn.metrics.forgetting_rate import forgetting_rate
+from hf_unlearn.metrics.forgetting_score import forgetting_score
+from hf_unlearn.metrics.klom import klom
+from hf_unlearn.metrics.knn_probe import knn_probe
+from hf_unlearn.metrics.likelihood_ratio import likelihood_ratio_attack
+from hf_unlearn.metrics.linear_probe import linear_probe
+from hf_unlearn.metrics.membership_probe import membership_probe
+from hf_unlearn.metrics.negative_alignment import negative_alignment
+from hf_unlearn.metrics.relative_position import neighbourhood_residual, relative_position
+from hf_unlearn.metrics.relearning import relearning
+from hf_unlearn.metrics.request_level import request_level
+from hf_unlearn.metrics.retrieval import retrieval
+from hf_unlearn.metrics.three_sample import nearer_to_base
+from hf_unlearn.metrics.zero_shot import zero_shot
+
+# How many arguments of scores [n], or of embeddings [n, d], a metric takes.
+OF_SCORES: dict[Callable[..., object], int] = {
+    **{agreement: 2, roc_auc: 2, tpr_at_fpr: 2, cmia: 3, best_threshold: 2, emia: 3, wasserstein: 2},
+    **{forgetting_rate: 4, forgetting_score: 2, relearning: 2, request_level: 2},
+}
+OF_EMBEDDINGS: dict[Callable[..., object], int] = {
+    **{matched_cosine: 2, linear_cka: 2, klom: 2, likelihood_ratio_attack: 2, membership_probe: 3},
+    **{negative_alignment: 4, retrieval: 2, nearer_to_base: 3},
+}
+# Alignment matrices show a broken sample as NaN, a gap is of numbers, and what `evaluate` calls is here itself.
+OTHERS = {"alignment_matrices", "gap", "hf_evaluate"}
+LABELS = np.arange(8) % 2
+
+
+def scores_of(count: int) -> list[np.ndarray]:
+    return list(np.random.default_rng(0).uniform(0.1, 0.9, size=(count, 8)))
+
+
+def embeddings_of(count: int) -> list[np.ndarray]:
+    return list(np.random.default_rng(0).normal(size=(count, 8, 4)))
+
+
+def broken(metric: Callable[..., object], given: list[np.ndarray]) -> list[tuple[Callable[..., object], list]]:
+    """The metric with one NaN row in each argument in turn."""
+    cases = []
+    for place in range(len(given)):
+        copies = [array.copy() for array in given]
+        copies[place][1] = math.nan
+        cases.append((metric, copies))
+    return cases
+
+
+def labelled(retain: np.ndarray, unlearn: np.ndarray, test: np.ndarray) -> object:
+    return linear_probe((retain, LABELS), (unlearn, LABELS), (test, LABELS))
+
+
+def shown(images: np.ndarray, prompts: np.ndarray) -> object:
+    return zero_shot(torch.tensor(images), torch.tensor(prompts).view(2, 4, 4), LABELS)
+
+
+WRAPPED = {
+    "completeness": [
+        *broken(lambda now, base, held: sample_completeness(now, base, held_out=held), scores_of(3)),
+        *broken(lambda others: sample_completeness(*scores_of(2), others), [np.stack(scores_of(3))]),
+    ],
+    "knn_probe": broken(lambda known, asked: knn_probe(known, LABELS, asked, LABELS, k=2), embeddings_of(2)),
+    "linear_probe": [
+        *broken(labelled, embeddings_of(3)),
+        *broken(
+            lambda seen: linear_probe(*[(part, LABELS) for part in embeddings_of(3)], augmented=lambda _: seen),
+            embeddings_of(1),
+        ),
+    ],
+    "relative_position": [
+        *broken(lambda *given: relative_position(*given, k=2), embeddings_of(4)),
+        *broken(lambda *given: neighbourhood_residual(*given, k=2), embeddings_of(3)),
+    ],
+    "zero_shot": broken(shown, embeddings_of(2)),
+}
+BROKEN = [
+    *(case for metric, count in OF_SCORES.items() for case in broken(metric, scores_of(count))),
+    *(case for metric, count in OF_EMBEDDINGS.items() for case in broken(metric, embeddings_of(count))),
+    *(case for cases in WRAPPED.values() for case in cases),
+]
+
+
+@pytest.mark.parametrize(("metric", "given"), BROKEN)
+def test_every_metric_refuses_a_row_that_is_no_number(metric: Callable[..., object], given: list[np.ndarray]) -> None:
+    with pytest.raises(UserError, match="is NaN or infinite"):
+        metric(*given)
+
+
+def test_every_metric_is_among_them() -> None:
+    modules = {module.name for module in pkgutil.iter_modules(hf_unlearn.metrics.__path__)}
+    asked = {metric.__module__.rpartition(".")[2] for metric in (*OF_SCORES, *OF_EMBEDDINGS)}
+    assert {name for name in modules if not name.startswith("_")} == asked | set(WRAPPED) | OTHERS
 
 
 def test_unit_rows_equal_numpy() -> None:

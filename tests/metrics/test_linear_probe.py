@@ -94,14 +94,6 @@ def test_cached_views_are_trained_on_in_turn() -> None:
         cached_views(RETAIN[0])
 
 
-def test_every_tenth_epoch_sees_plain_features() -> None:
-    views = np.arange(8.0).reshape(1, 4, 2)
-    features = cached_views(views, plain=np.array([[-1.0, -2.0]]))
-    seen = [features(epoch).tolist()[0] for epoch in range(20)]
-    assert [epoch for epoch, row in enumerate(seen) if row == [-1, -2]] == [9, 19]
-    assert [row for row in seen if row != [-1, -2]] == [views[0, place % 4].tolist() for place in range(18)]
-
-
 def test_members_are_fitted_better_than_unseen_samples() -> None:
     rng = np.random.default_rng(0)
     wide = [(rng.normal(size=(n, 64)), rng.integers(0, 3, n)) for n in (40, 40, 40)]  # nothing to learn but by heart

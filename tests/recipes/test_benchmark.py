@@ -103,6 +103,10 @@ def test_benchmark_writes_the_tables_and_goes_on_where_it_stopped(options, tmp_p
     assert len(measured) == 1  # only the trial that misses a run is set up again
     repeated = json.loads((out / "trial-1" / "fine_tune.json").read_text())
     assert repeated["emia"] == second["emia"] and table_of(again) == table_of(printed)
+    (out / "tables.md").unlink()
+    monkeypatch.setattr("accelerate.PartialState.is_main_process", False)  # as another process of the launch sees it
+    assert run(monkeypatch, capsys, "benchmark.py", str(path), "--output_dir", str(out)) == ""
+    assert not (out / "tables.md").exists()
 
 
 def test_methods_are_also_run_as_if_nobody_knew_the_initial_model(tmp_path, monkeypatch):
@@ -189,6 +193,11 @@ def test_sweep_keeps_every_setting(options, tmp_path, monkeypatch, capsys):
         parts = [value for name, value in row.items() if name.startswith("estimated_gap_")]
         assert row["estimated_gap"] == pytest.approx(sum(parts) / 5) and len(parts) == 5
         assert row["avg_gap"] == pytest.approx(sum(row["gap"].values()) / 5)
+    (tmp_path / "sweep.md").unlink()
+    (tmp_path / "sweep.json").write_text(json.dumps(rows[:3]))
+    monkeypatch.setattr("accelerate.PartialState.is_main_process", False)  # as another process of the launch sees it
+    assert run(monkeypatch, capsys, "sweep.py", str(path)) == ""
+    assert json.loads((tmp_path / "sweep.json").read_text()) == rows[:3] and not (tmp_path / "sweep.md").exists()
 
 
 def test_stopped_sweep_goes_on_with_what_is_missing_or_changed(options, tmp_path, monkeypatch, capsys):

@@ -30,6 +30,17 @@ def benchmark(monkeypatch):
     return run
 
 
+def test_every_tenth_epoch_sees_plain_features(monkeypatch):
+    monkeypatch.syspath_prepend(RECIPE.parent)
+    from speed.evaluation import views_and_plain
+
+    views = torch.arange(8.0).reshape(1, 4, 2)
+    features = views_and_plain(views, torch.tensor([[-1.0, -2.0]]))
+    seen = [features(epoch).tolist()[0] for epoch in range(20)]
+    assert [epoch for epoch, row in enumerate(seen) if row == [-1, -2]] == [9, 19]
+    assert [row for row in seen if row != [-1, -2]] == [views[0, place % 4].tolist() for place in range(18)]
+
+
 def test_lines_set_one_way_against_another(benchmark, tmp_path, capsys):
     benchmark(
         "--small", "--repeats", "2", "--only", "loss", "clip", "--device", "cpu", "--output", f"{tmp_path}/speed.json"

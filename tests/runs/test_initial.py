@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from datasets import DatasetDict
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
 from hf_unlearn.errors import UserError
+from hf_unlearn.files import owned
 from hf_unlearn.hub.verification import verify_repo
 from hf_unlearn.models import loading
 from hf_unlearn.models.loading import load_encoder
@@ -19,7 +22,7 @@ from hf_unlearn.records.schemas import EvaluationRecord, UnlearningManifest
 from hf_unlearn.runs import experiment
 from hf_unlearn.runs.builders import BUILDERS
 from hf_unlearn.runs.command_line import parse_run
-from hf_unlearn.runs.initial import load_initial_model
+from hf_unlearn.runs.initial import load_initial_model, prepare_vision_model
 from hf_unlearn.runs.resuming import settings_hash
 from hf_unlearn.runs.run_arguments import RunArguments
 from hf_unlearn.runs.run_data import prepare_task
@@ -259,3 +262,32 @@ def test_an_initial_model_of_other_pictures_is_told_of(unlearn, tiny_clip, initi
     out = unlearn(*given, "--initial_model", folder)
     (note,) = [n for n in UnlearningManifest.load(out / "fine_tune").notes if "does not read rows as the base" in n]
     assert note.startswith("The initial model public does") and "its image processor's mean is 0, 0, 0" in note
+
+
+def test_a_model_with_a_fresh_head_is_made_by_one_run_at_a_time(tiny_clip, loaded_clip, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path))
+    built = []
+
+    def build(run, task):
+        (lock,) = tmp_path.rglob(".lock")
+        with pytest.raises(UserError, match="still at work"), owned(lock.parent, "Another run"):
+            pass
+        built.append(lock.parent.name)
+        return loaded_clip
+
+    def prepared(seed):
+        arguments = SimpleNamespace(vision_model=str(tiny_clip), vision_revision=None, initial_model=None)
+        run = SimpleNamespace(arguments=arguments, pretrain=SimpleNamespace(seed=seed), model={})
+        prepare_vision_model(run, None, build)
+        return arguments.initial_model
+
+    folder = prepared(0)
+    assert prepared(0) == folder and [folder.rpartition("/")[2]] == built
+
+    @contextmanager
+    def another_makes_it(folder):
+        shutil.copytree(tiny_clip, folder)
+        yield
+
+    monkeypatch.setattr("hf_unlearn.runs.initial.alone", another_makes_it)
+    assert prepared(1) != folder and len(built) == 1

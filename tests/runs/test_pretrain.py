@@ -9,14 +9,14 @@ from hf_unlearn.methods.retrain import RetrainConfig
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.records.schemas import DatasetRecord
 from hf_unlearn.records.settings import WITHOUT_EFFECT
-from hf_unlearn.runs import pretrain
+from hf_unlearn.runs import model_cache, pretrain
 
 
 @pytest.fixture
 def folder_of(tiny_clip, tmp_path, monkeypatch):
     """The cached folder of a training with given settings, which is not carried out."""
     monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path))
-    monkeypatch.setattr(pretrain, "_is_finished", lambda folder: True)
+    monkeypatch.setattr(pretrain, "is_finished", lambda folder: True)
     model, processor = load_encoder(str(tiny_clip))
     data = DatasetRecord("pictures", sha256="a" * 64)
 
@@ -48,6 +48,23 @@ OTHERS = [
 def test_whatever_may_change_weights_is_another_training(folder_of):
     folders = [folder_of(), *(folder_of(**settings) for settings in OTHERS)]
     assert len(set(folders)) == len(folders)
+
+
+def test_all_processes_do_what_the_first_one_finds(folder_of, monkeypatch):
+    """Another run finishes the model between the looks of two processes: neither trains it, and none waits for ever."""
+    folder = folder_of()
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    told = [False, "locked", None, True]  # by the first process: not there; waited for; cleared up; now it is
+
+    def gather(shares, own):
+        shares[:] = [{0: told.pop(0)}, own]
+
+    monkeypatch.setattr(pretrain, "is_finished", model_cache.is_finished)
+    monkeypatch.setattr("hf_unlearn.distributed.world_size", lambda: 2)
+    monkeypatch.setattr("hf_unlearn.distributed.rank", lambda: 1)
+    monkeypatch.setattr("torch.distributed.all_gather_object", gather)
+    assert folder_of() == folder and not told
 
 
 def test_what_changes_no_weight_is_the_same_training(folder_of):
