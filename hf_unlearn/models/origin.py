@@ -5,6 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
+from hf_unlearn.errors import UserError
 from hf_unlearn.models.contrastive import unwrap
 
 _ATTRIBUTE = "_hf_unlearn_origin"  # of the model itself, so that copies in memory have it, too
@@ -52,3 +53,22 @@ def remember_training(model: nn.Module | None, title: str) -> None:
     """Note that a method unlearned rows from a model, so that its weights are not those of its origin any more."""
     assert model is not None  # no training without one
     vars(unwrap(model))[_ATTRIBUTE] = replace(origin_of(model), trained_by=title)
+
+
+def refuse_folder_of_origin(model: nn.Module | None, folder: str | Path, what: str) -> None:
+    """Refuse to write into the folder that a model was loaded from: it is only read, and records point to it.
+
+    Args:
+        model: The model.
+        folder: Where something is to be written.
+        what: What names it, for the message.
+
+    Raises:
+        UserError: It is that folder, or lies in it.
+    """
+    origin = origin_of(model).name
+    if origin is not None and Path(origin).is_dir() and Path(folder).resolve().is_relative_to(Path(origin).resolve()):
+        raise UserError(
+            f"{what} {folder} would write into the folder that the model was loaded from, which is only read; name "
+            "another one"
+        )

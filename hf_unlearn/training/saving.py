@@ -18,6 +18,7 @@ from hf_unlearn import files
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.publishing import PublishResult
 from hf_unlearn.hub.trainer_push import leave_records, push_trainer, trainer_record
+from hf_unlearn.models.origin import refuse_folder_of_origin
 from hf_unlearn.models.sharding import gather_whole
 from hf_unlearn.records.schemas import RequestStatus, UnlearningManifest
 from hf_unlearn.training import checkpoints
@@ -57,7 +58,13 @@ class SavingTrainer(Trainer):
         return gather_whole(self.accelerator.unwrap_model(self.model))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the weights as `transformers.Trainer` does, with `unlearning.json` and the model card beside them."""
+        """Save the weights as `transformers.Trainer` does, with `unlearning.json` and the model card beside them.
+
+        Raises:
+            UserError: the folder is that of the model which training started from.
+        """
+        if not _internal_call:
+            refuse_folder_of_origin(self.model, output_dir or str(self.args.output_dir), "save_model to")
         super().save_model(output_dir, _internal_call)
         if _internal_call or not self.is_world_process_zero():
             return

@@ -25,6 +25,7 @@ from hf_unlearn.losses import ContrastiveTerms, info_nce
 from hf_unlearn.models.adapters import add_adapter, is_adapted
 from hf_unlearn.models.contrastive import contrastive_terms, evaluation_mode, is_dual_encoder, unwrap
 from hf_unlearn.models.loading import without_report
+from hf_unlearn.models.origin import refuse_folder_of_origin
 from hf_unlearn.models.patches import as_matrix_products
 from hf_unlearn.models.sharding import make_shardable
 from hf_unlearn.models.towers import freeze_tower
@@ -125,6 +126,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         **kwargs: Any,
     ) -> None:
         refuse_unusable(self.config_class, model, args, train_dataset, kwargs)
+        refuse_folder_of_origin(model, str(args.output_dir), "output_dir")
         self.initial_model = initial_model
         if initial_model is not None:
             refuse_other_start(initial_model, model, getattr(processing_class, "tokenizer", None))

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from datasets import DatasetDict
+from folders import files_as_they_stand
 
 from hf_unlearn.data.splits import make_splits
 from hf_unlearn.errors import UserError
@@ -90,6 +91,26 @@ def test_a_copy_learns_retain_whatever_the_model_has_been_through(first, shapes,
     )
     trainer.train()
     assert trainer.earlier.rows.num_rows == 6 and trainer.state.global_step == 1
+
+
+def test_the_folder_that_the_model_came_from_is_not_written_to(trainer_of, first, shapes, asked, tmp_path):
+    folder = shutil.copytree(first[0], tmp_path / "own")
+    before = files_as_they_stand(folder)
+    kept, _ = make_splits(shapes, unlearn_request=asked[2], past=past_rows(folder, shapes))
+    trainer = trainer_of(load_encoder(str(folder)), kept)
+    for inside in (folder, folder / "again"):
+        with pytest.raises(
+            UserError, match=r"save_model to .* the folder that the model was loaded from, .* another one"
+        ):
+            trainer.save_model(str(inside))
+        with pytest.raises(UserError, match=r"output_dir .* which is only read; name another one"):
+            FineTuneTrainer(
+                trainer.model,
+                replace(trainer.args, output_dir=str(inside)),
+                kept,
+                processing_class=trainer.processing_class,
+            )
+    assert files_as_they_stand(folder) == before
 
 
 def test_rows_found_for_an_older_model_are_not_enough(trainer_of, first, shapes, asked, tmp_path):
