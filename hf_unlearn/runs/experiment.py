@@ -45,6 +45,7 @@ from hf_unlearn.runs.sanity import sanity_notes
 from hf_unlearn.runs.training_log import attach_log, train_on
 from hf_unlearn.training.config import StartingPoint, UnlearningConfig
 from hf_unlearn.training.earlier_requests import EarlierRequests
+from hf_unlearn.training.keys import keep_keys_of
 from hf_unlearn.training.rows import make_preprocessor
 from hf_unlearn.training.shrink_perturb import taken
 from hf_unlearn.training.trainer_arguments import refuse_unfit
@@ -145,6 +146,7 @@ class Experiment(RunReports):
             checkpoints: the folder to keep checkpoints in, and to go on from.
         """
         trained = self._train(config, checkpoints)
+        keep_keys_of(trained.model, self.evaluator.preprocessor, self._retain)
         if not is_adapted(trained.model):  # what is saved is what is measured
             trained.model.to(dtype=self.dtype).float()  # type: ignore[call-arg]
         evaluation = self._compared(self.evaluator.evaluate(trained.model))
@@ -211,6 +213,10 @@ class Experiment(RunReports):
     def _compared(self, evaluation: Evaluation) -> Evaluation:
         evaluation = evaluation.compared_with(self.before, self.original)
         return evaluation if self.retrain is None else evaluation.compared_with_retrain(self.retrain)
+
+    def _retain(self, rows: int) -> EncodedSplit:
+        retain = self.training_splits["retain"]
+        return retain.sample(rows) if isinstance(retain, StreamedSplit) else retain
 
     def _load_base(self) -> tuple[PreTrainedModel, Any]:
         """The base model, anew, and its processor; one that is itself an adapter on another is made whole."""

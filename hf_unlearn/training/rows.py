@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -25,7 +26,10 @@ from hf_unlearn.data.views import VIEW_PRESETS
 from hf_unlearn.distributed import rank, world_size
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.contrastive import caption_length, is_dual_encoder, unwrap
+from hf_unlearn.models.origin import origin_of
 from hf_unlearn.models.processor_fit import check_fit
+from hf_unlearn.records.file_names import MANIFEST_NAME
+from hf_unlearn.records.schemas import UnlearningManifest
 from hf_unlearn.training.config import UnlearningConfig
 
 logger = logging.getLogger(__name__)
@@ -49,23 +53,45 @@ def make_preprocessor(model: PreTrainedModel, processing_class: Processor, data:
 
     Raises:
         UserError: without the model's processor, when it does not fit the model, when the text encoder takes fewer
-            tokens than `max_length`, or when a setting is of another kind of model.
+            tokens than `max_length`, when a setting is of another kind of model, or when the model was unlearned with
+            other views, or longer or shorter captions, by its record.
     """
     if processing_class is None:
         raise UserError(
             "processing_class is missing; pass the processor saved with the model (AutoProcessor.from_pretrained)"
         )
     check_fit(model, processing_class, model.name_or_path or type(model).__name__)
+    recorded = _recorded_settings(model)
     model = unwrap(model)  # type: ignore[assignment]
     data.refuse_idle(is_dual_encoder(model))
     if is_dual_encoder(model):
         tokenizer = getattr(processing_class, "tokenizer", None)
         length = caption_length(model, tokenizer, data.max_length)
+        _refuse_other(recorded, "max_length", length)
         # CLIP's text encoder looks back only, from a text's first end: padding after it changes nothing, and a mask
         # would cost a read on the host at every step and the fused attention without one.
         looks_back = model.config.model_type == "clip" and tokenizer.padding_side == "right"  # type: ignore[union-attr]
         return ImageTextPreprocessor(processing_class, length, data.flip_probability, masked=not looks_back)
+    _refuse_other(recorded, "views", data.views)
     return ImageViewPreprocessor(processing_class, VIEW_PRESETS[data.views])
+
+
+def _recorded_settings(model: PreTrainedModel) -> Mapping[str, object]:
+    """What the record beside a model says of its run's settings; nothing of a model without one, or on the Hub."""
+    name = origin_of(model).name
+    if name is None or not (Path(name) / MANIFEST_NAME).is_file():
+        return {}
+    return UnlearningManifest.load(name).hyper_parameters
+
+
+def _refuse_other(recorded: Mapping[str, object], name: str, now: object) -> None:
+    """Refuse to read rows otherwise than a model's own run did: where samples stand would be told by other figures."""
+    was = recorded.get(name, now)
+    if was != now:
+        raise UserError(
+            f"the model was unlearned with {name}={was}, and figures with {name}={now} cannot be compared with its "
+            f"own; give --{name} {was} (DataConfig({name}={was!r}))"
+        )
 
 
 class TrainingRows:
@@ -142,6 +168,15 @@ class TrainingRows:
             size, seed = self._args.train_batch_size, self._args.seed
             return StreamedBatches(self._streamed(retain), unlearn, size, seed, rank(), world_size())
         return EncodedSplits(None if retain is None else self._encode(retain), unlearn)
+
+    def kept(self, rows: int) -> EncodedSplit | None:
+        """At most so many rows of retain, encoded, whether the method learns from them or not; None without any."""
+        retain = self._splits.get("retain")
+        if isinstance(retain, Stream):
+            return self._streamed(retain).sample(rows)
+        if isinstance(retain, Dataset):
+            return self._encode(retain.select(range(min(rows, len(retain)))))
+        return retain
 
     def unlearn(self, batches: EncodedSplits | StreamedBatches) -> EncodedSplit:
         """The unlearn split encoded, which it already is among the batches of a method that learns from it."""

@@ -46,6 +46,9 @@ class SavingTrainer(Trainer):
         """What identifies this training: a checkpoint of one that differs in it is not gone on from."""
         raise NotImplementedError
 
+    def keep_keys_of_retain(self) -> None:
+        """Take keys of requested pictures out of what is saved; most models have none."""
+
     def request_statuses(self) -> tuple[RequestStatus, ...]:
         """Where every request that the model has been through stands, as far as it was measured."""
         return ()
@@ -65,6 +68,7 @@ class SavingTrainer(Trainer):
         """
         if not _internal_call:
             refuse_folder_of_origin(self.model, output_dir or str(self.args.output_dir), "save_model to")
+            self.keep_keys_of_retain()
         super().save_model(output_dir, _internal_call)
         if _internal_call or not self.is_world_process_zero():
             return
@@ -102,6 +106,7 @@ class SavingTrainer(Trainer):
             raise UserError("push_to_hub checks what it sends before and after, so it blocks; leave blocking=True")
         if self.source_splits is None:
             raise UserError("push_to_hub needs the rows that were unlearned; pass train_dataset as a DatasetDict")
+        self.keep_keys_of_retain()
         return push_trainer(
             self,
             self._record(self.source_splits),

@@ -35,6 +35,7 @@ from hf_unlearn.training.config import StartingPoint, UnlearningConfig
 from hf_unlearn.training.earlier_requests import HoldingTrainer, find_earlier_requests
 from hf_unlearn.training.gradients import Objective, SaliencyMask, mean_gradient
 from hf_unlearn.training.guards import DivergenceGuard
+from hf_unlearn.training.keys import keep_keys_of
 from hf_unlearn.training.loss import LossTrainer, ReportedLoss
 from hf_unlearn.training.rows import Split, TrainingRows, make_preprocessor
 from hf_unlearn.training.saving import SavingTrainer
@@ -353,6 +354,11 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         refill_queue(model, lambda rows: self.split_batches(self._first_split(rows)))
         if self.saliency is not None:
             self.saliency.restore()
+
+    def keep_keys_of_retain(self) -> None:
+        """Fill MoCo's queue with keys of retain, where something was unlearned."""
+        if self.unlearn_to_retain:
+            keep_keys_of(self.model, self.preprocessor, self.rows.kept)
 
     @property
     def notes(self) -> list[str]:

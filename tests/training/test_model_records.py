@@ -8,6 +8,7 @@ import pytest
 from datasets import DatasetDict
 from folders import files_as_they_stand
 
+from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.splits import make_splits
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.past_requests import PastRequests, past_rows
@@ -16,6 +17,7 @@ from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
 from hf_unlearn.methods.targeted_calibration import TargetedCalibrationConfig, TargetedCalibrationTrainer
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.records.schemas import UnlearningManifest
+from hf_unlearn.training.rows import make_preprocessor
 
 WEEKS = {1: range(0, 6), 2: range(20, 24), 3: range(30, 33)}
 
@@ -111,6 +113,19 @@ def test_the_folder_that_the_model_came_from_is_not_written_to(trainer_of, first
                 processing_class=trainer.processing_class,
             )
     assert files_as_they_stand(folder) == before
+
+
+@pytest.mark.parametrize(("family", "settings"), [("simclr", {"views": "light"}), ("clip", {"max_length": 9})])
+def test_rows_are_read_as_the_models_own_run_read_them(make_trainer, shapes, tmp_path, family, settings):
+    """Where samples stand is told in the views and captions of the first run; others would be other figures."""
+    trainer = make_trainer("fine_tune", family, max_steps=1, **settings)
+    trainer.save_model(str(tmp_path / "first"))
+    model, processor = load_encoder(str(tmp_path / "first"))
+    make_preprocessor(model, processor, DataConfig(**settings))
+    (name, was), now = *settings.items(), {"views": "cifar", "max_length": 16}
+    told = rf"unlearned with {name}={was}, .* with {name}={now[name]} .* give --{name} {was} \(DataConfig\({name}="
+    with pytest.raises(UserError, match=told):
+        make_preprocessor(model, processor, DataConfig())
 
 
 def test_rows_found_for_an_older_model_are_not_enough(trainer_of, first, shapes, asked, tmp_path):

@@ -1,0 +1,42 @@
+"""MoCo's queue after an unlearning: training leaves keys of what it saw last there, of requested pictures, too."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hf_unlearn.data.encoded import EncodedSplit
+from hf_unlearn.data.preprocessing import ContrastivePreprocessor
+from hf_unlearn.models.contrastive import as_weights, evaluation_mode, unwrap
+from hf_unlearn.models.moco import MoCoModel
+
+BATCH = 256
+
+
+@torch.no_grad()
+def keep_keys_of(
+    model: nn.Module, preprocessor: ContrastivePreprocessor, retain: Callable[[int], EncodedSplit | None]
+) -> None:
+    """Fill a MoCo's queue with keys of retain pictures alone; other models have no queue.
+
+    Keys come from the key encoder as it is, in evaluation mode: no running statistic moves. Every process computes all
+    of them, so that their queues stay equal.
+
+    Args:
+        model: the encoder, wrapped or not; its queue is replaced in place.
+        preprocessor: how the rows were encoded.
+        retain: from a number of rows to at most so many of them; None where there are none at hand.
+    """
+    model = unwrap(model)
+    if not isinstance(model, MoCoModel) or not (rows := retain(len(model.queue))):
+        return
+    keys: list[Tensor] = []
+    with evaluation_mode(model):
+        while sum(map(len, keys)) < len(model.queue):
+            for encoded in rows.batches(BATCH):
+                encoded = {name: value.to(model.device) for name, value in encoded.items()}
+                views = preprocessor.batch(encoded, len(keys))["pixel_values"][:, 1]
+                keys.append(F.normalize(model.get_key_features(as_weights(model, views)).float(), dim=-1))
+    model.queue.copy_(torch.cat(keys)[: len(model.queue)])
+    model.queue_pointer.zero_()
