@@ -90,6 +90,8 @@ def test_classes_that_do_not_fit_are_refused_before_the_base_model_is_trained(st
         ),
         ("moco", "--use_peft true --methods fine_tune", "MoCo cannot be trained through an adapter"),
         ("clip", "--freeze vision --methods fine_tune retrain", "a frozen encoder would stay random"),
+        ("moco", "--methods fine_tune npo --npo.forward_chunk_size 4", "forward_chunk_size cannot be exact for MoCoM"),
+        ("simclr", "--methods npo --pretrain.forward_chunk_size 4", "forward_chunk_size cannot be exact for SimCLRM"),
         (
             "simclr",
             "--methods fine_tune retrain --num_train_epochs 1 --per_device_train_batch_size 128",
