@@ -40,7 +40,7 @@ from hf_unlearn.records.file_names import (
     published_names,
 )
 from hf_unlearn.records.method_description import PAPER_CITATION
-from hf_unlearn.records.metric_labels import metric_label, short_name
+from hf_unlearn.records.metric_labels import first_request_note, metric_label, short_name
 from hf_unlearn.records.schemas import COMMIT, EvaluationRecord, Results, UnlearningManifest
 from hf_unlearn.text import markdown_code, markdown_line, markdown_text, printable, python_string, shell_word
 
@@ -167,6 +167,7 @@ def render_card(manifest: UnlearningManifest, evaluation: EvaluationRecord | Non
         history=history_table(manifest, evaluation),
         metrics=metrics_table(evaluation) if evaluation else "",
         comparison=comparison_table(evaluation) if evaluation else "",
+        first_request=first_request_note(evaluation.metrics) if evaluation and evaluation.original else "",
         avg_gap=number(evaluation.avg_gap) if evaluation else NONE,
         gap_names="; ".join(markdown_text(short_name(key)) for key in evaluation.gap_keys) if evaluation else "",
         equations=[_equation(line) for line in manifest.description.equations],
