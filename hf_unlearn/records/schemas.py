@@ -173,6 +173,7 @@ class UnlearningManifest(FileRecord):
 
     @property
     def method_title(self) -> str:
+    family: str | None = None  # image-text or views; earlier versions kept it in evaluation.json alone
         """The method's name for readers; of a record without a description, made of its id."""
         return self.description.title or title_of(self.method)
 
