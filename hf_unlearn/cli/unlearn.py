@@ -89,7 +89,9 @@ def pretrain_base(argv: Sequence[str], family: str) -> None:
 
 
 def _parse(argv: Sequence[str], family: str | None) -> "Run":
-    from hf_unlearn.runs.command_line import parse_run
+    from hf_unlearn.runs.command_line import parse_run, refuse_idle_sections
 
     options = [*argv, *(["--family", family] if family is not None else [])]
-    return parse_run(options, default_config=f"{family or DEFAULT_FAMILY}_openmoji")
+    run = parse_run(options, default_config=f"{family or DEFAULT_FAMILY}_openmoji")
+    refuse_idle_sections(argv, run.arguments)
+    return run

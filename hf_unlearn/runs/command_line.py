@@ -114,6 +114,24 @@ def parse_run(argv: Sequence[str] | None = None, default_config: str | Path | No
 
 
 def _family(named: list[str]) -> str | None:
+def refuse_idle_sections(argv: Iterable[str], arguments: RunArguments) -> None:
+    """Refuse what a command line says of a base model that is not trained; sections of its config may stay.
+
+    Raises:
+        UserError: naming the option, and what makes it idle.
+    """
+    named = next((name for name in ("model_name_or_path", "initial_model") if getattr(arguments, name)), None)
+    idle = {"model_name_or_path": (MODEL, *EARLIER_TRAININGS), "initial_model": (MODEL,)}.get(named or "", ())
+    for name, _ in grouped_options(argv):
+        section, dot, _ = name.partition(".")
+        if dot and section in idle:
+            what = "architecture" if section == MODEL else "training"
+            raise UserError(
+                f"--{name} would have no effect: it is of the {what} of a model that a run makes, and --{named} names "
+                "one; leave it out"
+            )
+
+
     """The family that the config and the command line agree in, if any says one."""
     if unknown := [name for name in named if name not in FAMILIES]:
         raise UserError(f"family {unknown[0]!r} is unknown; choose from {', '.join(FAMILIES)}")
