@@ -31,6 +31,7 @@ FAMILY = "family"  # what kind of small encoder that architecture is
 FAMILIES = ("clip", "simclr", "moco")
 # Options that say where all trainings run, the base model's own among them.
 _OF_THE_MACHINE = ("use_cpu", "ddp_backend", "ddp_timeout")
+_OF_ALL_TRAININGS = (*_OF_THE_MACHINE, "disable_tqdm")
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def parse_run(argv: Sequence[str] | None = None, default_config: str | Path | No
     _check_settings(of_sections, {**all_targets, **dict.fromkeys(EARLIER_TRAININGS, RetrainConfig)})
     own = _names(RunArguments, DataConfig)
     # Where a model is named, no base is trained: a precision that is not to be had here must not stop the run for it.
-    of_all = (*_OF_THE_MACHINE, "bf16") if arguments.model_name_or_path is not None else _OF_THE_MACHINE
+    of_all = (*_OF_ALL_TRAININGS, "bf16") if arguments.model_name_or_path is not None else _OF_ALL_TRAININGS
     parsed = {}
     for target, config_class in targets.items():
         # The base model's own training is set in its section alone: --num_train_epochs means the unlearning's.
@@ -113,7 +114,6 @@ def parse_run(argv: Sequence[str] | None = None, default_config: str | Path | No
     return Run(arguments, parsed, pretrain, initial, data, model, family)
 
 
-def _family(named: list[str]) -> str | None:
 def refuse_idle_sections(argv: Iterable[str], arguments: RunArguments) -> None:
     """Refuse what a command line says of a base model that is not trained; sections of its config may stay.
 
@@ -132,6 +132,7 @@ def refuse_idle_sections(argv: Iterable[str], arguments: RunArguments) -> None:
             )
 
 
+def _family(named: list[str]) -> str | None:
     """The family that the config and the command line agree in, if any says one."""
     if unknown := [name for name in named if name not in FAMILIES]:
         raise UserError(f"family {unknown[0]!r} is unknown; choose from {', '.join(FAMILIES)}")
