@@ -73,7 +73,7 @@ def check_command(words: list[str]) -> None:
     if command.name == "unlearn":
         config = context.params["config"]
         given = ["--config", config] if config is not None and "/" not in config and config != "mine.yaml" else []
-        no_accelerator = ["--bf16", "false", "--pretrain.bf16", "false"]
+        no_accelerator = ["--use_cpu", "true"]
         unlearning._parse([*context.args, *given, *no_accelerator], context.params["family"])
     elif command.name == "tune":
         parse_run(["--config", *context.args] if context.args[0][0] != "-" else context.args)

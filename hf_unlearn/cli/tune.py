@@ -36,7 +36,7 @@ def tune(
     """
     from hf_unlearn.methods.retrain import RetrainConfig
     from hf_unlearn.records.metric_labels import shown
-    from hf_unlearn.runs.command_line import grouped_options, parse_run
+    from hf_unlearn.runs.command_line import grouped_options, parse_run, refuse_idle_sections
     from hf_unlearn.runs.results import text_table
     from hf_unlearn.runs.tuning import TUNED_NAME, Search, trials_table
     from hf_unlearn.runs.tuning import tune as search_settings
@@ -46,7 +46,9 @@ def tune(
     argv = ["--config", *context.args] if context.args and not context.args[0].startswith("--") else context.args
     argv = ["--methods" if word == "--method" else word for word in argv] + ["--seed", str(seed)]
     argv += ["--family", family] if family is not None else []
-    methods = tuple(name for name in parse_run(argv).methods)
+    parsed = parse_run(argv)
+    refuse_idle_sections(argv, parsed.arguments)
+    methods = tuple(parsed.methods)
     chosen = any(name == "methods" for name, _ in grouped_options(argv))
     search = Search(
         tuple(argv), methods if chosen else tuple(m for m in methods if m != RetrainConfig.method), n_trials, seed

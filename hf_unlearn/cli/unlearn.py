@@ -57,6 +57,7 @@ def run_methods(argv: Sequence[str], family: str | None = None) -> None:
     from accelerate import PartialState
 
     from hf_unlearn.runs.builders import BUILDERS
+    from hf_unlearn.runs.reports import BEFORE
     from hf_unlearn.runs.results import text_table
     from hf_unlearn.runs.unlearn import unlearn_and_compare
 
@@ -65,7 +66,8 @@ def run_methods(argv: Sequence[str], family: str | None = None) -> None:
     results = unlearn_and_compare(run, build=BUILDERS[run.family or DEFAULT_FAMILY])
     if not PartialState().is_main_process:
         return
-    signal = results.rows[0].metrics.get("emia_signal_auc")
+    before = next(row for row in results.rows if row.method == BEFORE)  # above it may stand the original model
+    signal = before.metrics.get("emia_signal_auc")
     if signal is not None:
         print(f"\nBefore unlearning, views tell members from non-members with an AUC of {signal:.1f}% (chance: 50%).")
     print(f"\n{text_table(results)}\n\nCards, heatmaps and checkpoints: {run.arguments.output_dir}")
@@ -87,7 +89,9 @@ def pretrain_base(argv: Sequence[str], family: str) -> None:
 
 
 def _parse(argv: Sequence[str], family: str | None) -> "Run":
-    from hf_unlearn.runs.command_line import parse_run
+    from hf_unlearn.runs.command_line import parse_run, refuse_idle_sections
 
     options = [*argv, *(["--family", family] if family is not None else [])]
-    return parse_run(options, default_config=f"{family or DEFAULT_FAMILY}_openmoji")
+    run = parse_run(options, default_config=f"{family or DEFAULT_FAMILY}_openmoji")
+    refuse_idle_sections(argv, run.arguments)
+    return run

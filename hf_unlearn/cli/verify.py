@@ -67,16 +67,20 @@ def verify(
     run = None if dataset is None else run_of(context.args, str(base), dataset)
 
     def measure(folder: Path) -> Measurements:
+        from hf_unlearn.records.schemas import UnlearningManifest
         from hf_unlearn.runs.recorded_initial import measuring
         from hf_unlearn.runs.run_data import prepare_task
 
         assert run is not None  # without data nothing is measured
         quiet_loading()
-        again = measuring(run, prepare_task(run.arguments), str(base), str(folder))
+        task = prepare_task(run.arguments)
+        if UnlearningManifest.load(folder).dataset.differs(task.dataset):
+            return Measurements(task.dataset)
+        again = measuring(run, task, str(base), str(folder))
         before, after = again.experiment.before.metrics, again.experiment.evaluate(str(folder)).metrics
         if not again.is_alike:  # two kinds of figures, of which neither says that the other is wrong
             before, after = ({k: m[k] for k in m if "estimated_gap" not in k} for m in (before, after))
-        return Measurements(before, after, () if again.standing is None else (again.standing,))
+        return Measurements(task.dataset, before, after, () if again.standing is None else (again.standing,))
 
     report = verify_repo(
         target,

@@ -40,7 +40,7 @@ from hf_unlearn.records.file_names import (
     published_names,
 )
 from hf_unlearn.records.method_description import PAPER_CITATION
-from hf_unlearn.records.metric_labels import metric_label, short_name
+from hf_unlearn.records.metric_labels import first_request_note, metric_label, short_name
 from hf_unlearn.records.schemas import COMMIT, EvaluationRecord, Results, UnlearningManifest
 from hf_unlearn.text import markdown_code, markdown_line, markdown_text, printable, python_string, shell_word
 
@@ -151,6 +151,7 @@ def render_card(manifest: UnlearningManifest, evaluation: EvaluationRecord | Non
         card_data=card_metadata(manifest, evaluation).to_yaml(),
         manifest=manifest,
         evaluation=evaluation,
+        family=_family(manifest, evaluation),
         method=manifest.description,
         title=markdown_text(card_title(manifest)),
         base=manifest.base_model.name_or_path,
@@ -166,6 +167,7 @@ def render_card(manifest: UnlearningManifest, evaluation: EvaluationRecord | Non
         circumstances=table(("Circumstance", "Value"), circumstances(manifest)),
         history=history_table(manifest, evaluation),
         metrics=metrics_table(evaluation) if evaluation else "",
+        first_request=first_request_note(evaluation.metrics) if evaluation and evaluation.original else "",
         comparison=comparison_table(evaluation) if evaluation else "",
         avg_gap=number(evaluation.avg_gap) if evaluation else NONE,
         gap_names="; ".join(markdown_text(short_name(key)) for key in evaluation.gap_keys) if evaluation else "",
@@ -195,9 +197,8 @@ def card_metadata(manifest: UnlearningManifest, evaluation: EvaluationRecord | N
     """Build the metadata block (`huggingface_hub.ModelCardData`), every metric as an entry of its `model-index`."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    family = evaluation.family if evaluation else None
     dataset = hub_identifier(manifest.dataset.name, manifest.dataset.revision)
-    task = PIPELINE_TAGS.get(family or "", "feature-extraction")
+    task = pipeline_tag(manifest, evaluation)
     figures = [
         EvalResult(
             task_type=task,
@@ -224,6 +225,16 @@ def card_metadata(manifest: UnlearningManifest, evaluation: EvaluationRecord | N
         model_name=printable(card_title(manifest)),
         eval_results=figures or None,
     )
+
+
+def pipeline_tag(manifest: UnlearningManifest, evaluation: EvaluationRecord | None) -> str:
+    """What the Hub calls the task of such a model."""
+    return PIPELINE_TAGS.get(_family(manifest, evaluation) or "", "feature-extraction")
+
+
+def _family(manifest: UnlearningManifest, evaluation: EvaluationRecord | None) -> str | None:
+    """Whether the model embeds pairs of pictures and texts, or views; None where an earlier version did not say."""
+    return evaluation.family if evaluation else manifest.family
 
 
 def _library(manifest: UnlearningManifest) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from hf_unlearn.files import write_atomically
-from hf_unlearn.hub.card import PIPELINE_TAGS, card_title
+from hf_unlearn.hub.card import card_title, pipeline_tag
 from hf_unlearn.hub.verification_report import Statement, judged, unchecked
 from hf_unlearn.models.weights import file_sha256, weight_files
 from hf_unlearn.records.file_names import (
@@ -78,7 +78,7 @@ def bill_of_materials(
     if base.sha256:
         ancestor["hashes"] = [_hash(base.sha256)]
     metrics = evaluation.metrics if evaluation is not None else {}
-    task = PIPELINE_TAGS.get(evaluation.family if evaluation is not None else "", "feature-extraction")
+    task = pipeline_tag(manifest, evaluation)
     component: dict[str, object] = {
         "type": "machine-learning-model",
         "bom-ref": "model",

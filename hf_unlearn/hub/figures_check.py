@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,14 @@ from hf_unlearn.hub.verification_report import Statement, failed, held, judged, 
 from hf_unlearn.parsing import PICTURE_DAMAGE
 from hf_unlearn.records.file_names import EVALUATION_NAME, published_names
 from hf_unlearn.records.metric_labels import GAP_KEYS, gap_keys, metric_label
-from hf_unlearn.records.schemas import ComparisonRow, EvaluationRecord, Matrices, RequestStatus, UnlearningManifest
+from hf_unlearn.records.schemas import (
+    ComparisonRow,
+    DatasetRecord,
+    EvaluationRecord,
+    Matrices,
+    RequestStatus,
+    UnlearningManifest,
+)
 
 RETRAIN = "retrain"  # the method's id
 _TOLERANCE = 1e-5  # the matrices are stored with six decimals
@@ -255,21 +262,40 @@ class Measurements:
     """What was measured here.
 
     Attributes:
+        data: The training rows here; of other rows than the recorded ones nothing is measured.
         before: Metrics of the base model.
         after: Metrics of the model; as of the base, none that is of another kind than the recorded one.
         statements: What is to be said of how they were measured.
     """
 
-    before: Mapping[str, float]
-    after: Mapping[str, float]
+    data: DatasetRecord
+    before: Mapping[str, float] = field(default_factory=dict)
+    after: Mapping[str, float] = field(default_factory=dict)
     statements: tuple[Statement, ...] = ()
 
 
-def verify_measurements(evaluation: EvaluationRecord, measured: Measurements | None) -> Iterator[Statement]:
+def verify_data(recorded: DatasetRecord, measured: Measurements | None) -> Statement:
+    """Compare the training rows at hand, if there are any, with the recorded hash."""
+    if recorded.sha256 is None:
+        return unchecked("data", "the training data is not part of the repository, nor is its SHA-256 recorded")
+    if measured is None or measured.data.sha256 is None:
+        told = f"the training data is not part of the repository; its SHA-256 {recorded.sha256} is compared with "
+        return unchecked("data", told + "that of --dataset where figures are measured")
+    if recorded.differs(measured.data):
+        ours, theirs = (f"{each[:8]}..." for each in (measured.data.sha256, recorded.sha256))
+        told = f"the training rows here are others (SHA-256 {ours}) than the recorded ones ({theirs}); give --dataset "
+        return unchecked("data", told + "and options as the run had them")
+    return held("data", f"SHA-256 {recorded.sha256} of the training rows here")
+
+
+def verify_measurements(
+    evaluation: EvaluationRecord, recorded_data: DatasetRecord, measured: Measurements | None
+) -> Iterator[Statement]:
     """Compare the figures with those measured here, or say that nobody but the publisher has measured them.
 
     Args:
         evaluation: The record.
+        recorded_data: The rows that it is of.
         measured: On the data at hand.
     """
     recorded = {"before": evaluation.before or {}, "after": evaluation.metrics}
@@ -279,6 +305,9 @@ def verify_measurements(evaluation: EvaluationRecord, measured: Measurements | N
     if measured is None:
         detail = f"{count} figures are the publisher's own measurement; give --base, --dataset and --unlearn_request"
         yield unchecked("metrics", f"{detail}, and they are measured here, where nothing fails")
+        return
+    if recorded_data.differs(measured.data):
+        yield unchecked("metrics", f"{count} figures cannot be checked with other rows than the recorded ones")
         return
     yield from measured.statements
     for side, again in (("before", measured.before), ("after", measured.after)):

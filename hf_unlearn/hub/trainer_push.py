@@ -95,6 +95,7 @@ def trainer_record(
         parts=past.salted.parts,
         retain_sha256=dataset_sha256(splits["retain"]) if "retain" in splits else None,
         initial_model=_initial_record(getattr(trainer, "initial_model", None), base_model),
+        family="image-text" if is_dual_encoder(unwrap(model)) else "views",
     )
     own_rows = RecordedRows.of(request, splits)
 

@@ -17,6 +17,7 @@ from hf_unlearn.hub.evidence import verify_evidence
 from hf_unlearn.hub.figures_check import (
     Measurements,
     load_evaluation,
+    verify_data,
     verify_figures,
     verify_heatmaps,
     verify_measurements,
@@ -86,10 +87,10 @@ def verify_repo(
         statements.append(verify_request_file(manifest, request))
     statements += verify_samples(manifest, salt, samples)
     sound = not any(statement.fails for statement in statements)
-    evaluation = load_evaluation(folder)
+    evaluation, measured = load_evaluation(folder), None
     if isinstance(evaluation, EvaluationRecord):
         measured = measure(folder) if measure is not None and sound else None
-        statements += verify_measurements(evaluation, measured)
+        statements += verify_measurements(evaluation, manifest.dataset, measured)
         if measured is None and manifest.initial_model is not None:
             unseen = "its weights are compared where figures are measured again; give --initial_model with --dataset"
             statements.append(unchecked("initial model", unseen))
@@ -99,7 +100,7 @@ def verify_repo(
     statements.append(verify_signature(folder, public_key))
     if (stamped := verify_token(folder, tsa_certificate)) is not None:
         statements.append(stamped)
-    statements.append(unchecked("data", "the training data and its SHA-256 are not part of the repository"))
+    statements.append(verify_data(manifest.dataset, measured))
     statements.append(unchecked("training", "weights do not show which data they were trained on"))
     return VerificationReport(str(repo_or_dir), tuple(statements))
 

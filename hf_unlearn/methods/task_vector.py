@@ -126,6 +126,7 @@ class TaskVectorTrainer(UnlearningTrainer):
         """Fine-tune from the base model, as the base class trains, then negate."""
         torch._foreach_copy_(self._all, self._base)
         self._sums, self._signs, self._finished = {}, {}, 0
+        self.trainings = 0  # none that was before is left in the weights
         output = super().train(*positional, **kwargs)
         if self.guard.stopped:  # in the midst of one, which is not counted
             torch._foreach_copy_(self._all, self._base)

@@ -99,12 +99,7 @@ def contrastive_terms(model: nn.Module, inputs: ModelInputs, chunk_size: int | N
     size = len(next(iter(inputs.values())))
     if chunk_size is None or size <= chunk_size:
         return terms_from_outputs(family, model(**inputs))
-    normalises = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in family.modules())
-    if normalises or not is_dual_encoder(family):
-        raise UserError(
-            f"forward_chunk_size cannot be exact for {type(family).__name__}: it needs an image-text model without "
-            "batch norm, which embeds each sample by itself; leave it unset"
-        )
+    check_chunkable(family)
     chunks = zip(*(value.split(chunk_size) for value in inputs.values()), strict=True)
     outputs = [
         checkpoint(
@@ -116,6 +111,17 @@ def contrastive_terms(model: nn.Module, inputs: ModelInputs, chunk_size: int | N
     ]
     images, texts = map(torch.cat, zip(*outputs, strict=True))
     return terms_from_outputs(family, SimpleNamespace(image_embeds=images, text_embeds=texts))
+
+
+def check_chunkable(model: nn.Module) -> None:
+    """Refuse a model that embeds a sample by more than the sample itself, for which chunks are not exact."""
+    family = unwrap(model)
+    normalises = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in family.modules())
+    if normalises or not is_dual_encoder(family):
+        raise UserError(
+            f"forward_chunk_size cannot be exact for {type(family).__name__}: it needs an image-text model without "
+            "batch norm, which embeds each sample by itself; leave it unset"
+        )
 
 
 def _elements(model: nn.Module, outputs: Any) -> tuple[Tensor, Tensor]:

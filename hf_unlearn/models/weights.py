@@ -45,6 +45,25 @@ def has_weights(folder: str | Path) -> bool:
     return any((Path(folder) / name).is_file() for name in whole)
 
 
+def refuse_other_kind(folder: str | Path, adapter: bool) -> None:
+    """Refuse to save an adapter into a folder that holds a whole model, or the other way round.
+
+    Args:
+        folder: Where it is to be saved.
+        adapter: Whether what is saved is an adapter.
+
+    Raises:
+        UserError: Of the two that would lie there, loaders would choose differently.
+    """
+    names = (WEIGHTS_NAME, WEIGHTS_INDEX_NAME) if adapter else (ADAPTER_NAME, ADAPTER_CONFIG_NAME)
+    if there := [name for name in names if (Path(folder) / name).is_file()]:
+        kinds = ("an adapter", "a whole model") if adapter else ("a whole model", "an adapter")
+        raise UserError(
+            f"{folder} holds {there[0]}, and of {kinds[0]} beside {kinds[1]} loaders differ on which they read; name "
+            "another folder, or remove that file"
+        )
+
+
 def weight_files(folder: str | Path) -> list[Path]:
     """List the files that `from_pretrained` reads weights from: one, every shard of an index, or an adapter's alone.
 

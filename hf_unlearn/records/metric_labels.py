@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from hf_unlearn.errors import listed
+
 
 @dataclass(frozen=True)
 class MetricLabel:
@@ -80,6 +82,16 @@ def gap_keys(family: str, measured: Iterable[str]) -> tuple[str, ...]:
     """
     keys = GAP_KEYS.get(family, ())
     return keys if family != "views" or set(measured) & set(_PROBED) else keys[:1]
+
+
+# Of what a comparison shows, the figures of unlearn samples: each request has its own.
+_OF_UNLEARN = ("cosine_unlearn", "emia", "unlearn_accuracy", "cmia")
+
+
+def first_request_note(keys: Iterable[str]) -> str:
+    """What is to be said where figures of the model before any request stand beside those of a later request."""
+    names = listed(short_name(key) for key in _OF_UNLEARN if key in keys)
+    return f"The original model's {names} and gaps are of the first request's samples."
 
 
 def metric_label(key: str) -> MetricLabel:

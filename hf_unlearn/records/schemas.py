@@ -44,6 +44,10 @@ class DatasetRecord:
     sha256: str | None = None
     rows: str = ""
 
+    def differs(self, other: "DatasetRecord") -> bool:
+        """Whether both are hashed, and are other rows."""
+        return None not in (self.sha256, other.sha256) and self.sha256 != other.sha256
+
 
 @dataclass(frozen=True)
 class RequestRecord:
@@ -169,6 +173,7 @@ class UnlearningManifest(FileRecord):
     parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
     requests: tuple[RequestStatus, ...] = ()  # of a Trainer on its own; a run's are in evaluation.json
     initial_model: BaseModel | None = None  # what the base was fine-tuned from; earlier versions kept its name alone
+    family: str | None = None  # image-text or views; earlier versions kept it in evaluation.json alone
     schema: int = SCHEMA
 
     @property

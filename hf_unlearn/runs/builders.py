@@ -1,12 +1,14 @@
 """Small encoders that the recipes pre-train when the user names no model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import fields
+from inspect import signature
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_unlearn.data.resizing import Processor
 from hf_unlearn.data.views import VIEW_PRESETS
-from hf_unlearn.errors import UserError
+from hf_unlearn.errors import UserError, listed
 from hf_unlearn.models.contrastive import is_dual_encoder
 from hf_unlearn.models.image_processor import image_processor_of
 from hf_unlearn.models.loading import load_image_processor, load_vision_model
@@ -28,6 +30,7 @@ def small_clip(run: Run, task: UnlearningTask) -> tuple[PreTrainedModel, Process
         raise UserError("--vision_model is the backbone of a SimCLR or MoCo; for a CLIP, name --initial_model")
     if "captions" not in task.train.column_names:
         raise UserError("a CLIP needs captions; name their column with --caption_column")
+    _check_settings(run, tuple(signature(build_small_clip).parameters)[1:], "small CLIP")
     captions = [caption for captions in task.train["captions"] for caption in captions]
     return build_small_clip(captions, **run.model)
 
@@ -43,12 +46,20 @@ def moco(run: Run, task: UnlearningTask) -> tuple[PreTrainedModel, Processor]:
 
 
 def _view_encoder(family: type[ViewEncoderModel], run: Run) -> tuple[PreTrainedModel, Processor]:
+    known = {each.name for each in fields(family.config_class)} - {each.name for each in fields(PreTrainedConfig)}
+    _check_settings(run, known, family.__name__.removesuffix("Model"))
     name, revision = run.arguments.vision_model, run.arguments.vision_revision
     if name is None:
         return family(family.config_class(**run.model)), image_processor_of(VIEW_PRESETS[run.data.views])
     settings = {field: value for field, value in run.model.items() if field not in OF_RESNETS}
     model = family.from_vision_model(load_vision_model(name, revision), **settings)
     return model, load_image_processor(name, revision=revision)
+
+
+def _check_settings(run: Run, known: Collection[str], title: str) -> None:
+    """Refuse fields of the `model` section that the architecture has not, and that nothing would read."""
+    if unknown := [name for name in run.model if name not in known]:
+        raise UserError(f"model.{unknown[0]}: a {title} has no such setting; choose from {listed(sorted(known))}")
 
 
 def check_family(family: str | None, model: PreTrainedModel) -> None:

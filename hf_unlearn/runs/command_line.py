@@ -31,6 +31,7 @@ FAMILY = "family"  # what kind of small encoder that architecture is
 FAMILIES = ("clip", "simclr", "moco")
 # Options that say where all trainings run, the base model's own among them.
 _OF_THE_MACHINE = ("use_cpu", "ddp_backend", "ddp_timeout")
+_OF_ALL_TRAININGS = (*_OF_THE_MACHINE, "disable_tqdm")
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def parse_run(argv: Sequence[str] | None = None, default_config: str | Path | No
     _check_settings(of_sections, {**all_targets, **dict.fromkeys(EARLIER_TRAININGS, RetrainConfig)})
     own = _names(RunArguments, DataConfig)
     # Where a model is named, no base is trained: a precision that is not to be had here must not stop the run for it.
-    of_all = (*_OF_THE_MACHINE, "bf16") if arguments.model_name_or_path is not None else _OF_THE_MACHINE
+    of_all = (*_OF_ALL_TRAININGS, "bf16") if arguments.model_name_or_path is not None else _OF_ALL_TRAININGS
     parsed = {}
     for target, config_class in targets.items():
         # The base model's own training is set in its section alone: --num_train_epochs means the unlearning's.
@@ -111,6 +112,24 @@ def parse_run(argv: Sequence[str] | None = None, default_config: str | Path | No
     pretrain, initial = (parsed.pop(section, None) for section in EARLIER_TRAININGS)
     assert isinstance(pretrain, RetrainConfig) and isinstance(initial, RetrainConfig | None)
     return Run(arguments, parsed, pretrain, initial, data, model, family)
+
+
+def refuse_idle_sections(argv: Iterable[str], arguments: RunArguments) -> None:
+    """Refuse what a command line says of a base model that is not trained; sections of its config may stay.
+
+    Raises:
+        UserError: naming the option, and what makes it idle.
+    """
+    named = next((name for name in ("model_name_or_path", "initial_model") if getattr(arguments, name)), None)
+    idle = {"model_name_or_path": (MODEL, *EARLIER_TRAININGS), "initial_model": (MODEL,)}.get(named or "", ())
+    for name, _ in grouped_options(argv):
+        section, dot, _ = name.partition(".")
+        if dot and section in idle:
+            what = "architecture" if section == MODEL else "training"
+            raise UserError(
+                f"--{name} would have no effect: it is of the {what} of a model that a run makes, and --{named} names "
+                "one; leave it out"
+            )
 
 
 def _family(named: list[str]) -> str | None:

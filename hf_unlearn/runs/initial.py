@@ -22,6 +22,7 @@ from hf_unlearn.hub.manifest import describe_base_model
 from hf_unlearn.metrics.estimated_gap import ImageTextEvidence
 from hf_unlearn.models.adapters import is_adapted
 from hf_unlearn.models.checkpoint_forms import save_encoder
+from hf_unlearn.models.contrastive import is_dual_encoder
 from hf_unlearn.models.effective_settings import differing_settings
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.weights import same_tensors
@@ -172,9 +173,10 @@ def _require_same_architecture(name: str, model: PreTrainedModel, base: PreTrain
         one, other = shapes
         differing = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
         what = ", ".join(differing[:3]) or "its class"
+        remedy = "any other encoder can be --target_features" if is_dual_encoder(base) else "or leave it out"
         raise UserError(
             f"--initial_model {name} is another architecture than the model ({what}); name the checkpoint that the "
-            "model was fine-tuned from; any other encoder can be --target_features"
+            f"model was fine-tuned from; {remedy}"
         )
     if same_tensors(model.state_dict(), base.state_dict()):
         raise UserError(f"--initial_model {Path(name).name} has the model's own weights; name what it was trained from")

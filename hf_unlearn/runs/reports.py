@@ -124,6 +124,7 @@ class RunReports:
             ),
             history=self.history,
             initial_model=self.initial.record if self.initial else None,
+            family=self.evaluator.family,
         )
         private.save(folder)
         self._write_report(folder, evaluation, config.method)

@@ -8,7 +8,7 @@ from hf_unlearn.methods import METHODS, description_of
 from hf_unlearn.metrics.gap import gap_to_retrain
 from hf_unlearn.records.codec import to_json
 from hf_unlearn.records.file_names import RESULTS_NAME
-from hf_unlearn.records.metric_labels import is_of_a_holdout, short_name, shown
+from hf_unlearn.records.metric_labels import first_request_note, is_of_a_holdout, short_name, shown
 from hf_unlearn.records.schemas import ComparisonRow, Results
 
 # Columns of the printed table by family; the JSON holds every metric.
@@ -64,7 +64,8 @@ def markdown_table(results: Results) -> str:
             line[i] += f" ({gap:.2f})" if gap is not None else ""
         if row.method not in REFERENCES and gaps and row.avg_gap == min(gaps):
             line[-1] = f"**{line[-1]}**"
-    return markdown([header, ["---"] + ["---:"] * (len(header) - 1), *lines])
+    table = markdown([header, ["---"] + ["---:"] * (len(header) - 1), *lines])
+    return table + "".join(f"\n{note}\n" for note in _notes(results, columns))
 
 
 def text_table(results: Results, width: int = TERMINAL_WIDTH) -> str:
@@ -82,7 +83,11 @@ def text_table(results: Results, width: int = TERMINAL_WIDTH) -> str:
     text.insert(len(stacked), "-" * len(text[0]))
     if without := [short_name(key) for key in _DISPENSABLE if key in everything and key not in columns]:
         text.append(f"Too wide for here: {', '.join(without)}.")
-    return "\n".join(text)
+    return "\n".join([*text, *_notes(results, columns)])
+
+
+def _notes(results: Results, columns: Sequence[str]) -> list[str]:
+    return [first_request_note(columns)] if any(row.method == ORIGINAL for row in results.rows) else []
 
 
 def _stacked(header: Sequence[str]) -> list[list[str]]:

@@ -16,7 +16,7 @@ from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_availab
 from hf_unlearn.data.config import setting
 from hf_unlearn.data.sampler import SplitSampler
 from hf_unlearn.errors import UserError, check_ranges
-from hf_unlearn.models.contrastive import is_dual_encoder, unwrap
+from hf_unlearn.models.contrastive import check_chunkable, is_dual_encoder, unwrap
 from hf_unlearn.models.towers import TOWERS, check_freezable
 from hf_unlearn.records.method_description import MethodDescription
 from hf_unlearn.training.accelerate_state import AccelerateState, refuse_lone_processes
@@ -209,6 +209,8 @@ class UnlearningConfig(TrainingArguments):
         """
         if self.freeze is not None:
             check_freezable(start.model, self.freeze)
+        if self.forward_chunk_size is not None:
+            check_chunkable(start.model)
         default = {each.name: each.default for each in fields(self)}["shrink_perturb"]
         self.check(
             "shrink_perturb",

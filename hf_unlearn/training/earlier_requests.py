@@ -206,12 +206,14 @@ class HoldingTrainer(BatchTrainer):
         held_weight: of the mean squared distance of held rows from their targets, beside the method's own loss.
         earlier: what is known of the requests; None for a model that has been through none.
         held: the rows that are held; None where there are none to hold.
+        trainings: how often the weights were trained.
     """
 
     holds_earlier: ClassVar[bool] = True
     held_weight: ClassVar[float] = HELD_WEIGHT
     earlier: EarlierRequests | None
     held: HeldRows | None = None
+    trainings: int = 0
     source_splits: DatasetDict | None
     _began: Levels | None = None
 
@@ -233,8 +235,13 @@ class HoldingTrainer(BatchTrainer):
         size, model = self.args.per_device_train_batch_size, cast("PreTrainedModel", self.model)
         self.held = HeldRows(self.earlier, rows, model, self.preprocessor, size, self.args.seed)
 
-    def remember_training(self) -> None:
-        """Note in the model that its weights are not those beside its records any more, if rows are unlearned."""
+    def remember_training(self, resumed: bool = False) -> None:
+        """Note in the model that its weights are not those beside its records any more, if rows are unlearned.
+
+        Args:
+            resumed: Whether it goes on with a training that was counted, in this process or an earlier one.
+        """
+        self.trainings = max(1, self.trainings + (not resumed))
         if self.rows.unlearn_to_retain:
             remember_training(self.model, self.args.title)
 
@@ -271,6 +278,16 @@ class HoldingTrainer(BatchTrainer):
     def held_identity(self) -> dict[str, str]:
         """What decides the weights beside the splits of the request at hand."""
         return {} if self.earlier is None or not self.earlier.rows else {"earlier rows": rows_hash(self.earlier.rows)}
+
+    @property
+    def repetition_note(self) -> str | None:
+        """That the weights were trained more than once, which the steps and the time of a record do not show."""
+        if self.trainings < 2:
+            return None
+        return (
+            f"The weights were trained {self.trainings} times with these settings, each time from where they were; "
+            "steps and time are those of the last."
+        )
 
     @property
     def holding_notes(self) -> list[str]:

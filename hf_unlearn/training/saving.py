@@ -18,8 +18,10 @@ from hf_unlearn import files
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.publishing import PublishResult
 from hf_unlearn.hub.trainer_push import leave_records, push_trainer, trainer_record
+from hf_unlearn.models.adapters import is_adapted
 from hf_unlearn.models.origin import refuse_folder_of_origin
 from hf_unlearn.models.sharding import gather_whole
+from hf_unlearn.models.weights import refuse_other_kind
 from hf_unlearn.records.schemas import RequestStatus, UnlearningManifest
 from hf_unlearn.training import checkpoints
 from hf_unlearn.training.config import NO_PUSHED_CHECKPOINTS, UnlearningConfig
@@ -64,15 +66,17 @@ class SavingTrainer(Trainer):
         """Save the weights as `transformers.Trainer` does, with `unlearning.json` and the model card beside them.
 
         Raises:
-            UserError: the folder is that of the model which training started from.
+            UserError: the folder is that of the model which training started from, or holds an adapter where a whole
+                model is saved, or the other way round.
         """
+        folder = Path(output_dir or str(self.args.output_dir))
         if not _internal_call:
-            refuse_folder_of_origin(self.model, output_dir or str(self.args.output_dir), "save_model to")
+            refuse_folder_of_origin(self.model, folder, "save_model to")
             self.keep_keys_of_retain()
+        refuse_other_kind(folder, is_adapted(self.model))
         super().save_model(output_dir, _internal_call)
         if _internal_call or not self.is_world_process_zero():
             return
-        folder = Path(output_dir or str(self.args.output_dir))
         if self.source_splits is None:
             logger.warning(
                 "%s has no record and no card: they describe the rows that were unlearned, and these came encoded or "

@@ -314,7 +314,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
             checkpoints.refuse_other_training(folder, identity)
         self._seconds_before = checkpoints.seconds_trained(folder) if folder else 0.0
         self.begin_holding()
-        self.remember_training()
+        self.remember_training(resumed=folder is not None)
         self._started = time.monotonic()
         try:
             self.begin()
@@ -363,7 +363,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
     @property
     def notes(self) -> list[str]:
         """What a reader of the model's card must know of the training."""
-        return [*self.holding_notes, *filter(None, (self._shrinking, self.stopping_note()))]
+        return [*self.holding_notes, *filter(None, (self._shrinking, self.stopping_note(), self.repetition_note))]
 
     def stopping_note(self) -> str | None:
         """Where the training was ended before its time, and why if the guard did it; None where it was not."""

@@ -1,10 +1,12 @@
 """The initial model, by which a gap is estimated: recorded, taken where figures are measured again, and told."""
 
 import json
+import re
 import shutil
 
 import pytest
 import torch
+from datasets import concatenate_datasets
 
 from hf_unlearn.hub.card import write_card
 from hf_unlearn.models.loading import load_encoder
@@ -116,6 +118,23 @@ def test_a_record_of_before_names_it_without_a_hash(measured, run, tmp_path):
         assert "does not hold: 0" in said and "not measured here: estimated_gap" in said
 
 
+def test_figures_are_not_held_against_other_data(measured, run, shapes, tmp_path):
+    concatenate_datasets([shapes, shapes.select([1]).map(lambda row: {"id": "more"})]).save_to_disk(tmp_path / "more")
+    sha256 = UnlearningManifest.load(run / "out" / "fine_tune").dataset.sha256
+    status, out, _ = measured("verify", "--dataset", tmp_path / "more", "--duplicates", "keep")
+    assert status == 0 and "does not hold: 0" in out
+    assert re.search(r"cannot be checked here  metrics: \d+ figures cannot be checked with other rows than", out)
+    ours, theirs = r"\(SHA-256 [0-9a-f]{8}\.\.\.\)", rf"\({sha256[:8]}\.\.\.\)"
+    told = f"data: the training rows here are others {ours} than the recorded ones {theirs}; give --dataset and"
+    assert re.search(f"cannot be checked here  {told}", out)
+    _, out, _ = measured("verify", "--initial_model", run / "public")
+    assert f"recomputed and holds    data: SHA-256 {sha256} of the training rows here" in out
+
+
 def test_without_measuring_it_is_said_to_be_unseen(cli, run):
     status, out, _ = cli("verify", str(run / "out" / "fine_tune"))
     assert status == 0 and "cannot be checked here  initial model: its weights are compared where" in out
+    sha256 = UnlearningManifest.load(run / "out" / "fine_tune").dataset.sha256
+    assert (
+        f"data: the training data is not part of the repository; its SHA-256 {sha256} is compared with that of" in out
+    )

@@ -53,3 +53,8 @@ def test_bad_input_is_one_sentence_and_writes_nothing(task, monkeypatch, capsys,
     status, _, err = call(monkeypatch, capsys, *argv)
     assert status == 2 and message in err and err.count("\n") == 1
     assert {path.name for path in task.iterdir()} == {"data", "task.yaml"}
+
+
+def test_options_of_a_base_that_is_not_trained_are_refused(task, monkeypatch, capsys):
+    status, _, err = call(monkeypatch, capsys, "task.yaml", "--methods", "neg_grad", "--pretrain.seed", "1")
+    assert status == 2 and "--pretrain.seed would have no effect" in err and not (task / "runs").exists()

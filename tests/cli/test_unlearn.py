@@ -11,6 +11,8 @@ import yaml
 from hf_unlearn.cli import main
 from hf_unlearn.cli import unlearn as command
 from hf_unlearn.cli.guard import guarded
+from hf_unlearn.errors import UserError
+from hf_unlearn.runs.results import make_results
 
 
 def call(monkeypatch, capsys, *argv: str) -> tuple[int, str, str]:
@@ -70,6 +72,33 @@ def test_without_any_option_it_says_what_to_name_and_starts_nothing(monkeypatch,
     status, out, err = call(monkeypatch, capsys)
     assert status == 2 and not out
     assert "name what to run: --config" in err and "clip_openmoji" in err and "--dataset_name" in err
+
+
+def test_what_views_tell_is_said_of_the_model_before_this_request(monkeypatch, capsys):
+    metrics = {"original": {"emia": 50.0, "emia_signal_auc": 61.0}, "before": {"emia": 50.0, "emia_signal_auc": 72.0}}
+    results = make_results("views", ("emia",), metrics, None)
+    monkeypatch.setattr("hf_unlearn.runs.unlearn.unlearn_and_compare", lambda *_, **__: results)
+    command.run_methods(["--methods", "npo", "--use_cpu", "true"], "simclr")
+    out = capsys.readouterr().out
+    assert "members from non-members with an AUC of 72.0%" in out
+    assert "The original model's EMIA and gaps are of the first request's samples." in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        ("--pretrain.num_train_epochs 2", "--pretrain.num_train_epochs would have no effect: it is of the training"),
+        ("--model.width=8", "--model.width would have no effect: it is of the architecture of a model that a run"),
+    ],
+)
+def test_options_of_a_model_that_is_not_made_are_refused(argv, told, monkeypatch, capsys):
+    status, _, err = call(monkeypatch, capsys, "--model_name_or_path", "m", *argv.split())
+    assert status == 2 and told in err and "--model_name_or_path names one; leave it out" in err
+    own = command._parse(["--config", "simclr_openmoji", "--model_name_or_path", "m"], None)  # whose sections may stay
+    assert own.model["width"] == 16
+    with pytest.raises(UserError, match=r"--model.width would have no effect: .* --initial_model names one"):
+        command._parse(["--initial_model", "m", "--model.width", "8"], "simclr")
+    command._parse(["--initial_model", "m", "--pretrain.num_train_epochs", "2"], "simclr")
 
 
 def test_recipes_are_thin():

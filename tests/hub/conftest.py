@@ -14,6 +14,7 @@ from folders import watched
 from hub.finished_run import CAPTIONS, describe, perturb
 from hub.local_hub import LocalHub, serve
 from PIL import Image as Picture
+from trainers import encoder, splits  # noqa: F401  (fixtures)
 
 from hf_unlearn.models.small_clip import build_small_clip
 

@@ -2,8 +2,10 @@
 
 import logging
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,19 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 from hub.local_hub import LocalHub
+from peft import LoraConfig
+from PIL import Image as Picture
 from transformers import CLIPModel
 
-from hf_unlearn import AlignmentCalibrationConfig, AlignmentCalibrationTrainer, UserError, load_encoder
+from hf_unlearn import (
+    AlignmentCalibrationConfig,
+    AlignmentCalibrationTrainer,
+    FineTuneConfig,
+    FineTuneTrainer,
+    UserError,
+    load_encoder,
+)
+from hf_unlearn.hub.card import render_card
 from hf_unlearn.hub.verification import verify_repo
 from hf_unlearn.methods import alignment_calibration as direct
 from hf_unlearn.models.weights import weights_sha256
@@ -115,6 +127,52 @@ def test_a_trainers_initial_model_is_recorded(
     assert UnlearningManifest.load(tmp_path / "saved").initial_model == known
     assert f"| Initial model | `{known.name_or_path}`, local |" in (tmp_path / "saved" / "README.md").read_text()
     assert verify_repo(str(tmp_path / "saved"), base=base).ok
+
+
+def test_weights_that_were_trained_twice_are_said_to_be(trainer: AlignmentCalibrationTrainer, tmp_path: Path) -> None:
+    trainer.train()
+    assert not trainer.notes
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    (note,) = UnlearningManifest.load(tmp_path / "saved").notes
+    assert note.startswith("The weights were trained 2 times with these settings, each time from where they were;")
+    assert note in (tmp_path / "saved" / "README.md").read_text()
+    trainer.train(resume_from_checkpoint=True)  # at its end, so that nothing is trained
+    assert trainer.trainings == 2
+
+
+def loaded_as_the_card_says(folder: Path, base: Path) -> dict[str, Any]:
+    """What the names of its lines stand for, once they ran."""
+    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    code = code.replace("path/to/this/folder", str(folder)).replace(f'"{base.name}"', f'"{base}"')
+    namespace = {"picture": Picture.new("RGB", (40, 40), "red")}
+    exec(code, namespace)
+    return namespace
+
+
+@pytest.mark.parametrize(("family", "adapted"), [("simclr", False), ("moco", False), ("simclr", True), ("clip", False)])
+def test_the_lines_of_a_card_load_a_model_that_was_never_evaluated(
+    family: str, adapted: bool, encoder: Any, splits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    base, saved = tmp_path / "base", tmp_path / "saved"
+    for part in encoder(family):
+        part.save_pretrained(base)
+    model, processor = load_encoder(str(base))
+    config = FineTuneConfig(str(tmp_path / "out"), max_steps=1, use_cpu=True, report_to="none", disable_tqdm=True)
+    lora = LoraConfig(r=2) if adapted else None
+    FineTuneTrainer(model, config, splits, processing_class=processor, peft_config=lora).save_model(str(saved))
+    card = (saved / "README.md").read_text()
+    assert "This model was not evaluated." in card
+    found = loaded_as_the_card_says(saved, base)
+    manifest = UnlearningManifest.load(saved)
+    salted = render_card(replace(manifest, request=replace(manifest.request, salted=True)), None)
+    if family == "clip":
+        assert "pipeline_tag: zero-shot-image-classification\n" in card and found["similarity"].shape == (1, 1)
+        assert '--image mine.png --caption "its caption"\n' in salted
+    else:
+        assert "pipeline_tag: image-feature-extraction\n" in card and found["features"].shape == (1, 8)
+        assert "--image mine.png\n" in salted
 
 
 def test_measurements_of_earlier_weights_do_not_stay_beside_new_ones(

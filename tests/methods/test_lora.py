@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from folders import folder_hash
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
 
@@ -13,6 +14,7 @@ from hf_unlearn.methods import METHODS
 from hf_unlearn.models.adapters import check_adapter
 from hf_unlearn.models.contrastive import contrastive_terms
 from hf_unlearn.models.loading import load_encoder
+from hf_unlearn.models.weights import ADAPTER_NAME
 
 FAMILIES = ("clip", "simclr")
 WHOLE = ("retrain", "task_vector")  # they work on the model's own weights
@@ -197,6 +199,18 @@ def test_an_adapter_made_with_peft_is_trained_as_it_is(with_lora, make_trainer, 
 def test_what_cannot_work_is_refused(with_lora, method, family, lora, message):
     with pytest.raises(UserError, match=message):
         with_lora(method, family, lora=lora)
+
+
+def test_a_model_and_an_adapter_are_not_saved_into_one_folder(with_lora, make_trainer, tmp_path):
+    adapter, whole = with_lora(), make_trainer("fine_tune")
+    adapter.save_model(str(tmp_path / "adapter"))
+    whole.save_model(str(tmp_path / "whole"))
+    for trainer, name, held in ((whole, "adapter", ADAPTER_NAME), (adapter, "whole", "model.safetensors")):
+        before = folder_hash(tmp_path / name)
+        with pytest.raises(UserError, match=f"{name} holds {held}, and of .* name another folder, or remove that file"):
+            trainer.save_model(str(tmp_path / name))
+        assert folder_hash(tmp_path / name) == before
+    adapter.save_model(str(tmp_path / "adapter"))  # again
 
 
 def test_a_second_adapter_and_a_frozen_one_are_refused(with_lora, make_trainer):

@@ -9,9 +9,9 @@ import pytest
 from datasets import DatasetDict
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-QUICK = ["--num_train_epochs", "1", "--pretrain.num_train_epochs", "1", "--methods", "retrain", "alignment_calibration"]
-QUICK += ["--per_device_train_batch_size", "16", "--pretrain.per_device_train_batch_size", "16"]
-QUICK += ["--use_cpu", "true", "--bf16", "false"]
+QUICK = ["--num_train_epochs", "1", "--methods", "retrain", "alignment_calibration"]
+QUICK += ["--per_device_train_batch_size", "16", "--use_cpu", "true", "--bf16", "false"]
+QUICK_BASE = ["--pretrain.num_train_epochs", "1", "--pretrain.per_device_train_batch_size", "16"]
 
 
 def run(monkeypatch, tmp_path, recipe: str, config: str, *argv: str) -> dict:
@@ -19,6 +19,7 @@ def run(monkeypatch, tmp_path, recipe: str, config: str, *argv: str) -> dict:
     monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path / "cache"))
     given = ["--config", str(RECIPES / "configs" / config), "--dataset_name", str(tmp_path / "data")]
     given += ["--output_dir", str(tmp_path / "out"), *QUICK, *argv]
+    given += [] if "--model_name_or_path" in argv else QUICK_BASE
     monkeypatch.setattr(sys, "argv", [recipe, *given])
     runpy.run_path(str(RECIPES / recipe), run_name="__main__")
     return {row["method"]: row for row in json.loads((tmp_path / "out" / "results.json").read_text())["rows"]}

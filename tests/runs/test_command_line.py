@@ -160,6 +160,14 @@ def test_bfloat16_is_turned_off_for_a_base_that_is_not_trained(tmp_path):
     assert not parse_run([*options, "--model_name_or_path", "somewhere"]).pretrain.bf16
 
 
+def test_progress_bars_are_turned_off_for_every_training(tmp_path):
+    given = ["--disable_tqdm", "true", "--initial_where", "label=circle"]
+    run = parse_run(given)
+    assert run.initial is not None and run.pretrain.disable_tqdm and run.initial.disable_tqdm
+    assert all(config.disable_tqdm for config in run.methods.values())
+    assert not parse_run([*given, "--pretrain.disable_tqdm", "false"]).pretrain.disable_tqdm
+
+
 def test_the_command_line_says_what_to_unlearn_in_another_way_than_the_file(tmp_path):
     (tmp_path / "run.yaml").write_text("unlearn_fraction: 0.1\n")
     arguments = parse_run(["--config", str(tmp_path / "run.yaml"), "--unlearn_where", "owner=alice"]).arguments

@@ -83,6 +83,7 @@ def test_a_second_run_keeps_the_first_request_out_and_measures_it(options, shape
         assert earlier["then"] == first_evaluation["requests"][0]["now"] and earlier["now"] is not None
         assert evaluation["original"] == first_evaluation["before"]
         card = (folder / "README.md").read_text()
+        assert "\n\nThe original model's Cosine, unlearn and gaps are of the first request's samples.\n\n" in card
         assert "All requests on this model" in card and "| Metric | Original | Before | This model |" in card
         original = first_evaluation["requests"][0]["unseen"]  # held-out rows under the model before any request
         assert earlier["estimated_gap"] == pytest.approx(abs(earlier["now"] - original))

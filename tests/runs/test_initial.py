@@ -205,6 +205,14 @@ def test_what_is_no_start_is_refused(unlearn, tiny_clip, initial, tmp_path):
         unlearn("--vision_model", initial, "--methods", "fine_tune")
 
 
+def test_of_views_no_other_encoder_is_offered_for_targets(encoder, tmp_path):
+    for family, folder in (("simclr", tmp_path / "simclr"), ("moco", tmp_path / "moco")):
+        for part in encoder(family):
+            part.save_pretrained(folder)
+    with pytest.raises(UserError, match=r"that the model was fine-tuned from; or leave it out$"):
+        load_initial_model(RunArguments(initial_model=str(tmp_path / "moco"), methods=["npo"]), *encoder("simclr"))
+
+
 def edit(folder, name, change):
     content = json.loads((folder / name).read_text())
     change(content)

@@ -40,6 +40,14 @@ def test_best_method_is_bold_and_before_never_is(results):
     assert table.splitlines()[2].startswith("| before unlearning | 62.09 (0.38)")
 
 
+def test_figures_of_the_first_request_are_told_apart(results):
+    metrics = {"original": dict(zip(KEYS, TABLE_4["retrain"], strict=True))}
+    both = make_results("image-text", KEYS, metrics | {row.method: row.metrics for row in results.rows}, None)
+    told = "The original model's Cosine, unlearn and gaps are of the first request's samples."
+    assert markdown_table(both).endswith(f"|\n\n{told}\n") and text_table(both).endswith(f"\n{told}")
+    assert told not in markdown_table(results) and told not in text_table(results)
+
+
 def test_terminal_columns_line_up(results):
     lines = text_table(results).splitlines()
     assert len({len(line) for line in lines}) == 1

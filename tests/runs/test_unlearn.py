@@ -90,6 +90,8 @@ def test_classes_that_do_not_fit_are_refused_before_the_base_model_is_trained(st
         ),
         ("moco", "--use_peft true --methods fine_tune", "MoCo cannot be trained through an adapter"),
         ("clip", "--freeze vision --methods fine_tune retrain", "a frozen encoder would stay random"),
+        ("moco", "--methods fine_tune npo --npo.forward_chunk_size 4", "forward_chunk_size cannot be exact for MoCoM"),
+        ("simclr", "--methods npo --pretrain.forward_chunk_size 4", "forward_chunk_size cannot be exact for SimCLRM"),
         (
             "simclr",
             "--methods fine_tune retrain --num_train_epochs 1 --per_device_train_batch_size 128",
@@ -111,3 +113,19 @@ def test_what_a_method_cannot_do_is_refused_before_the_base_model_is_trained(
             part.save_pretrained(tmp_path / "views")
     with pytest.raises(UserError, match=words):
         start(shapes, *argv.format(views=tmp_path / "views").split(), family=family)
+
+
+@pytest.mark.parametrize(
+    ("family", "argv", "words"),
+    [
+        ("simclr", "--model.widht 4", "model.widht: a SimCLR has no such setting; choose from backbone,.* width"),
+        ("simclr", "--model.queue_size 4", "model.queue_size: a SimCLR has no such setting"),
+        ("moco", "--model.backbon resnet50", "model.backbon: a MoCo has no such setting; .* queue_size"),
+        ("clip", "--model.width 4", "model.width: a small CLIP has no such setting; choose from image_size$"),
+        ("simclr", "--config {config}", "model.widht: a SimCLR has no such setting"),
+    ],
+)
+def test_settings_that_an_architecture_has_not_are_refused(family, argv, words, start, shapes, tmp_path):
+    (tmp_path / "own.yaml").write_text("model: {widht: 4}\n")
+    with pytest.raises(UserError, match=words):
+        start(shapes, "--methods", "npo", *argv.format(config=tmp_path / "own.yaml").split(), family=family)
