@@ -122,6 +122,12 @@ def public_hyper_parameters(config: Any, idle: Collection[str] = ()) -> dict[str
     return {name: settings[name] for name in names if _is_plain(settings[name])}
 
 
+def caption_length_of(preprocessor: object) -> dict[str, object]:
+    """The tokens that a run's captions were cut to, set or not, by which a model's figures are measured again."""
+    length = getattr(preprocessor, "max_length", None)
+    return {} if length is None else {"max_length": length}
+
+
 def record_run(
     folder: str | Path,
     *,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.card import write_card
-from hf_unlearn.hub.manifest import describe_base_model, public_hyper_parameters, record_run
+from hf_unlearn.hub.manifest import caption_length_of, describe_base_model, public_hyper_parameters, record_run
 from hf_unlearn.hub.past_requests import PastRequests, drift_notes
 from hf_unlearn.hub.publishing import PublishResult, publish_run
 from hf_unlearn.hub.recorded_rows import RecordedRows
@@ -83,6 +83,7 @@ def trainer_record(
         hyper_parameters={
             **public_hyper_parameters(trainer.args),
             **public_hyper_parameters(data, data.idle(is_dual_encoder(unwrap(model))) if data is not None else ()),
+            **caption_length_of(getattr(trainer, "preprocessor", None)),
             **adapter_settings(model),
         },
         description=description,

@@ -18,7 +18,7 @@ from hf_unlearn.data.resizing import Processor
 from hf_unlearn.figures.bars import plot_bars
 from hf_unlearn.figures.heatmaps import plot_agm_grid, plot_alignment_matrices
 from hf_unlearn.hub.card import write_card
-from hf_unlearn.hub.manifest import public_hyper_parameters, record_run
+from hf_unlearn.hub.manifest import caption_length_of, public_hyper_parameters, record_run
 from hf_unlearn.hub.past_requests import drift_notes
 from hf_unlearn.hub.request_levels import Levels, request_statuses
 from hf_unlearn.methods import description_of
@@ -99,6 +99,7 @@ class RunReports:
                 **public_hyper_parameters(
                     self.data_config, self.data_config.idle(is_dual_encoder(unwrap(trained.model)))
                 ),
+                **caption_length_of(self.evaluator.preprocessor),
                 **adapter_settings(trained.model),
                 **({"initial_model": self.initial.name} if self.initial else {}),
             },

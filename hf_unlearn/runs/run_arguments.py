@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hf_unlearn.data.config import setting
 from hf_unlearn.errors import UserError, listed
-from hf_unlearn.files import refuse_revision
+from hf_unlearn.files import refuse_revision, refuse_to_write_to
 from hf_unlearn.methods import METHODS, PAPER_METHODS, load_method
 from hf_unlearn.methods.retrain import RetrainConfig
 from hf_unlearn.models.adapters import ALL_LINEAR, require_peft
@@ -198,3 +198,9 @@ def get_peft_config(arguments: RunArguments) -> "LoraConfig | None":
         return require_peft().LoraConfig(**settings)
     except ValueError as error:
         raise UserError(f"--use_peft: {str(error).splitlines()[0]}") from error
+
+
+def refuse_to_write_to_sources(arguments: RunArguments, output_dir: str | Path) -> None:
+    """Refuse an output that lies in a folder of a model or of data that a run starts from, or around one."""
+    for name in ("model_name_or_path", "initial_model", "vision_model", "dataset_name"):
+        refuse_to_write_to(getattr(arguments, name), f"--{name}", output_dir)

@@ -21,7 +21,7 @@ import yaml
 
 from hf_unlearn.distributed import owned_together, world_size
 from hf_unlearn.errors import DivergenceError, UserError, missing_extra
-from hf_unlearn.files import refuse_to_write_to, write_atomically
+from hf_unlearn.files import write_atomically
 from hf_unlearn.methods import METHODS
 from hf_unlearn.parsing import read_json, read_yaml
 from hf_unlearn.records.metric_labels import shown
@@ -30,6 +30,7 @@ from hf_unlearn.runs.command_line import Run, config_file, displaced, grouped_op
 from hf_unlearn.runs.experiment import RETRAIN, Experiment
 from hf_unlearn.runs.results import TERMINAL_WIDTH, aligned
 from hf_unlearn.runs.resuming import settings_hash
+from hf_unlearn.runs.run_arguments import refuse_to_write_to_sources
 from hf_unlearn.runs.unlearn import start
 from hf_unlearn.training.config import UnlearningConfig
 from hf_unlearn.training.search_space import Around, Choice, Log, Range, Same
@@ -120,8 +121,7 @@ def tune(search: Search, folder: Path, resume: bool = False, say: Callable[[str]
     """
     _optuna()  # before anything is measured
     arguments = search.run_of(search.methods[0]).arguments
-    refuse_to_write_to(arguments.model_name_or_path, "--model_name_or_path", folder)
-    refuse_to_write_to(arguments.dataset_name, "--dataset_name", folder)
+    refuse_to_write_to_sources(arguments, folder)
     with owned_together(folder, "Another search"):
         return _tune(search, folder, resume, say)
 

@@ -17,6 +17,7 @@ from hf_unlearn.runs.experiment import Experiment, check_adapters, say_notes
 from hf_unlearn.runs.initial import load_initial_model, prepare_vision_model
 from hf_unlearn.runs.pretrain import pretrain, pretrain_initial
 from hf_unlearn.runs.resuming import RunState, data_key, training_key
+from hf_unlearn.runs.run_arguments import refuse_to_write_to_sources
 from hf_unlearn.runs.run_data import UnlearningTask, prepare_task
 from hf_unlearn.training.config import StartingPoint
 from hf_unlearn.training.trainer_arguments import refuse_unfit
@@ -61,8 +62,7 @@ def unlearn_and_compare(run: Run, build: Builder) -> Results:
         UserError: as its parts do, or another run is at work in the output folder.
     """
     arguments, output_dir = run.arguments, Path(run.arguments.output_dir)
-    refuse_to_write_to(arguments.model_name_or_path, "--model_name_or_path", output_dir)
-    refuse_to_write_to(arguments.dataset_name, "--dataset_name", output_dir)
+    refuse_to_write_to_sources(arguments, output_dir)
     if not arguments.resume:
         refuse_to_write_to(arguments.retrain_model, "--retrain_model", output_dir)
     with owned_together(output_dir, "Another run"):

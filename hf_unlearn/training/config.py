@@ -294,7 +294,9 @@ class UnlearningConfig(TrainingArguments):
         self.check(
             "warmup_steps",
             kind not in _WITHOUT_WARMUP or self.warmup_steps in (0, unset["warmup_steps"]),
-            f"would have no effect with lr_scheduler_type={kind.value}; choose another, such as constant_with_warmup",
+            f"would have no effect on {self.title}, whose lr_scheduler_type={kind.value} has no warm-up; set it for "
+            "others alone, as in --targeted_calibration.warmup_steps, or choose a schedule that has one, such as "
+            "constant_with_warmup",
         )
 
 

@@ -242,7 +242,7 @@ class HoldingTrainer(BatchTrainer):
             resumed: Whether it goes on with a training that was counted, in this process or an earlier one.
         """
         self.trainings = max(1, self.trainings + (not resumed))
-        if self.rows.unlearn_to_retain:
+        if self.rows.unlearns:
             remember_training(self.model, self.args.title)
 
     def held_distance(self, excess: StandingExcess) -> Tensor:

@@ -1,6 +1,8 @@
 """MoCo's queue after an unlearning: training leaves keys of what it saw last there, of requested pictures, too."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,7 @@ from hf_unlearn.models.contrastive import as_weights, evaluation_mode, unwrap
 from hf_unlearn.models.moco import MoCoModel
 
 BATCH = 256
+logger = logging.getLogger(__name__)
 
 
 @torch.no_grad()
@@ -29,7 +32,10 @@ def keep_keys_of(
         retain: from a number of rows to at most so many of them; None where there are none at hand.
     """
     model = unwrap(model)
-    if not isinstance(model, MoCoModel) or not (rows := retain(len(model.queue))):
+    if not isinstance(model, MoCoModel):
+        return
+    if not (rows := retain(len(model.queue))):
+        logger.warning("MoCo's queue keeps keys of pictures that were unlearned: no retain is at hand to replace them.")
         return
     keys: list[Tensor] = []
     with evaluation_mode(model):
@@ -40,3 +46,21 @@ def keep_keys_of(
                 keys.append(F.normalize(model.get_key_features(as_weights(model, views)).float(), dim=-1))
     model.queue.copy_(torch.cat(keys)[: len(model.queue)])
     model.queue_pointer.zero_()
+
+
+@contextmanager
+def keys_of_retain(
+    model: nn.Module, preprocessor: ContrastivePreprocessor, retain: Callable[[int], EncodedSplit | None]
+) -> Iterator[None]:
+    """As `keep_keys_of` while the block runs; afterwards the queue is as it was, so that a training goes on with it."""
+    inner = unwrap(model)
+    if not isinstance(inner, MoCoModel):
+        yield
+        return
+    was = inner.queue.clone(), inner.queue_pointer.clone()
+    keep_keys_of(inner, preprocessor, retain)
+    try:
+        yield
+    finally:
+        inner.queue.copy_(was[0])
+        inner.queue_pointer.copy_(was[1])

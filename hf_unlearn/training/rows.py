@@ -61,36 +61,36 @@ def make_preprocessor(model: PreTrainedModel, processing_class: Processor, data:
             "processing_class is missing; pass the processor saved with the model (AutoProcessor.from_pretrained)"
         )
     check_fit(model, processing_class, model.name_or_path or type(model).__name__)
-    recorded = _recorded_settings(model)
+    name, recorded = _recorded_settings(model)
     model = unwrap(model)  # type: ignore[assignment]
     data.refuse_idle(is_dual_encoder(model))
     if is_dual_encoder(model):
         tokenizer = getattr(processing_class, "tokenizer", None)
         length = caption_length(model, tokenizer, data.max_length)
-        _refuse_other(recorded, "max_length", length)
+        _refuse_other(name, recorded, "max_length", length)
         # CLIP's text encoder looks back only, from a text's first end: padding after it changes nothing, and a mask
         # would cost a read on the host at every step and the fused attention without one.
         looks_back = model.config.model_type == "clip" and tokenizer.padding_side == "right"  # type: ignore[union-attr]
         return ImageTextPreprocessor(processing_class, length, data.flip_probability, masked=not looks_back)
-    _refuse_other(recorded, "views", data.views)
+    _refuse_other(name, recorded, "views", data.views)
     return ImageViewPreprocessor(processing_class, VIEW_PRESETS[data.views])
 
 
-def _recorded_settings(model: PreTrainedModel) -> Mapping[str, object]:
-    """What the record beside a model says of its run's settings; nothing of a model without one, or on the Hub."""
+def _recorded_settings(model: PreTrainedModel) -> tuple[str, Mapping[str, object]]:
+    """A model's folder, and what the record there says of its run's settings; nothing without one, or on the Hub."""
     name = origin_of(model).name
     if name is None or not (Path(name) / MANIFEST_NAME).is_file():
-        return {}
-    return UnlearningManifest.load(name).hyper_parameters
+        return "", {}
+    return name, UnlearningManifest.load(name).hyper_parameters
 
 
-def _refuse_other(recorded: Mapping[str, object], name: str, now: object) -> None:
+def _refuse_other(model: str, recorded: Mapping[str, object], name: str, now: object) -> None:
     """Refuse to read rows otherwise than a model's own run did: where samples stand would be told by other figures."""
     was = recorded.get(name, now)
     if was != now:
         raise UserError(
-            f"the model was unlearned with {name}={was}, and figures with {name}={now} cannot be compared with its "
-            f"own; give --{name} {was} (DataConfig({name}={was!r}))"
+            f"{model} was unlearned with {name}={was}, and figures with {name}={now} cannot be compared with its own; "
+            f"give --{name} {was} (DataConfig({name}={was!r}))"
         )
 
 
@@ -98,7 +98,8 @@ class TrainingRows:
     """The splits of a training, encoded as its Trainer takes them.
 
     Attributes:
-        unlearn_to_retain: `|U| / |R|`.
+        unlearn_to_retain: `|U| / |R|`; 0 where retain is a stream without an end.
+        unlearns: whether there are rows to be unlearned.
 
     Args:
         splits: rows by the name of their split, encoded or not; `retain` may be a stream.
@@ -131,6 +132,7 @@ class TrainingRows:
         if "unlearn" in uses and sizes["unlearn"] == 1:
             logger.warning("%s: one unlearn sample has no negative pair; terms over such pairs are zero.", args.title)
         self.unlearn_to_retain = sizes["unlearn"] / max(1, sizes["retain"])
+        self.unlearns = sizes["unlearn"] > 0
         # Without budgets, too: a state whose next loss would not be finite must not be called good.
         self._watched = sizes["retain"] >= 2 * world_size()
         if not self._watched and (args.retain_loss_budget is not None or args.collapse_floor is not None):

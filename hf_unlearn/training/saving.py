@@ -3,7 +3,8 @@
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,14 @@ class SavingTrainer(Trainer):
         """What identifies this training: a checkpoint of one that differs in it is not gone on from."""
         raise NotImplementedError
 
-    def keep_keys_of_retain(self) -> None:
-        """Take keys of requested pictures out of what is saved; most models have none."""
+    def refuse_sources(self, folder: str | Path, what: str) -> None:
+        """Refuse to write into the folder that the model was loaded from."""
+        refuse_folder_of_origin(self.model, folder, what)
+
+    @contextmanager
+    def saved_keys(self) -> Iterator[None]:
+        """Keys of requested pictures are not in the model while the block saves it; most models have none."""
+        yield
 
     def request_statuses(self) -> tuple[RequestStatus, ...]:
         """Where every request that the model has been through stands, as far as it was measured."""
@@ -71,10 +78,10 @@ class SavingTrainer(Trainer):
         """
         folder = Path(output_dir or str(self.args.output_dir))
         if not _internal_call:
-            refuse_folder_of_origin(self.model, folder, "save_model to")
-            self.keep_keys_of_retain()
+            self.refuse_sources(folder, "save_model to")
         refuse_other_kind(folder, is_adapted(self.model))
-        super().save_model(output_dir, _internal_call)
+        with nullcontext() if _internal_call else self.saved_keys():
+            super().save_model(output_dir, _internal_call)
         if _internal_call or not self.is_world_process_zero():
             return
         if self.source_splits is None:
@@ -110,16 +117,16 @@ class SavingTrainer(Trainer):
             raise UserError("push_to_hub checks what it sends before and after, so it blocks; leave blocking=True")
         if self.source_splits is None:
             raise UserError("push_to_hub needs the rows that were unlearned; pass train_dataset as a DatasetDict")
-        self.keep_keys_of_retain()
-        return push_trainer(
-            self,
-            self._record(self.source_splits),
-            commit_message=commit_message,
-            token=token,
-            revision=revision,
-            private=private,
-            **options,
-        )
+        with self.saved_keys():
+            return push_trainer(
+                self,
+                self._record(self.source_splits),
+                commit_message=commit_message,
+                token=token,
+                revision=revision,
+                private=private,
+                **options,
+            )
 
     def _record(self, splits: DatasetDict) -> Callable[[Path], UnlearningManifest]:
         statuses = self.request_statuses()

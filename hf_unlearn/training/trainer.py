@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -35,7 +36,7 @@ from hf_unlearn.training.config import StartingPoint, UnlearningConfig
 from hf_unlearn.training.earlier_requests import HoldingTrainer, find_earlier_requests
 from hf_unlearn.training.gradients import Objective, SaliencyMask, mean_gradient
 from hf_unlearn.training.guards import DivergenceGuard
-from hf_unlearn.training.keys import keep_keys_of
+from hf_unlearn.training.keys import keys_of_retain
 from hf_unlearn.training.loss import LossTrainer, ReportedLoss
 from hf_unlearn.training.rows import Split, TrainingRows, make_preprocessor
 from hf_unlearn.training.saving import SavingTrainer
@@ -126,8 +127,9 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         optimizers: tuple[torch.optim.Optimizer | None, LRScheduler | None] = (None, None),
         **kwargs: Any,
     ) -> None:
+        if isinstance(train_dataset, Mapping) and any(split is None for split in train_dataset.values()):
+            train_dataset = {name: split for name, split in train_dataset.items() if split is not None}
         refuse_unusable(self.config_class, model, args, train_dataset, kwargs)
-        refuse_folder_of_origin(model, str(args.output_dir), "output_dir")
         self.initial_model = initial_model
         if initial_model is not None:
             refuse_other_start(initial_model, model, getattr(processing_class, "tokenizer", None))
@@ -149,8 +151,8 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
             model = add_adapter(model, peft_config, args.freeze)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise UserError(
-                "the model has no trainable weights; load its adapter with is_trainable=True, or merge it with "
-                "merge_and_unload"
+                "the model has no trainable weights; call model.requires_grad_(True), as after merge_and_unload, or "
+                "load its adapter with is_trainable=True"
             )
         if args.freeze is not None:
             freeze_tower(model, args.freeze)
@@ -308,6 +310,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
             UserError: when there is nothing to resume from, memory does not suffice, the disk is full, or the training
                 diverged before anything was learned.
         """
+        self.refuse_sources(str(self.args.output_dir), "output_dir")
         identity = self.identity if resume_from_checkpoint else None
         folder = checkpoints.checked_checkpoint(resume_from_checkpoint, Path(str(self.args.output_dir)), identity)
         if folder is not None and identity is not None:
@@ -355,10 +358,19 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         if self.saliency is not None:
             self.saliency.restore()
 
-    def keep_keys_of_retain(self) -> None:
-        """Fill MoCo's queue with keys of retain, where something was unlearned."""
-        if self.unlearn_to_retain:
-            keep_keys_of(self.model, self.preprocessor, self.rows.kept)
+    def refuse_sources(self, folder: str | Path, what: str) -> None:
+        """As the base class does; the initial model's folder, too."""
+        super().refuse_sources(folder, what)
+        refuse_folder_of_origin(self.initial_model, folder, what)
+
+    @contextmanager
+    def saved_keys(self) -> Iterator[None]:
+        """MoCo's queue holds keys of retain alone while the block runs, where something was unlearned."""
+        if not self.rows.unlearns:
+            yield
+            return
+        with keys_of_retain(self.model, self.preprocessor, self.rows.kept):
+            yield
 
     @property
     def notes(self) -> list[str]:

@@ -1,5 +1,6 @@
 """What a Trainer is given, checked before anything is made of it, and by a run before it trains anything."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any, NoReturn, cast
 
@@ -17,6 +18,8 @@ from hf_unlearn.errors import UserError, listed
 from hf_unlearn.models.contrastive import is_contrastive
 from hf_unlearn.training.config import StartingPoint, UnlearningConfig
 from hf_unlearn.training.rows import Stream, checked_sizes
+
+logger = logging.getLogger(__name__)
 
 COMPARED = 16  # rows of an id that another split has, too
 _NO_EFFECT = {
@@ -81,6 +84,15 @@ def _refuse_shared_rows(splits: Mapping[str, Dataset]) -> None:
         else:
             rows, known = (row_hashes(split) for split in pair)
             shared = [f"row {place} of {name}" for place in np.flatnonzero(np.isin(rows, known))]
+            if shared and name == "validation":  # they may be other rows that show the same
+                logger.warning(
+                    "%d rows of validation show and say what rows of %s do (%s): if the model was trained on them, "
+                    "targets and figures that are read off validation are wrong.",
+                    len(shared),
+                    other,
+                    listed(shared),
+                )
+                continue
         if shared:
             raise UserError(
                 f"{len(shared):,} rows are in both splits, {name} and {other}: {listed(shared)}; leave each in one, as "

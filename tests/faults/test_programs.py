@@ -170,6 +170,10 @@ REFUSED = {
         "--model_name_or_path {}/{family}-nan --output_dir {}",
         r"--model_name_or_path \S+-nan lies in --output_dir \S+, which is written to",
     ),
+    "an output inside the initial model": (
+        "--model_name_or_path {}/{family}-code --initial_model {}/{family}-nan --output_dir {}/{family}-nan",
+        r"--initial_model \S+-nan lies in --output_dir \S+-nan, which is written to",
+    ),
     "an output inside the dataset": ("--output_dir {}/good/out", r"good/out lies in --dataset_name \S+/good, which is"),
     "an output that is the Retrain": (
         "--retrain_model {}/{family}-code --output_dir {}/{family}-code",

@@ -119,7 +119,10 @@ def test_default_config_gives_way_to_a_model_or_a_config(yaml_config, tmp_path):
         (["--seed", "-1"], "seed=-1 must be from 0 to 4294967295"),
         (["--gradient_accumulation_steps", "0"], "gradient_accumulation_steps=0 must be a number of at least 1"),
         (["--warmup_steps", "nan"], "warmup_steps=nan must be a number of at least 0"),
-        (["--fine_tune.warmup_steps", "3"], "warmup_steps=3.0 would have no effect with lr_scheduler_type=constant"),
+        (
+            ["--fine_tune.warmup_steps", "3"],
+            "warmup_steps=3.0 would have no effect on Fine-Tune, whose lr_sched",
+        ),
         (["--checkpoint_minutes", "nan"], "checkpoint_minutes=nan must be a number of at least 0"),
         (["--logging_steps", "nan"], "logging_steps=nan must be a number of at least 0"),
         (["--save_strategy", "steps", "--save_steps", "-5"], "save_steps=-5.0 must be a number of at least 0"),

@@ -75,7 +75,8 @@ def test_splits_by_name_are_looked_at_whatever_holds_them(trainer_of, first, sha
 def test_splits_by_name_are_recorded_whatever_holds_them(trainer_of, first, shapes, asked, form, tmp_path):
     folder, _ = first
     kept, _ = make_splits(shapes, unlearn_request=asked[2], past=past_rows(folder, shapes))
-    trainer_of(load_encoder(str(folder)), form(kept)).save_model(str(tmp_path / "second"))
+    unset = {} if form is DatasetDict else {"test": None}
+    trainer_of(load_encoder(str(folder)), form({**kept, **unset})).save_model(str(tmp_path / "second"))
     assert sorted(past_rows(tmp_path / "second", shapes).requested["train"].values()) == [1] * 6 + [2] * 4
 
 
@@ -100,6 +101,10 @@ def test_the_folder_that_the_model_came_from_is_not_written_to(trainer_of, first
     before = files_as_they_stand(folder)
     kept, _ = make_splits(shapes, unlearn_request=asked[2], past=past_rows(folder, shapes))
     trainer = trainer_of(load_encoder(str(folder)), kept)
+    initial, _ = load_encoder(str(shutil.copytree(first[0], tmp_path / "public")))
+    trainer.initial_model = initial
+    with pytest.raises(UserError, match=r"save_model to .*public would write into the folder that"):
+        trainer.save_model(str(tmp_path / "public"))
     for inside in (folder, folder / "again"):
         with pytest.raises(
             UserError, match=r"save_model to .* the folder that the model was loaded from, .* another one"
@@ -111,21 +116,29 @@ def test_the_folder_that_the_model_came_from_is_not_written_to(trainer_of, first
                 replace(trainer.args, output_dir=str(inside)),
                 kept,
                 processing_class=trainer.processing_class,
-            )
+            ).train()
     assert files_as_they_stand(folder) == before
 
 
-@pytest.mark.parametrize(("family", "settings"), [("simclr", {"views": "light"}), ("clip", {"max_length": 9})])
-def test_rows_are_read_as_the_models_own_run_read_them(make_trainer, shapes, tmp_path, family, settings):
+@pytest.mark.parametrize(
+    ("family", "settings", "others"),
+    [
+        ("simclr", {"views": "light"}, {"views": "cifar"}),
+        ("clip", {"max_length": 9}, {"max_length": 16}),
+        ("clip", {}, {"max_length": 9}),
+    ],
+)
+def test_rows_are_read_as_the_models_own_run_read_them(make_trainer, tmp_path, family, settings, others):
     """Where samples stand is told in the views and captions of the first run; others would be other figures."""
     trainer = make_trainer("fine_tune", family, max_steps=1, **settings)
     trainer.save_model(str(tmp_path / "first"))
     model, processor = load_encoder(str(tmp_path / "first"))
     make_preprocessor(model, processor, DataConfig(**settings))
-    (name, was), now = *settings.items(), {"views": "cifar", "max_length": 16}
-    told = rf"unlearned with {name}={was}, .* with {name}={now[name]} .* give --{name} {was} \(DataConfig\({name}="
+    (name, now), length = *others.items(), getattr(trainer.preprocessor, "max_length", None)
+    was = length if family == "clip" else settings[name]
+    told = rf"first was unlearned with {name}={was}, .* with {name}={now} .* give --{name} {was} \(DataConfig\({name}="
     with pytest.raises(UserError, match=told):
-        make_preprocessor(model, processor, DataConfig())
+        make_preprocessor(model, processor, DataConfig(**others))
 
 
 def test_rows_found_for_an_older_model_are_not_enough(trainer_of, first, shapes, asked, tmp_path):
