@@ -115,7 +115,7 @@ def test_a_model_that_reads_rows_otherwise_is_refused(oracle, tiny_clip):
 def test_what_a_record_says_against_the_comparison_is_told(oracle, monkeypatch, tmp_path, base, asked, words):
     sha = weights_sha256(oracle.base_model) if base == "own" else base
     request = SimpleNamespace(salted=False, sha256=oracle.made["request"] if asked == "own" else asked)
-    record = SimpleNamespace(base_model=SimpleNamespace(sha256=sha), request=request)
+    record = SimpleNamespace(base_model=SimpleNamespace(sha256=sha), request=request, hyper_parameters={})
     monkeypatch.setattr(UnlearningManifest, "load", lambda folder: record)
     shutil.copytree(oracle.base_model, tmp_path / "model")
     (tmp_path / "model" / "unlearning.json").write_text("{}")
