@@ -17,7 +17,7 @@ from types import FrameType, TracebackType
 from typing import NoReturn
 
 from hf_unlearn.cli.terminal import terminal
-from hf_unlearn.errors import UserError, is_disk_full, is_out_of_memory, sentence_of_panic
+from hf_unlearn.errors import UserError, first_line, is_disk_full, is_out_of_memory, sentence_of_panic
 from hf_unlearn.text import printable
 
 UNFORESEEN = 70  # EX_SOFTWARE of sysexits.h: neither an answer nor a refusal
@@ -76,7 +76,7 @@ def _sentence(error: BaseException) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     if is_disk_full(error):
-        words = str(error).splitlines()[0]
+        words = first_line(error)
         return f"no space left on the disk ({words}); free some, what was finished before is as it was"
     if isinstance(error, OSError):
         if not error.strerror:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset, DatasetDict, Image, Value
 
 from hf_unlearn.data.folders import FolderContent
-from hf_unlearn.errors import UserError, listed
+from hf_unlearn.errors import UserError, first_line, listed
 from hf_unlearn.parsing import parse_json, read_bytes
 
 FILE_NAME = "file_name"
@@ -149,7 +149,7 @@ def _column(content: FolderContent, pictures: Iterable[Sequence[Row]], name: str
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
         raise UserError(
             f"The column {name!r} in the metadata of {content.root} holds values of several types, or too large ones "
-            f"({str(error).splitlines()[0]}); write them alike, say all as text."
+            f"({first_line(error)}); write them alike, say all as text."
         ) from error
 
 

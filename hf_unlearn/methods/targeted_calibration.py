@@ -332,7 +332,7 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
     def begin(self) -> None:
         """Predict the targets."""
         started = time.monotonic()
-        assert self.targets is not None
+        _ = self.targets  # predicted now, while the weights are as they were given, and kept
         self._seconds_of_targets = time.monotonic() - started
 
     def train(self, *positional: Any, **kwargs: Any) -> TrainOutput:

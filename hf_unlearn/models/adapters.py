@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.utils import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from hf_unlearn.errors import UserError, listed, missing_extra
+from hf_unlearn.errors import UserError, first_line, listed, missing_extra
 from hf_unlearn.models.contrastive import is_dual_encoder, unwrap
 from hf_unlearn.models.moco import MoCoModel
 from hf_unlearn.models.towers import name_patterns
@@ -95,7 +95,7 @@ def add_adapter(model: PreTrainedModel, config: "LoraConfig", frozen: str | None
     try:
         adapted = peft.get_peft_model(model, config, revision=getattr(model.config, "_commit_hash", None))
     except (ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0].partition(". ")[0]
+        reason = first_line(error).partition(". ")[0]
         targets = config.target_modules if isinstance(config.target_modules, str) else sorted(config.target_modules)
         if frozen is not None and _NOTHING_LEFT.match(reason):
             raise UserError(

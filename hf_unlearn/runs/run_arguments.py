@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_unlearn.data.config import setting
-from hf_unlearn.errors import UserError, listed
+from hf_unlearn.errors import UserError, first_line, listed
 from hf_unlearn.files import refuse_revision, refuse_to_write_to
 from hf_unlearn.methods import METHODS, PAPER_METHODS, load_method
 from hf_unlearn.methods.retrain import RetrainConfig
@@ -197,7 +197,7 @@ def get_peft_config(arguments: RunArguments) -> "LoraConfig | None":
     try:
         return require_peft().LoraConfig(**settings)
     except ValueError as error:
-        raise UserError(f"--use_peft: {str(error).splitlines()[0]}") from error
+        raise UserError(f"--use_peft: {first_line(error)}") from error
 
 
 def refuse_to_write_to_sources(arguments: RunArguments, output_dir: str | Path) -> None:

@@ -64,23 +64,8 @@ def seconds_trained(folder: Path) -> float:
     return float(_read_checksums(folder)["seconds"])
 
 
-def refuse_other_training(folder: Path, training: Mapping[str, object]) -> None:
-    """Refuse a checkpoint of a training that was another one.
-
-    Args:
-        folder: an undamaged checkpoint.
-        training: what identifies the training that is to go on from it, by name.
-
-    Raises:
-        UserError: showing what differs.
-    """
-    if differing := _differences(folder, training):
-        raise UserError(
-            f"{folder.name} is of another training ({listed(differing)}); repeat its settings, or train from the start"
-        )
-
-
 def _differences(folder: Path, training: Mapping[str, object]) -> list[str]:
+    """What differs between the training that wrote a checkpoint and another."""
     was = _read_checksums(folder).get("training")
     now = json.loads(json.dumps(training, default=str))
     was = was if isinstance(was, dict) else {}
@@ -118,10 +103,10 @@ def checked_checkpoint(
     Args:
         wanted: the argument.
         output_dir: where checkpoints are.
-        training: as `newest_checkpoint` takes it.
+        training: what identifies the training that is to go on, by name; default: it is not compared.
 
     Raises:
-        UserError: when there is none, or the one named is damaged.
+        UserError: when there is none, or the one named is damaged; or it is of another training, showing what differs.
     """
     if wanted is None or wanted is False:
         return None
@@ -129,11 +114,16 @@ def checked_checkpoint(
         newest = newest_checkpoint(output_dir, training)
         if newest is None:
             raise UserError(f"{output_dir} holds no undamaged checkpoint to resume from; train from the start")
-        return newest
-    folder = Path(wanted)
-    fault = damage(folder) if folder.is_dir() else "there is no such folder"
-    if fault is not None:
-        raise UserError(f"the checkpoint {folder} cannot be resumed from ({fault}); name an earlier one")
+        folder = newest
+    else:
+        folder = Path(wanted)
+        fault = damage(folder) if folder.is_dir() else "there is no such folder"
+        if fault is not None:
+            raise UserError(f"the checkpoint {folder} cannot be resumed from ({fault}); name an earlier one")
+    if training is not None and (differing := _differences(folder, training)):
+        raise UserError(
+            f"{folder.name} is of another training ({listed(differing)}); repeat its settings, or train from the start"
+        )
     return folder
 
 

@@ -15,7 +15,7 @@ from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_availab
 
 from hf_unlearn.data.config import setting
 from hf_unlearn.data.sampler import SplitSampler
-from hf_unlearn.errors import UserError, check_ranges
+from hf_unlearn.errors import UserError, check_ranges, first_line
 from hf_unlearn.models.contrastive import check_chunkable, is_dual_encoder, unwrap
 from hf_unlearn.models.towers import TOWERS, check_freezable
 from hf_unlearn.records.method_description import MethodDescription
@@ -276,7 +276,7 @@ class UnlearningConfig(TrainingArguments):
             kind, given = Trainer.get_optimizer_cls_and_kwargs(self)
             kind([weight], **given)
         except (ValueError, TypeError, ArithmeticError) as error:
-            name, words = OptimizerNames(self.optim).value, str(error).splitlines()[0]
+            name, words = OptimizerNames(self.optim).value, first_line(error)
             raise UserError(
                 f"optim={name}: {words}; see adam_beta1, adam_beta2, adam_epsilon and optim_args"
             ) from error
@@ -287,7 +287,7 @@ class UnlearningConfig(TrainingArguments):
             self.schedule(1)
         except (ValueError, TypeError, ArithmeticError) as error:
             raise UserError(
-                f"lr_scheduler_type={SchedulerType(self.lr_scheduler_type).value}: {str(error).splitlines()[0]}; set "
+                f"lr_scheduler_type={SchedulerType(self.lr_scheduler_type).value}: {first_line(error)}; set "
                 "lr_scheduler_kwargs, or choose another schedule"
             ) from error
         kind, unset = SchedulerType(self.lr_scheduler_type), {each.name: each.default for each in fields(self)}

@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -313,8 +313,6 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         self.refuse_sources(str(self.args.output_dir), "output_dir")
         identity = self.identity if resume_from_checkpoint else None
         folder = checkpoints.checked_checkpoint(resume_from_checkpoint, Path(str(self.args.output_dir)), identity)
-        if folder is not None and identity is not None:
-            checkpoints.refuse_other_training(folder, identity)
         self._seconds_before = checkpoints.seconds_trained(folder) if folder else 0.0
         self.begin_holding()
         self.remember_training(resumed=folder is not None)
@@ -363,14 +361,9 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         super().refuse_sources(folder, what)
         refuse_folder_of_origin(self.initial_model, folder, what)
 
-    @contextmanager
-    def saved_keys(self) -> Iterator[None]:
+    def saved_keys(self) -> AbstractContextManager[None]:
         """MoCo's queue holds keys of retain alone while the block runs, where something was unlearned."""
-        if not self.rows.unlearns:
-            yield
-            return
-        with keys_of_retain(self.model, self.preprocessor, self.rows.kept):
-            yield
+        return keys_of_retain(self.model, self.preprocessor, self.rows.kept) if self.rows.unlearns else nullcontext()
 
     @property
     def notes(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, NoReturn, cast
 
 import numpy as np
@@ -75,15 +76,14 @@ def refuse_unusable(
 
 def _refuse_shared_rows(splits: Mapping[str, Dataset]) -> None:
     """Refuse rows that are in two splits, by their ids, or by what they show and say where there are none."""
+    hashes = cache(lambda name: row_hashes(splits[name]))  # reads every picture
     for name, other in (("retain", "unlearn"), ("validation", "retain"), ("validation", "unlearn")):
         if not {name, other} <= splits.keys():
             continue
-        pair = splits[name], splits[other]
-        if all("id" in split.column_names for split in pair):
-            shared = _shared_ids(*pair, numbered_apart=name != "retain")
+        if all("id" in splits[each].column_names for each in (name, other)):
+            shared = _shared_ids(splits[name], splits[other], numbered_apart=name != "retain")
         else:
-            rows, known = (row_hashes(split) for split in pair)
-            shared = [f"row {place} of {name}" for place in np.flatnonzero(np.isin(rows, known))]
+            shared = [f"row {place} of {name}" for place in np.flatnonzero(np.isin(hashes(name), hashes(other)))]
             if shared and name == "validation":  # they may be other rows that show the same
                 logger.warning(
                     "%d rows of validation show and say what rows of %s do (%s): if the model was trained on them, "
