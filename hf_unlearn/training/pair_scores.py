@@ -1,6 +1,6 @@
 """Scores that predict how aligned a pair would be in a model that never saw it, from what the pair shows and says."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ Array = npt.NDArray[np.floating]
 Rows = npt.NDArray[np.int64]
 
 BATCH = 256
+CHUNK = 2**24  # pairs of pairs compared at a time
 # Of the ridge regressions from what a retain sample looks like to where the base model embeds it.
 CAPTION_NGRAMS = (2, 4)  # characters
 CAPTION_PENALTY = 0.1
@@ -27,7 +28,7 @@ PICTURE_SIZE = 16  # pixels
 PICTURE_COMPONENTS = 64
 PICTURE_BANDWIDTH = 0.3  # times the median squared distance
 PICTURE_PENALTY = 0.3
-# Of another encoder's embeddings: kernel exp(sharpness (cos - 1)), and one penalty for pictures and captions.
+# Where another encoder's embeddings add exp(sharpness (cos - 1)): one penalty for pictures and captions.
 EMBEDDING_SHARPNESS = 2.0
 EMBEDDING_PENALTY = 1.0
 
@@ -58,6 +59,12 @@ class PairFeatures:
         encoded = tuple((shown[rows], named[taken]) for shown, named in self.encoded)
         owner = np.searchsorted(rows, self.owner[taken])
         return PairFeatures(self.images[rows], self.pictures[rows], texts, owner, encoded)
+
+    def parts(self, most: int) -> Iterator["PairFeatures"]:
+        """Parts of so many rows at most, in order."""
+        yield from (
+            self.take(rows) for rows in np.array_split(np.arange(len(self.images)), -(-len(self.images) // most))
+        )
 
     def by(self, encoder: int) -> "PairFeatures":
         """The same with the embeddings of one of the other encoders alone."""
@@ -175,29 +182,33 @@ def embed_pairs(
 
 
 def pair_scores(retain: PairFeatures, *others: PairFeatures) -> list[Array]:
-    """Predict the alignment of pairs in a model that saw other retain pairs alone.
+    """Two scores that tell how aligned pairs would be in a model that saw other retain pairs alone.
 
-    Two kernel ridge regressions are fitted on retain pairs, both to the base model's image embeddings: one from
-    captions (TF-IDF of character n-grams), one from pictures (principal components of their shrunken pixels). With
-    another encoder's embeddings of both (the first one's), these are what they are fitted from, by the kernel
-    `exp(2 (cos - 1))`. A
-    pair's score is the inner product of where its caption and where its picture are predicted to lie. The pair's own
-    embeddings do not enter: those of unlearn pairs are what the base model remembers.
+    The first is the inner product of where a pair's caption and where its picture are predicted to lie. Two kernel
+    ridge regressions, fitted on retain pairs, predict these places from the captions (TF-IDF of character n-grams) and
+    from the pictures (principal components of their shrunken pixels); both learn where the base model embeds the
+    pictures. The second is how near the nearest retain pair is: the largest product of both kernels. Another encoder's
+    embeddings (the first one's), where there are any, add the kernel `exp(2 (cos - 1))` to both.
+
+    The pair's own embeddings by the base model do not enter: those of unlearn pairs are what it remembers.
 
     Returns:
-        `[texts]` scores of each of the others.
+        `[2, texts]` of each of the others.
     """
     centre = retain.images.mean(0)
     embedded = retain.images - centre
     like_captions, like_pictures, penalties = _kernels(retain)
     of_captions = _ridge(like_captions(retain), embedded[retain.owner], penalties[0])
     of_pictures = _ridge(like_pictures(retain), embedded, penalties[1])
-    scores: list[Array] = []
-    for other in others:
-        captions = like_captions(other) @ of_captions + centre
-        pictures = like_pictures(other) @ of_pictures + centre
-        scores.append((captions * pictures[other.owner]).sum(1))
-    return scores
+
+    def scores(other: PairFeatures) -> Array:
+        by_caption, by_picture = like_captions(other), like_pictures(other)
+        captions, pictures = by_caption @ of_captions + centre, by_picture @ of_pictures + centre
+        near = by_caption * by_picture[other.owner][:, retain.owner]
+        return np.stack([(captions * pictures[other.owner]).sum(1), near.max(1)])
+
+    most = max(1, CHUNK // len(retain.texts))
+    return [np.concatenate([scores(part) for part in other.parts(most)], axis=1) for other in others]
 
 
 def _kernels(retain: PairFeatures) -> tuple[Kernel, Kernel, tuple[float, float]]:
@@ -206,29 +217,37 @@ def _kernels(retain: PairFeatures) -> tuple[Kernel, Kernel, tuple[float, float]]
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.metrics.pairwise import linear_kernel, rbf_kernel
 
-    if retain.encoded:
-        own_shown, own_named = retain.encoded[0]
-        return (
-            lambda other: np.exp(EMBEDDING_SHARPNESS * (other.encoded[0][1] @ own_named.T - 1)),
-            lambda other: np.exp(EMBEDDING_SHARPNESS * (other.encoded[0][0] @ own_shown.T - 1)),
-            (EMBEDDING_PENALTY, EMBEDDING_PENALTY),
-        )
     vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=CAPTION_NGRAMS, sublinear_tf=True)
-    named = vectorizer.fit_transform(retain.texts)
+    legible = any(text.strip() for text in retain.texts)  # not where a tokenizer knows none of their words
+    said = vectorizer.fit_transform(retain.texts) if legible else None
     with np.errstate(invalid="ignore"):  # of pictures all alike, whose shares of no variance nobody reads
         components = PCA(min(PICTURE_COMPONENTS, *retain.pictures.shape), random_state=0).fit(retain.pictures)
-    shown = components.transform(retain.pictures)
-    gamma = 1 / (PICTURE_BANDWIDTH * _median_squared_distance(shown) or 1.0)  # 0: all pictures alike
+    seen = components.transform(retain.pictures)
+    gamma = 1 / (PICTURE_BANDWIDTH * _median_squared_distance(seen) or 1.0)  # 0: all pictures alike
+
+    def by_n_grams(other: PairFeatures) -> Array:
+        if said is None:
+            return np.zeros((len(other.texts), len(retain.texts)))
+        return linear_kernel(vectorizer.transform(other.texts), said)
+
+    def by_pixels(other: PairFeatures) -> Array:
+        return rbf_kernel(components.transform(other.pictures), seen, gamma=gamma)
+
+    if not retain.encoded:
+        return by_n_grams, by_pixels, (CAPTION_PENALTY, PICTURE_PENALTY)
+    shown, named = retain.encoded[0]
     return (
-        lambda other: linear_kernel(vectorizer.transform(other.texts), named),
-        lambda other: rbf_kernel(components.transform(other.pictures), shown, gamma=gamma),
-        (CAPTION_PENALTY, PICTURE_PENALTY),
+        lambda other: by_n_grams(other) + np.exp(EMBEDDING_SHARPNESS * (other.encoded[0][1] @ named.T - 1)),
+        lambda other: by_pixels(other) + np.exp(EMBEDDING_SHARPNESS * (other.encoded[0][0] @ shown.T - 1)),
+        (EMBEDDING_PENALTY, EMBEDDING_PENALTY),
     )
 
 
 def _ridge(kernel: Array, outputs: Array, penalty: float) -> Array:
     """Dual coefficients `[n, d]` of a kernel ridge regression."""
-    return np.linalg.solve(kernel + penalty * np.eye(len(kernel)), outputs)
+    from scipy.linalg import solve
+
+    return solve(kernel + penalty * np.eye(len(kernel)), outputs, assume_a="pos", overwrite_a=True)
 
 
 def _median_squared_distance(points: Array) -> float:

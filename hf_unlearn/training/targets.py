@@ -19,7 +19,7 @@ from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.preprocessing import ContrastivePreprocessor, ImageTextPreprocessor, ImageViewPreprocessor
 from hf_unlearn.models.contrastive import contrastive_terms, evaluation_mode
 from hf_unlearn.training.features import FeatureEncoder
-from hf_unlearn.training.pair_scores import BATCH, Array, Rows, embed_pairs, pair_scores
+from hf_unlearn.training.pair_scores import BATCH, CHUNK, Array, Rows, embed_pairs, pair_scores
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +28,8 @@ VIEW_PAIRS = 8  # pairs of random views that a picture's alignment is averaged o
 # Standard deviations of the held-out scores over which one of them stands for an unlearn pair's. At 1, pairs of average
 # score stand for high ones too, and the level comes out 1 to 2 points low; at 0.25 few pairs decide it.
 LIKENESS = 0.5
+PRIOR = 10  # held-out pairs that weigh as much as what a score is worth before any of them is seen
 FEW = 30  # effective number of held-out pairs below which their distribution is called uncertain
-CHUNK = 2**24  # pairs of scores compared at a time
 
 
 @dataclass(frozen=True)
@@ -94,21 +94,29 @@ def likeness_weights(scores: Array, unseen: Array) -> Array:
     return sum(near, np.zeros(len(unseen))) / len(scores)
 
 
-def predicted(features: Array, unseen: Array, alignment: Array) -> Array:
-    """`[n]` what a linear regression on held-out pairs predicts of unlearn pairs.
+def predicted(known: Array, alignment: Array, *others: Array) -> list[Array]:
+    """What a linear regression on held-out pairs predicts of other pairs.
 
-    The features are standardised on the held-out pairs; a penalty of 1 keeps few of them from deciding everything.
+    Scores are standardised on the held-out pairs. Before any of these is seen, each of k scores counts `1 / (k + 1)`
+    standard deviations of alignment, as it does on the embedded tasks; that weighs as much as `PRIOR` held-out pairs,
+    so that few of them do not turn an order round.
 
     Args:
-        features: `[k, n]` of unlearn pairs.
-        unseen: `[k, m]` the same of held-out pairs.
+        known: `[k, m]` scores of held-out pairs.
         alignment: `[m]` what the base model makes of these.
+        others: `[k, n]` scores of other pairs each.
+
+    Returns:
+        `[n]` alignments for each of the others.
     """
-    centre, width = unseen.mean(1, keepdims=True), unseen.std(1, keepdims=True)
-    asked, known = ((each - centre) / np.where(width > 0, width, 1) for each in (features, unseen))
-    mean = alignment.mean()
-    slopes = np.linalg.solve(known @ known.T + np.eye(len(known)), known @ (alignment - mean))
-    return mean + slopes @ asked
+    centre, width = known.mean(1, keepdims=True), known.std(1, keepdims=True)
+    width = np.where(width > 0, width, 1)
+    standard, mean = (known - centre) / width, alignment.mean()
+    before = alignment.std() / (len(known) + 1)
+    slopes = np.linalg.solve(
+        standard @ standard.T + PRIOR * np.eye(len(known)), standard @ (alignment - mean) + PRIOR * before
+    )
+    return [mean + slopes @ ((other - centre) / width) for other in others]
 
 
 @dataclass(frozen=True)
@@ -147,15 +155,17 @@ def pair_targets(
 ) -> AlignmentTargets:
     """Targets of image-text pairs: retain and negative pairs as they are, unlearn as held-out pairs of their kind.
 
-    Unlearn pairs are ordered by `pair_scores`, which the base model's memory of them does not enter, and held-out pairs
-    weighted by the likeness of theirs.
+    The base model's alignments of held-out pairs are regressed on their `pair_scores`, which its memory of unlearn
+    pairs does not enter. What that predicts orders the unlearn pairs, and held-out pairs are weighted by how alike
+    theirs is.
 
-    An encoder that learned retain, as Retrain does, orders unlearn pairs better. The base model's alignments of
-    held-out pairs are regressed on its own and on the scores that its embeddings give, and unlearn pairs are ordered by
-    what that predicts. It may remember something of them all the same, so it decides the order alone.
+    The base model knows held-out pairs from retain and unlearn, Retrain from retain alone. So what is regressed on are
+    scores from both, and predictions are made with scores from retain; what the held-out pairs lose by that is taken
+    off all targets.
 
-    The base model knows held-out pairs from retain and unlearn, Retrain from retain alone: what the held-out pairs'
-    scores lose on average when the regressions are fitted without the unlearn pairs is taken off.
+    An encoder that learned retain, as Retrain does, orders unlearn pairs better: by a regression on its own alignments
+    and on the scores that its embeddings give. It may remember something of them all the same, so it decides the order
+    alone.
 
     Args:
         model: the base model; each split passes through it once.
@@ -166,7 +176,7 @@ def pair_targets(
         noise: added to the scores that order the unlearn pairs, after held-out pairs were weighted by them.
         unlearn_to_retain: how many rows are unlearned for each that stays; default: as the splits have it.
         keep_embeddings: whether to keep where the base model embeds retain pairs, `2 d` bytes a picture and a caption.
-        encoder: one that never saw the unlearn pairs, to predict from; default: pixels and character n-grams.
+        encoder: one that never saw the unlearn pairs, to predict from beside pixels and character n-grams.
         orderer: one that learned retain and has forgotten most of the unlearn pairs, to order them by.
     """
     captions = retain.rows(range(min(len(retain), BATCH)))["caption_counts"].float().mean().item()
@@ -177,22 +187,23 @@ def pair_targets(
         kept = embed_pairs(model, preprocessor, retain, regressed, keep_embeddings, encoders)
         asked, unseen = (embed_pairs(model, preprocessor, split, encoders=encoders) for split in (unlearn, held_out))
     features = [each.features for each in (kept, asked, unseen)]
-    level = [each.by(0 if orderer is None else 1) for each in features]
-    scores, unseen_scores = pair_scores(*level)
-    request = level[1].take(_spread(len(unlearn), round(ratio * len(regressed))))
-    lost = pair_scores(level[0].joined(request), level[2])[0].mean() - unseen_scores.mean()
-    weights = likeness_weights(scores, unseen_scores)
+    known, *others = (each.by(0 if orderer is None else 1) for each in features)
+    request = others[0].take(_spread(len(unlearn), round(ratio * len(regressed))))
+    (learned,) = pair_scores(known.joined(request), others[1])
+    expected, without = predicted(learned, unseen.alignment, *pair_scores(known, *others))
+    lost = unseen.alignment.mean() - without.mean()
+    weights = likeness_weights(expected, without)
     notes = _say_how_alike(weights, lost)
     if orderer is not None:
-        made = [
-            np.stack([each.encoder_alignment, score])
-            for each, score in zip(features[1:], pair_scores(*features), strict=True)
-        ]
-        scores = predicted(made[0], made[1], unseen.alignment)
+        by_copy, held = (
+            np.concatenate([each.encoder_alignment[None], scores])
+            for each, scores in zip(features[1:], pair_scores(*features), strict=True)
+        )
+        (expected,) = predicted(held, unseen.alignment, by_copy)
     columns = max(kept.caption.max(), asked.caption.max()) + 1
     positive = np.zeros((len(retain) + len(unlearn), columns), dtype=np.float32)
     positive[kept.row, kept.caption] = kept.alignment
-    matched = match_quantiles(noise.added(scores), unseen.alignment, weights)
+    matched = match_quantiles(noise.added(expected), unseen.alignment, weights)
     positive[len(retain) + asked.row, asked.caption] = matched - lost
     negative = torch.tensor(kept.negative_alignment, dtype=torch.float32)
     return AlignmentTargets(torch.from_numpy(positive), negative, *kept.embeddings(), notes)

@@ -94,6 +94,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
     iterative: ClassVar[bool] = True  # whether training makes steps, and so checkpoints
     adaptable: ClassVar[bool] = True  # whether an adapter can take what is changed
     config_class: ClassVar[type[UnlearningConfig]]
+    at_rest: ClassVar[float] = 0.2  # how far off targets a mean alignment may stand that `StandingExcess` adds up
     train_dataset: EncodedSplits | StreamedBatches
     # A contrastive loss is a mean over its own batch: let the Trainer divide by the accumulation steps.
     loss_is_scaled_for_ga = False
@@ -183,7 +184,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         if isinstance(batches, EncodedSplits) and args.device.type != "cpu":
             self._feed_accelerator(batches)
         self._started_from = checkpoints.fingerprint(model)
-        self.guard, self.excess = DivergenceGuard(self), StandingExcess()
+        self.guard, self.excess = DivergenceGuard(self), StandingExcess(self.at_rest)
         for callback in (self.guard, self.excess, LogitScaleBound(lambda: self.model), OwnTokens(model)):
             self.add_callback(callback)
         self.saliency = self._saliency_mask() if args.saliency_share is not None else None

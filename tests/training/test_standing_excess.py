@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import TrainerState
 
-from hf_unlearn.training.standing_excess import AT_REST, GAIN, StandingExcess
+from hf_unlearn.training.standing_excess import GAIN, StandingExcess
 
 
 def see(trainer):
@@ -24,11 +24,12 @@ def see(trainer):
 
 
 def test_targets_are_lowered_by_the_sum_of_what_stood_above_them(make_trainer):
-    seen, lowered = see(make_trainer("targeted_calibration", num_train_epochs=10, per_device_train_batch_size=16))
+    trainer = make_trainer("targeted_calibration", num_train_epochs=10, per_device_train_batch_size=16)
+    seen, lowered = see(trainer)
     steps, half = len(seen), len(seen) // 2 + 1
-    assert (lowered[: half + 1] == 0).all() and (lowered[half + 1 :] != 0).all()
-    added = np.where(abs(seen) < AT_REST, seen, 0)
-    assert added[half:-1].any()
+    assert (lowered[: half + 1] == 0).all() and (lowered[half + 1 :] != 0).any()
+    added = np.where(abs(seen) < trainer.at_rest, seen, 0)
+    assert trainer.at_rest == 0.1 and added[half:-1].any()
     np.testing.assert_allclose(np.diff(lowered)[half:], GAIN / steps * added[half:-1], rtol=1e-4, atol=1e-7)
 
 
@@ -46,10 +47,16 @@ def test_what_stands_above_targets_whatever_they_are_ends_at_none(micro_batches)
 
 def test_what_is_still_on_its_way_is_not_added():
     """A training too short to arrive would else lower its targets below every cosine."""
-    excess, state = StandingExcess(), TrainerState(max_steps=20)
-    for state.global_step in range(20):
-        excess.see("unlearn", 0.5 + excess.lowered["unlearn"], state, 1)
-    assert excess.lowered["unlearn"] == 0
+    for excess, above, added in (
+        (StandingExcess(), 0.5, False),
+        (StandingExcess(), 0.15, True),
+        (StandingExcess(at_rest=0.1), 0.15, False),
+    ):
+        state = TrainerState(max_steps=20)
+        for state.global_step in range(20):
+            excess.see("unlearn", above + excess.lowered["unlearn"], state, 1)
+        assert (excess.lowered["unlearn"] != 0) == added
+        assert StandingExcess(**excess.state()["args"]).at_rest == excess.at_rest
 
 
 def test_a_second_training_starts_without_it_and_views_have_none(make_trainer):
