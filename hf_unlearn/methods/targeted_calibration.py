@@ -113,8 +113,8 @@ class TargetedCalibrationConfig(UnlearningConfig):
     target_epochs: float | None = setting(
         None,
         "With an initial model: epochs over retain alone of a copy that was led back towards it; what the copy "
-        "makes of pairs orders the targets. 0: there is no copy, and the initial model's embeddings alone predict "
-        "targets (of views, the model's own alignments order them); default: 4.",
+        "makes of pairs orders the targets. 0: there is no copy, and the initial model's own embeddings order them "
+        "too (with views, the model's own alignments do); default: 4.",
     )
     target_learning_rate: float | None = setting(
         None,
@@ -206,8 +206,8 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
 
     Where the initial model is known (a base that was fine-tuned from it), Retrain is that model fine-tuned on retain.
     A copy of the base is led most of the way back there and fine-tuned on retain for `target_epochs`. What it makes of
-    pairs orders the targets; the initial model's embeddings decide their level. `shrink_perturb` mixes with the initial
-    model instead of with new weights.
+    pairs orders the targets; the initial model's embeddings help to tell their level. `shrink_perturb` mixes with the
+    initial model instead of with new weights.
 
     Source: the calibration terms of Eq. 5 (arXiv 2406.03603), given targets; the last term is similarity-preserving
     distillation (arXiv 1907.09682). Matching what a retrained model would give is the idea of Georgiev et al.,
@@ -315,7 +315,7 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
         elif not self.args.epochs_of_copy:
             given.remove("target_epochs")
             pairs = is_dual_encoder(unwrap(self.model))
-            order = "its embeddings alone predict the targets" if pairs else "the model's own alignments order targets"
+            order = "its own embeddings order targets, too" if pairs else "the model's own alignments order targets"
             why = "target_epochs is 0"
             notes.append(f"No copy was led back towards the initial model ({why}): {order}.")
         if given and why:

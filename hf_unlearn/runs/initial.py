@@ -116,7 +116,7 @@ def with_predictions(
 ) -> Evaluation:
     """The base model's evaluation, with what exact retraining would make of each unlearn pair in its evidence.
 
-    It is predicted from the initial model's embeddings, as the level of Targeted Calibration's targets is: held-out
+    It is predicted as the level of Targeted Calibration's targets is, the initial model's embeddings helping: held-out
     pairs, weighted by their likeness to the request and lowered by what a model loses on them without it. Without an
     initial model, and for views, whose targets are distributed as held-out ones anyway, nothing is predicted. What is
     uncertain about it joins the evaluator's notes.

@@ -140,7 +140,7 @@ def test_targets_are_not_predicted_from_the_models_own_memory(make_trainer, tiny
             False,
             ["target_epochs and target_learning_rate have no effect, as no initial model is named"],
         ),
-        ("clip", {"target_epochs": 0}, True, ["(target_epochs is 0): its embeddings alone predict the targets."]),
+        ("clip", {"target_epochs": 0}, True, ["(target_epochs is 0): its own embeddings order targets, too."]),
         (
             "simclr",
             {"target_epochs": 0, "target_learning_rate": 1e-3},
