@@ -37,7 +37,7 @@ from hf_unlearn.training.targets import REGRESSION_PAIRS, AlignmentTargets, Targ
 from hf_unlearn.training.teacher import frozen_copy
 from hf_unlearn.training.trainer import UnlearningTrainer
 
-WAY_BACK = 0.8  # share of the way to the initial model: at 1 too little is learned again, at 0.5 too little forgotten
+WAY_BACK = 0.7  # share of the way to the initial model: at 0.9 too little is learned again, at 0.5 too little forgotten
 TARGET_EPOCHS = 4.0  # where `target_epochs` is unset
 OF_PAIRS = ("retain_weight", "negative_weight", "similarity_weight", "target_features")  # views have no such terms
 OF_INITIAL = ("target_epochs", "target_learning_rate")  # of the copy that is led back towards the initial model

@@ -75,4 +75,9 @@ def load_features(name: str, base: nn.Module) -> FeatureEncoder:
 
 
 def _unit(embeds: Tensor) -> Array:
+    if not embeds.isfinite().all():
+        raise UserError(
+            "An encoder that targets are predicted from (target_features, or the initial model) embeds some rows as "
+            "NaN or infinite; its weights are damaged or overflow, so name another one or leave it unset"
+        )
     return F.normalize(embeds.float(), dim=-1).cpu().double().numpy()

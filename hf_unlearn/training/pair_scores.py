@@ -60,11 +60,11 @@ class PairFeatures:
         owner = np.searchsorted(rows, self.owner[taken])
         return PairFeatures(self.images[rows], self.pictures[rows], texts, owner, encoded)
 
-    def parts(self, most: int) -> Iterator["PairFeatures"]:
-        """Parts of so many rows at most, in order."""
-        yield from (
-            self.take(rows) for rows in np.array_split(np.arange(len(self.images)), -(-len(self.images) // most))
-        )
+    def parts(self, texts: int) -> Iterator["PairFeatures"]:
+        """Parts of about so many captions, or of one row, in order."""
+        count = min(len(self.images), -(-len(self.texts) // max(1, texts)))
+        for rows in np.array_split(np.arange(len(self.images)), count):
+            yield self.take(rows)
 
     def by(self, encoder: int) -> "PairFeatures":
         """The same with the embeddings of one of the other encoders alone."""
@@ -202,13 +202,14 @@ def pair_scores(retain: PairFeatures, *others: PairFeatures) -> list[Array]:
     of_pictures = _ridge(like_pictures(retain), embedded, penalties[1])
 
     def scores(other: PairFeatures) -> Array:
-        by_caption, by_picture = like_captions(other), like_pictures(other)
-        captions, pictures = by_caption @ of_captions + centre, by_picture @ of_pictures + centre
-        near = by_caption * by_picture[other.owner][:, retain.owner]
+        near, by_picture = like_captions(other), like_pictures(other)
+        captions, pictures = near @ of_captions + centre, by_picture @ of_pictures + centre
+        near *= by_picture[np.ix_(other.owner, retain.owner)]
         return np.stack([(captions * pictures[other.owner]).sum(1), near.max(1)])
 
-    most = max(1, CHUNK // len(retain.texts))
-    return [np.concatenate([scores(part) for part in other.parts(most)], axis=1) for other in others]
+    return [
+        np.concatenate([scores(part) for part in other.parts(CHUNK // len(retain.texts))], axis=1) for other in others
+    ]
 
 
 def _kernels(retain: PairFeatures) -> tuple[Kernel, Kernel, tuple[float, float]]:

@@ -289,6 +289,17 @@ def test_the_initial_model_is_retrained_for_a_while_and_stays_as_it_is(make_trai
     assert trainer.train().metrics["train_runtime"] > 1000  # targets are part of the cost
 
 
+def test_an_encoder_that_embeds_rows_as_nan_is_refused(make_trainer, splits):
+    trainer = make_trainer("targeted_calibration", "clip")
+    damaged = CLIPModel(trainer.model.config).eval()
+    with torch.no_grad():
+        damaged.visual_projection.weight[0, 0] = torch.nan
+    rows = [trainer.rows.encoded(splits[name]) for name in ("retain", "unlearn", "validation")]
+    encoder = FeatureEncoder(damaged, trainer.processing_class)
+    with pytest.raises(UserError, match="embeds some rows as NaN"):
+        targets.pair_targets(trainer.model, trainer.preprocessor, *rows, encoder=encoder)
+
+
 def test_features_of_texts_are_refused_for_views(make_trainer, tiny_clip):
     with pytest.raises(UserError, match=r"target_features=.* would have no effect on a model that embeds views"):
         make_trainer("targeted_calibration", "simclr", target_features=str(tiny_clip))
