@@ -1,9 +1,9 @@
 """What exact retraining would make of each sample's alignment, predicted from the base model without retraining.
 
 After exact retraining the unlearn samples are samples the model never saw, as held-out ones already are. So their
-alignments should be distributed as those of held-out samples under the base model, weighted to resemble the request and
-lowered by what a model loses on them without the request, and those of retain samples should stay. Which unlearn sample
-gets which of these alignments follows from a score of each.
+alignments should be distributed as those of held-out samples under the base model, weighted to resemble the request,
+and those of retain samples should stay. Which unlearn sample gets which of these alignments, and their mean, is
+predicted: by a regression on held-out samples, from what each sample has in common with retain alone.
 """
 
 import logging
@@ -156,12 +156,11 @@ def pair_targets(
     """Targets of image-text pairs: retain and negative pairs as they are, unlearn as held-out pairs of their kind.
 
     The base model's alignments of held-out pairs are regressed on their `pair_scores`, which its memory of unlearn
-    pairs does not enter. What that predicts orders the unlearn pairs, and held-out pairs are weighted by how alike
-    theirs is.
+    pairs does not enter. What that predicts of unlearn pairs gives their order and their mean; their distribution
+    about it is that of held-out pairs, weighted by how alike their predictions are.
 
     The base model knows held-out pairs from retain and unlearn, Retrain from retain alone. So what is regressed on are
-    scores from both, and predictions are made with scores from retain; what the held-out pairs lose by that is taken
-    off all targets.
+    scores from both, and predictions are made with scores from retain.
 
     An encoder that learned retain, as Retrain does, orders unlearn pairs better: by a regression on its own alignments
     and on the scores that its embeddings give. It may remember something of them all the same, so it decides the order
@@ -191,9 +190,8 @@ def pair_targets(
     request = others[0].take(_spread(len(unlearn), round(ratio * len(regressed))))
     (learned,) = pair_scores(known.joined(request), others[1])
     expected, without = predicted(learned, unseen.alignment, *pair_scores(known, *others))
-    lost = unseen.alignment.mean() - without.mean()
-    weights = likeness_weights(expected, without)
-    notes = _say_how_alike(weights, lost)
+    level, weights = expected.mean(), likeness_weights(expected, without)
+    notes = _say_how_alike(weights, unseen.alignment.mean() - without.mean())
     if orderer is not None:
         by_copy, held = (
             np.concatenate([each.encoder_alignment[None], scores])
@@ -204,7 +202,7 @@ def pair_targets(
     positive = np.zeros((len(retain) + len(unlearn), columns), dtype=np.float32)
     positive[kept.row, kept.caption] = kept.alignment
     matched = match_quantiles(noise.added(expected), unseen.alignment, weights)
-    positive[len(retain) + asked.row, asked.caption] = matched - lost
+    positive[len(retain) + asked.row, asked.caption] = matched + (level - matched.mean())
     negative = torch.tensor(kept.negative_alignment, dtype=torch.float32)
     return AlignmentTargets(torch.from_numpy(positive), negative, *kept.embeddings(), notes)
 
