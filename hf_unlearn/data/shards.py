@@ -21,6 +21,7 @@ from datasets.packaged_modules.webdataset.webdataset import base_plus_ext
 from datasets.table import table_cast
 from numpy.typing import NDArray
 
+from hf_unlearn.data.columns import id_texts
 from hf_unlearn.data.requests import checked_ids
 from hf_unlearn.data.sources import load_failures, readable_rows
 from hf_unlearn.errors import LISTED, UserError, listed
@@ -67,8 +68,8 @@ def request_rows_in_shards(
         The places of the rows.
 
     Raises:
-        UserError: A shard cannot be read or has no such column; an entry is no id, repeated or unknown, or the id of
-            several rows. All entries are listed at once.
+        UserError: A shard cannot be read, or has no such column of strings or integers; an entry is no id, repeated or
+            unknown, or the id of several rows. All entries are listed at once.
     """
     wanted_ids, problems = checked_ids(requested)
     wanted = pa.array(dict.fromkeys(wanted_ids), pa.string())
@@ -154,8 +155,8 @@ class _InRequest:
     ids: Collection[str] = field(repr=False)
     wanted: bool = True
 
-    def __call__(self, row_id: object) -> bool:
-        return (str(row_id) in self.ids) == self.wanted
+    def __call__(self, row_id: str | None) -> bool:
+        return (row_id in self.ids) == self.wanted
 
 
 def stream_shards(shards: Shards, columns: dict[str, str | None]) -> IterableDataset:
@@ -246,7 +247,7 @@ def _parquet_ids(shard: str, column: str) -> Iterator[pa.Array]:
                 "stream have no numbers"
             )
         for batch in file.iter_batches(_CHUNK, columns=[column]):
-            yield pc.cast(batch.column(0), pa.string())
+            yield id_texts(batch.column(0), column, f"the shard {shard}")
 
 
 def _parquet_rows(

@@ -129,3 +129,32 @@ def test_something_must_be_left(parquet, shapes):
         split_shards(parquet, shapes["id"][:30])
     with pytest.raises(UserError, match="no column 'photo'"):
         split_shards(parquet, shapes["id"][:3], image_column="photo")
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        pa.array([1.0, 2.0, 3.0]),
+        pa.array([b"1", b"2", b"3"]),
+        pa.array([True, False, None]),
+        pa.array([1, 2, 3], pa.timestamp("us")),
+        pa.array([1.0, 2.0, 3.0]).dictionary_encode(),
+    ],
+    ids=lambda ids: str(ids.type),
+)
+def test_ids_that_are_written_in_more_than_one_way_are_refused(tmp_path, shapes, ids):
+    """What reads ids would find "2" where the filter sees "2.0", and the requested row would stay in the stream."""
+    rows = shapes.select(range(3)).with_format("arrow")[:].drop_columns("id").append_column("id", ids)
+    pq.write_table(rows, tmp_path / "x.parquet")
+    with pytest.raises(UserError, match=r"The id column 'id' of the shard .*x\.parquet holds .*, neither strings nor"):
+        split_shards([tmp_path / "x.parquet"], ["2", "b'2'", "true"])
+
+
+@pytest.mark.parametrize("kind", [pa.int8(), pa.uint64(), pa.string(), pa.large_string()], ids=str)
+@pytest.mark.parametrize("is_dictionary", [False, True])
+def test_a_request_leaves_the_stream_whatever_type_its_ids_have(tmp_path, shapes, kind, is_dictionary):
+    ids = pa.array([1, 2, None, 3]).cast(kind)
+    rows = shapes.select(range(4)).with_format("arrow")[:].drop_columns("id")
+    pq.write_table(rows.append_column("id", ids.dictionary_encode() if is_dictionary else ids), tmp_path / "x.parquet")
+    retain, unlearn, count = split_shards([tmp_path / "x.parquet"], [2])
+    assert (unlearn["id"][:], [row["id"] for row in retain], count) == (["2"], ["1", None, "3"], 3)
