@@ -145,6 +145,8 @@ def split_shards(
             for part in readable_rows(_parquet_rows(shard, rows, columns, schema), f"The shard {shard}")
         ]
         unlearn = Dataset(pa.concat_tables(parts))
+    if len(unlearn) != plan.count:
+        raise UserError(f"The shards gave {len(unlearn):,} of the {plan.count:,} rows asked for; write them anew.")
     return retain, unlearn, plan.rows - plan.count
 
 
@@ -285,7 +287,15 @@ def _tar_samples(shard: str) -> Iterator[tuple[str, list[str]]]:
     def parts(file: tarfile.TarFile) -> Iterator[tuple[str, str]]:
         for member in file:
             file.members = []  # type: ignore[attr-defined]  # or all headers would be kept
-            key, extension = base_plus_ext(member.name) if member.isfile() else (None, None)
+            name = member.name.rpartition("/")[2]
+            if not member.isfile() or name.startswith("."):  # hidden
+                continue
+            if name.startswith("__"):  # which `datasets` skips: it would be counted, and never read
+                raise UserError(
+                    f"The shard {shard} holds {member.name!r}, and what is called so is not read; rename it to begin "
+                    "with something else than two underscores, or leave it out."
+                )
+            key, extension = base_plus_ext(member.name)
             if key is not None and extension is not None:
                 yield key, extension.lower()
 

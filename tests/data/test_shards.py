@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image as PILImage
 
 from hf_unlearn.data import shards as module
 from hf_unlearn.data.images import read_image
@@ -122,6 +123,39 @@ def test_a_column_that_only_other_shards_have_is_named(tmp_path):
     pq.write_table(pa.table({"id": ["c"], "picture": [b""]}), tmp_path / "1.parquet")
     with pytest.raises(UserError, match=r"1\.parquet has no column 'image'"):
         split_shards([tmp_path / "0.parquet", tmp_path / "1.parquet"], ["a", "c"])
+
+
+def write_tar(path, names):
+    picture = io.BytesIO()
+    PILImage.new("RGB", (2, 2)).save(picture, "PNG")
+    with tarfile.open(path, "w") as tar:
+        for name in names:
+            for kind, content in (("png", picture.getvalue()), ("txt", b"a square")):
+                member = tarfile.TarInfo(f"{name}.{kind}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("hidden", [".b", "x/.b"])
+def test_hidden_files_are_no_samples_of_tar_files(tmp_path, hidden):
+    """As `datasets` has it, which reads the samples."""
+    write_tar(tmp_path / "x.tar", ["a", hidden, "x/c"])
+    columns = {"image_column": "png", "caption_column": "txt"}
+    retain, unlearn, rows = split_shards([tmp_path / "x.tar"], ["a"], **columns)
+    assert (unlearn["id"][:], [row["id"] for row in retain], rows) == (["a"], ["x/c"], 1)
+
+
+@pytest.mark.parametrize("name", ["__b", "x/__b"])
+def test_samples_that_would_be_counted_and_not_read_are_refused(tmp_path, name):
+    write_tar(tmp_path / "x.tar", ["a", name, "c"])
+    with pytest.raises(UserError, match=rf"x\.tar holds '{name}\.png', .* two underscores"):
+        split_shards([tmp_path / "x.tar"], ["a"], image_column="png")
+
+
+def test_fewer_rows_than_were_asked_for_are_refused(tars, shapes, monkeypatch):
+    monkeypatch.setattr(module, "readable_rows", lambda rows, what: list(rows)[1:])
+    with pytest.raises(UserError, match="gave 1 of the 2 rows asked for"):
+        split_shards(tars, shapes["id"][3:5], image_column="png")
 
 
 def test_something_must_be_left(parquet, shapes):
