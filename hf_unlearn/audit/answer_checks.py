@@ -6,6 +6,9 @@ cosines between pictures, which no rotation, scale or added dimension of the out
 requested pictures' geometry moves about as much as that of the others (measured: 0.8 to 1.1 times, whatever the
 method).
 
+What a side did not answer is left out of every mean (`known_mean`), so that one unanswered view switches off no check.
+Where nothing is left of a picture, its answers jump and stay at their worst; its alignment counts as remembered anyway.
+
 Each check gives at most one sentence. A suspicion bars the best verdict; it accuses nobody.
 """
 
@@ -22,7 +25,7 @@ from scipy import stats
 from hf_unlearn.audit.answer_jumps import FEWEST_OTHERS, Units, jumping, steady, units
 from hf_unlearn.audit.embeddings import Embeddings
 from hf_unlearn.audit.levels import TOLERANCE
-from hf_unlearn.audit.statistics import TwoSample
+from hf_unlearn.audit.statistics import TwoSample, known_mean
 from hf_unlearn.metrics.alignment_matrices import Matrix, unit_rows
 
 SHARE = 1 / 3
@@ -95,11 +98,9 @@ def change(before: Embeddings, after: Embeddings) -> Matrix:
     answer.
     """
     seen = geometry(before, after)
-    moved = np.concatenate([now - earlier for earlier, now in seen.pairs]) ** 2
-    known = np.isfinite(moved)
-    square = np.where(known, moved, 0).sum((0, 2)) / np.maximum(known.sum((0, 2)), 1)
+    moved = np.concatenate([now - earlier for earlier, now in seen.pairs])
     answered = np.isfinite(before.images).all((1, 2)) & np.isfinite(after.images).all((1, 2))
-    return np.where(answered, np.sqrt(square), np.nan)
+    return np.where(answered, np.sqrt(known_mean(moved**2, (0, 2))), np.nan)
 
 
 def noise(embeddings: Embeddings) -> Matrix | None:
@@ -110,7 +111,7 @@ def noise(embeddings: Embeddings) -> Matrix | None:
     unit = unit_rows(embeddings.images[_anchors(n), 1 % count])
     moved = (unit_rows(embeddings.repeats) - unit_rows(embeddings.images[:, 0])) @ unit.T
     # Of two models' cosines both sides are unsteady, here one: twice the variance.
-    return np.sqrt(2 * np.nanmean(moved**2, axis=1))
+    return np.sqrt(2 * known_mean(moved**2, 1))
 
 
 def _anchors(count: int) -> NDArray[np.int64]:
@@ -135,11 +136,11 @@ def _apart(seen: Geometry, u: NDArray[np.int64], o: NDArray[np.int64], clusters:
             """How far the cosines of two groups of pictures moved, and how far they differed before."""
             columns = np.isin(seen.anchors, with_rows)
             different = clusters[rows][:, None] != clusters[seen.anchors[columns]][None, :]
-            if columns.sum() < FEWEST or not different.any():
+            first, second = (side[:, rows][:, :, columns][:, different] for side in (before, after))
+            if columns.sum() < FEWEST or not np.isfinite(first).any():  # none was asked: decoys have no captions
                 return float("nan"), float("nan")
-            first, second = before[:, rows][:, :, columns], after[:, rows][:, :, columns]
-            centre = float(np.mean(first[:, different]))
-            return _root_mean((second - first) ** 2, different), _root_mean((first - centre) ** 2, different)
+            square = known_mean((second - first) ** 2)  # not a number where all that was asked is unanswered now
+            return float(np.sqrt(np.nan_to_num(square))), float(np.sqrt(known_mean((first - known_mean(first)) ** 2)))
 
         (across, _), (among, varied), (own, own_varied) = moved(u, o), moved(o, o), moved(u, u)
         if across > 2 * TOLERANCE and among < SHARE * across:
@@ -158,12 +159,6 @@ def _apart(seen: Geometry, u: NDArray[np.int64], o: NDArray[np.int64], clusters:
     return None
 
 
-def _root_mean(square: Matrix, different: NDArray[np.bool_]) -> float:
-    values = square[:, different]
-    values = values[np.isfinite(values)]
-    return float(np.sqrt(values.mean())) if values.size else 0.0
-
-
 def _content(seen: Geometry, o: NDArray[np.int64], clusters: NDArray[np.int64], compared: Units) -> str | None:
     """What the model says of requested pictures depends less on what they show: a stranger's answers, or noise.
 
@@ -176,7 +171,7 @@ def _content(seen: Geometry, o: NDArray[np.int64], clusters: NDArray[np.int64], 
     columns = others[np.unique(clusters[seen.anchors[others]], return_index=True)[1]]  # one a cluster
     different = clusters[:, None] != clusters[seen.anchors[columns]][None, :]
     before, after = (side[:, :, columns] for side in seen.pairs[0])
-    first, second = before.mean(0), after.mean(0)
+    first, second = known_mean(before, 0), known_mean(after, 0)
     kept = [_correlation(first[i][apart], second[i][apart]) for i, apart in enumerate(different)]
     seen_alike = [compared.sides(_agreement(side, different)) for side in (before, after)]
     own, rest = (
@@ -200,7 +195,7 @@ def _agreement(views: Matrix, different: NDArray[np.bool_]) -> Matrix:
     """How far the likenesses `[s, n, m]` that a picture's views find agree with each other: mean correlation `[n]`."""
     pairs = list(itertools.combinations(range(len(views)), 2))
     found = [
-        np.mean([_correlation(views[s, i][apart], views[t, i][apart]) for s, t in pairs]) if pairs else 1.0
+        known_mean([_correlation(views[s, i][apart], views[t, i][apart]) for s, t in pairs]) if pairs else 1.0
         for i, apart in enumerate(different)
     ]
     return np.array(found)
@@ -208,8 +203,8 @@ def _agreement(views: Matrix, different: NDArray[np.bool_]) -> Matrix:
 
 def _reliable(agreement: Matrix, count: int) -> float:
     """Share of what the mean of a picture's `count` views says that is not their scatter (Spearman and Brown)."""
-    known = agreement[np.isfinite(agreement)]
-    single = max(float(known.mean()), LEAST_AGREEMENT) if known.size else 1.0
+    known = float(known_mean(agreement))
+    single = 1.0 if np.isnan(known) else max(known, LEAST_AGREEMENT)
     return count * single / (1 + (count - 1) * single)
 
 
@@ -244,9 +239,9 @@ def _shared(
 def _closest(side: Embeddings, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Matrix:
     unit = unit_rows(side.images[:, :SLOTS])
     slots = range(unit.shape[1])
-    closest = np.full((len(rows), len(columns)), -1.0)  # one by one: a list of them all takes gigabytes
+    closest = np.full((len(rows), len(columns)), np.nan)  # one by one: a list of them all takes gigabytes
     for s, t in itertools.product(slots, slots):
-        np.maximum(closest, unit[rows, s] @ unit[columns, t].T, out=closest)
+        np.fmax(closest, unit[rows, s] @ unit[columns, t].T, out=closest)  # of what is known
     return closest
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_unlearn.audit.embeddings import Embeddings
-from hf_unlearn.audit.statistics import TwoSample, smallest_p_value
+from hf_unlearn.audit.statistics import TwoSample, known_mean, smallest_p_value
 from hf_unlearn.metrics.alignment_matrices import Matrix, unit_rows
 
 LEAST_JUMP = 1e-3
@@ -50,7 +50,7 @@ class Units:
 
     def sides(self, values: Matrix) -> tuple[Matrix, Matrix]:
         """`values[n]`, a number a picture, as one number a cluster: of requested ones, and of others."""
-        own, rest = (np.array([values[rows].mean() for rows in side]) for side in (self.requested, self.others))
+        own, rest = (np.array([known_mean(values[rows]) for rows in side]) for side in (self.requested, self.others))
         return own, rest
 
 
@@ -131,7 +131,7 @@ def steady(before: Embeddings, after: Embeddings, compared: Units) -> str | None
         if earlier is not None and size < earlier.shape[1]:
             first = compared.sides(earlier[:, size] / first_spread)
             usual = min(1.0, _median(first[0], LEAST_JUMP / 10) / _median(first[1], LEAST_JUMP / 10))
-        moved = compared.sides(now[:, size])[1]
+        moved = compared.sides(np.where(np.isfinite(now[:, size]), now[:, size], others))[1]
         if np.median(moved) < LEAST_JUMP or np.median(own) * STEADY_RATIO >= usual * np.median(rest):
             continue
         if TwoSample(np.log(rest), np.log(own), permutations=999).p_value("greater") <= LEVEL / len(sizes):

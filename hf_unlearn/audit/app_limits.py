@@ -133,18 +133,18 @@ def one_file(file: str | None, limits: Limits) -> str | None:
     return file or None
 
 
-def whole_number(value: float, low: int, high: int, what: str) -> int:
+def whole_number(value: float | None, low: int, high: int, what: str) -> int:
     """A number that was asked for on the page, or past it.
 
     Raises:
         UserError: It is no whole number from `low` to `high`.
     """
-    if not low <= value <= high or value != int(value):
+    if value is None or not low <= value <= high or value != int(value):  # a field that was emptied is None
         raise UserError(f"{what} must be a whole number from {low} to {high}, not {value}.")
     return int(value)
 
 
-def usable_model(name: str, side: str, hub_only: bool, limits: Limits) -> str:
+def usable_model(name: str | None, side: str, hub_only: bool, limits: Limits) -> str:
     """Check the name of a model, and on a public page its size, before anything is fetched.
 
     Args:
@@ -156,7 +156,7 @@ def usable_model(name: str, side: str, hub_only: bool, limits: Limits) -> str:
     Raises:
         UserError: When it is missing, no Hub id, not allowed, or too large.
     """
-    name = name.strip()
+    name = (name or "").strip()
     if not name:
         raise UserError(f"The model {side} has no name; give a Hub id such as org/clip.")
     if not hub_only:

@@ -69,6 +69,14 @@ def read_embeddings(path: str | Path, pictures: Sequence[Picture], captions: Seq
             f"'{file.name}' holds caption embeddings of shape {list(texts.shape)}, which do not match the {len(owner)} "
             f"captions of the {len(pictures)} pictures; store one row a caption, in the order of the pictures."
         )
+    shapes = {name: list(array.shape) for name, array in parts.items() if name != "text_owner"}
+    for name, shape in shapes.items():
+        axes = 2 if name in ("texts", "repeats") else 3
+        if len(shape) != axes or shape[-1] != shapes["images"][-1]:
+            raise UserError(
+                f"'{file.name}' holds {name} of shape {shape} beside images of shape {shapes['images']}; "
+                f"it needs {'[n, d]' if axes == 2 else '[n, k, d]'} with the same d: embeddings of one encoder."
+            )
     return Embeddings(
         images=parts["images"],
         texts=texts,

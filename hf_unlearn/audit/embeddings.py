@@ -93,12 +93,13 @@ class Embeddings:
         return unit_rows(views[chosen]), captions[chosen]
 
     def mean_captions(self) -> Matrix | None:
-        """Each picture's mean unit caption `[n, d]`; None without captions."""
+        """Each picture's mean unit caption `[n, d]`, NaN where it has none; None without captions."""
         if self.texts is None or self.text_owner is None:
             return None
         sums = np.zeros((len(self.images), self.texts.shape[1]))
         np.add.at(sums, self.text_owner, unit_rows(self.texts))
-        return sums / np.bincount(self.text_owner, minlength=len(sums))[:, None]
+        with np.errstate(invalid="ignore"):  # decoys have none
+            return sums / np.bincount(self.text_owner, minlength=len(sums))[:, None]
 
     def _weighted(self, unit: Matrix, held_back: bool) -> Matrix:
         """Mean over the views `[r, d]`: the picture as it is, which remembers most, weighs as much as all its crops."""

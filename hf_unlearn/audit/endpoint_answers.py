@@ -18,8 +18,8 @@ from hf_unlearn.metrics.alignment_matrices import Matrix
 
 DEEPEST = 12
 """Brackets within brackets of an answer, at most."""
-MOST_BRACKETS = 100
-"""Brackets of an answer for each item asked about, at most."""
+MOST_BRACKETS = 4_000
+"""Brackets of an answer for each item asked about, at most: an embedding for each token can be told from noise."""
 _BRACKETS = re.compile(r"[\[\]{}]")
 
 T = TypeVar("T")

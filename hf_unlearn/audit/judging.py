@@ -71,7 +71,7 @@ def _redraws(before: Embeddings, after: Embeddings, seed: int) -> Iterator[tuple
 
 
 def image_table(
-    before: Embeddings, after: Embeddings, pictures: AuditedPictures, clusters: np.ndarray | None = None
+    before: Embeddings, after: Embeddings, pictures: AuditedPictures, clusters: np.ndarray
 ) -> list[ImageRow]:
     """Turn two encoders' answers into the per-image table that is tested, one row a picture.
 
@@ -79,7 +79,7 @@ def image_table(
         before: Embeddings before.
         after: Embeddings after.
         pictures: The pictures.
-        clusters: `[n]`, which pictures count as one; those that look alike by default.
+        clusters: `[n]`, which pictures count as one.
     """
     columns = {"before": before.alignments(), "after": after.alignments(), "change": change(before, after)}
     if before.held_back is not None and after.held_back is not None:
@@ -90,15 +90,14 @@ def image_table(
     repeated = [noises for side in (before, after) if (noises := noise(side)) is not None]
     if len(repeated) == 2:
         columns["noise"] = (repeated[0] + repeated[1]) / 2
-    numbers = np.asarray(pictures.clusters if clusters is None else clusters)
-    sizes = np.bincount(numbers)
+    sizes = np.bincount(clusters)
     return [
         ImageRow(
             image=picture.name,
             sha256=picture.sha256,
             arm=arm,
             owner=owner,
-            cluster=f"cluster {numbers[i]}" if sizes[numbers[i]] > 1 else "",
+            cluster=f"cluster {clusters[i]}" if sizes[clusters[i]] > 1 else "",
             **{name: float(values[i]) for name, values in columns.items()},
         )
         for i, (picture, arm, owner) in enumerate(zip(pictures.pictures, pictures.arms, pictures.owners, strict=True))

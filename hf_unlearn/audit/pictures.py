@@ -3,6 +3,7 @@
 import hashlib
 import os
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from PIL import Image
@@ -58,21 +59,24 @@ def list_pictures(folder: str | Path) -> list[Picture]:
         The pictures in the order of their names.
 
     Raises:
-        UserError: When the folder is missing or empty, or any file in it cannot be read; every such file is listed.
+        UserError: When the folder is missing or empty, two names are the same once readable, or any file in it cannot
+            be read; every such file is listed.
     """
     root = Path(folder)
     if not root.is_dir():
         raise UserError(f"The image folder '{folder}' does not exist; give a folder of pictures.")
-    files = {
-        readable(path.relative_to(root).as_posix()): path
+    files = sorted(
+        (readable(path.relative_to(root).as_posix()), path)
         for path in root.rglob("*")
         if path.is_file()
         and path.suffix.lower() not in NOT_PICTURES
         and not any(part.startswith(".") for part in path.relative_to(root).parts)
-    }
-    pictures = [
-        Picture(name, path, hashlib.sha256(path.read_bytes()).hexdigest()) for name, path in sorted(files.items())
-    ]
+    )
+    if same := [name for (name, _), (other, _) in pairwise(files) if name == other]:
+        raise UserError(
+            f"The image folder '{folder}' holds two files that are read as '{same[0]}'; rename one of them."
+        )
+    pictures = [Picture(name, path, hashlib.sha256(path.read_bytes()).hexdigest()) for name, path in files]
     faults = []
     for picture in pictures:
         try:

@@ -1,5 +1,6 @@
 """Repeat an audit from its report: the same pictures, models and views, and whether the same comes out."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,13 +22,15 @@ class Comparison:
 
     Args:
         verdicts: Owner to both verdicts, the first and the repeated one.
-        difference: The largest difference between two alignments of one picture.
+        difference: The largest difference between two alignments of one picture; infinite where one audit has none.
         unmatched: Pictures that only one of the two audits has.
+        unanswered: How many alignments one of the two audits has and the other has not, of pictures that both have.
     """
 
     verdicts: dict[str, tuple[str, str]]
     difference: float
     unmatched: tuple[str, ...]
+    unanswered: int = 0
 
     @property
     def agrees(self) -> bool:
@@ -42,6 +45,8 @@ class Comparison:
             for owner, (first, again) in self.verdicts.items()
         ]
         found.append(f"Largest difference between two alignments: {self.difference:.2g}.")
+        if self.unanswered:
+            found.append(f"Alignments that only one of the audits has, for want of an answer: {self.unanswered}.")
         if self.unmatched:
             found.append(f"Pictures that only one of the audits has: {', '.join(self.unmatched[:5])}.")
         return [*found, "The audits agree." if self.agrees else "The audits do not agree."]
@@ -117,7 +122,7 @@ def repeat_audit(
 
 def compare_audits(first: dict[str, AuditResult], again: dict[str, AuditResult]) -> Comparison:
     """Two audits of the same owners, picture by picture."""
-    differences, unmatched = [0.0], set()
+    differences, unanswered, unmatched = [0.0], 0, set()
     for owner in first.keys() | again.keys():
         rows = [{row.sha256: row for row in found[owner].images} if owner in found else {} for found in (first, again)]
         unmatched |= {
@@ -125,13 +130,15 @@ def compare_audits(first: dict[str, AuditResult], again: dict[str, AuditResult])
         }
         for key in rows[0].keys() & rows[1].keys():
             one, two = rows[0][key], rows[1][key]
-            differences += [abs(one.before - two.before), abs(one.after - two.after)]
-    known = [value for value in differences if value == value]
+            for pair in ((one.before, two.before), (one.after, two.after)):
+                missing = sum(map(math.isnan, pair))
+                differences.append((abs(pair[0] - pair[1]), math.inf, 0.0)[missing])
+                unanswered += missing == 1
     verdicts = {
         owner: tuple(found[owner].verdict.value if owner in found else "not audited" for found in (first, again))
         for owner in sorted(first.keys() | again.keys())
     }
-    return Comparison(verdicts, max(known), tuple(sorted(unmatched)))  # type: ignore[arg-type]
+    return Comparison(verdicts, max(differences), tuple(sorted(unmatched)), unanswered)  # type: ignore[arg-type]
 
 
 def read_report(folder: Path) -> Fields:
@@ -144,6 +151,7 @@ def read_report(folder: Path) -> Fields:
     try:
         record = read_json(path)
         complete = {"command", "measurement", "results"} <= set(record) and "audits" in record["measurement"]
+        complete = complete and isinstance(record["command"], dict)
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(
             f"'{folder}' holds no readable finished audit ({error}); give the folder of a report."

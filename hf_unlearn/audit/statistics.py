@@ -13,7 +13,7 @@ import itertools
 from abc import ABC, abstractmethod
 from functools import lru_cache
 from math import comb
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -204,6 +204,14 @@ class OneSample(PermutationTest):
 
     def _root_mean_square(self, delta: Floats) -> Floats:
         return np.sqrt(np.maximum(np.mean((self._values - delta) ** 2, axis=-1, keepdims=True), self._floor))
+
+
+def known_mean(values: ArrayLike, axis: int | tuple[int, ...] | None = None) -> Any:
+    """Mean of the values that are finite, over all axes or some; NaN where none is."""
+    array = np.asarray(values, dtype=np.float64)
+    known = np.isfinite(array)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, array, 0).sum(axis) / known.sum(axis)
 
 
 def smallest_p_value(n: int, m: int | None = None) -> float:

@@ -37,7 +37,7 @@ class AttackRow:
 
     Attributes:
         attack: its name.
-        unit: points (hundredths) or nats.
+        unit: points (hundredths), nats, or a share of the base model's weights.
         retrain: its value on Retrain, mean over the ensemble.
         retrain_std: standard deviation over the Retrains; None where the ensemble gives one value.
         values: method (or `before`) to the value, mean over its models.
@@ -102,7 +102,8 @@ def _distances(retrains: Sequence[AttackSignals], entrants: Mapping[str, Sequenc
         return [float(model.weights["distance"][0]) for model in models]
 
     own, values = of(retrains), {name: float(np.mean(of(models))) for name, models in entrants.items()}
-    return AttackRow("distance of weights from the base model", SHARE, float(np.mean(own)), float(np.std(own)), values)
+    mean, spread = float(np.mean(own)), float(np.std(own, ddof=1))
+    return AttackRow("distance of weights from the base model", SHARE, mean, spread, values)
 
 
 def _one_by_one(

@@ -5,6 +5,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
+from hf_unlearn.errors import UserError
+
 
 def is_text(kind: pa.DataType) -> bool:
     """Tell whether an Arrow type holds strings."""
@@ -14,6 +16,25 @@ def is_text(kind: pa.DataType) -> bool:
 def blank(texts: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """Mark the texts that are null or nothing but white space."""
     return np.asarray(pc.fill_null(pc.equal(pc.utf8_trim_whitespace(texts), ""), True), dtype=bool)
+
+
+def id_texts(column: pa.Array | pa.ChunkedArray, source: str, name: str) -> pa.Array | pa.ChunkedArray:
+    """The ids in a column as text, integers by their digits; so read everywhere, or a requested row would be missed.
+
+    Args:
+        column: The column.
+        source: What it is called, for the message.
+        name: How the message calls the data.
+
+    Raises:
+        UserError: It holds neither strings nor integers.
+    """
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not (is_text(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
+        raise UserError(
+            f"The id column {source!r} of {name} holds {column.type}, neither strings nor integers (--id_column)."
+        )
+    return pc.cast(column, pa.string())
 
 
 def arrow_column(dataset: Dataset, name: str) -> pa.ChunkedArray:

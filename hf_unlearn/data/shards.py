@@ -21,6 +21,7 @@ from datasets.packaged_modules.webdataset.webdataset import base_plus_ext
 from datasets.table import table_cast
 from numpy.typing import NDArray
 
+from hf_unlearn.data.columns import id_texts
 from hf_unlearn.data.requests import checked_ids
 from hf_unlearn.data.sources import load_failures, readable_rows
 from hf_unlearn.errors import LISTED, UserError, listed
@@ -67,8 +68,8 @@ def request_rows_in_shards(
         The places of the rows.
 
     Raises:
-        UserError: A shard cannot be read or has no such column; an entry is no id, repeated or unknown, or the id of
-            several rows. All entries are listed at once.
+        UserError: A shard cannot be read, or has no such column of strings or integers; an entry is no id, repeated or
+            unknown, or the id of several rows. All entries are listed at once.
     """
     wanted_ids, problems = checked_ids(requested)
     wanted = pa.array(dict.fromkeys(wanted_ids), pa.string())
@@ -144,6 +145,8 @@ def split_shards(
             for part in readable_rows(_parquet_rows(shard, rows, columns, schema), f"The shard {shard}")
         ]
         unlearn = Dataset(pa.concat_tables(parts))
+    if len(unlearn) != plan.count:
+        raise UserError(f"The shards gave {len(unlearn):,} of the {plan.count:,} rows asked for; write them anew.")
     return retain, unlearn, plan.rows - plan.count
 
 
@@ -154,8 +157,8 @@ class _InRequest:
     ids: Collection[str] = field(repr=False)
     wanted: bool = True
 
-    def __call__(self, row_id: object) -> bool:
-        return (str(row_id) in self.ids) == self.wanted
+    def __call__(self, row_id: str | None) -> bool:
+        return (row_id in self.ids) == self.wanted
 
 
 def stream_shards(shards: Shards, columns: dict[str, str | None]) -> IterableDataset:
@@ -246,7 +249,7 @@ def _parquet_ids(shard: str, column: str) -> Iterator[pa.Array]:
                 "stream have no numbers"
             )
         for batch in file.iter_batches(_CHUNK, columns=[column]):
-            yield pc.cast(batch.column(0), pa.string())
+            yield id_texts(batch.column(0), column, f"the shard {shard}")
 
 
 def _parquet_rows(
@@ -284,7 +287,15 @@ def _tar_samples(shard: str) -> Iterator[tuple[str, list[str]]]:
     def parts(file: tarfile.TarFile) -> Iterator[tuple[str, str]]:
         for member in file:
             file.members = []  # type: ignore[attr-defined]  # or all headers would be kept
-            key, extension = base_plus_ext(member.name) if member.isfile() else (None, None)
+            name = member.name.rpartition("/")[2]
+            if not member.isfile() or name.startswith("."):  # hidden
+                continue
+            if name.startswith("__"):  # which `datasets` skips: it would be counted, and never read
+                raise UserError(
+                    f"The shard {shard} holds {member.name!r}, and what is called so is not read; rename it to begin "
+                    "with something else than two underscores, or leave it out."
+                )
+            key, extension = base_plus_ext(member.name)
             if key is not None and extension is not None:
                 yield key, extension.lower()
 

@@ -18,7 +18,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from hf_unlearn.data.caption_rows import join_captions
-from hf_unlearn.data.columns import arrow_column, blank, is_text, replace_column
+from hf_unlearn.data.columns import arrow_column, blank, id_texts, is_text, replace_column
 from hf_unlearn.data.folders import list_folder
 from hf_unlearn.data.labels import encode_labels
 from hf_unlearn.data.picture_folders import load_pictures
@@ -263,11 +263,7 @@ def with_ids(dataset: Dataset, *, source: str = "id", name: str = "The dataset",
         numbers = pc.cast(pa.array(np.arange(len(dataset))), pa.string())
         return dataset.add_column("id", pc.binary_join_element_wise(prefix, numbers, ""), feature=Value("string"))
     column = arrow_column(dataset, "id")
-    if not (is_text(column.type) or pa.types.is_integer(column.type) or pa.types.is_null(column.type)):
-        raise UserError(
-            f"The id column {source!r} of {name} holds {column.type}, neither strings nor integers (--id_column)."
-        )
-    ids = pc.cast(column, pa.string())
+    ids = id_texts(column, source, name)
     missing = np.flatnonzero(blank(ids) | np.asarray(pc.fill_null(pc.match_substring(ids, "\n"), True), dtype=bool))
     if len(missing):
         raise UserError(

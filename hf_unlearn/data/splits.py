@@ -82,8 +82,8 @@ def make_splits(
 
     Raises:
         UserError: Nothing says what to unlearn, or several arguments do, a fraction outside (0, 1), an empty split,
-            unknown, repeated or wrongly typed ids, an unknown column or value, an id in both `retain` and `unlearn`,
-            exact duplicates, or a bad image.
+            unknown, repeated or wrongly typed ids, an unknown column or value, an id in both `retain` and `unlearn`, a
+            column of other types in splits whose rows are put together, exact duplicates, or a bad image.
     """
     if duplicates not in ("refuse", "move", "keep"):
         raise UserError(f"--duplicates must be refuse, move or keep, not {duplicates!r}.")
@@ -107,6 +107,13 @@ def make_splits(
     fractions = {name: fraction for name, fraction in fractions.items() if name not in held_out}
     for name, fraction in fractions.items():
         _check_fraction(fraction, f"--{name}_fraction")
+
+    together = (
+        {"train": pool} if ready is None else {"retain": pool, "unlearn": ready}
+    )  # a base model is trained on both
+    if duplicates == "move" or past is not None:  # rows of any split may be put with these
+        together |= held_out
+    _refuse_other_types(together)
 
     ids = arrow_column(pool, "id")
     kind: RequestKind
@@ -308,6 +315,21 @@ def _refuse_empty(sizes: Mapping[str, int]) -> None:
     if empty:
         counts = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
         raise UserError(f"No row is left for {listed(empty)} ({counts}): change the request or the fractions.")
+
+
+def _refuse_other_types(splits: Mapping[str, Dataset]) -> None:
+    """Refuse splits whose rows cannot be put together: a column holds something else in one of them."""
+    first: dict[str, str] = {}
+    for name, split in splits.items():
+        for column, kind in split.features.items():
+            if "'null'" in repr(kind):  # no row has a value, which goes with any type
+                continue
+            other = first.setdefault(column, name)
+            if splits[other].features[column] != kind:
+                raise UserError(
+                    f"The column {column!r} holds {splits[other].features[column]} in {other} and {kind} in {name}, so "
+                    "that their rows cannot be put together; give it one type in all splits, or leave it out."
+                )
 
 
 def _refuse_shared_ids(retain: pa.ChunkedArray, unlearn: pa.ChunkedArray) -> None:

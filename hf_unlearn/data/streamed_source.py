@@ -122,7 +122,8 @@ def _shards(name: str, config: str | None, revision: str | None) -> dict[str, li
             raise UserError(
                 f"--dataset_revision has no effect: {path} is on this machine, not on the Hub; leave it unset."
             )
-        content = list_folder(path.resolve(), config)
+        with load_failures(name):  # a README.md can hold patterns that are none
+            content = list_folder(path.resolve(), config)
         if content.kind not in ("parquet", "tar"):
             raise UserError(f"--streaming reads parquet or WebDataset shards, which {name} does not consist of.")
         logger.info("%s", content.summary)

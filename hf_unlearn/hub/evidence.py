@@ -39,7 +39,7 @@ _AFTERWARDS = (DIGESTS_NAME, SIGNATURE_NAME, TOKEN_NAME)
 
 
 def removal_statement(manifest: UnlearningManifest, weights: Mapping[str, str]) -> dict[str, object]:
-    """The removal as an in-toto Statement v1; `weights` are the SHA-256 of each weight file, by its name."""
+    """The removal as an in-toto Statement v1; `weights` are the SHA-256 of each weight file, by its path."""
     base, request = manifest.base_model, manifest.request
     return {
         "_type": STATEMENT_TYPE,
@@ -69,7 +69,7 @@ def bill_of_materials(
 ) -> dict[str, object]:
     """The model as a CycloneDX 1.7 ML-BOM: its hashes, the model it descends from, and its figures.
 
-    `weights` are the SHA-256 of each weight file, by its name.
+    `weights` are the SHA-256 of each weight file, by its path.
     """
     base = manifest.base_model
     ancestor: dict[str, object] = {"type": "machine-learning-model", "name": base.name_or_path}
@@ -164,7 +164,7 @@ def evidence(folder: Path, manifest: UnlearningManifest, evaluation: EvaluationR
     Raises:
         UserError: The folder holds no weights.
     """
-    weights = {file.name: file_sha256(file) for file in weight_files(folder)}
+    weights = {file.relative_to(folder).as_posix(): file_sha256(file) for file in weight_files(folder)}
     return {
         REMOVAL_NAME: _json(removal_statement(manifest, weights)),
         BOM_NAME: _json(bill_of_materials(manifest, evaluation, weights)),

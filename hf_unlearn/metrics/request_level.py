@@ -52,9 +52,10 @@ def request_level(alignment: Array, held_out: Array, then: float | None = None) 
         (85.0, 25.0, True)
     """
     own, unseen = check_scores(alignment, "request"), check_scores(held_out, "held out")
-    draws = np.random.default_rng(0).integers(0, len(own), (DRAWS, len(own)))
-    tail = 100 * (1 - LEVEL) / 2
-    low, high = np.percentile(own[draws].mean(1), [tail, 100 - tail])
+    rng, tail = np.random.default_rng(0), 100 * (1 - LEVEL) / 2
+    # One by one: all draws of a million samples take 15 GB.
+    means = [own[rng.integers(0, len(own), len(own))].mean() for _ in range(DRAWS)]
+    low, high = np.percentile(means, [tail, 100 - tail])
     non_member = 100 * float(unseen.mean())
     expected = non_member if then is None else max(then, non_member)
     low, high = 100 * float(low), 100 * float(high)

@@ -1,12 +1,20 @@
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
+from audit.conftest import draw
 from audit_answers import AT_20, PARTS, WIDTH, Answers, answers, edited, rotation
 from audit_attacks import ATTACKS, CAPTION_ATTACKS
 from audit_simulation import C, R, U, World
+from PIL import Image as PILImage
 
 from hf_unlearn.audit.answer_checks import change, noise, suspicions
 from hf_unlearn.audit.answer_jumps import checkable, units
 from hf_unlearn.audit.embeddings import Embeddings
+from hf_unlearn.audit.encoders import embed_pictures
+from hf_unlearn.audit.pictures import list_pictures
+from hf_unlearn.audit.transforms import HeldBackViews, TrainingViews
 from hf_unlearn.records.audit_result import Arm
 
 RNG = np.random.default_rng(3)
@@ -77,23 +85,101 @@ def test_noise_is_the_change_between_two_models_as_unsteady() -> None:
     assert noise(Embeddings(asked[0], repeats=asked[2][:, 0])).mean() == pytest.approx(expected, rel=0.1)
 
 
-@pytest.mark.parametrize(
-    ("attack", "words"),
-    [
-        ("noise on answers about requested pictures", "Only the answers about the requested pictures changed"),
-        ("the same, all outputs rotated", "Only the answers about the requested pictures changed"),
-        ("the same, all outputs in half precision", "Only the answers about the requested pictures changed"),
-        ("a stranger's embedding, the model drifts", "show less of what is on them"),
-        ("the embedding of an own control, the model drifts", "the answer of a different picture"),
-        ("outputs rounded to 0.2, the model drifts", "are coarse"),
-        ("noise on requested pictures, the model drifts", "jump"),
-        ("noise kept for alike pictures, the model drifts", "small changes hardly move"),
-        ("pictures true, their views noisy, the model drifts", "small changes hardly move"),
-        ("all others lifted to the requested level", "about all pictures but the requested ones changed"),
-    ],
+FAKES = (
+    ("noise on answers about requested pictures", "Only the answers about the requested pictures changed"),
+    ("the same, all outputs rotated", "Only the answers about the requested pictures changed"),
+    ("the same, all outputs in half precision", "Only the answers about the requested pictures changed"),
+    ("a stranger's embedding, the model drifts", "show less of what is on them"),
+    ("the embedding of an own control, the model drifts", "the answer of a different picture"),
+    ("outputs rounded to 0.2, the model drifts", "are coarse"),
+    ("noise on requested pictures, the model drifts", "jump"),
+    ("noise kept for alike pictures, the model drifts", "small changes hardly move"),
+    ("pictures true, their views noisy, the model drifts", "small changes hardly move"),
+    ("all others lifted to the requested level", "about all pictures but the requested ones changed"),
 )
+
+
+@pytest.mark.parametrize(("attack", "words"), FAKES)
 def test_each_fake_is_told_in_plain_words(world: Answers, attack: str, words: str) -> None:
     assert any(words in sentence for sentence in found(world, ATTACKS[attack](world)))
+
+
+def without(side: Embeddings, rows: object) -> Embeddings:
+    """The same answers, but for one view of some pictures."""
+    images = side.images.copy()
+    images[rows, 1] = np.nan
+    return replace(side, images=images)
+
+
+@pytest.mark.parametrize(("attack", "words"), FAKES)
+def test_unanswered_views_hide_no_fake(world: Answers, attack: str, words: str) -> None:
+    """Of one picture on either side, or of every requested picture now."""
+    fake, other = ATTACKS[attack](world), np.flatnonzero(~world.requested)[0]
+    for rows in (0, other, world.requested):
+        assert any(words in sentence for sentence in found(world, without(fake, rows))), rows
+    for row in (0, other):
+        asked = replace(world, before=without(world.before, row))
+        assert any(words in sentence for sentence in found(asked, fake)), row
+
+
+@pytest.mark.parametrize("row", [0, 20])
+@pytest.mark.parametrize("served", ["before", "after"])
+def test_requested_pictures_that_the_old_model_answers_are_told_with_an_unanswered_view(
+    world: Answers, served: str, row: int
+) -> None:
+    """The cosines among them stay, beside how far they differed before."""
+    kept = {name: getattr(world.drifted, name).copy() for name in PARTS}
+    for name in PARTS:
+        kept[name][world.requested] = getattr(world.before, name)[world.requested]
+    before, after = world.before, Embeddings(**kept)
+    before, after = (without(before, row), after) if served == "before" else (before, without(after, row))
+    assert any("all pictures but the requested ones" in told for told in found(replace(world, before=before), after))
+
+
+@pytest.mark.parametrize("row", [0, 20])
+def test_an_unanswered_view_raises_no_suspicion(world: Answers, row: int) -> None:
+    assert found(world, without(world.drifted, row)) == ()
+    assert found(replace(world, before=without(world.before, row)), world.drifted) == ()
+
+
+class Projection:
+    """An encoder of pixels, of which a text is the name of a picture."""
+
+    deterministic = True
+
+    def __init__(self, pictures: dict[str, np.ndarray], turn: np.ndarray) -> None:
+        self.pictures, self.turn = pictures, turn
+
+    def embed_images(self, views: np.ndarray) -> np.ndarray:
+        return (views.reshape(len(views), -1) / 255 - 0.5) @ self.turn
+
+    def embed_texts(self, texts: list[str]) -> np.ndarray:
+        return self.embed_images(np.stack([self.pictures[text] for text in texts]))
+
+    def describe(self) -> dict[str, object]:
+        return {}
+
+
+@pytest.mark.parametrize("others", [12, 0])
+def test_decoys_which_have_no_captions_make_no_honest_model_suspect(tmp_path: Path, others: int) -> None:
+    """Requested pictures of one kind differ less than others, and what varied among others is known without decoys."""
+    rng = np.random.default_rng(1)
+    kind = np.array(draw(0).resize((8, 8))).astype(float)
+    drawn = [np.clip(kind + rng.normal(0, 8, kind.shape), 0, 255) for _ in range(10)]
+    drawn += [np.array(draw(10 + number).resize((8, 8))) for number in range(others + 12)]
+    for number, pixels in enumerate(drawn):
+        PILImage.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{number:02}.png")
+    pictures = list_pictures(tmp_path)
+    captions = [(picture.name,) for picture in pictures[: 10 + others]] + [()] * 12
+    texts = {picture.name: np.array(picture.open()) for picture in pictures}
+    first = rng.normal(size=(192, 32)) / 14
+    turns = first, first @ (np.eye(32) + 0.1 * rng.normal(size=(32, 32)))
+    views = TrainingViews("caption", 8), HeldBackViews(8)
+    before, after = (
+        embed_pictures(Projection(texts, turn), pictures, captions, *views, seed=0, count=4) for turn in turns
+    )
+    rows = np.arange(len(pictures))
+    assert suspicions(before, after, rows[:10].tolist(), rows[10:].tolist(), rows) == ()
 
 
 @pytest.mark.parametrize("after", ["honest", "drifted", "before"])

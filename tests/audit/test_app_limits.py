@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from audit.conftest import folder_of
 
-from hf_unlearn.audit.app_limits import Limits, copy_uploads, one_file, usable_model
+from hf_unlearn.audit.app_limits import Limits, copy_uploads, one_file, usable_model, whole_number
 from hf_unlearn.errors import UserError
 
 
@@ -15,6 +15,20 @@ def test_a_public_space_reaches_neither_files_nor_network(name):
     with pytest.raises(UserError, match="must be a Hub id"):
         usable_model(name, "before", True, Limits.public())
     assert usable_model(" org/clip ", "before", True, Limits(model_bytes=None)) == "org/clip"
+
+
+@pytest.mark.parametrize("value", [None, 1, 5, 2.5, float("nan"), float("inf")])
+def test_a_number_that_is_none_is_refused(value):
+    """A field that was emptied has none, nor has what is sent past the page."""
+    assert whole_number(3.0, 2, 4, "Views a picture") == 3
+    with pytest.raises(UserError, match="Views a picture must be a whole number from 2 to 4, not"):
+        whole_number(value, 2, 4, "Views a picture")
+
+
+@pytest.mark.parametrize("name", [None, "", " "])
+def test_a_model_without_a_name_is_refused(name):
+    with pytest.raises(UserError, match="The model after has no name"):
+        usable_model(name, "after", False, Limits())
 
 
 def test_a_model_is_weighed_before_it_is_fetched(monkeypatch):

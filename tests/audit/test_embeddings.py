@@ -219,6 +219,28 @@ def test_files_that_do_not_fit_are_named(tmp_path, pictures, make, words):
         read_embeddings(make(tmp_path), pictures, NO_CAPTIONS)
 
 
+@pytest.mark.parametrize(
+    ("part", "shape"),
+    [
+        ("texts", (N, D + 1)),
+        ("held_back", (N, K, D + 1)),
+        ("nudged", (N, 3, D + 1)),
+        ("repeats", (N, D + 1)),
+        ("repeats", (N,)),
+        ("repeats", (N, K, D)),
+    ],
+)
+def test_parts_of_another_width_or_form_are_named(part, shape, pictures, views, tmp_path):
+    recorded = {"hf_unlearn": json.dumps(record(pictures=[picture.sha256 for picture in pictures]))}
+    tensors = {"images": views, part: RNG.normal(size=shape)} | (
+        {"text_owner": np.arange(4.0)} if part == "texts" else {}
+    )
+    save_numpy(tensors, tmp_path / "x.safetensors", recorded)
+    words = rf"holds {part} of shape \[{', '.join(map(str, shape))}\] beside images of shape \[4, 3, 5\]"
+    with pytest.raises(UserError, match=words):
+        read_embeddings(tmp_path / "x.safetensors", pictures, NO_CAPTIONS)
+
+
 def test_names_that_are_files_of_embeddings():
     assert is_precomputed("a/x.NPY") and is_precomputed("x.safetensors") and is_precomputed("x.parquet")
     assert not is_precomputed("org/model") and not is_precomputed("https://host/x.npy")

@@ -305,6 +305,14 @@ def test_an_answer_of_brackets_alone_is_refused_before_it_is_taken_apart():
         parse_answer("[]" * 10**6, 2, openai=False)
 
 
+@pytest.mark.parametrize("tokens", [2, 200, 1_370])
+def test_an_embedding_a_token_is_told_to_be_pooled(endpoint, cache, waits, tokens):
+    """Up to the tokens of a picture of 518 pixels in patches of 14."""
+    endpoint.faults += [{"edit": lambda vectors: [[vector] * tokens for vector in vectors]}]
+    with pytest.raises(UserError, match=rf"shape \[2, {tokens}, 8\] to 2 items; it must give one embedding .* pooled"):
+        encoder(endpoint.tei, cache, waits).embed_images(views(2))
+
+
 def test_a_date_beyond_all_dates_is_none():
     assert retry_after("Mon, 01 Jan 99999999999999999999 00:00:00 GMT") is None
 

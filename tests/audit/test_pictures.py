@@ -1,4 +1,5 @@
 import hashlib
+import os
 
 import numpy as np
 import pytest
@@ -17,6 +18,15 @@ def test_pictures_are_found_in_order_with_the_hash_sha256sum_prints(tmp_path):
     found = list_pictures(tmp_path)
     assert [picture.name for picture in found] == ["a.jpg", "b.png", "sub/c.webp"]
     assert found[1].sha256 == hashlib.sha256((tmp_path / "b.png").read_bytes()).hexdigest()
+
+
+def test_names_that_are_one_name_once_readable_are_refused(tmp_path):
+    """The first would take the other's place, in whatever order the disk lists them."""
+    for raw, colour in ((b"\xe9.png", "red"), ("é.png".encode(), "blue")):
+        Image.new("RGB", (4, 4), colour).save(tmp_path / "x.png")
+        (tmp_path / "x.png").rename(tmp_path / os.fsdecode(raw))
+    with pytest.raises(UserError, match=r"two files that are read as 'é\.png'; rename one"):
+        list_pictures(tmp_path)
 
 
 def test_every_unreadable_picture_is_named(tmp_path):

@@ -3,16 +3,19 @@
 import hashlib
 import json
 import subprocess
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from audit.conftest import folder_of
 
-from hf_unlearn.audit.repeat import read_report, repeat_audit
+from hf_unlearn.audit.repeat import compare_audits, read_report, repeat_audit
 from hf_unlearn.audit.report import report_digest
 from hf_unlearn.audit.run import run_audit
 from hf_unlearn.audit.settings import AuditSettings
+from hf_unlearn.audit.verdict import run_tests
 from hf_unlearn.errors import UserError
-from hf_unlearn.records.audit_result import Verdict
+from hf_unlearn.records.audit_result import Arm, ImageRow, Verdict
 
 pytestmark = pytest.mark.usefixtures("small_plots")
 QUICK = AuditSettings(view_count=3, most_views=3, view_side=16, device="cpu")
@@ -49,6 +52,33 @@ def test_hashes_letter_and_recordings_lie_beside_the_page(tmp_path, arms, checkp
     assert kept.result.verdict is Verdict.NO_MODEL_CHANGE
     rows = {row.image: row for row in audit.result.images}
     assert all(row.before == pytest.approx(rows[row.image].before) for row in kept.result.images)
+
+
+def test_an_alignment_that_one_audit_lacks_is_a_difference_and_one_that_both_lack_is_none():
+    arms = [Arm.REQUESTED] * 4 + [Arm.NEVER_TRAINED] * 4
+    rows = [ImageRow(f"{n}.png", str(n), arm, 0.8 + n / 100, 0.5 - n / 100) for n, arm in enumerate(arms)]
+    first = replace(run_tests(rows), images=tuple(rows))
+
+    def compared(edits, others=()):
+        changed = [replace(first, images=tuple(replace(row, **dict(some).get(n, {})) for n, row in enumerate(rows)))
+                   for some in (edits, others)]  # fmt: skip
+        return compare_audits({"": changed[1]}, {"": changed[0]})
+
+    nan = float("nan")
+    mostly = compared([(n, {"after": nan}) for n in range(1, 8)])
+    assert not mostly.agrees and mostly.difference == np.inf and mostly.unanswered == 7
+    assert mostly.lines()[-1] == "The audits do not agree." and any(
+        line.endswith("answer: 7.") for line in mostly.lines()
+    )
+    assert compared([], [(0, {"before": nan})]).difference == np.inf, "of the first audit"
+    both = compared([(0, {"after": nan}), (1, {"after": 0.4895})], [(0, {"after": nan})])
+    assert both.agrees and both.unanswered == 0 and both.difference == pytest.approx(0.0005)
+
+
+def test_a_command_that_is_none_is_refused(tmp_path):
+    (tmp_path / "audit.json").write_text('{"command": [1], "measurement": {"audits": 1}, "results": []}')
+    with pytest.raises(UserError, match="audit anew"):
+        repeat_audit(tmp_path, tmp_path / "again")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"command": {}, "measurement": {}, "results": []}', "[" * 50_000])

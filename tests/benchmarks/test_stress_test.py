@@ -1,5 +1,8 @@
 """The comparison behind the stress test on simulated ensembles: what it must see, and what it must not."""
 
+from dataclasses import replace
+from statistics import stdev
+
 import numpy as np
 import pytest
 
@@ -9,6 +12,7 @@ from hf_unlearn.benchmarks.benchmark import Benchmark
 from hf_unlearn.benchmarks.stress_test import TOLERANCE, StressTest, has_power, table
 from hf_unlearn.data.transformed_copies import TRANSFORMS
 from hf_unlearn.errors import UserError
+from hf_unlearn.metrics.attacks import roc_auc
 
 SAMPLES, HELD_OUT, KEPT = 120, 130, 60
 
@@ -135,6 +139,18 @@ def test_values_are_means_over_leave_one_out():
 
     assert row.retrain == pytest.approx(mean(retrains)) and row.values["m"] == pytest.approx(mean(models))
     assert "KLoM, unlearn: mean" not in rows and rows["likelihood ratio: AUC"].retrain == 50
+
+
+def test_every_spread_is_that_of_a_sample_of_retrains():
+    world, distances = World(4), [1.0, 2.0, 4.0]
+    retrains = [
+        replace(model, weights={**model.weights, "distance": np.array([distance])})
+        for model, distance in zip(world.ensemble(3), distances, strict=True)
+    ]
+    rows = {row.attack: row for row in attack_models(retrains, {}, world.model(remembered=1.0))}
+    aucs = [100 * roc_auc(model.alignment["unlearn"], model.alignment["test"]) for model in retrains]
+    assert rows["distance of weights from the base model"].retrain_std == pytest.approx(stdev(distances))
+    assert rows["alignment: AUC"].retrain_std == pytest.approx(stdev(aucs))
 
 
 def test_signals_survive_their_file(tmp_path):

@@ -77,6 +77,41 @@ def test_copies_are_moved(with_copies: DatasetDict, caplog: pytest.LogCaptureFix
     assert ids_of(make_splits(splits)[0]) == ids_of(splits)  # no copies are left
 
 
+@pytest.mark.parametrize("first", ["retain", "train"])
+def test_a_column_of_another_type_is_told_before_a_picture_is_read(
+    with_copies: DatasetDict, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """Only where rows are put together; a column that is empty in one split goes with any other."""
+    options = {}
+    if first == "train":
+        with_copies = DatasetDict({"train": with_copies.pop("retain"), **with_copies})
+        del with_copies["unlearn"]
+        options = {"unlearn_request": ["r1"]}
+    for column, values in {"owner": "a", "empty": None}.items():
+        with_copies = DatasetDict(
+            {n: split.add_column(column, [values] * len(split)) for n, split in with_copies.items()}
+        )
+    with_copies["test"] = with_copies["test"].remove_columns("owner").add_column("owner", [1, 2])
+    with_copies["test"] = with_copies["test"].remove_columns("empty").add_column("empty", ["x", "y"])
+    with pytest.raises(UserError, match="exact copies"):
+        make_splits(with_copies, **options)
+    with_copies["test"] = with_copies["test"].remove_columns("owner")
+    moved, _ = make_splits(with_copies, duplicates="move", **options)
+    assert moved["unlearn"]["empty"][-1] == "y"
+    with_copies["test"] = with_copies["test"].add_column("owner", [1, 2])
+    monkeypatch.setattr(module, "map_images", lambda *_: pytest.fail("pictures were read"))
+    words = rf"'owner' holds Value\('string'\) in {first} and Value\('int64'\) in test, .* leave it out"
+    with pytest.raises(UserError, match=words):
+        make_splits(with_copies, duplicates="move", **options)
+
+
+def test_ready_splits_of_other_types_are_told_whatever_is_done_with_copies(with_copies: DatasetDict) -> None:
+    with_copies["retain"] = with_copies["retain"].add_column("year", [1, 2, 3])
+    with_copies["unlearn"] = with_copies["unlearn"].add_column("year", ["a", "b"])
+    with pytest.raises(UserError, match=r"'year' holds Value\('int64'\) in retain and Value\('string'\) in unlearn"):
+        make_splits(with_copies, duplicates="keep")
+
+
 def test_copies_are_kept(with_copies: DatasetDict) -> None:
     assert ids_of(make_splits(with_copies, duplicates="keep")[0]) == ids_of(with_copies)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image as PILImage
 
 from hf_unlearn.data import shards as module
 from hf_unlearn.data.images import read_image
@@ -124,8 +125,70 @@ def test_a_column_that_only_other_shards_have_is_named(tmp_path):
         split_shards([tmp_path / "0.parquet", tmp_path / "1.parquet"], ["a", "c"])
 
 
+def write_tar(path, names):
+    picture = io.BytesIO()
+    PILImage.new("RGB", (2, 2)).save(picture, "PNG")
+    with tarfile.open(path, "w") as tar:
+        for name in names:
+            for kind, content in (("png", picture.getvalue()), ("txt", b"a square")):
+                member = tarfile.TarInfo(f"{name}.{kind}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("hidden", [".b", "x/.b"])
+def test_hidden_files_are_no_samples_of_tar_files(tmp_path, hidden):
+    """As `datasets` has it, which reads the samples."""
+    write_tar(tmp_path / "x.tar", ["a", hidden, "x/c"])
+    columns = {"image_column": "png", "caption_column": "txt"}
+    retain, unlearn, rows = split_shards([tmp_path / "x.tar"], ["a"], **columns)
+    assert (unlearn["id"][:], [row["id"] for row in retain], rows) == (["a"], ["x/c"], 1)
+
+
+@pytest.mark.parametrize("name", ["__b", "x/__b"])
+def test_samples_that_would_be_counted_and_not_read_are_refused(tmp_path, name):
+    write_tar(tmp_path / "x.tar", ["a", name, "c"])
+    with pytest.raises(UserError, match=rf"x\.tar holds '{name}\.png', .* two underscores"):
+        split_shards([tmp_path / "x.tar"], ["a"], image_column="png")
+
+
+def test_fewer_rows_than_were_asked_for_are_refused(tars, shapes, monkeypatch):
+    monkeypatch.setattr(module, "readable_rows", lambda rows, what: list(rows)[1:])
+    with pytest.raises(UserError, match="gave 1 of the 2 rows asked for"):
+        split_shards(tars, shapes["id"][3:5], image_column="png")
+
+
 def test_something_must_be_left(parquet, shapes):
     with pytest.raises(UserError, match="names every row"):
         split_shards(parquet, shapes["id"][:30])
     with pytest.raises(UserError, match="no column 'photo'"):
         split_shards(parquet, shapes["id"][:3], image_column="photo")
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        pa.array([1.0, 2.0, 3.0]),
+        pa.array([b"1", b"2", b"3"]),
+        pa.array([True, False, None]),
+        pa.array([1, 2, 3], pa.timestamp("us")),
+        pa.array([1.0, 2.0, 3.0]).dictionary_encode(),
+    ],
+    ids=lambda ids: str(ids.type),
+)
+def test_ids_that_are_written_in_more_than_one_way_are_refused(tmp_path, shapes, ids):
+    """What reads ids would find "2" where the filter sees "2.0", and the requested row would stay in the stream."""
+    rows = shapes.select(range(3)).with_format("arrow")[:].drop_columns("id").append_column("id", ids)
+    pq.write_table(rows, tmp_path / "x.parquet")
+    with pytest.raises(UserError, match=r"The id column 'id' of the shard .*x\.parquet holds .*, neither strings nor"):
+        split_shards([tmp_path / "x.parquet"], ["2", "b'2'", "true"])
+
+
+@pytest.mark.parametrize("kind", [pa.int8(), pa.uint64(), pa.string(), pa.large_string()], ids=str)
+@pytest.mark.parametrize("is_dictionary", [False, True])
+def test_a_request_leaves_the_stream_whatever_type_its_ids_have(tmp_path, shapes, kind, is_dictionary):
+    ids = pa.array([1, 2, None, 3]).cast(kind)
+    rows = shapes.select(range(4)).with_format("arrow")[:].drop_columns("id")
+    pq.write_table(rows.append_column("id", ids.dictionary_encode() if is_dictionary else ids), tmp_path / "x.parquet")
+    retain, unlearn, count = split_shards([tmp_path / "x.parquet"], [2])
+    assert (unlearn["id"][:], [row["id"] for row in retain], count) == (["2"], ["1", None, "3"], 3)

@@ -185,6 +185,17 @@ def test_bad_pictures_are_left_out_on_request_and_never_unlearn_ones(folders, re
         stream_source(tmp_path, request_file, skip_bad_images=True)
 
 
+@pytest.mark.parametrize("pattern", ["", "**foo.parquet"])
+def test_a_pattern_that_is_none_is_told(folders, request_file, tmp_path, pattern):
+    """As it is without streaming; glob raises one error for the first and another for the second."""
+    root = tmp_path / "data"
+    shutil.copytree(folders["parquet"], root)
+    files = f'[{{split: train, path: "{pattern}"}}]'
+    (root / "README.md").write_text(f"---\nconfigs: [{{config_name: default, data_files: {files}}}]\n---\n")
+    with pytest.raises(UserError, match=r"data cannot be loaded \(--dataset_name\): "):
+        stream_source(root, request_file)
+
+
 def test_local_shards_are_found_by_whole_names_and_listed(folders, request_file, tmp_path, caplog):
     root = tmp_path / "my [test] data"
     shutil.copytree(folders["parquet"], root)

@@ -118,14 +118,6 @@ def hashes_that_are_none(run: Path, base: Path) -> None:
     changed(run, request=replace(request, sha256=combined, row_hashes=rows))
 
 
-def one_row_twice(run: Path, base: Path) -> None:
-    request = UnlearningManifest.load(run).request
-    assert request.row_hashes is not None
-    rows = request.row_hashes[:1] * request.count
-    combined = hashlib.sha256("".join(f"{row}\n" for row in rows).encode()).hexdigest()
-    changed(run, request=replace(request, sha256=combined, row_hashes=rows))
-
-
 def one_hash_for_two_things(run: Path, base: Path) -> None:
     manifest = UnlearningManifest.load(run)
     changed(run, dataset=replace(manifest.dataset, sha256=manifest.weights_sha256))
@@ -231,7 +223,6 @@ FORGERIES: dict[str, tuple[Forgery, str]] = {
     "code for the tokenizer": (foreign_code_of_the_tokenizer, "code"),
     "code that only has a name of ours": (code_of_its_own, "code"),
     "row hashes that are none": (hashes_that_are_none, "request"),
-    "one row many times": (one_row_twice, "request"),
     "one hash for two things": (one_hash_for_two_things, "unlearning.json: hashes"),
     "a branch as a commit": (revision_that_is_none, "unlearning.json: hashes"),
     "a run of the future": (tomorrow, "history"),

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from hf_unlearn.audit.encoders import LocalEncoder
 from hf_unlearn.errors import UserError
+from hf_unlearn.hub.evidence import write_evidence
 from hf_unlearn.hub.publishing import publish_run
 from hf_unlearn.hub.verification import verify_repo
 from hf_unlearn.models.checkpoint_forms import save_encoder
@@ -62,6 +63,11 @@ def test_a_checkpoint_goes_the_whole_way_in_its_own_form(form, small, unlearn, h
     assert not ours.visual_projection.weight.equal(small[0].visual_projection.weight)  # it was trained
     audited = LocalEncoder(str(out), device="cpu")
     assert audited.embed_texts(["a red circle"]).shape == (1, 64)
+    write_evidence(out)
+    (weights,) = json.loads((out / "removal.intoto.json").read_text())["subject"]  # the same path everywhere
+    parts = json.loads((out / "bom.cdx.json").read_text())["metadata"]["component"]["components"]
+    assert weights["name"] == WEIGHTS[form] and [part["name"] for part in parts] == [WEIGHTS[form]]
+    assert f"{weights['digest']['sha256']}  {WEIGHTS[form]}\n" in (out / "digests.sha256").read_text()
     publish_run(out, "org/clip")
     sent = hub.files("org/clip")
     assert sent[WEIGHTS[form]] == (out / WEIGHTS[form]).read_bytes() and LOADS[form] in sent["README.md"].decode()

@@ -8,13 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hub.finished_run import CAPTIONS, SALT
+from datasets import Dataset
+from hub.finished_run import CAPTIONS, SALT, describe
 from hub.local_hub import LocalHub
 
+from hf_unlearn.data.requests import RemovalRequest
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub import card as card_module
 from hf_unlearn.hub import card_check
 from hf_unlearn.hub.card import write_card
+from hf_unlearn.hub.manifest import describe_request
 from hf_unlearn.hub.manifest_check import OwnedSample
 from hf_unlearn.hub.publishing import publish_run
 from hf_unlearn.hub.verification import verify_repo
@@ -248,6 +251,22 @@ def test_an_owner_learns_whether_their_sample_is_in_the_request(
     assert subjects(verify_repo(run, salt="a guess", samples=[mine])) == [f"your {pictures[0].name}"]
     with pytest.raises(UserError, match="--salt"):
         verify_repo(run, samples=[mine])
+
+
+def test_a_request_of_equal_rows_is_published_and_verified(
+    run: Path, base: Path, requested: Dataset, pictures: list[Path], hub: LocalHub
+) -> None:
+    """Two rows of one picture and its captions, with an id each, have one hash."""
+    rows = requested.select([0, *range(len(requested) - 1)])
+    describe(run, base, rows)
+    publish_run(run, "org/clip")
+    report = verify_repo("org/clip", base=base, salt=SALT, samples=[OwnedSample(pictures[0], (CAPTIONS[0],))])
+    assert report.ok, report.failures
+    told = [str(line) for line in report.statements if line.subject == "request"]
+    assert "6 row hashes, 5 of them different, combine" in told[0]
+    named = rows.remove_columns("id").add_column("id", list("abcdef"))
+    record = describe_request(RemovalRequest("file", tuple("abcdef")), named, SALT)
+    assert (record.count, record.sha256) == (6, UnlearningManifest.load(run).request.sha256)
 
 
 def test_without_row_hashes_the_request_cannot_be_checked(run: Path, pictures: list[Path]) -> None:

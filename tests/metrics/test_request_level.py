@@ -1,5 +1,7 @@
 """Drift of earlier requests: told from sampling error, and from a rise to what non-members have."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -36,6 +38,23 @@ def test_the_interval_is_that_of_the_mean():
     assert level.high - level.low == pytest.approx(2 * 1.96 * error, rel=0.1)
     assert level.low < level.now < level.high
     assert request_level(values[::-1], [0.1]).now == pytest.approx(level.now)
+
+
+@pytest.mark.parametrize("count", [1, 7, 333])
+def test_the_draws_are_those_of_one_table(count):
+    values = np.random.default_rng(3).random(count)
+    drawn = values[np.random.default_rng(0).integers(0, count, (1_000, count))].mean(1)
+    level = request_level(values, [0.1])
+    assert [level.low, level.high] == pytest.approx(100 * np.percentile(drawn, [2.5, 97.5]), rel=1e-12)
+
+
+def test_many_samples_take_little_memory():
+    values = np.random.default_rng(4).random(20_000)
+    tracemalloc.start()
+    request_level(values, values)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * values.nbytes  # all draws at once: 2,000 times
 
 
 def test_an_interval_covers_as_often_as_it_says():
