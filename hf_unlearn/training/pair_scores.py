@@ -229,10 +229,10 @@ def _kernels(retain: PairFeatures) -> tuple[Kernel, Kernel, tuple[float, float]]
     def by_n_grams(other: PairFeatures) -> Array:
         if said is None:
             return np.zeros((len(other.texts), len(retain.texts)))
-        return linear_kernel(vectorizer.transform(other.texts), said)
+        return linear_kernel(said if other is retain else vectorizer.transform(other.texts), said)
 
     def by_pixels(other: PairFeatures) -> Array:
-        return rbf_kernel(components.transform(other.pictures), seen, gamma=gamma)
+        return rbf_kernel(seen if other is retain else components.transform(other.pictures), seen, gamma=gamma)
 
     if not retain.encoded:
         return by_n_grams, by_pixels, (CAPTION_PENALTY, PICTURE_PENALTY)
@@ -245,10 +245,11 @@ def _kernels(retain: PairFeatures) -> tuple[Kernel, Kernel, tuple[float, float]]
 
 
 def _ridge(kernel: Array, outputs: Array, penalty: float) -> Array:
-    """Dual coefficients `[n, d]` of a kernel ridge regression."""
+    """Dual coefficients `[n, d]` of a kernel ridge regression; the kernel is used up."""
     from scipy.linalg import solve
 
-    return solve(kernel + penalty * np.eye(len(kernel)), outputs, assume_a="pos", overwrite_a=True)
+    kernel[np.diag_indices_from(kernel)] += penalty
+    return solve(kernel, outputs, assume_a="pos", overwrite_a=True)
 
 
 def _median_squared_distance(points: Array) -> float:
