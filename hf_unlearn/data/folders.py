@@ -23,7 +23,9 @@ SPLIT_NAMES = {
     "retain": "retain",
     "unlearn": "unlearn",
 }
-_SHARD = re.compile(r"([a-z]+)([-_.]\d[\w.-]*)?")  # "train", "train-00000-of-00002-a1b2c3", "train_7"
+HOLDOUT = "holdout_"  # splits called so are measured and never trained on: did a method erase more than was asked?
+# "train", "train-00000-of-00002-a1b2c3", "train_7", "holdout_friends-00000-of-00001"
+_SHARD = re.compile(rf"({HOLDOUT}\w+?|[a-z]+)([-_.]\d[\w.-]*)?")
 # "train2017" beside "val2017": no splits, and hardly classes.
 _ALMOST = re.compile(rf"({'|'.join(SPLIT_NAMES)})[-_. ]?(\d{{1,4}}|images?|set|split|data)")
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -175,8 +177,8 @@ def _splits(root: Path, kind: str, files: Sequence[Path]) -> tuple[Path, dict[st
     places = sorted({file.relative_to(base).parts[0] if file.parent != base else "no folder" for file in outside})
     raise UserError(
         f"{root} has folders for {listed(sorted(splits))}, but {len(outside):,} of {len(files):,} pictures lie "
-        f"elsewhere ({listed(places)}); move them into train/, validation/ or test/, or rename those folders if they "
-        "are classes."
+        f"elsewhere ({listed(places)}); move them into train/, validation/, test/ or holdout_*/, or rename those "
+        "folders if they are classes."
     )
 
 
@@ -185,7 +187,7 @@ def _unwrapped(root: Path, files: Sequence[Path]) -> Path:
     base = root
     while True:
         tops = {file.relative_to(base).parts[:-1][:1] for file in files}
-        if len(tops) != 1 or tops == {()} or next(iter(tops))[0].lower() in SPLIT_NAMES:
+        if len(tops) != 1 or tops == {()} or _split_called(next(iter(tops))[0]):
             break
         base = base / next(iter(tops))[0]
     return base if all(_folder_split(file, base) for file in files) else root
@@ -197,12 +199,17 @@ def _are_by_folder(base: Path, splits: Mapping[str, Sequence[Path]]) -> bool:
 
 def _folder_split(file: Path, base: Path) -> str | None:
     *folders, _ = file.relative_to(base).parts
-    return SPLIT_NAMES.get(folders[0].lower()) if folders else None
+    return _split_called(folders[0]) if folders else None
 
 
 def _name_split(file: Path) -> str | None:
     match = _SHARD.fullmatch(file.stem.lower())
-    return SPLIT_NAMES.get(match[1]) if match else None
+    return _split_called(match[1]) if match else None
+
+
+def _split_called(name: str) -> str | None:
+    name = name.lower()
+    return name if name.startswith(HOLDOUT) and name != HOLDOUT else SPLIT_NAMES.get(name)
 
 
 def _grouped(root: Path, split_of: Mapping[Path, str | None]) -> dict[str, list[Path]]:
@@ -213,9 +220,9 @@ def _grouped(root: Path, split_of: Mapping[Path, str | None]) -> dict[str, list[
         raise UserError(
             f"{len(without):,} of {len(split_of):,} files of {root} belong to no split, while others are "
             f"{listed(sorted(named))}: {listed(file.relative_to(root).as_posix() for file in without)}. Call them "
-            "train-*, validation-* or test-*, or move them away."
+            "train-*, validation-*, test-* or holdout_*, or move them away."
         )
-    order = dict.fromkeys(SPLIT_NAMES.values())
+    order = dict.fromkeys((*SPLIT_NAMES.values(), *sorted(named)))
     found = {split: [file for file, its in split_of.items() if (its or "train") == split] for split in order}
     return {split: files for split, files in found.items() if files}
 

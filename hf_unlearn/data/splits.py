@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from hf_unlearn.data.columns import arrow_column, is_text
 from hf_unlearn.data.duplicates import resolve_duplicates
 from hf_unlearn.data.earlier_rows import EARLIER, REQUEST_COLUMN, PastRows, marked
+from hf_unlearn.data.folders import HOLDOUT
 from hf_unlearn.data.images import check_images
 from hf_unlearn.data.labels import align_classes
 from hf_unlearn.data.requests import RemovalRequest, RequestKind, checked_ids, parse_where, read_entries
@@ -23,7 +24,6 @@ from hf_unlearn.errors import LISTED, UserError, listed
 
 logger = logging.getLogger(__name__)
 
-HOLDOUT = "holdout_"  # splits called so are measured and never trained on: did a method erase more than was asked?
 ROLES = {"retain_synth": "retain", "forget": "unlearn"}  # what SALMUBench calls them
 HELD_OUT = {"validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 

@@ -9,7 +9,7 @@ from typing import cast
 
 from datasets import Dataset, DatasetDict, Image, IterableDataset, load_dataset_builder
 
-from hf_unlearn.data.folders import list_folder
+from hf_unlearn.data.folders import HOLDOUT, list_folder
 from hf_unlearn.data.images import check_images
 from hf_unlearn.data.labels import encode_labels
 from hf_unlearn.data.requests import RemovalRequest, read_entries
@@ -60,7 +60,8 @@ def stream_source(
 
     Args:
         dataset_name: A folder of parquet shards or WebDataset tar files, or the id of such a dataset on the Hub, with
-            splits `train`, `validation` and `test` (as `datasets` finds them by the names of the files).
+            splits `train`, `validation` and `test` (as `datasets` finds them by the names of the files); those called
+            `holdout_*` are measured, too.
         unlearn_request: File of the ids to be unlearned.
         dataset_config: Configuration of a Hub dataset.
         revision: Branch, tag or commit of a Hub dataset.
@@ -79,7 +80,7 @@ def stream_source(
         UserError: The data is not in shards or lacks a split or column, or the request names rows that are not there.
     """
     shards = _shards(str(dataset_name), dataset_config, revision)
-    held_out = held_out_in(shards)
+    held_out = held_out_in(shards) | {name: name for name in shards if name.startswith(HOLDOUT)}
     missing = [*({"train"} - set(shards)), *(name for name in HELD_OUT if name not in held_out)]
     if missing:
         raise UserError(

@@ -25,6 +25,7 @@ from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
 from hf_unlearn.models.adapters import is_adapted, merged
 from hf_unlearn.models.contrastive import contrastive_terms, is_dual_encoder, unwrap
 from hf_unlearn.models.towers import freeze_tower
+from hf_unlearn.models.weights import is_copy
 from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, RETAIN, MethodDescription
 from hf_unlearn.training.batch import TrainingBatch
 from hf_unlearn.training.config import StartingPoint, Training, UnlearningConfig
@@ -136,7 +137,8 @@ class TargetedCalibrationConfig(UnlearningConfig):
         super().check_for(splits, start)
         if not splits.get("validation"):
             raise UserError(
-                f"{self.title} takes its targets from samples the model never saw; pass them as split validation"
+                f"{self.title} takes its targets from samples the model never saw; pass them as split validation of "
+                "train_dataset"
             )
         if not start.pairs:
             self.refuse_without_effect(OF_PAIRS, "on a model that embeds views")
@@ -224,6 +226,11 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
         self, model: PreTrainedModel, args: TargetedCalibrationConfig, train_dataset: Any, *rest: Any, **kwargs: Any
     ):
         super().__init__(model, args, train_dataset, *rest, **kwargs)
+        if self.initial_model is not None and is_copy(self.initial_model.state_dict(), unwrap(self.model).state_dict()):
+            raise UserError(
+                "initial_model has the model's own weights, which remember the requested rows; give the model that it "
+                "was fine-tuned from, or leave it out"
+            )
         self._of_copy = self._say_what_copy()
         self._retain, self._validation = train_dataset["retain"], train_dataset["validation"]
         streams_pairs = isinstance(self.train_dataset, StreamedBatches) and is_dual_encoder(self.model)

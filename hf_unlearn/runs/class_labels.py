@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_unlearn.data.columns import arrow_column
+from hf_unlearn.data.folders import HOLDOUT
 from hf_unlearn.data.labels import align_classes
 from hf_unlearn.data.preprocessing import ImageTextPreprocessor
-from hf_unlearn.data.splits import HOLDOUT
 from hf_unlearn.embedding import BATCH
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.metrics.zero_shot import zero_shot

@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 
 from hf_unlearn.data.earlier_rows import EARLIER
 from hf_unlearn.data.encoded import EncodedSplit
+from hf_unlearn.data.folders import HOLDOUT
 from hf_unlearn.data.preprocessing import ContrastivePreprocessor, Encoded, ImageTextPreprocessor, ImageViewPreprocessor
-from hf_unlearn.data.splits import HOLDOUT
 from hf_unlearn.embedding import BATCH, embed_split
 from hf_unlearn.metrics.agreement import agreement
 from hf_unlearn.metrics.alignment import matched_cosine

@@ -34,7 +34,7 @@ from hf_unlearn.runs.class_labels import ZeroShotTask, class_labels
 from hf_unlearn.runs.command_line import Run
 from hf_unlearn.runs.comparable import refuse_other_reading
 from hf_unlearn.runs.evaluation import Evaluation, Evaluator, ImageTextEvaluator, ImageViewEvaluator
-from hf_unlearn.runs.initial import load_initial_model, reading_notes, with_predictions
+from hf_unlearn.runs.initial import forgotten_initial, load_initial_model, reading_notes, with_predictions
 from hf_unlearn.runs.pretrain import MERGED, run_time_seconds, train_from_scratch
 from hf_unlearn.runs.reports import BEFORE, RunReports, Trained
 from hf_unlearn.runs.results import ORIGINAL, make_results
@@ -102,6 +102,7 @@ class Experiment(RunReports):
         for config in run.methods.values():
             self.check(config, model)
         self.evaluator = make_evaluator(model, task, self.splits, preprocessor, arguments)
+        self.evaluator.notes += forgotten_initial(arguments) if run.methods else ()
         self.evaluator.notes += reading_notes(self.initial, preprocessor, run.data, task.splits["unlearn"])
         if is_dual_encoder(model) or arguments.model_name_or_path is not None:  # else said before the base was trained
             say_notes(self.evaluator.notes)

@@ -25,8 +25,9 @@ from hf_unlearn.models.checkpoint_forms import save_encoder
 from hf_unlearn.models.contrastive import is_dual_encoder
 from hf_unlearn.models.effective_settings import differing_settings
 from hf_unlearn.models.loading import load_encoder
-from hf_unlearn.models.weights import same_tensors
-from hf_unlearn.records.schemas import BaseModel
+from hf_unlearn.models.weights import is_copy
+from hf_unlearn.records.file_names import MANIFEST_NAME
+from hf_unlearn.records.schemas import COMMIT, BaseModel, UnlearningManifest
 from hf_unlearn.runs.builders import Builder
 from hf_unlearn.runs.command_line import Run
 from hf_unlearn.runs.comparable import other_reading
@@ -56,6 +57,27 @@ class InitialModel:
 def called(model: BaseModel) -> str:
     """A recorded model's name, with its revision on the Hub."""
     return model.name_or_path + (f"@{model.revision}" if model.revision else "")
+
+
+def recorded_initial(record: UnlearningManifest) -> BaseModel | None:
+    """The initial model that a record names; those of earlier versions have its name alone, among the settings."""
+    named = record.hyper_parameters.get("initial_model")
+    if record.initial_model is not None or not isinstance(named, str):
+        return record.initial_model
+    name, _, commit = named.rpartition("@")
+    return BaseModel(name, commit) if COMMIT.fullmatch(commit) else BaseModel(named)
+
+
+def forgotten_initial(arguments: RunArguments) -> tuple[str, ...]:
+    """What is to be said where the base model's record names an initial model, and the run none."""
+    folder = Path(arguments.model_name_or_path or "")
+    if arguments.initial_model is not None or not (folder / MANIFEST_NAME).is_file():
+        return ()
+    recorded = recorded_initial(UnlearningManifest.load(folder))
+    if recorded is None:
+        return ()
+    told = f"The record of {folder.name} names the initial model {called(recorded)}, and this run names none: Retrain "
+    return (told + "starts from new weights, and nothing is predicted from it. Name it with --initial_model.",)
 
 
 def load_initial_model(
@@ -178,7 +200,7 @@ def _require_same_architecture(name: str, model: PreTrainedModel, base: PreTrain
             f"--initial_model {name} is another architecture than the model ({what}); name the checkpoint that the "
             f"model was fine-tuned from; {remedy}"
         )
-    if same_tensors(model.state_dict(), base.state_dict()):
+    if is_copy(model.state_dict(), base.state_dict()):
         raise UserError(f"--initial_model {Path(name).name} has the model's own weights; name what it was trained from")
 
 

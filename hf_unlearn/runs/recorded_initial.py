@@ -13,7 +13,7 @@ from hf_unlearn.records.schemas import COMMIT, BaseModel, UnlearningManifest
 from hf_unlearn.runs.command_line import Run
 from hf_unlearn.runs.evaluation import ImageTextEvaluator
 from hf_unlearn.runs.experiment import Experiment
-from hf_unlearn.runs.initial import called
+from hf_unlearn.runs.initial import called, recorded_initial
 from hf_unlearn.runs.run_data import UnlearningTask
 
 SUBJECT = "initial model"
@@ -72,15 +72,6 @@ def measuring(run: Run, task: UnlearningTask, base: str, checkpoint: str) -> Mea
             why = f" ({error})"
     experiment = Experiment(run, task, base)
     return Measuring(experiment, _standing(recorded, experiment, why))
-
-
-def recorded_initial(record: UnlearningManifest) -> BaseModel | None:
-    """The initial model that a record names; those of earlier versions have its name alone, among the settings."""
-    named = record.hyper_parameters.get("initial_model")
-    if record.initial_model is not None or not isinstance(named, str):
-        return record.initial_model
-    name, _, commit = named.rpartition("@")
-    return BaseModel(name, commit) if COMMIT.fullmatch(commit) else BaseModel(named)
 
 
 def _at_hand(

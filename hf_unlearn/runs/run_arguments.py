@@ -133,6 +133,9 @@ class RunArguments:
                 raise UserError(f"prompt_templates: {template!r} must hold {{}} once, where a class's name goes")
         if self.class_names is not None and not self.prompt_templates:
             raise UserError("class_names go into prompts; give prompt_templates, too")
+        names = self.class_names or []
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise UserError(f"class_names has {listed(twice)} more than once; give each class a name of its own")
         if not self.dataset_name.strip():
             raise UserError("--dataset_name is empty; name a dataset, as --help says")
         if self.show_samples is None:  # a card must not show what somebody asked to have removed

@@ -20,7 +20,7 @@ from hf_unlearn.models.contrastive import (
     unwrap,
 )
 from hf_unlearn.models.loading import load_encoder
-from hf_unlearn.models.weights import same_tensors
+from hf_unlearn.models.weights import is_copy
 
 Array = npt.NDArray[np.floating]
 
@@ -66,7 +66,7 @@ def load_features(name: str, base: nn.Module) -> FeatureEncoder:
             f"target_features={name} is a {type(model).__name__}, which embeds no texts; name an encoder of pictures "
             "and texts"
         )
-    if same_tensors(model.state_dict(), unwrap(base).state_dict()):
+    if is_copy(model.state_dict(), unwrap(base).state_dict()):
         raise UserError(
             f"target_features={name} has the model's own weights, which remember the requested rows; name an encoder "
             "that never saw them, or leave it unset"

@@ -59,6 +59,10 @@ def test_words_in_names_of_files_decide_nothing(data: Path) -> None:
         (("train", "test"), {"train": 2, "test": 2}),
         (("train", "valid", "test"), {"train": 2, "validation": 2, "test": 2}),
         (("Train", "VAL"), {"train": 2, "validation": 2}),
+        (
+            ("train", "test", "holdout_friends", "Holdout_2"),
+            {"train": 2, "test": 2, "holdout_2": 2, "holdout_friends": 2},
+        ),
         (("retain", "unlearn", "dev"), {"retain": 2, "unlearn": 2, "validation": 2}),
         (("photos/train", "photos/test"), {"train": 2, "test": 2}),
         (("photos/cat", "photos/dog"), {"train": 4}),
@@ -102,6 +106,10 @@ def test_what_would_leave_rows_out_is_refused_with_their_number(data: Path, case
         (("train.parquet", "test.parquet"), {"train": 1, "test": 1}),
         (("data/train-00000-of-00002-ab12.parquet", "data/train-00001-of-00002-cd34.parquet"), {"train": 2}),
         (("train/0000.parquet", "validation/0000.parquet"), {"train": 1, "validation": 1}),
+        (
+            ("train.parquet", "holdout_b-00000-of-00001.parquet", "holdout_a_2.parquet"),
+            {"train": 1, "holdout_a": 1, "holdout_b": 1},
+        ),
         (("trainees.parquet", "contest.parquet"), {"train": 2}),
         (("a.parquet", "ids.txt", "notes.csv"), {"train": 1}),
         (("metadata.parquet",), {"train": 1}),

@@ -80,6 +80,14 @@ def test_what_is_measured_on_is_bounded_and_mixed(folders, request_file, shapes)
     assert [splits[name]["id"][:] for name in firsts] == [again[name]["id"][:] for name in firsts]
 
 
+def test_a_holdout_is_read_beside_them(folders, request_file, shapes, tmp_path):
+    for name in PARTS:
+        (tmp_path / f"{name}.parquet").symlink_to(folders["parquet"] / f"{name}.parquet")
+    (tmp_path / "holdout_near-0.parquet").symlink_to(folders["parquet"] / "test-0.parquet")
+    _, splits, _ = stream_source(tmp_path, request_file)
+    assert sorted(splits["holdout_near"]["id"]) == sorted(shapes["id"][61:72])
+
+
 def test_a_missing_split_is_named(folders, request_file, tmp_path):
     for name in ("train-0", "train-1", "test-0"):
         (tmp_path / f"{name}.parquet").symlink_to(folders["parquet"] / f"{name}.parquet")

@@ -182,6 +182,8 @@ def test_prompts_that_cannot_be_measured_are_refused(shapes):
             RunArguments(prompt_templates=[wrong])
     with pytest.raises(UserError, match="give prompt_templates, too"):
         RunArguments(class_names=["a"])
+    with pytest.raises(UserError, match="class_names has x more than once; give each class a name of its own"):
+        RunArguments(prompt_templates=["{}"], class_names=["x", "y", "x"])
 
 
 def test_captions_that_are_cut_are_counted(tiny_clip, shapes):

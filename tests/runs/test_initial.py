@@ -76,6 +76,18 @@ def test_retrain_starts_from_the_initial_model(unlearn, tiny_clip, initial):
     assert distance(weights(anew / "retrain"), begun) > 1
 
 
+def test_a_second_request_that_forgets_the_recorded_initial_model_is_told(unlearn, tiny_clip, initial, caplog):
+    barely = ["--methods", "fine_tune", "--max_steps", "1"]
+    first = unlearn("--model_name_or_path", tiny_clip, "--initial_model", initial, *barely)
+    again = ["--model_name_or_path", first / "fine_tune", "--unlearn_fraction", "0.2", *barely]
+    told = f"The record of fine_tune names the initial model {initial.name}, and this run names none"
+    second = unlearn(*again, out="second")
+    assert told in caplog.text and told in (second / "fine_tune" / "README.md").read_text()
+    caplog.clear()
+    unlearn(*again, "--initial_model", initial, out="named")
+    assert "and this run names none" not in caplog.text
+
+
 def test_a_run_is_resumed_with_the_same_initial_model_alone(unlearn, tiny_clip, initial):
     given = ["--model_name_or_path", tiny_clip, "--methods", "fine_tune", "--max_steps", "1"]
     unlearn(*given, "--initial_model", initial)
@@ -185,8 +197,12 @@ def test_a_vision_model_is_the_start_of_view_encoders(unlearn, tmp_path, family,
 
 def test_what_is_no_start_is_refused(unlearn, tiny_clip, initial, tmp_path):
     given = ["--model_name_or_path", tiny_clip, "--methods", "fine_tune"]
-    with pytest.raises(UserError, match="has the model's own weights"):
-        unlearn(*given, "--initial_model", tiny_clip)
+    halved, processor = load_encoder(str(tiny_clip))
+    halved.to(torch.bfloat16).save_pretrained(tmp_path / "halved")
+    processor.save_pretrained(tmp_path / "halved")
+    for own in (tiny_clip, tmp_path / "halved"):
+        with pytest.raises(UserError, match="has the model's own weights"):
+            unlearn(*given, "--initial_model", own)
     config = json.loads((initial / "config.json").read_text())
     other, processor = load_encoder(str(initial))
     config["projection_dim"] = 8
