@@ -10,6 +10,7 @@ from transformers.trainer_callback import ExportableState
 from hf_unlearn.distributed import all_reduce_sum, world_size
 
 GAIN = 8.0  # over a whole training; half of it is used, which leaves e^-4 of what stood above
+AT_REST = 0.2  # mean cosine; what is further off is still on its way, and its sum would lead past the targets
 
 
 class StandingExcess(TrainerCallback, ExportableState):
@@ -17,27 +18,20 @@ class StandingExcess(TrainerCallback, ExportableState):
 
     What teaches retain lifts every alignment, so that samples which have targets come to rest above them: unlearn pairs
     by 1.8 points on the embedded CLIP task, and by 1 with four times their weight. Targets that are lower by this sum
-    bring the mean to where it was meant to be (integral control). What is further off than `at_rest` is not added: it
-    is still on its way, and its sum would lead past the targets. Resuming goes on with the sums of the checkpoint.
-
-    Args:
-        at_rest: mean cosine.
+    bring the mean to where it was meant to be (integral control). What is far off is not added: it is still on its
+    way. Resuming goes on with the sums of the checkpoint.
 
     Attributes:
         lowered: scalars, by how much targets are lowered now, the same on all processes: those of `unlearn` samples,
             and those of rows that are `held`.
     """
 
-    def __init__(self, at_rest: float = 0.2) -> None:
-        self.at_rest = at_rest
+    def __init__(self) -> None:
         self.begin()
 
     def state(self) -> dict[str, dict[str, float]]:
         """What a checkpoint keeps."""
-        return {
-            "args": {"at_rest": self.at_rest},
-            "attributes": {name: value.item() for name, value in self.lowered.items()},
-        }
+        return {"args": {}, "attributes": {name: value.item() for name, value in self.lowered.items()}}
 
     def begin(self) -> None:
         """Forget an earlier training."""
@@ -51,7 +45,7 @@ class StandingExcess(TrainerCallback, ExportableState):
         sums = kept.get(type(self).__name__, self.state())["attributes"]
         self.lowered = {name: torch.tensor(value, device=args.device) for name, value in sums.items()}
 
-    def see(self, name: str, excess: Tensor, state: TrainerState, micro_batches: int) -> None:
+    def see(self, name: str, excess: Tensor, state: TrainerState, micro_batches: int, at_rest: float = AT_REST) -> None:
         """Add the part of one batch.
 
         Args:
@@ -59,9 +53,10 @@ class StandingExcess(TrainerCallback, ExportableState):
             excess: scalar, a rank's share of the mean of alignments minus lowered targets.
             state: of the training.
             micro_batches: that one update has.
+            at_rest: how far off targets a mean may stand that is added.
         """
         if 2 * state.global_step > state.max_steps:
             mean = all_reduce_sum(excess) / world_size() if world_size() > 1 else excess
             above = mean - self.lowered[name]  # the targets as they were
-            above = above * (above.abs() < self.at_rest)
+            above = above * (above.abs() < at_rest)
             self.lowered[name] = self.lowered[name] + above * (GAIN / (state.max_steps * micro_batches))

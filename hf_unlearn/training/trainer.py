@@ -49,7 +49,7 @@ from hf_unlearn.training.shrink_perturb import (
     taken,
 )
 from hf_unlearn.training.special_tokens import ALIGNMENT_REPORT, OwnTokens
-from hf_unlearn.training.standing_excess import StandingExcess
+from hf_unlearn.training.standing_excess import AT_REST, StandingExcess
 from hf_unlearn.training.temperature import LogitScaleBound
 from hf_unlearn.training.trainer_arguments import refuse_search, refuse_standing_still, refuse_unfit, refuse_unusable
 
@@ -94,7 +94,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
     iterative: ClassVar[bool] = True  # whether training makes steps, and so checkpoints
     adaptable: ClassVar[bool] = True  # whether an adapter can take what is changed
     config_class: ClassVar[type[UnlearningConfig]]
-    at_rest: ClassVar[float] = 0.2  # how far off targets a mean alignment may stand that `StandingExcess` adds up
+    at_rest: ClassVar[float] = AT_REST  # of unlearn samples
     train_dataset: EncodedSplits | StreamedBatches
     # A contrastive loss is a mean over its own batch: let the Trainer divide by the accumulation steps.
     loss_is_scaled_for_ga = False
@@ -184,7 +184,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         if isinstance(batches, EncodedSplits) and args.device.type != "cpu":
             self._feed_accelerator(batches)
         self._started_from = checkpoints.fingerprint(model)
-        self.guard, self.excess = DivergenceGuard(self), StandingExcess(self.at_rest)
+        self.guard, self.excess = DivergenceGuard(self), StandingExcess()
         for callback in (self.guard, self.excess, LogitScaleBound(lambda: self.model), OwnTokens(model)):
             self.add_callback(callback)
         self.saliency = self._saliency_mask() if args.saliency_share is not None else None
@@ -260,7 +260,8 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         if self.model.training and "unlearn_excess" in parts:
             excess = self.kept(parts["unlearn_excess"])
             parts["unlearn_excess"] = excess - self.excess.lowered["unlearn"]  # over what was meant
-            self.excess.see("unlearn", excess, self.state, self.args.gradient_accumulation_steps)
+            micro_batches = self.args.gradient_accumulation_steps
+            self.excess.see("unlearn", excess, self.state, micro_batches, self.at_rest)
         if self.held is not None and self.model.training:
             parts["held_distance"] = self.held_distance(self.excess)
             loss = loss + parts["held_distance"]
