@@ -39,6 +39,7 @@ AUDIT_SEED = 2406  # the same views for every model, whatever the run's seed
 SPLITS = ("retain", "unlearn", "validation", "test")
 COUNTED_ROWS = 10_000  # of a split, whose captions are looked at for how many are cut
 
+FEW = 5  # samples, below which resampling them tells little of their spread
 Array = npt.NDArray[np.floating]
 
 
@@ -145,7 +146,7 @@ class ImageTextEvaluator(Evaluator):
     ) -> None:
         super().__init__(splits, preprocessor)
         self.zero_shot = zero_shot
-        self.notes = caption_notes(splits, self.preprocessor)
+        self.notes = (*caption_notes(splits, self.preprocessor), *few_notes(splits))
 
     def evaluate(self, model: PreTrainedModel) -> Evaluation:
         """Matched cosines on every split; R@1 and R@5 on validation and test; all captions of every image."""
@@ -237,7 +238,7 @@ class ImageViewEvaluator(Evaluator):
         self.labels, self.seed = labels.of if labels is not None else None, seed
         if self.labels is None:
             self.gap_keys = ("emia",)
-        self.notes = view_notes(splits, labels)
+        self.notes = (*view_notes(splits, labels), *few_notes(splits))
 
     def evaluate(self, model: PreTrainedModel) -> Evaluation:
         """Attack the encoder with views, and a linear probe on cached views where there are labels.
@@ -344,6 +345,17 @@ def caption_notes(splits: Mapping[str, EncodedSplit], preprocessor: ImageTextPre
         f"Captions are cut to {preprocessor.max_length} tokens: {cut:,} of the {counted:,} in retain and unlearn"
         f"{looked_at} are longer, and nothing is learned of, unlearned or measured by what stands beyond.",
     )
+
+
+def few_notes(splits: Mapping[str, EncodedSplit]) -> tuple[str, ...]:
+    """What is to be said where the estimated gap is read off so few samples that drawing them anew tells little."""
+    few = [
+        f"{name} {len(splits[name])}"
+        for name in ("unlearn", "validation")
+        if name in splits and len(splits[name]) < FEW
+    ]
+    told = f"The interval of the estimated gap is too narrow, as it is read off few samples ({', '.join(few)}): of one "
+    return (told + "alone it knows no spread at all.",) if few else ()
 
 
 def view_notes(splits: Mapping[str, EncodedSplit | Dataset], labels: ClassLabels | None) -> tuple[str, ...]:

@@ -267,11 +267,11 @@ def _say_how_alike(weights: Array, lost: float) -> tuple[str, ...]:
     """Log it, and return what the card says, too."""
     effective = 1 / np.square(weights).sum()
     logger.info(
-        "Held-out pairs that stand for the request: %d, with the weight of %.0f. Without it their alignment would be "
-        "less by %.3f.",
+        "Held-out pairs that stand for the request: %d, with the weight of %.0f. Without the requested "
+        "rows they are predicted to align otherwise by %+.3f.",
         len(weights),
         effective,
-        lost,
+        -lost,
     )
     if effective >= FEW:
         return ()

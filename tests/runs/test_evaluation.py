@@ -77,7 +77,9 @@ def test_without_usable_classes_the_probe_is_left_out_with_a_sentence(case):
     assert labels.of is None and told in labels.reason
     evaluator = ImageViewEvaluator({name: [0] for name in NAMES}, SimpleNamespace(), labels)
     assert evaluator.gap_keys == ("emia",)
-    assert evaluator.notes == (f"The linear probe's metrics (RA, TA, UA, CMIA) are left out. {labels.reason}",)
+    left_out, few = evaluator.notes
+    assert left_out == f"The linear probe's metrics (RA, TA, UA, CMIA) are left out. {labels.reason}"
+    assert "is read off few samples (unlearn 1, validation 1): of one" in few  # and not of five or more
 
 
 def test_a_text_category_beside_a_label_does_not_matter():
