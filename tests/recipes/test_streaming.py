@@ -73,7 +73,9 @@ def test_clip_on_a_stream_and_again(run, tmp_path, monkeypatch):
     folder = tmp_path / "out" / "targeted_calibration"
     manifest = json.loads((folder / "unlearning.json").read_text())
     assert manifest["splits"] == {"retain": 47, "unlearn": 3, "validation": 11, "test": 11}
-    assert manifest["notes"][-2:] == [NOTE, NO_COPIES] and NOTE in (folder / "README.md").read_text()
+    *notes, few = manifest["notes"]
+    assert notes[-2:] == [NOTE, NO_COPIES] and NOTE in (folder / "README.md").read_text()
+    assert "is read off few samples (unlearn 3)" in few
     assert manifest["request"]["count"] == len(manifest["request"]["row_hashes"]) == 3
     audit = json.loads((folder / "evaluation.json").read_text())
     assert audit["avg_gap"] is not None and audit["matrices"]["labels"][0].startswith("a ")
