@@ -108,9 +108,8 @@ def make_splits(
     for name, fraction in fractions.items():
         _check_fraction(fraction, f"--{name}_fraction")
 
-    together = (
-        {"train": pool} if ready is None else {"retain": pool, "unlearn": ready}
-    )  # a base model is trained on both
+    # A base model is trained on both.
+    together = {"train": pool} if ready is None else {"retain": pool, "unlearn": ready}
     if duplicates == "move" or past is not None:  # rows of any split may be put with these
         together |= held_out
     _refuse_other_types(together)
@@ -274,6 +273,11 @@ def held_out_in(data: Collection[str]) -> dict[str, str]:
     return {name: aliases[0] for name, aliases in found.items() if aliases}
 
 
+def measured_in(data: Collection[str]) -> dict[str, str]:
+    """As `held_out_in`, and the splits `holdout_*`, which are called as they are."""
+    return held_out_in(data) | {name: name for name in data if name.startswith(HOLDOUT)}
+
+
 def rows_by_role(data: Dataset | DatasetDict) -> tuple[Dataset, Dataset | None, dict[str, Dataset]]:
     """Return the rows to be split, the ready unlearn split if there is one, and the held-out splits; each has ids."""
     if isinstance(data, Dataset):
@@ -281,7 +285,7 @@ def rows_by_role(data: Dataset | DatasetDict) -> tuple[Dataset, Dataset | None, 
     is_ready = "retain" in data and "unlearn" in data
     if not is_ready and ("train" not in data or "retain" in data or "unlearn" in data):
         raise UserError(f"The dataset needs a split train, or both retain and unlearn; it has {listed(data)}.")
-    held_out = held_out_in(data) | {name: name for name in data if name.startswith(HOLDOUT)}
+    held_out = measured_in(data)
     used = {"retain", "unlearn"} if is_ready else {"train"}
     if unused := set(data) - used - set(held_out.values()):
         logger.warning("Splits of the dataset that are not used: %s.", listed(sorted(unused)))

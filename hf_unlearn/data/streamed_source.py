@@ -9,13 +9,13 @@ from typing import cast
 
 from datasets import Dataset, DatasetDict, Image, IterableDataset, load_dataset_builder
 
-from hf_unlearn.data.folders import HOLDOUT, list_folder
+from hf_unlearn.data.folders import list_folder
 from hf_unlearn.data.images import check_images
 from hf_unlearn.data.labels import encode_labels
 from hf_unlearn.data.requests import RemovalRequest, read_entries
 from hf_unlearn.data.shards import check_samples, shards_digest, split_shards, stream_shards
 from hf_unlearn.data.sources import load_failures, readable_rows, to_schema
-from hf_unlearn.data.splits import HELD_OUT, held_out_in
+from hf_unlearn.data.splits import HELD_OUT, measured_in
 from hf_unlearn.data.streaming import SHUFFLE_BUFFER
 from hf_unlearn.errors import UserError, listed
 
@@ -80,7 +80,7 @@ def stream_source(
         UserError: The data is not in shards or lacks a split or column, or the request names rows that are not there.
     """
     shards = _shards(str(dataset_name), dataset_config, revision)
-    held_out = held_out_in(shards) | {name: name for name in shards if name.startswith(HOLDOUT)}
+    held_out = measured_in(shards)
     missing = [*({"train"} - set(shards)), *(name for name in HELD_OUT if name not in held_out)]
     if missing:
         raise UserError(

@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 from hf_unlearn.data.fingerprint import dataset_sha256
 from hf_unlearn.data.openmoji import load_openmoji
 from hf_unlearn.data.sources import read_source
-from hf_unlearn.data.splits import HELD_OUT, HOLDOUT, held_out_in, make_splits, named_by_role, rows_where
+from hf_unlearn.data.splits import HELD_OUT, held_out_in, make_splits, measured_in, named_by_role, rows_where
 from hf_unlearn.data.streamed_source import EVALUATED_ROWS, StreamedRetain, stream_source
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.hub.manifest import describe_request
@@ -199,8 +199,7 @@ def _used(data: Dataset | DatasetDict) -> dict[str, Dataset]:
     if isinstance(data, Dataset):
         return {"train": data}
     roles = ("retain", "unlearn") if {"retain", "unlearn"} <= set(data) else ("train",)
-    further = [name for name in data if name.startswith(HOLDOUT)]
-    return {name: data[name] for name in (*roles, *held_out_in(data).values(), *further) if name in data}
+    return {name: data[name] for name in (*roles, *measured_in(data).values()) if name in data}
 
 
 def _counts(splits: Mapping[str, Dataset]) -> str:

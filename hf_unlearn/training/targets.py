@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 
 REGRESSION_PAIRS = 4096  # the scores are fitted on about so many retain pairs at most: their cost is cubic
 VIEW_PAIRS = 8  # pairs of random views that a picture's alignment is averaged over
-# Standard deviations of the held-out scores over which one of them stands for an unlearn pair's. At 1, pairs of average
-# score stand for high ones too, and the level comes out 1 to 2 points low; at 0.25 few pairs decide it.
+# Standard deviations of what is predicted of held-out pairs over which one of them stands for an unlearn pair. At 1,
+# average pairs stand for high ones too; at 0.25 few pairs decide the distribution.
 LIKENESS = 0.5
 PRIOR = 10  # held-out pairs that weigh as much as what a score is worth before any of them is seen
 FEW = 30  # effective number of held-out pairs below which their distribution is called uncertain
