@@ -32,7 +32,9 @@ class TrainerStep:
 
     def __init__(self, trainer: UnlearningTrainer) -> None:
         self.trainer = trainer
-        self.model, self.optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
+        self.model, trainer.optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
+        trainer.create_scheduler(num_training_steps=10_000)  # where the Trainer unwraps the optimiser
+        self.optimizer = trainer.optimizer
         trainer.current_gradient_accumulation_steps = 1
         self.batches = endless(trainer.get_train_dataloader())
 
