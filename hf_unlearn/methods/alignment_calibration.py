@@ -20,7 +20,7 @@ from hf_unlearn.training.batch import TrainingBatch
 from hf_unlearn.training.config import StartingPoint, UnlearningConfig, setting
 from hf_unlearn.training.loss import BatchLoss
 from hf_unlearn.training.search_space import Log, Ranges, Same, SearchSpace, Uniform
-from hf_unlearn.training.targets import FEW, own_alignments
+from hf_unlearn.training.targets import FEW, own_alignments, say_where_it_ended
 from hf_unlearn.training.trainer import UnlearningTrainer
 
 logger = logging.getLogger(__name__)
@@ -132,6 +132,7 @@ class AlignmentCalibrationTrainer(UnlearningTrainer):
 
     config_class = AlignmentCalibrationConfig
     args: AlignmentCalibrationConfig
+    _ended: tuple[str, ...] = ()
 
     def __init__(
         self, model: PreTrainedModel, args: AlignmentCalibrationConfig, train_dataset: Any, *rest: Any, **kwargs: Any
@@ -144,13 +145,20 @@ class AlignmentCalibrationTrainer(UnlearningTrainer):
             if len(held_out) < FEW:
                 self._doubts = [f"The push ends where only {len(held_out)} held-out samples stand; hold out more."]
                 logger.warning("%s", self._doubts[0])
-            unseen = own_alignments(self.model, self.preprocessor, self.rows.encoded(held_out)).nanmean()
-            self.floor = unseen.to(args.device) - self.unseen_risen
+            unseen = own_alignments(self.model, self.preprocessor, self.rows.encoded(held_out))
+            self.floor = unseen.nanmean().to(args.device) - self.unseen_risen
+            self._spread = unseen[~unseen.isnan()].std(correction=0).item()
 
     @property
     def notes(self) -> list[str]:
-        """As the base class's; and how certain the floor is."""
-        return [*super().notes, *self._doubts]
+        """As the base class's; how certain the floor is, and whether it was met."""
+        return [*super().notes, *self._doubts, *self._ended]
+
+    def end(self) -> None:
+        """Tell of unlearn samples that are far from the floor."""
+        if self.floor is not None:
+            own = own_alignments(self.whole_model(), self.preprocessor, self.rows.unlearn(self.train_dataset))
+            self._ended = say_where_it_ended(own, self.floor.to(own.device), self._spread)
 
     def beside(self, model: nn.Module, batch: TrainingBatch) -> tuple[Tensor, ...]:
         """The mean cosine at which the push of the preset `level` ends."""

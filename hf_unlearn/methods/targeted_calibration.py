@@ -34,7 +34,15 @@ from hf_unlearn.training.features import FeatureEncoder, load_features
 from hf_unlearn.training.loss import BatchLoss
 from hf_unlearn.training.search_space import Log, SearchSpace, Uniform
 from hf_unlearn.training.shrink_perturb import move_towards
-from hf_unlearn.training.targets import REGRESSION_PAIRS, AlignmentTargets, TargetNoise, pair_targets, view_targets
+from hf_unlearn.training.targets import (
+    REGRESSION_PAIRS,
+    AlignmentTargets,
+    TargetNoise,
+    own_alignments,
+    pair_targets,
+    say_where_it_ended,
+    view_targets,
+)
 from hf_unlearn.training.teacher import frozen_copy
 from hf_unlearn.training.trainer import UnlearningTrainer
 
@@ -221,6 +229,7 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
     at_rest = 0.1  # with 12 epochs, what is further off half-way would lead 1 to 3 points past the targets
     args: TargetedCalibrationConfig
     _seconds_of_targets = 0.0
+    _ended: tuple[str, ...] = ()
 
     def __init__(
         self, model: PreTrainedModel, args: TargetedCalibrationConfig, train_dataset: Any, *rest: Any, **kwargs: Any
@@ -333,9 +342,9 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
 
     @property
     def notes(self) -> list[str]:
-        """As the base class's; what is to be said of the copy; and how certain the targets are."""
+        """As the base class's; of the copy; how certain the targets are, and whether they were met."""
         predicted = vars(self).get("targets")  # not by a training that never began
-        return [*super().notes, *self._of_copy, *(predicted.notes if predicted is not None else ())]
+        return [*super().notes, *self._of_copy, *(predicted.notes if predicted is not None else ()), *self._ended]
 
     def begin(self) -> None:
         """Predict the targets."""
@@ -348,6 +357,14 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
         output = super().train(*positional, **kwargs)
         output.metrics["train_runtime"] += self._seconds_of_targets
         return output
+
+    def end(self) -> None:
+        """Tell of unlearn samples that are far from their targets."""
+        unlearn = self.rows.unlearn(self.train_dataset)
+        own = own_alignments(self.whole_model(), self.preprocessor, unlearn)
+        meant = self.targets.positive[-len(unlearn) :, : own.shape[1]].to(own.device)
+        lifts = isinstance(self.preprocessor, ImageTextPreprocessor)  # views that are too low stay so
+        self._ended = say_where_it_ended(own, meant, self.targets.spread, below=lifts)
 
     def beside(self, model: nn.Module, batch: TrainingBatch) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """`[n]` the targets, and where the base model was, which only pairs are held to."""

@@ -297,6 +297,9 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
     def begin(self) -> None:
         """What a method makes of the model as it is before training changes any weight: nothing by default."""
 
+    def end(self) -> None:
+        """What a method makes of the model as training left it: nothing by default."""
+
     def train(self, resume_from_checkpoint: str | bool | None = None, *positional: Any, **kwargs: Any) -> TrainOutput:
         """Train, as `transformers.Trainer.train` does, until the end or until the guard stops a divergence.
 
@@ -340,6 +343,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
                 f"{self.args.title} diverged before anything was learned ({self.guard.stopped}); lower its learning "
                 "rate or its weights, or check more often with guard_steps"
             )
+        self.end()
         return output
 
     def shrink_and_perturb(self) -> None:

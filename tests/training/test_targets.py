@@ -390,3 +390,52 @@ def test_what_held_out_pairs_lose_without_the_request_is_taken_off(make_trainer,
     (by,) = lost
     assert np.ptp(by) < 1e-9 and abs(by[0]) > 1e-3
     torch.testing.assert_close(lowered[retain:][captions], as_it_is[retain:][captions] + float(by[0]))
+
+
+@pytest.mark.parametrize(
+    ("own", "below", "told"),
+    [
+        ([[0.5, 0.1], [0.3, torch.nan]], True, None),  # 0.3 on average, as meant
+        ([[0.34, 0.34], [0.34, torch.nan]], True, None),  # nearer than a quarter of a standard deviation of 0.2
+        ([[0.5, 0.3], [0.4, torch.nan]], True, "40.0, 10.0 points above the 30.0 that was meant (0.5 standard"),
+        ([[0.1, 0.0], [-0.1, torch.nan]], True, "0.0, 30.0 points below the 30.0 that was meant (1.5 standard"),
+        ([[0.1, 0.0], [-0.1, torch.nan]], False, None),
+    ],
+)
+def test_unlearn_samples_far_from_where_they_were_to_end_are_told_of(caplog, own, below, told):
+    meant = torch.tensor([[0.2, 0.5], [0.2, 9.0]])  # the last one of a caption that the row does not have
+    with caplog.at_level(logging.WARNING, logger="hf_unlearn"):
+        notes = targets.say_where_it_ended(torch.tensor(own), meant, 0.2, below)
+    assert len(notes) == len(caplog.records) == (told is not None)
+    assert told is None or (told in notes[0] and notes[0] in caplog.text)
+
+
+def test_one_held_out_sample_has_no_spread_to_measure_by():
+    assert targets.say_where_it_ended(torch.tensor([[0.9]]), torch.tensor(0.1), 0.0) == ()
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("targeted_calibration", {"shrink_perturb": 0, "unlearn_weight": 0}),
+        ("alignment_calibration", {"preset": "level", "beta": 0, "gamma": 0}),
+    ],
+)
+def test_a_training_that_does_not_reach_its_targets_says_so_and_one_that_does_says_nothing(
+    make_trainer, method, settings
+):
+    for moved in (0.0, 0.8):
+        trainer = make_trainer(method, max_steps=1, learning_rate=1e-9, **settings)
+        own = targets.own_alignments(trainer.model, trainer.preprocessor, trainer.rows.unlearn(trainer.train_dataset))
+        meant = own - moved
+        if method == "alignment_calibration":
+            trainer.floor, trainer._spread = meant.nanmean(), 0.1
+        else:
+            trainer.begin()
+            positive = trainer.targets.positive.clone()
+            positive[40:, : own.shape[1]] = meant.nan_to_num()
+            trainer.targets = replace(trainer.targets, positive=positive, spread=0.1)
+        trainer.train()
+        ended = [note for note in trainer.notes if note.startswith("Unlearn samples ended")]
+        assert len(ended) == bool(moved)
+        assert not moved or f"80.0 points above the {100 * meant.nanmean():.1f} that was meant (8.0" in ended[0]
