@@ -1,6 +1,7 @@
 """l1-Sparsity: Fine-Tune under a pull towards sparse weights."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from torch import Tensor, nn
@@ -31,6 +32,10 @@ class L1SparsityConfig(UnlearningConfig):
     num_train_epochs: float = setting(8, "Epochs over retain.")
     learning_rate: float = setting(5e-4, "Learning rate.")
     l1_lambda: float = setting(1e-5, "Coefficient of the l1 norm of all trainable weights.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check("l1_lambda", 0 <= self.l1_lambda < inf, "must be a number of at least 0")
 
 
 class L1SparsityTrainer(UnlearningTrainer):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,7 @@ class TaskVectorConfig(UnlearningConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check("vectors", self.vectors >= 1, "must be at least 1")
+        self.check("scale", 0 < self.scale < inf, "must be a number above 0")  # below, it would teach the request
 
     def check_for(self, splits: Mapping[str, Any], start: StartingPoint) -> None:
         """As every config does; each vector needs a step of its own."""
@@ -109,7 +111,6 @@ class TaskVectorTrainer(UnlearningTrainer):
 
     def __init__(self, *positional: Any, **kwargs: Any) -> None:
         super().__init__(*positional, **kwargs)
-        self.require_whole_weights("subtracts")
         self._all = [value.detach() for value in (*self.model.parameters(), *self.model.buffers())]
         self._base = [value.clone() for value in self._all]
         self._weights = dict(self.model.named_parameters())
@@ -140,6 +141,11 @@ class TaskVectorTrainer(UnlearningTrainer):
         for name, weight in self._weights.items():
             vector = torch.where(self._signs[name] != 0, self._sums[name] / self._finished, 0.0)
             weight.data.sub_(vector, alpha=self.args.scale)
+        self.temperature_bound.on_optimizer_step()
+        if not torch.stack([weight.isfinite().all() for weight in self._weights.values()]).all():
+            raise DivergenceError(
+                f"Task Vector ended with weights that are not finite, at scale {self.args.scale:g}; lower it"
+            )
         return output
 
     def stopping_note(self) -> str | None:

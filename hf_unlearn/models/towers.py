@@ -1,9 +1,14 @@
 """The two encoders of a dual encoder, and keeping one of them as it is."""
 
+import logging
+
+import torch
 from torch import nn
 
-from hf_unlearn.errors import UserError
+from hf_unlearn.errors import UserError, listed
 from hf_unlearn.models.contrastive import is_dual_encoder, unwrap
+
+logger = logging.getLogger(__name__)
 
 TOWERS = {"vision": ("vision_", "visual_"), "text": ("text_",)}  # how the names of their tensors begin
 
@@ -21,6 +26,24 @@ def freeze_tower(model: nn.Module, tower: str) -> None:
     check_freezable(model, tower)
     for part in _parts(model, tower):
         part.requires_grad_(False)
+
+
+def say_what_is_frozen(model: nn.Module) -> str | None:
+    """Log, and return for the card, that some weights came frozen, perhaps from a training before; None if none did.
+
+    MoCo's key encoder is an average of the other one, and never trained itself.
+    """
+    weights = dict(unwrap(model).named_parameters())
+    kept = {name: w for name, w in weights.items() if not (w.requires_grad or name.startswith("key_encoder."))}
+    if not kept:
+        return None
+    note = (
+        f"{sum(map(torch.numel, kept.values())):,} of {sum(map(torch.numel, weights.values())):,} weights came frozen "
+        f"and are not trained ({listed(list(kept)[:3])}); where that is not meant, call model.requires_grad_(True) "
+        "before."
+    )
+    logger.warning("%s", note)
+    return note
 
 
 def check_freezable(model: nn.Module, tower: str) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from math import inf
 from typing import Any, ClassVar, TypeAlias
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import SchedulerType, Trainer, TrainingArguments, get_scheduler
@@ -140,6 +141,9 @@ class UnlearningConfig(TrainingArguments):
     collapse_floor: float | None = setting(None, FLOOR_HELP)
 
     def __post_init__(self) -> None:
+        for each in fields(self):  # out of np.linspace, say: neither checkpoints nor records can hold them
+            if each.init and isinstance(value := getattr(self, each.name), np.generic):
+                setattr(self, each.name, value.item())
         if self.torch_compile and self.torch_compile_mode is None and torch.cuda.is_available() and not self.use_cpu:
             self.torch_compile_mode = "reduce-overhead"  # CUDA graphs: with compiled kernels alone the GPU still waits
         if self.bf16 and not (self.use_cpu or is_torch_bf16_gpu_available() or is_torch_xla_available()):

@@ -4,7 +4,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -13,7 +12,6 @@ from transformers.trainer_utils import TrainOutput
 
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.errors import UserError, is_out_of_memory
-from hf_unlearn.training import checkpoints
 from hf_unlearn.training.config import StartingPoint, UnlearningConfig
 from hf_unlearn.training.rows import Stream
 from hf_unlearn.training.trainer import UnlearningTrainer
@@ -56,10 +54,6 @@ class OneShotTrainer(UnlearningTrainer, ABC):
     adaptable: ClassVar[bool] = False
     holds_earlier: ClassVar[bool] = False
 
-    def __init__(self, *positional: Any, **kwargs: Any) -> None:
-        super().__init__(*positional, **kwargs)
-        self.require_whole_weights("edits")
-
     @property
     def _retain(self) -> EncodedSplit:
         return self.train_dataset.splits[0]  # type: ignore[union-attr]
@@ -85,9 +79,14 @@ class OneShotTrainer(UnlearningTrainer, ABC):
             One step, the loss as not a number, and the run time.
 
         Raises:
-            UserError: when a checkpoint is named, memory does not suffice, or the weights would not be finite.
+            UserError: when a checkpoint is named, `output_dir` is the folder of the model that it starts from, memory
+                does not suffice, or the weights would not be finite.
         """
-        checkpoints.checked_checkpoint(resume_from_checkpoint, Path(str(self.args.output_dir)))
+        if resume_from_checkpoint:
+            raise UserError(
+                f"{self.args.title} writes no checkpoints that it could go on from; leave resume_from_checkpoint unset"
+            )
+        self.refuse_sources(str(self.args.output_dir), "output_dir")
         self.begin_holding()
         self.remember_training()
         set_seed(self.args.seed)

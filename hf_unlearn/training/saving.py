@@ -110,12 +110,14 @@ class SavingTrainer(Trainer):
             What was sent; None on every process but the first.
 
         Raises:
-            UserError: when the rows came encoded, which can no longer be hashed, or `blocking=False` is asked for.
+            UserError: when the rows came encoded, which can no longer be hashed, `output_dir` is the folder of the
+                model that training started from, or `blocking=False` is asked for.
         """
         if not blocking:
             raise UserError("push_to_hub checks what it sends before and after, so it blocks; leave blocking=True")
         if self.source_splits is None:
             raise UserError("push_to_hub needs the rows that were unlearned; pass train_dataset as a DatasetDict")
+        self.refuse_sources(str(self.args.output_dir), "push_to_hub from")
         with self.saved_keys():
             return push_trainer(
                 self,

@@ -29,7 +29,7 @@ from hf_unlearn.models.loading import without_report
 from hf_unlearn.models.origin import refuse_folder_of_origin
 from hf_unlearn.models.patches import as_matrix_products
 from hf_unlearn.models.sharding import make_shardable
-from hf_unlearn.models.towers import freeze_tower
+from hf_unlearn.models.towers import freeze_tower, say_what_is_frozen
 from hf_unlearn.records.settings import weight_settings
 from hf_unlearn.training import checkpoints
 from hf_unlearn.training.config import StartingPoint, UnlearningConfig
@@ -58,6 +58,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+
+WHOLE_WEIGHTS = (
+    "edits whole weights, no shards and no adapters; leave peft_config (--use_peft) unset, and launch with "
+    "recipes/accelerate_configs/multi_gpu.yaml"
+)
 
 METHODS: dict[str, type["UnlearningTrainer"]] = {}
 """Method id -> Trainer; `hf_unlearn.methods` fills it."""
@@ -144,6 +149,8 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
             self.preprocessor = encoded[0].preprocessor if encoded else self.preprocessor  # as they were made
         self.rows = TrainingRows(train_dataset, self.uses, self.preprocessor, args, self.data_config)
         start = StartingPoint(model, peft_config is not None or is_adapted(model), initial_model is not None)
+        if start.adapted and not self.adaptable:  # before the model has one, which it would keep
+            raise UserError(f"{args.title} {WHOLE_WEIGHTS}")
         own_schedule = optimizers[1] is not None
         refuse_unfit(args, self.uses, train_dataset, start, self.data_config, own_schedule)
         self.unlearn_to_retain = self.rows.unlearn_to_retain
@@ -162,6 +169,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
                     f"freeze={args.freeze} keeps that encoder as it is, and the model's adapter has layers of no other "
                     "one; leave freeze unset, or merge the adapter with merge_and_unload"
                 )
+        self._frozen = None if args.freeze is not None or is_adapted(model) else say_what_is_frozen(model)
         self._probe = self.rows.probe()
         batches = self.rows.batches()
         super().__init__(
@@ -176,6 +184,8 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
             **kwargs,
         )
         if self.is_fsdp_enabled:
+            if not self.adaptable:
+                raise UserError(f"{args.title} {WHOLE_WEIGHTS}")
             self._check_shardable(model)
         if args.device.type != "cpu":
             as_matrix_products(model)
@@ -185,7 +195,8 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
             self._feed_accelerator(batches)
         self._started_from = checkpoints.fingerprint(model)
         self.guard, self.excess = DivergenceGuard(self), StandingExcess()
-        for callback in (self.guard, self.excess, LogitScaleBound(lambda: self.model), OwnTokens(model)):
+        self.temperature_bound = LogitScaleBound(lambda: self.model)
+        for callback in (self.guard, self.excess, self.temperature_bound, OwnTokens(model)):
             self.add_callback(callback)
         self.saliency = self._saliency_mask() if args.saliency_share is not None else None
         self._shrinking: str | None = None  # what was done to the weights, once it was
@@ -197,14 +208,6 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
         mask = SaliencyMask(self.model, self.mean_gradient, unlearn, self.args.saliency_share or 1.0)
         self.add_callback(mask)
         return mask
-
-    def require_whole_weights(self, does: str) -> None:
-        """Refuse shards and adapters for a method that does something with whole weights."""
-        if self.is_fsdp_enabled or is_adapted(self.model):
-            raise UserError(
-                f"{self.args.title} {does} whole weights, no shards and no adapters; leave peft_config (--use_peft) "
-                "unset, and launch with recipes/accelerate_configs/multi_gpu.yaml"
-            )
 
     def _check_shardable(self, model: nn.Module) -> None:
         """Refuse what FSDP would train wrongly, or would not help."""
@@ -374,7 +377,8 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
     @property
     def notes(self) -> list[str]:
         """What a reader of the model's card must know of the training."""
-        return [*self.holding_notes, *filter(None, (self._shrinking, self.stopping_note(), self.repetition_note))]
+        own = (self._frozen, self._shrinking, self.stopping_note(), self.repetition_note)
+        return [*self.holding_notes, *filter(None, own)]
 
     def stopping_note(self) -> str | None:
         """Where the training was ended before its time, and why if the guard did it; None where it was not."""

@@ -16,6 +16,7 @@ from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.fingerprint import row_hashes
 from hf_unlearn.data.streaming import StreamedSplit
 from hf_unlearn.errors import UserError, listed
+from hf_unlearn.models.adapters import is_adapted
 from hf_unlearn.models.contrastive import is_contrastive
 from hf_unlearn.training.config import StartingPoint, UnlearningConfig
 from hf_unlearn.training.rows import Stream, checked_sizes
@@ -62,6 +63,11 @@ def refuse_unusable(
         raise UserError(
             f"model is a {type(model).__name__}, which embeds no pairs: it needs get_image_features and "
             "get_text_features, or a function registered in hf_unlearn.models.contrastive.terms_from_outputs"
+        )
+    if not is_adapted(model) and any(hasattr(part, "base_layer") for part in cast("nn.Module", model).modules()):
+        raise UserError(
+            "model has the layers of an adapter and is no PeftModel, so what is saved of it could not be loaded; pass "
+            "the PeftModel itself, or what its unload() or merge_and_unload() returns, or load the model anew"
         )
     if getattr(args, "method", None) != config_class.method:
         raise UserError(

@@ -28,6 +28,7 @@ from hf_unlearn import (
 from hf_unlearn.hub.card import render_card
 from hf_unlearn.hub.verification import verify_repo
 from hf_unlearn.methods import alignment_calibration as direct
+from hf_unlearn.methods.selective_synaptic_dampening import SSDConfig, SSDTrainer
 from hf_unlearn.models.weights import weights_sha256
 from hf_unlearn.records.schemas import BaseModel, UnlearningManifest
 
@@ -229,3 +230,18 @@ def test_checkpoints_are_never_pushed_while_training(trainer: AlignmentCalibrati
     with pytest.raises(UserError, match="optimiser pickles"):
         trainer.train()
     assert not any("checkpoint" in name for repo in hub.repos for name in hub.files(repo))
+
+
+def test_a_model_is_never_pushed_or_edited_from_the_folder_it_came_from(
+    base: Path, requested: Dataset, hub: LocalHub
+) -> None:
+    before = {path: path.read_bytes() for path in base.iterdir()}
+    model, processor = load_encoder(str(base))
+    config = SSDConfig(output_dir=str(base), alpha=2.0, use_cpu=True, hub_model_id="org/ssd", disable_tqdm=True)
+    splits = DatasetDict(retain=requested.select(range(4)), unlearn=requested.select((4, 5)))
+    trainer = SSDTrainer(model, config, splits, processing_class=processor)
+    with pytest.raises(UserError, match="output_dir"):
+        trainer.train()
+    with pytest.raises(UserError, match="push_to_hub from"):
+        trainer.push_to_hub(dry_run=True)
+    assert {path: path.read_bytes() for path in base.iterdir()} == before

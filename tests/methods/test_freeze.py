@@ -1,5 +1,7 @@
 """`--freeze` keeps one encoder of an image-text model to the last bit, whatever the method."""
 
+import logging
+
 import pytest
 from peft import LoraConfig
 
@@ -58,3 +60,21 @@ def test_what_cannot_be_frozen_is_refused(make_trainer):
         make_trainer("fine_tune", "simclr", freeze="vision")
     with pytest.raises(UserError, match="a frozen encoder would stay random; name --initial_model"):
         make_trainer("retrain", freeze="vision")
+
+
+def test_what_another_trainer_froze_is_told_of_by_the_next(make_trainer, encoder, caplog):
+    model, _ = encoder("clip")
+    assert not [note for note in make_trainer("fine_tune", given_model=model).notes if "frozen" in note]
+    trainer = make_trainer("fine_tune", given_model=model, freeze="vision")
+    assert not [note for note in trainer.notes if "frozen" in note]  # its settings say so
+    with caplog.at_level(logging.WARNING, logger="hf_unlearn"):
+        (note,) = [note for note in make_trainer("fine_tune", given_model=model).notes if "frozen" in note]
+    kept = sum(p.numel() for name, p in model.named_parameters() if name.startswith("vi"))
+    total = sum(p.numel() for p in model.parameters())
+    assert note.startswith(f"{kept:,} of {total:,} weights came frozen and are not trained (vision_model.")
+    assert note in caplog.text
+
+
+@pytest.mark.parametrize("family", ["simclr", "moco"])
+def test_what_a_view_encoder_never_trains_is_not_called_frozen(make_trainer, family):
+    assert not [note for note in make_trainer("fine_tune", family).notes if "frozen" in note]

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from folders import folder_hash
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
 from hf_unlearn.errors import UserError
@@ -244,3 +244,22 @@ def test_methods_that_say_so_take_no_adapter(with_lora, method):
     possible = {"alpha": 2.0} if method == "selective_synaptic_dampening" else {}
     with pytest.raises(UserError, match=r"no shards and no adapters; leave peft_config \(--use_peft\) unset"):
         with_lora(method, **possible)
+
+
+@pytest.mark.parametrize("method", [name for name, trainer in METHODS.items() if not trainer.adaptable])
+def test_a_refused_adapter_leaves_no_layers_in_the_model(make_trainer, encoder, method):
+    possible = {"alpha": 2.0} if method == "selective_synaptic_dampening" else {}
+    model, _ = encoder("clip")
+    before = list(model.state_dict())
+    with pytest.raises(UserError, match="no shards and no adapters"):
+        make_trainer(method, given_model=model, peft_config=LoraConfig(r=2), **possible)
+    assert list(model.state_dict()) == before and all(weight.requires_grad for weight in model.parameters())
+
+
+def test_a_model_with_layers_of_an_adapter_that_is_no_peft_model_is_refused(make_trainer, encoder):
+    model, _ = encoder("clip")
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
+    with pytest.raises(UserError, match=r"model has the layers of an adapter and is no PeftModel.*load the model anew"):
+        make_trainer("fine_tune", given_model=model)
+    make_trainer("fine_tune", given_model=adapted)
+    make_trainer("fine_tune", given_model=adapted.unload().requires_grad_(True))

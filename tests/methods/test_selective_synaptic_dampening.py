@@ -100,8 +100,9 @@ def test_what_cannot_work_is_refused(make_trainer, tmp_path):
         SSDConfig(output_dir=str(tmp_path), saliency_share=0.5)
     with pytest.raises(UserError, match=r"SSD trains nothing.*set it for others alone"):
         SSDConfig(output_dir=str(tmp_path), shrink_perturb=0.3)
-    with pytest.raises(UserError, match="no undamaged checkpoint to resume from"):
-        make_trainer(method, alpha=2.0).train(resume_from_checkpoint=True)
+    for checkpoint in (True, str(tmp_path / "checkpoint-5")):
+        with pytest.raises(UserError, match="SSD writes no checkpoints that it could go on from"):
+            make_trainer(method, alpha=2.0).train(resume_from_checkpoint=checkpoint)
     with pytest.raises(UserError, match="alpha=0 must be more than 0"):
         SSDConfig(output_dir=str(tmp_path), alpha=0)
     with pytest.raises(UserError, match="importance='size' is unknown; choose output_norm or info_nce"):

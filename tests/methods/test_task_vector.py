@@ -1,3 +1,5 @@
+import math
+
 import loss_oracle
 import pytest
 import torch
@@ -44,7 +46,8 @@ def test_it_ends_with_the_base_minus_the_scaled_task_vector(make_trainer, family
 
 @pytest.mark.parametrize("vectors", [1, 3])
 def test_scale_zero_gives_the_base_model(make_trainer, vectors):
-    trainer = make_trainer("task_vector", "moco", **TINY, max_steps=12, scale=0.0, vectors=vectors)
+    trainer = make_trainer("task_vector", "moco", **TINY, max_steps=12, vectors=vectors)
+    trainer.args.scale = 0.0  # which a config refuses
     base = state(trainer)
     trainer.train()
     assert same(base, state(trainer))
@@ -142,3 +145,17 @@ def test_what_cannot_work_is_refused(make_trainer, tmp_path):
         make_trainer("task_vector", peft_config=LoraConfig(r=2))
     with pytest.raises(UserError, match="vectors=0 must be at least 1"):
         TaskVectorConfig(output_dir=str(tmp_path), vectors=0)
+    for scale in (-1.0, 0.0, float("nan"), float("inf")):  # below 0 it would teach what it is to take away
+        with pytest.raises(UserError, match=f"scale={scale} must be a number above 0"):
+            TaskVectorConfig(output_dir=str(tmp_path), scale=scale)
+    with pytest.raises(DivergenceError, match=r"not finite, at scale 3e\+38; lower it"):
+        make_trainer("task_vector", **TINY | {"learning_rate": 50.0}, max_steps=2, scale=3e38).train()
+
+
+def test_the_temperature_it_ends_with_is_bounded_as_in_training(make_trainer, encoder):
+    model = encoder("clip")[0]
+    model.logit_scale.data.fill_(math.log(100))
+    trainer = make_trainer("task_vector", given_model=model, **TINY, max_steps=2)
+    trainer.compute_loss = lambda model, inputs, **_: model.logit_scale  # learns a lower one, so takes it higher
+    trainer.train()
+    assert model.logit_scale.item() == pytest.approx(math.log(100), abs=1e-6)

@@ -188,7 +188,8 @@ def test_training_on_does_not_shrink_again(make_trainer):
 
 def test_a_task_vector_is_taken_off_what_is_left(make_trainer, encoder):
     initial = other(encoder, "clip")
-    trainer = make_trainer("task_vector", **SHORT, shrink_perturb=0.4, scale=0.0, initial_model=initial)
+    trainer = make_trainer("task_vector", **SHORT, shrink_perturb=0.4, initial_model=initial)
+    trainer.args.scale = 0.0  # which a config refuses
     start = first_state(trainer)
     assert same(start, state_of(trainer.model))
 

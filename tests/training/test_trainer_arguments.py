@@ -2,6 +2,7 @@
 
 import logging
 
+import numpy as np
 import pytest
 from datasets import DatasetDict, concatenate_datasets
 from transformers import BertConfig, BertModel, TrainingArguments
@@ -9,6 +10,7 @@ from transformers import BertConfig, BertModel, TrainingArguments
 from hf_unlearn.errors import UserError
 from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
 from hf_unlearn.methods.gradient_ascent import GradientAscentTrainer
+from hf_unlearn.parsing import read_json
 
 
 @pytest.fixture
@@ -124,3 +126,13 @@ def test_bfloat16_without_an_accelerator_is_refused_with_both_remedies(tmp_path,
 def test_a_search_for_a_lower_loss_is_refused(give):
     with pytest.raises(UserError, match="search with hf-unlearn tune"):
         give().hyperparameter_search(n_trials=1)
+
+
+def test_numbers_out_of_numpy_are_plain_ones_for_checkpoints_and_records(make_trainer, tmp_path):
+    given = {"max_steps": np.int64(1), "learning_rate": np.float32(1e-4), "seed": np.int64(3), "scale": np.float16(0.5)}
+    trainer = make_trainer("task_vector", save_strategy="steps", save_steps=np.int64(1), bf16=np.bool_(False), **given)
+    for name, value in given.items():
+        assert getattr(trainer.args, name) == value and type(getattr(trainer.args, name)) in (int, float)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    assert read_json(tmp_path / "saved" / "unlearning.json")["hyper_parameters"]["scale"] == 0.5
