@@ -29,6 +29,8 @@ VIEW_PAIRS = 8  # pairs of random views that a picture's alignment is averaged o
 # average pairs stand for high ones too; at 0.25 few pairs decide the distribution.
 LIKENESS = 0.5
 PRIOR = 10  # held-out pairs that weigh as much as what a score is worth before any of them is seen
+SAME = 1e-9  # scores are products of unit vectors and of kernels; what differs by less does so by rounding
+FARTHEST = 4  # standard deviations from the mean of held-out pairs at which a score still counts
 FEW = 30  # effective number of held-out pairs below which their distribution is called uncertain
 FAR = 0.25  # standard deviations of held-out alignments; a mean that is further off tells members by an AUC of 57%
 
@@ -102,7 +104,8 @@ def predicted(known: Array, alignment: Array, *others: Array) -> list[Array]:
 
     Scores are standardised on the held-out pairs. Before any of these is seen, each of k scores counts `1 / (k + 1)`
     standard deviations of alignment, as it does on the embedded tasks; that weighs as much as `PRIOR` held-out pairs,
-    so that few of them do not turn an order round.
+    so that few of them do not turn an order round. A score that is one for all held-out pairs tells nothing, and none
+    counts for more than `FARTHEST`: they may nearly be copies of requested pairs, without which all scores fall far.
 
     Args:
         known: `[k, m]` scores of held-out pairs.
@@ -113,13 +116,13 @@ def predicted(known: Array, alignment: Array, *others: Array) -> list[Array]:
         `[n]` alignments for each of the others.
     """
     centre, width = known.mean(1, keepdims=True), known.std(1, keepdims=True)
-    width = np.where(width > 0, width, 1)
+    width = np.where(width > SAME, width, np.inf)
     standard, mean = (known - centre) / width, alignment.mean()
     before = alignment.std() / (len(known) + 1)
     slopes = np.linalg.solve(
         standard @ standard.T + PRIOR * np.eye(len(known)), standard @ (alignment - mean) + PRIOR * before
     )
-    return [mean + slopes @ ((other - centre) / width) for other in others]
+    return [mean + slopes @ np.clip((other - centre) / width, -FARTHEST, FARTHEST) for other in others]
 
 
 @dataclass(frozen=True)

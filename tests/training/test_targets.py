@@ -257,6 +257,15 @@ def test_features_predict_as_well_as_held_out_pairs_let_them():
     np.testing.assert_allclose(targets.predicted(unseen, alignment, asked)[0], truth, atol=0.05)
     (nothing,) = targets.predicted(np.ones((2, 5)), np.arange(5.0), np.ones((2, 3)))  # scores that say nothing
     assert nothing.tolist() == [2.0] * 3
+    nearly = np.ones((2, 5)) + 1e-15 * np.arange(5)  # by rounding
+    np.testing.assert_allclose(targets.predicted(nearly, np.arange(5.0), np.zeros((2, 3)))[0], 2.0)
+
+
+def test_scores_far_from_all_held_out_pairs_do_not_lead_beyond_any_cosine():
+    """Held-out pairs that nearly are copies of requested ones have one score with these, and far lower ones without."""
+    known, alignment = 1 - 1e-4 * np.arange(12.0)[None], np.linspace(0.5, 0.1, 12)
+    without, four = targets.predicted(known, alignment, np.array([[0.2]]), known.mean() - 4 * known.std()[None, None])
+    assert without == pytest.approx(four) and -1 < without[0] < 0.1
 
 
 def test_a_handful_of_held_out_pairs_does_not_turn_the_order_round():
@@ -384,6 +393,7 @@ def test_what_held_out_pairs_lose_without_the_request_is_taken_off(make_trainer,
     targets_predicted = targets.predicted
     monkeypatch.setattr(targets, "pair_scores", told_by_the_request)
     monkeypatch.setattr(targets, "predicted", regressed)
+    monkeypatch.setattr(targets, "FARTHEST", np.inf)  # 0.1 is far for an encoder this small
     lowered = make_trainer("targeted_calibration").targets.positive
     retain, captions = 40, as_it_is[40:] != 0
     torch.testing.assert_close(lowered[:retain], as_it_is[:retain])
