@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -39,7 +40,8 @@ AUDIT_SEED = 2406  # the same views for every model, whatever the run's seed
 SPLITS = ("retain", "unlearn", "validation", "test")
 COUNTED_ROWS = 10_000  # of a split, whose captions are looked at for how many are cut
 
-FEW = 5  # samples, below which resampling them tells little of their spread
+FEW = 20  # samples, below which it is much of the estimated gap which ones they are
+TOO_FEW = 5  # below which resampling them tells little of their spread, too
 Array = npt.NDArray[np.floating]
 
 
@@ -54,6 +56,8 @@ class Evaluation:
         y: `[u, d]` second elements (first captions, or second views).
         evidence: what the gap to Retrain is estimated from without Retrain, nothing of it from the test split.
         earlier: `[e]` alignment of each sample of earlier requests; None where there are none.
+        spread: `mean |x - mean x|^2` of unit-norm embeddings of held-out pictures: 0 if all point the same way, 1 at
+            most.
     """
 
     metrics: dict[str, float]
@@ -62,6 +66,7 @@ class Evaluation:
     y: Array = field(repr=False)
     evidence: ImageTextEvidence | ViewEvidence = field(repr=False)
     earlier: Array | None = field(default=None, repr=False)
+    spread: float = 0.0
 
     def compared_with(self, before: "Evaluation", original: "Evaluation | None" = None) -> "Evaluation":
         """The same evaluation with what needs the model before unlearning.
@@ -173,6 +178,7 @@ class ImageTextEvaluator(Evaluator):
                 if name == "test":
                     metrics |= recalls
                 else:
+                    spread = _spread(x)
                     metrics["recall_validation"] = float(np.mean(list(recalls.values())))
                     recall_of_each = _recall_of_each(ranks, owner)
         known = ("cosine_retain", "cosine_unlearn", "cosine_validation", "recall_validation")
@@ -184,7 +190,7 @@ class ImageTextEvaluator(Evaluator):
             recalls=recall_of_each,
             holdout=self._holdout(alignment),
         )
-        return Evaluation(metrics, alignment["unlearn"], *elements, evidence, alignment.get(EARLIER))
+        return Evaluation(metrics, alignment["unlearn"], *elements, evidence, alignment.get(EARLIER), spread)
 
     def _embed(
         self, model: PreTrainedModel, split: EncodedSplit
@@ -203,6 +209,10 @@ class ImageTextEvaluator(Evaluator):
         x, y, counts, read = embed_split(model, split, embed)
         owner = np.repeat(np.arange(len(counts)), counts.long().numpy(force=True))
         return x, y, owner, [tokens.tobytes() for tokens in read.numpy(force=True)]
+
+
+def _spread(embeddings: Tensor) -> float:
+    return F.normalize(embeddings.float(), dim=-1).var(0, correction=0).sum().item()
 
 
 def _recall_of_each(ranks: Retrieval, owner: npt.NDArray[np.int64]) -> Array:
@@ -264,7 +274,8 @@ class ImageViewEvaluator(Evaluator):
             evidence = replace(evidence, probe=_probe_evidence(probe))
         unlearn = viewed["unlearn"]
         elements = unlearn[:, 0].numpy(force=True), unlearn[:, 1].numpy(force=True)
-        return Evaluation(metrics, alignment["unlearn"], *elements, evidence, alignment.get(EARLIER))
+        spread = _spread(viewed["validation"][:, 0])
+        return Evaluation(metrics, alignment["unlearn"], *elements, evidence, alignment.get(EARLIER), spread)
 
     def _attacked(self) -> Sequence[int]:
         """Retain rows to take views of: all for the probe, and without it as many as the attack has non-members."""
@@ -348,14 +359,17 @@ def caption_notes(splits: Mapping[str, EncodedSplit], preprocessor: ImageTextPre
 
 
 def few_notes(splits: Mapping[str, EncodedSplit]) -> tuple[str, ...]:
-    """What is to be said where the estimated gap is read off so few samples that drawing them anew tells little."""
+    """What is to be said where the estimated gap is read off so few samples that others would give another one."""
     few = [
         f"{name} {len(splits[name])}"
         for name in ("unlearn", "validation")
         if name in splits and len(splits[name]) < FEW
     ]
-    told = f"The interval of the estimated gap is too narrow, as it is read off few samples ({', '.join(few)}): of one "
-    return (told + "alone it knows no spread at all.",) if few else ()
+    told = f"The estimated gap is read off few samples ({', '.join(few)}): which ones they are moves it by points, and "
+    told += "Retrain's own is not near 0, either."
+    if any(len(splits[name]) < TOO_FEW for name in ("unlearn", "validation") if name in splits):
+        told += " Its interval is too narrow; of one sample alone it knows no spread at all."
+    return (told,) if few else ()
 
 
 def view_notes(splits: Mapping[str, EncodedSplit | Dataset], labels: ClassLabels | None) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ from hf_unlearn.runs.builders import check_family
 from hf_unlearn.runs.class_labels import ZeroShotTask, class_labels
 from hf_unlearn.runs.command_line import Run
 from hf_unlearn.runs.comparable import refuse_other_reading
-from hf_unlearn.runs.evaluation import Evaluation, Evaluator, ImageTextEvaluator, ImageViewEvaluator
+from hf_unlearn.runs.evaluation import Evaluation, Evaluator, ImageTextEvaluator, ImageViewEvaluator, view_notes
 from hf_unlearn.runs.initial import forgotten_initial, load_initial_model, reading_notes, with_predictions
 from hf_unlearn.runs.pretrain import MERGED, run_time_seconds, train_from_scratch
 from hf_unlearn.runs.reports import BEFORE, RunReports, Trained
@@ -104,8 +104,9 @@ class Experiment(RunReports):
         self.evaluator = make_evaluator(model, task, self.splits, preprocessor, arguments)
         self.evaluator.notes += forgotten_initial(arguments) if run.methods else ()
         self.evaluator.notes += reading_notes(self.initial, preprocessor, run.data, task.splits["unlearn"])
-        if is_dual_encoder(model) or arguments.model_name_or_path is not None:  # else said before the base was trained
-            say_notes(self.evaluator.notes)
+        trained_here = arguments.model_name_or_path is None and not is_dual_encoder(model)
+        said = view_notes(self.splits, class_labels(task.splits)) if trained_here else ()  # before that training
+        say_notes(note for note in self.evaluator.notes if note not in said)
         self.device = run.pretrain.device
         before = self.evaluator.evaluate(_on(model, self.device))
         before = with_predictions(before, self.initial, model, self.evaluator, task.sizes)

@@ -75,7 +75,7 @@ def test_clip_on_a_stream_and_again(run, tmp_path, monkeypatch):
     assert manifest["splits"] == {"retain": 47, "unlearn": 3, "validation": 11, "test": 11}
     *notes, few = manifest["notes"]
     assert notes[-2:] == [NOTE, NO_COPIES] and NOTE in (folder / "README.md").read_text()
-    assert "is read off few samples (unlearn 3)" in few
+    assert "is read off few samples (unlearn 3, validation 11)" in few
     assert manifest["request"]["count"] == len(manifest["request"]["row_hashes"]) == 3
     audit = json.loads((folder / "evaluation.json").read_text())
     assert audit["avg_gap"] is not None and audit["matrices"]["labels"][0].startswith("a ")

@@ -13,7 +13,7 @@ from hf_unlearn.data.preprocessing import ImageTextPreprocessor
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.runs.class_labels import ClassLabels, ZeroShotTask, class_labels
-from hf_unlearn.runs.evaluation import ImageTextEvaluator, ImageViewEvaluator
+from hf_unlearn.runs.evaluation import ImageTextEvaluator, ImageViewEvaluator, few_notes
 from hf_unlearn.runs.run_arguments import RunArguments
 from hf_unlearn.runs.tuning import ties
 from hf_unlearn.training.rows import make_preprocessor
@@ -79,7 +79,14 @@ def test_without_usable_classes_the_probe_is_left_out_with_a_sentence(case):
     assert evaluator.gap_keys == ("emia",)
     left_out, few = evaluator.notes
     assert left_out == f"The linear probe's metrics (RA, TA, UA, CMIA) are left out. {labels.reason}"
-    assert "is read off few samples (unlearn 1, validation 1): of one" in few  # and not of five or more
+    assert "is read off few samples (unlearn 1, validation 1)" in few and "Its interval is too narrow" in few
+
+
+@pytest.mark.parametrize(("unlearn", "told"), [(20, None), (19, False), (5, False), (4, True)])
+def test_few_samples_are_told_of_and_very_few_twice(unlearn, told):
+    notes = few_notes({"unlearn": range(unlearn), "validation": range(30)})
+    assert len(notes) == (told is not None)
+    assert all(f"few samples (unlearn {unlearn}):" in note and ("too narrow" in note) is told for note in notes)
 
 
 def test_a_text_category_beside_a_label_does_not_matter():
@@ -89,7 +96,7 @@ def test_a_text_category_beside_a_label_does_not_matter():
 
 
 def test_a_subsample_of_cmia_is_a_note():
-    splits = {"retain": range(6_000), "unlearn": range(9), "validation": range(9), "test": range(5_001)}
+    splits = {"retain": range(6_000), "unlearn": range(20), "validation": range(20), "test": range(5_001)}
     (note,) = ImageViewEvaluator(splits, SimpleNamespace(), ClassLabels({"retain": np.zeros(1)})).notes
     assert "5,000 of 6,000 members and 5,000 of 5,001 non-members" in note
 
@@ -115,6 +122,19 @@ def test_captions_that_read_the_same_are_hits_of_each_other(tiny_clip, shapes):
     assert found.evidence.recalls == pytest.approx(np.full(8, 100.0))
     mixed = recalls(shapes.select(range(30)))
     assert np.mean(mixed.evidence.recalls) != 100 and len(mixed.evidence.retain) == 30
+
+
+def test_the_spread_of_embeddings_is_that_of_held_out_pictures(tiny_clip, shapes):
+    model, processor = load_encoder(str(tiny_clip))
+    preprocessor = ImageTextPreprocessor(processor, 16)
+    rows = {"retain": range(20), "unlearn": [20], "validation": range(21, 40), "test": range(40, 50)}
+    splits = {name: EncodedSplit(shapes.select(places), preprocessor) for name, places in rows.items()}
+    pixels = preprocessor.batch(splits["validation"].rows(range(19)), None)["pixel_values"]
+    with torch.no_grad():
+        x = model.get_image_features(pixels).pooler_output.double().numpy()
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    spread = np.square(x - x.mean(0)).sum(1).mean()
+    assert ImageTextEvaluator(splits, preprocessor).evaluate(model).spread == pytest.approx(spread, rel=1e-4)
 
 
 def test_trials_within_the_interval_of_the_best_are_said_to_be_tied():
@@ -196,9 +216,10 @@ def test_captions_that_are_cut_are_counted(tiny_clip, shapes):
     limit = sorted(lengths)[len(lengths) // 2]
     preprocessor = ImageTextPreprocessor(processor, limit)
     splits = dict.fromkeys(NAMES, EncodedSplit(rows, preprocessor))
-    (note,) = ImageTextEvaluator(splits, preprocessor).notes
+    note, _ = ImageTextEvaluator(splits, preprocessor).notes  # the other: these are few
     longer = sum(length > limit for length in lengths)
     assert 0 < longer < len(lengths)
     assert note.startswith(f"Captions are cut to {limit} tokens: {2 * longer} of the {2 * len(lengths)} in retain and")
     whole = ImageTextPreprocessor(processor, max(lengths))
-    assert not ImageTextEvaluator(dict.fromkeys(NAMES, EncodedSplit(rows, whole)), whole).notes
+    (few,) = ImageTextEvaluator(dict.fromkeys(NAMES, EncodedSplit(rows, whole)), whole).notes
+    assert "few samples" in few

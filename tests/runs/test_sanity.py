@@ -12,13 +12,20 @@ X = np.random.default_rng(0).normal(size=(40, 8))
 BEFORE = {"cosine_retain": 71.0, "cosine_unlearn": 70.0, "cosine_validation": 24.0, "recall_validation": 18.0}
 
 
-def pairs(alignment=0.7, x=X, **metrics):
-    return Evaluation({**BEFORE, **metrics}, np.full(40, alignment), x, X, evidence=None)
+def pairs(alignment=0.7, spread=0.8, **metrics):
+    evidence = ViewEvidence(np.full(40, alignment), np.full(30, alignment))
+    return Evaluation({**BEFORE, **metrics}, np.full(40, alignment), X, X, evidence, spread=spread)
 
 
 def views(alignment=0.9, held_out=0.8, **metrics):
     evidence = ViewEvidence(np.full(40, alignment), np.full(30, held_out))
     return Evaluation({"emia": 50.0, **metrics}, np.full(40, alignment), X, X, evidence)
+
+
+def beside_held_out(unlearn, held_out, **metrics):
+    """Of pairs with these alignments."""
+    evidence = ViewEvidence(np.array(unlearn), np.array(held_out))
+    return Evaluation({**BEFORE, **metrics}, np.array(unlearn), X, X, evidence)
 
 
 @pytest.mark.parametrize(
@@ -35,12 +42,47 @@ def views(alignment=0.9, held_out=0.8, **metrics):
         (pairs(0.9, cosine_retain=95.0, cosine_unlearn=92.0, cosine_validation=90.0), ["All cosines moved together"]),
         (pairs(0.3, recall_validation=11.9), ["Retrieval on validation fell from 18.0% to 11.9%"]),
         (pairs(0.3, recall_validation=12.1), []),
-        (pairs(0.3, x=1 + 0.01 * X), ["Embeddings collapsed"]),
+        (pairs(0.3, cosine_retain=47.0, cosine_unlearn=-51.0, cosine_validation=12.0), ["mean cosine fell from 71 to"]),
+        (pairs(0.3, cosine_retain=9.0, cosine_unlearn=-51.0, cosine_validation=-38.0), ["All cosines moved together"]),
+        (pairs(0.3, spread=0.19), ["Embeddings of held-out pictures collapsed: their spread is 0.190"]),
+        (pairs(0.3, spread=0.21), []),
+        (
+            pairs(0.3, estimated_gap=9.0, low_estimated_gap=8.1),
+            ["further from Retrain than before: the estimated gap is 9.0, and was 6.0"],
+        ),
+        (pairs(0.3, estimated_gap=9.0, low_estimated_gap=7.9), []),
     ],
 )
 def test_image_text_models(after, words):
-    notes = sanity_notes(pairs(), after)
+    notes = sanity_notes(pairs(estimated_gap=6.0, high_estimated_gap=8.0), after)
     assert len(notes) == len(words) and all(word in note for word, note in zip(words, notes, strict=True))
+
+
+HELD_OUT = [0.0, 0.2] * 50  # mean 0.1, standard deviation 0.1
+
+
+@pytest.mark.parametrize(
+    ("unlearn", "words"),
+    [
+        (
+            [0.16] * 80,
+            "lie 6.0 points above held-out ones (16.0 and 10.0): unless the request is of another kind, they",
+        ),
+        ([0.14] * 80, None),  # not by half a standard deviation
+        (
+            [-0.5] * 5,
+            "lie 60.0 points below held-out ones (-50.0 and 10.0): unless the request is of another kind, they",
+        ),
+        ([0.19] * 4, None),  # four samples lie so by chance
+        ([0.21] * 4, "lie 11.0 points above"),
+        ([0.25], None),  # one may be anywhere
+    ],
+)
+def test_unlearn_samples_apart_from_held_out_ones_are_told_of(unlearn, words):
+    before = beside_held_out([0.9] * len(unlearn), HELD_OUT)
+    notes = sanity_notes(before, beside_held_out(unlearn, HELD_OUT))
+    assert len(notes) == (words is not None) and all(words in note for note in notes)
+    assert not any("lie" in note for note in sanity_notes(before, before))  # nothing was unlearned, which is told
 
 
 def test_weights_that_were_not_learned_again_are_the_cause_that_is_named():

@@ -6,6 +6,7 @@ import pytest
 from datasets import ClassLabel, DatasetDict
 
 from hf_unlearn.errors import UserError
+from hf_unlearn.records.schemas import UnlearningManifest
 from hf_unlearn.runs import unlearn
 from hf_unlearn.runs.builders import BUILDERS
 from hf_unlearn.runs.command_line import parse_run
@@ -129,3 +130,18 @@ def test_settings_that_an_architecture_has_not_are_refused(family, argv, words, 
     (tmp_path / "own.yaml").write_text("model: {widht: 4}\n")
     with pytest.raises(UserError, match=words):
         start(shapes, "--methods", "npo", *argv.format(config=tmp_path / "own.yaml").split(), family=family)
+
+
+def test_what_views_are_measured_on_is_said_once_before_their_base_model_is_trained_or_after(
+    tmp_path, monkeypatch, shapes, caplog
+):
+    monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path / "cache"))
+    shapes.remove_columns("label").save_to_disk(tmp_path / "data")
+    words = f"--dataset_name {tmp_path / 'data'} --duplicates keep --views light --unlearn_fraction 0.02 --use_cpu true"
+    words += f" --output_dir {tmp_path / 'out'} --methods fine_tune --max_steps 1 --pretrain.max_steps 2"
+    words += " --model.width 4 --per_device_train_batch_size 8 --pretrain.per_device_train_batch_size 8"
+    with caplog.at_level(logging.WARNING):
+        unlearn.unlearn_and_compare(parse_run(words.split()), BUILDERS["simclr"])
+    notes = UnlearningManifest.load(tmp_path / "out" / "fine_tune").notes
+    for told in ("The linear probe's metrics (RA, TA, UA, CMIA) are left out", "is read off few samples (unlearn 1"):
+        assert sum(told in note for note in notes) == caplog.text.count(told) == 1, told
