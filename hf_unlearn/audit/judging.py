@@ -20,8 +20,6 @@ from hf_unlearn.records.audit_result import Arm, AuditResult, ImageRow
 
 REDRAW_PERMUTATIONS = 499
 DRAWS = 20
-ENOUGH = 0.9
-"""Share of redraws of the views that must give the same verdict; below it more views are asked for."""
 LONG = 1_000  # pictures from which fewer redraws are made
 FEW_DRAWS = 6
 _NOT_DRAWN = "The plan's halves are not those that its seed draws, unless near-duplicates were; it counts as chosen."

@@ -147,7 +147,7 @@ def _owner(audit: Audit, name: str, anchor: str, figures: list[dict[str, object]
         "tone": TONES[result.verdict],
         "requested": result.arms[0].size,
         "sizes": [(arm.arm, arm.size, len(arm.collapsed), len(arm.twins)) for arm in result.arms],
-        "stability": _stability(result),
+        "stability": result.stability_words,
         "left": _left(result),
         "standing_out": [(name, _picture(audit.pictures[name].open())) for name in result.standing_out[:MOST_SHOWN]],
         "long": len(result.images) > LONG_TABLE,
@@ -209,16 +209,6 @@ def _facts(audit: Audit, result: AuditResult) -> list[tuple[str, str]]:
         ("Measured", f"{measurement['started']} to {measurement['finished']}"),
         ("Versions", _plain(measurement["versions"])),
     ]
-
-
-def _stability(result: AuditResult) -> str:
-    """What the choice of views leaves open."""
-    if result.stability is None:
-        return "How far the verdict hangs on the views that were drawn was not measured."
-    share = f"{result.stability:.0%} of redraws of the views give this verdict"
-    return (
-        f"{share}." if result.stability >= 0.9 else f"Only {share}: read it as undecided between neighbouring verdicts."
-    )
 
 
 def _left(result: AuditResult) -> str | None:

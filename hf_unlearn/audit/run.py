@@ -11,14 +11,14 @@ from hf_unlearn.audit.both_encoders import embed_both
 from hf_unlearn.audit.embeddings import Embeddings
 from hf_unlearn.audit.endpoint_address import is_endpoint
 from hf_unlearn.audit.finished_audit import AlignmentMatrices, Audit
-from hf_unlearn.audit.judging import ENOUGH, judge
+from hf_unlearn.audit.judging import judge
 from hf_unlearn.audit.plan import planned_seed
 from hf_unlearn.audit.report import REPORT_FILE, write_report
 from hf_unlearn.audit.settings import SEED_FILE, AuditSettings, unfinished_seed
 from hf_unlearn.distributed import map_across_processes, owned_together
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import refuse_to_write_to
-from hf_unlearn.records.audit_result import Arm, AuditResult
+from hf_unlearn.records.audit_result import Arm
 
 MOST_IN_MATRIX = 200
 
@@ -81,7 +81,7 @@ def run_audit(
         measured = embed_both(str(before), str(after), pictures, settings, folder, stack, seed)
         given = _provenance(pictures, images, still_trained, never_trained, provenance or {})
         results = judge(measured, given)
-        while measured.can_grow and _unsteady(results):
+        while measured.can_grow and any(result.unsteady for result in results.values()):
             measured.grow()
             results = judge(measured, given)
         arguments = {
@@ -103,11 +103,6 @@ def run_audit(
         map_across_processes(1, lambda _: write_report(audit))
         map_across_processes(1, lambda _: (folder / SEED_FILE).unlink(missing_ok=True))
         return audit
-
-
-def _unsteady(results: Mapping[str, AuditResult]) -> bool:
-    """Whether a verdict hangs on which views were drawn, as far as that can be told."""
-    return any(result.stability is not None and result.stability < ENOUGH for result in results.values())
 
 
 def _refuse_finished(folder: Path, overwrite: bool) -> None:

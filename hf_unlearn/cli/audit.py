@@ -195,7 +195,7 @@ def summary(result: AuditResult, owner: str = "") -> str:
         name = arm.arm.value.replace("_", " ")
         lines.append(f"{name:18}{arm.size:>7}{before:>9.4f}{after:>9.4f}{before - after:>+18.4f}")
     if result.stability is not None:
-        lines += ["", f"{result.stability:.0%} of redraws of the views give this verdict."]
+        lines += ["", *textwrap.wrap(result.stability_words, WIDTH)]
     lines += ["", *textwrap.wrap(result.footer, WIDTH), ""]
     # Names and answers from elsewhere may carry control characters.
     return "\n".join("".join(letter if letter.isprintable() else "?" for letter in line) for line in lines)

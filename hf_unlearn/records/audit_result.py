@@ -16,6 +16,8 @@ from hf_unlearn.records.codec import decode, encode
 
 SCHEMA = 1
 
+ENOUGH = 0.9  # share of redraws of the views that must give the same verdict; below it more views are asked for
+
 
 class Arm(StrEnum):
     """The three groups of images an audit compares."""
@@ -276,6 +278,19 @@ class AuditResult:
     standing_out: tuple[str, ...] = ()
     stability: float | None = None
     schema: int = field(default=SCHEMA)
+
+    @property
+    def unsteady(self) -> bool:
+        """Whether the verdict hangs on which views were drawn, as far as that can be told."""
+        return self.stability is not None and self.stability < ENOUGH
+
+    @property
+    def stability_words(self) -> str:
+        """What the choice of views leaves open."""
+        if self.stability is None:
+            return "How far the verdict hangs on the views that were drawn was not measured."
+        share = f"{self.stability:.0%} of redraws of the views give this verdict"
+        return f"Only {share}: read it as undecided between neighbouring verdicts." if self.unsteady else f"{share}."
 
     def to_dict(self) -> dict[str, object]:
         """The result as strict JSON values; numbers that JSON lacks become the strings "inf", "-inf" and "nan"."""

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from audit.conftest import folder_of
@@ -180,6 +181,9 @@ def test_summary_tells_arms_and_footer():
     assert " ".join(result.explanation.split()) in " ".join(text.split())
     assert result.footer.split(".")[0] in text and max(map(len, text.splitlines())) <= 100
     assert "still trained" in text and "+0.1100" in text
+    for share, told in ((0.9, "90% of redraws of the views give this verdict."), (0.05, "Only 5% of redraws")):
+        text = " ".join(summary(replace(result, stability=share)).split())
+        assert told in text and ("read it as undecided between neighbouring verdicts" in text) == (share < 0.9)
 
 
 def test_every_verdict_can_be_named():
