@@ -6,10 +6,11 @@ import logging
 import re
 import shutil
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_unlearn.errors import UserError, listed
@@ -20,6 +21,8 @@ from hf_unlearn.parsing import Fields, read_json
 logger = logging.getLogger(__name__)
 
 CHECKSUMS_NAME = "checkpoint.json"
+_PART = 2**18  # values that are hashed at a time: few enough to stay in a processor's cache as 64-bit integers
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # of so many bytes
 
 
 def write_checksums(folder: Path, seconds: float, training: Mapping[str, object]) -> None:
@@ -150,8 +153,24 @@ def _read_checksums(folder: Path) -> Fields:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """A hash of a model's weights, taken on their device."""
-    hashes = [
-        torch.hash_tensor(value.detach()).view(torch.int64).item() for value in model.parameters() if value.numel()
-    ]
-    return hashlib.sha256(str(hashes).encode()).hexdigest()[:16]
+    """A hash of a model's weights and buffers, bit for bit and in their order; taken on their device, alike on each."""
+    values = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    sums = {name: _sums(value.detach()).tolist() for name, value in values.items() if value.numel()}
+    return hashlib.sha256(json.dumps(sums).encode()).hexdigest()[:16]
+
+
+def _sums(value: Tensor) -> Tensor:
+    """A sum for every part of a tensor: its bits as integers, each times an odd number of its place.
+
+    Integers wrap around, so that no order of adding changes a sum; a changed or moved value does.
+    """
+    bits = value.reshape(-1).view(_INTEGERS[value.element_size()])
+    factors = _factors(value.device)
+    return torch.stack([(part * factors[: len(part)]).sum() for part in bits.split(_PART)])
+
+
+@lru_cache(1)
+def _factors(device: torch.device) -> Tensor:
+    """Odd numbers that differ in all their bits, as the two steps of SplitMix64 make them of places."""
+    places = torch.arange(_PART, device=device) * -0x61C8864680B583EB
+    return ((places ^ (places >> 31)) * -0x6B2FB644ECCEEE15) | 1
