@@ -15,6 +15,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.files import sync_tree
+from hf_unlearn.models.adapters import lora_settings
 from hf_unlearn.models.weights import file_sha256
 from hf_unlearn.parsing import Fields, read_json
 
@@ -157,6 +158,18 @@ def fingerprint(model: nn.Module) -> str:
     values = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     sums = {name: _sums(value.detach()).tolist() for name, value in values.items() if value.numel()}
     return hashlib.sha256(json.dumps(sums).encode()).hexdigest()[:16]
+
+
+def beside_weights(model: nn.Module, initial_model: nn.Module | None) -> dict[str, object]:
+    """What identifies the models of a training beside the weights it starts from: an adapter's settings, and another.
+
+    Args:
+        model: What is trained.
+        initial_model: What it was fine-tuned from, where that is known.
+    """
+    adapter = lora_settings(getattr(model, "active_peft_config", None))
+    initial = {} if initial_model is None else {"initial_model": fingerprint(initial_model)}
+    return {**initial, **{f"adapter.{name}": value for name, value in adapter.items()}}
 
 
 def _sums(value: Tensor) -> Tensor:
