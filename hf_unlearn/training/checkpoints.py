@@ -41,7 +41,7 @@ def write_checksums(folder: Path, seconds: float, training: Mapping[str, object]
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint; None if it is as it was written."""
+    """What keeps a training from going on from a checkpoint; None if it is complete, and as it was written."""
     try:
         content = _read_checksums(folder)
     except FileNotFoundError:
@@ -60,6 +60,8 @@ def damage(folder: Path) -> str | None:
             return f"its {name} is missing"
         if file_sha256(folder / path) != expected:
             return f"its {name} is not as it was written"
+    if not any(name.startswith("optimizer") for name in files):  # transformers would begin with a new one, unsaid
+        return "it holds no state of the optimiser"
     return None
 
 

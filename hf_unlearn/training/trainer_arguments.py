@@ -140,8 +140,14 @@ def refuse_unfit(
 
     Raises:
         UserError: As `checked_sizes` and the config's `check_for` do, when a setting of the data would have no effect,
-            when new weights would never learn retain, and when the learning rate would be 0 at every update.
+            when checkpoints would hold no optimiser, when new weights would never learn retain, and when the learning
+            rate would be 0 at every update.
     """
+    if args.save_only_model:
+        raise UserError(
+            "save_only_model would leave checkpoints that no training can go on from; leave it unset, and save the "
+            "finished model"
+        )
     retain = splits.get("retain")
     data.refuse_of_streams(isinstance(retain, Stream), counted=isinstance(retain, StreamedSplit))
     sizes = checked_sizes(splits, uses, args, data)

@@ -230,6 +230,19 @@ def test_another_processor_is_another_training(checkpoints, trainer, splits):
         other.train(resume_from_checkpoint=str(out / "checkpoint-3"))
 
 
+def test_checkpoints_without_an_optimiser_are_neither_written_nor_gone_on_from(trainer, tmp_path, caplog):
+    with pytest.raises(UserError, match=r"^save_only_model would leave checkpoints that no training can go on from; "):
+        trainer("clip", "fine_tune", save_only_model=True)
+    ours = trainer("clip", "fine_tune", **EVERY_OTHER_STEP)
+    ours.args.save_only_model = True  # where nobody looks any more
+    ours.train()
+    with pytest.raises(UserError, match=r"checkpoint-2 cannot be resumed from \(it holds no state of the optimiser\)"):
+        trainer("clip", "fine_tune").train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
+    with pytest.raises(UserError, match="no undamaged checkpoint to resume from"):
+        trainer("clip", "fine_tune").train(resume_from_checkpoint=True)
+    assert "it holds no state of the optimiser" in caplog.text
+
+
 class StopAfterTwoSteps(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         control.should_training_stop = state.global_step == 2
