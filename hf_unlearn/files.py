@@ -164,6 +164,30 @@ def refuse_to_write_to(source: str | Path | None, flag: str, output: str | Path,
         raise UserError(f"{option} {output} lies in {flag} {source}, which is only read; choose another {option}")
 
 
+def refuse_unwritable(folder: str | Path, option: str = "--output_dir") -> None:
+    """Refuse a folder that could not be made or written to, before the work whose results are to go there.
+
+    It is tried out by a folder that is made in it, or in the nearest one around it that is there, and goes again.
+
+    Args:
+        folder: what is to be written to.
+        option: what names it.
+
+    Raises:
+        UserError: naming the folder and what stands in the way.
+    """
+    folder = Path(folder)
+    try:
+        there = next(place for place in (folder, *folder.parents) if place.exists() or place.is_symlink())
+        Path(tempfile.mkdtemp(".tmp", ".", there)).rmdir()
+    except OSError as error:
+        raise _unwritable(folder, option, error) from error
+
+
+def _unwritable(folder: Path, option: str, error: OSError) -> UserError:
+    return UserError(f"{folder} cannot be written to ({error.strerror}); choose another {option}")
+
+
 def refuse_revision(source: str | Path | None, revision: str | None, option: str = "the revision") -> None:
     """Refuse a revision of a folder on this machine: it has none, and whatever it holds would be taken for that.
 
@@ -207,7 +231,7 @@ def owned(folder: str | Path, what: str, option: str = "--output_dir", wait: boo
             f"{what} is still at work in {folder}; wait until it has ended, or choose another {option}"
         ) from error
     except OSError as error:
-        raise UserError(f"{folder} cannot be written to ({error.strerror}); choose another {option}") from error
+        raise _unwritable(folder, option, error) from error
     try:
         yield folder
     finally:

@@ -9,7 +9,7 @@ import pytest
 from hf_unlearn import files
 from hf_unlearn.audit.run import run_audit
 from hf_unlearn.errors import UserError
-from hf_unlearn.files import clear_interrupted, finished_folder, owned, write_atomically
+from hf_unlearn.files import clear_interrupted, finished_folder, owned, refuse_unwritable, write_atomically
 from hf_unlearn.runs.command_line import parse_run
 from hf_unlearn.runs.tuning import Search, tune
 from hf_unlearn.runs.unlearn import unlearn_and_compare
@@ -171,3 +171,29 @@ def test_a_run_is_refused_while_another_is_at_work(tmp_path, other_owner, shapes
 def test_an_audit_is_refused_while_another_is_at_work(tmp_path, other_owner):
     with pytest.raises(UserError, match="Another audit is still at work in"):
         run_audit(tmp_path / "a", tmp_path / "b", tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("file", "Not a directory"),
+        ("file/below", "Not a directory"),
+        ("file/below/deeper", "Not a directory"),
+        ("/proc/nowhere/below", "No such file or directory"),
+        ("nowhere", "No such file or directory"),  # a link that leads there
+        ("long" * 99, "File name too long"),
+    ],
+)
+def test_a_folder_that_could_not_be_written_to_is_refused(tmp_path, place, reason):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match=rf"{place} cannot be written to \({reason}\); choose another --to$"):
+        refuse_unwritable(tmp_path / place, "--to")
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "nowhere"}
+
+
+def test_a_folder_that_can_be_written_to_is_as_it_was(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for place in (tmp_path, tmp_path / "new" / "below", "new", "."):
+        refuse_unwritable(place)
+    assert not any(tmp_path.iterdir())

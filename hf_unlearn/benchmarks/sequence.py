@@ -13,6 +13,7 @@ from datasets import DatasetDict, load_from_disk
 
 from hf_unlearn.benchmarks.benchmark import Benchmark
 from hf_unlearn.benchmarks.row_alignments import RowAlignments, row_alignments
+from hf_unlearn.data.requests import read_request
 from hf_unlearn.distributed import owned_together
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.files import write_atomically
@@ -303,10 +304,14 @@ class Trial:
         return data
 
     def _ids(self, name: str) -> list[str]:
-        return (self.folder / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+        return read_request(self._request(name))
 
     def _write(self, name: str, ids: npt.NDArray[np.str_]) -> None:
-        write_atomically(self.folder / f"{name}.txt", "".join(f"{row}\n" for row in ids))
+        write_atomically(self._request(name), json.dumps(ids.tolist(), indent=1) + "\n")
+
+    def _request(self, name: str) -> Path:
+        """The file of a request: of lines, some would be read as others, such as ids that begin with `#` or a space."""
+        return self.folder / f"{name}.json"
 
     def _minutes(self, folder: Path) -> float:
         return EvaluationRecord.load(folder).metrics["run_time_minutes"] or 0.0
@@ -314,7 +319,7 @@ class Trial:
     def _argv(self, method: str, request: str, **more: object) -> list[str]:
         benchmark = self.sequence.benchmark
         options: dict[str, object] = {n: v for n, v in benchmark.options.items() if n not in UNLEARN}
-        given = {"dataset_name": self.folder / "data", "unlearn_request": self.folder / f"{request}.txt", **more}
+        given = {"dataset_name": self.folder / "data", "unlearn_request": self._request(request), **more}
         extra = as_words(option for option in grouped_options(self.sequence.extra) if option[0] not in UNLEARN)
         argv = replace(benchmark, options=options).argv(self.number, *extra, methods=[method])
         return [*argv, *as_words(options_of(given))]

@@ -20,7 +20,7 @@ def card(
 ) -> None:
     """Write README.md into a run's folder, from unlearning.json and evaluation.json."""
     from hf_unlearn.errors import UserError
-    from hf_unlearn.hub.card import keep_card, write_card
+    from hf_unlearn.hub.card import keep_card, refuse_copy, write_card
     from hf_unlearn.hub.evidence import write_evidence
     from hf_unlearn.hub.verification import check_card
     from hf_unlearn.text import printable
@@ -35,6 +35,8 @@ def card(
             raise typer.Exit(1)
         print(f"{run.name}: the card is as generated.")
         return
+    if copy_to is not None:
+        refuse_copy(run, copy_to)
     print(write_card(run))
     if with_evidence:
         for path in write_evidence(run):

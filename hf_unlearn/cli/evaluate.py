@@ -74,7 +74,7 @@ def evaluate(
     from accelerate import PartialState
 
     from hf_unlearn.benchmarks.oracles import load_oracle
-    from hf_unlearn.files import refuse_to_write_to
+    from hf_unlearn.files import refuse_to_write_to, refuse_unwritable
     from hf_unlearn.runs.comparable import record_doubts
     from hf_unlearn.runs.recorded_initial import measuring
     from hf_unlearn.runs.results import save_results, text_table
@@ -94,11 +94,10 @@ def evaluate(
         raise UserError("evaluate needs --base and --dataset, or --oracle; see 'hf-unlearn evaluate --help'")
     run = run_of(context.args, base, dataset, retrain)
     if output_dir is not None:
-        if output_dir.exists() and not output_dir.is_dir():
-            raise UserError(f"--output_dir {output_dir} is a file; name a folder")
         read_from = {"the checkpoint": model, "--base": base, "--retrain": retrain, "--dataset": dataset}
         for flag, read in {**read_from, "--initial_model": run.arguments.initial_model}.items():
             refuse_to_write_to(read, flag, output_dir)
+        refuse_unwritable(output_dir)
     quiet_loading()
     again = measuring(run, prepare_task(run.arguments), base, model)
     experiment = again.experiment
@@ -106,10 +105,10 @@ def evaluate(
     results = experiment.results()
     if not PartialState().is_main_process:
         return
+    typer.echo(text_table(results))
     if output_dir is not None:
         output_dir.mkdir(parents=True, exist_ok=True)
         save_results(results, output_dir)
-    typer.echo(text_table(results))
     base_sha256, request = experiment.base_record.sha256, experiment.task.request
     for doubt in record_doubts(model, base_sha256, request, "these options name"):
         typer.echo(doubt)

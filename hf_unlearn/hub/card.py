@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from hf_unlearn.errors import UserError
-from hf_unlearn.files import refuse_to_write_to, write_atomically
+from hf_unlearn.files import refuse_to_write_to, refuse_unwritable, write_atomically
 from hf_unlearn.hub.card_tables import (
     NONE,
     circumstances,
@@ -103,6 +103,18 @@ def write_card(run_dir: str | Path) -> Path:
     return write_atomically(folder / CARD_NAME, render_card(manifest, evaluation))
 
 
+def refuse_copy(run_dir: str | Path, destination: str | Path) -> None:
+    """Refuse a place where no copy of a run's card can go, before the card is written.
+
+    Raises:
+        UserError: It holds a model, is the run or is around it, or cannot be written to.
+    """
+    refuse_to_write_to(run_dir, "the run", destination, "--copy_to")
+    if has_weights(destination):
+        raise UserError(f"{destination} holds a model; copy the card to another folder.")
+    refuse_unwritable(destination, "--copy_to")
+
+
 def keep_card(run_dir: str | Path, destination: str | Path) -> Path:
     """Copy a run's card, its records and its pictures, without the weights, as `model_cards/` keeps them.
 
@@ -114,15 +126,13 @@ def keep_card(run_dir: str | Path, destination: str | Path) -> Path:
         The destination.
 
     Raises:
-        UserError: The run holds no card, or the destination holds a model, is the run or is around it.
+        UserError: The run holds no card; and as `refuse_copy` does.
     """
     folder, destination = Path(run_dir), Path(destination)
     names = [name for name in published_names(folder) if name in _KEPT or name.startswith("assets/")]
     if CARD_NAME not in names:
         raise UserError(f"{folder.name} holds no model card; write it with `hf-unlearn card {folder.name}`.")
-    refuse_to_write_to(folder, "the run", destination, "--copy_to")
-    if has_weights(destination):
-        raise UserError(f"{destination} holds a model; copy the card to another folder.")
+    refuse_copy(folder, destination)
     (destination / "assets").mkdir(parents=True, exist_ok=True)
     for picture in (destination / "assets").glob("*.png"):
         picture.unlink()

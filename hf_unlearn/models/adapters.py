@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _SLOW = re.compile(r"\)[*+{]|([*+{][^*+{]*){4}")
 PLAIN_STARTS = (True, False, "gaussian")  # of LoRA: what loading overwrites
 ALL_LINEAR = "all-linear"  # of peft: every linear layer
+# Settings of an adapter: what its base is called, and how the file is read.
+_WITHOUT_EFFECT = {"base_model_name_or_path", "revision", "auto_mapping", "inference_mode", "peft_version"}
 RECORDS_NAME = "unlearning.json"  # where a finished run notes the hash of its base model
 
 
@@ -118,6 +120,14 @@ def adapter_settings(model: Any) -> dict[str, object]:
         return {}
     config = model.active_peft_config
     return {"lora_r": config.r, "lora_alpha": config.lora_alpha, "lora_dropout": config.lora_dropout}
+
+
+def lora_settings(config: "LoraConfig | None") -> dict[str, object]:
+    """Every setting of an adapter that may change weights, by name, as plain values; empty without one."""
+    if config is None:
+        return {}
+    settings = {name: value for name, value in config.to_dict().items() if name not in _WITHOUT_EFFECT}
+    return {name: sorted(value) if isinstance(value, set) else value for name, value in settings.items()}
 
 
 def find_adapter(name_or_path: str, revision: str | None = None) -> Path | None:

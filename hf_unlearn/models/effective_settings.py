@@ -4,8 +4,9 @@ Numbers that mean the same are made the same, and what changes no embedding is l
 in different forms, or one before and one after a training, have the same settings.
 """
 
+import hashlib
+import json
 from collections.abc import Iterator
-from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
@@ -99,11 +100,26 @@ def image_settings(image_processor: Processor) -> dict[str, object]:
 def tokenizer_settings(tokenizer: PreTrainedTokenizerBase, positions: object = None) -> dict[str, object]:
     """What a tokenizer does to a text, for an encoder with so many positions: texts are cut there at the latest."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    steps = {} if backend is None else _plain(parse_json(backend.to_str(), "tokenizer"))
+    if backend is None:  # its steps are code; its words are not
+        steps: Fields = {"vocabulary": tokenizer.get_vocab()}
+    else:
+        steps = _plain(parse_json(backend.to_str(), "tokenizer"))
     longest = tokenizer.model_max_length
     if isinstance(positions, int) and isinstance(longest, int):
         longest = min(longest, positions)
     return {**steps, "model_max_length": longest, **{name: getattr(tokenizer, name, None) for name in _TOKENIZER}}
+
+
+def processor_hash(processor: Processor) -> str:
+    """A hash of all that decides the pixels and tokens that a processor makes, wherever it was loaded from.
+
+    Args:
+        processor: of pictures and texts, or of pictures alone.
+    """
+    tokenizer = getattr(processor, "tokenizer", None)
+    settings = image_settings(getattr(processor, "image_processor", processor))
+    content = [settings, None if tokenizer is None else tokenizer_settings(tokenizer)]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _end_of_text(end: object, tokenizer: PreTrainedTokenizerBase | None) -> object:
@@ -126,7 +142,6 @@ def _flat(fields: Fields, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield f"{prefix}{name}", value
 
 
-def _plain(fields: Any) -> Any:
-    if not isinstance(fields, dict):
-        return fields
-    return {name: _plain(value) for name, value in fields.items() if name not in _NAMES}
+def _plain(fields: Fields) -> Fields:
+    """Fields without names; those within a field stay, where a vocabulary may hold the word `version`."""
+    return {name: value for name, value in fields.items() if name not in _NAMES}

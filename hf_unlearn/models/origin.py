@@ -55,6 +55,14 @@ def remember_training(model: nn.Module | None, title: str) -> None:
     vars(unwrap(model))[_ATTRIBUTE] = replace(origin_of(model), trained_by=title)
 
 
+def lies_in_origin(model: nn.Module | None, folder: str | Path) -> bool:
+    """Whether a folder is the one that a model was loaded from, or lies in it."""
+    origin = origin_of(model).name
+    if origin is None or not Path(origin).is_dir():
+        return False
+    return Path(folder).resolve().is_relative_to(Path(origin).resolve())
+
+
 def refuse_folder_of_origin(model: nn.Module | None, folder: str | Path, what: str) -> None:
     """Refuse to write into the folder that a model was loaded from: it is only read, and records point to it.
 
@@ -66,8 +74,7 @@ def refuse_folder_of_origin(model: nn.Module | None, folder: str | Path, what: s
     Raises:
         UserError: It is that folder, or lies in it.
     """
-    origin = origin_of(model).name
-    if origin is not None and Path(origin).is_dir() and Path(folder).resolve().is_relative_to(Path(origin).resolve()):
+    if lies_in_origin(model, folder):
         raise UserError(
             f"{what} {folder} would write into the folder that the model was loaded from, which is only read; name "
             "another one"

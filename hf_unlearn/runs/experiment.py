@@ -25,6 +25,7 @@ from hf_unlearn.metrics.estimated_gap import ImageTextEvidence
 from hf_unlearn.models.adapters import check_adapter, is_adapted, merged
 from hf_unlearn.models.checkpoint_forms import TRANSFORMERS, check_form, located, stored_dtype
 from hf_unlearn.models.contrastive import is_dual_encoder, is_sigmoid
+from hf_unlearn.models.effective_settings import processor_hash
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.models.weights import has_weights, weights_sha256
 from hf_unlearn.records.file_names import MANIFEST_NAME
@@ -81,7 +82,7 @@ class Experiment(RunReports):
         self.form = self._form(model)
         self.dtype = self._dtype()
         self.base_record, self.history = describe_base_model(self.base, arguments.model_revision)
-        self.state.require(base_key(self.base_record))
+        self.state.require({**base_key(self.base_record), "processor": processor_hash(self.processor)})
         self.initial = load_initial_model(arguments, model, self.processor)
         self.state.require({"initial_model": self.initial.record.sha256 if self.initial else None})
         if arguments.retrain_model is not None:

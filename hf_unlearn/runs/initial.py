@@ -23,8 +23,8 @@ from hf_unlearn.metrics.estimated_gap import ImageTextEvidence
 from hf_unlearn.models.adapters import is_adapted
 from hf_unlearn.models.checkpoint_forms import save_encoder
 from hf_unlearn.models.contrastive import is_dual_encoder
-from hf_unlearn.models.effective_settings import differing_settings
-from hf_unlearn.models.loading import load_encoder
+from hf_unlearn.models.effective_settings import differing_settings, processor_hash
+from hf_unlearn.models.loading import load_encoder, load_image_processor
 from hf_unlearn.models.weights import is_copy
 from hf_unlearn.records.file_names import MANIFEST_NAME
 from hf_unlearn.records.schemas import COMMIT, BaseModel, UnlearningManifest
@@ -172,7 +172,8 @@ def prepare_vision_model(run: Run, task: UnlearningTask, build: Builder) -> None
         return
     seed = run.pretrain.seed
     vision, _ = describe_base_model(arguments.vision_model, arguments.vision_revision)
-    key = json.dumps([vision.sha256, build.__name__, run.model, seed], sort_keys=True, default=str)
+    images = processor_hash(load_image_processor(arguments.vision_model, revision=arguments.vision_revision))
+    key = json.dumps([vision.sha256, images, build.__name__, run.model, seed], sort_keys=True, default=str)
     folder = cache_folder() / f"initial-{build.__name__}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
 
     def make(_: int) -> None:

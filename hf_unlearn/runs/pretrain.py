@@ -21,7 +21,8 @@ from hf_unlearn.distributed import world_size
 from hf_unlearn.errors import UserError
 from hf_unlearn.files import finished_folder, write_atomically
 from hf_unlearn.methods.retrain import RetrainConfig, RetrainTrainer
-from hf_unlearn.models.adapters import merged
+from hf_unlearn.models.adapters import lora_settings, merged
+from hf_unlearn.models.effective_settings import processor_hash
 from hf_unlearn.parsing import read_json
 from hf_unlearn.records.schemas import DatasetRecord
 from hf_unlearn.records.settings import weight_settings
@@ -102,7 +103,7 @@ def train_from_scratch(
     initial: InitialModel | None = None,
     peft_config: "LoraConfig | None" = None,
 ) -> Path:
-    """The folder of a model trained from scratch on given rows; trained once per data, architecture and settings.
+    """The folder of a model trained from scratch on given rows; once per data, model, processor and settings.
 
     A training that was interrupted goes on from its newest checkpoint.
 
@@ -110,7 +111,7 @@ def train_from_scratch(
         train: gives the rows, encoded or streamed; called only if the cache has no such model.
         data: identifies the rows by their hash, and names the folder.
         model: the architecture.
-        processor: saved beside the weights.
+        processor: prepares the rows, and is saved beside the weights.
         config: the training.
         data_config: how rows are read and encoded.
         log: folder of the run whose log the losses go to.
@@ -125,6 +126,7 @@ def train_from_scratch(
         "format": CACHE_FORMAT,
         "data": data.sha256,
         "model": {k: v for k, v in architecture.items() if k not in ("_name_or_path", "transformers_version")},
+        "processor": processor_hash(processor),  # which pixels and tokens the rows become
         "training": {
             **weight_settings(config, data_config),
             "use_cpu": config.device.type == "cpu",  # whether it was asked for or there is nothing else
@@ -134,7 +136,7 @@ def train_from_scratch(
     if initial is not None:
         key["initial"] = initial.record.sha256
     if peft_config is not None:
-        key["adapter"] = {k: sorted(v) if isinstance(v, set) else v for k, v in peft_config.to_dict().items()}
+        key["adapter"] = lora_settings(peft_config)
     digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
     name = f"{model.config.model_type}-{data.name.rpartition('/')[2]}-{digest[:8]}"
     folder = cache_folder() / name

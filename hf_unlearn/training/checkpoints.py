@@ -6,20 +6,24 @@ import logging
 import re
 import shutil
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.files import sync_tree
+from hf_unlearn.models.adapters import lora_settings
 from hf_unlearn.models.weights import file_sha256
 from hf_unlearn.parsing import Fields, read_json
 
 logger = logging.getLogger(__name__)
 
 CHECKSUMS_NAME = "checkpoint.json"
+_PART = 2**18  # values that are hashed at a time: few enough to stay in a processor's cache as 64-bit integers
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # of so many bytes
 
 
 def write_checksums(folder: Path, seconds: float, training: Mapping[str, object]) -> None:
@@ -37,7 +41,7 @@ def write_checksums(folder: Path, seconds: float, training: Mapping[str, object]
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint; None if it is as it was written."""
+    """What keeps a training from going on from a checkpoint; None if it is complete, and as it was written."""
     try:
         content = _read_checksums(folder)
     except FileNotFoundError:
@@ -56,6 +60,8 @@ def damage(folder: Path) -> str | None:
             return f"its {name} is missing"
         if file_sha256(folder / path) != expected:
             return f"its {name} is not as it was written"
+    if not any(name.startswith("optimizer") for name in files):  # transformers would begin with a new one, unsaid
+        return "it holds no state of the optimiser"
     return None
 
 
@@ -150,8 +156,36 @@ def _read_checksums(folder: Path) -> Fields:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """A hash of a model's weights, taken on their device."""
-    hashes = [
-        torch.hash_tensor(value.detach()).view(torch.int64).item() for value in model.parameters() if value.numel()
-    ]
-    return hashlib.sha256(str(hashes).encode()).hexdigest()[:16]
+    """A hash of a model's weights and buffers, bit for bit and in their order; taken on their device, alike on each."""
+    values = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    sums = {name: _sums(value.detach()).tolist() for name, value in values.items() if value.numel()}
+    return hashlib.sha256(json.dumps(sums).encode()).hexdigest()[:16]
+
+
+def beside_weights(model: nn.Module, initial_model: nn.Module | None) -> dict[str, object]:
+    """What identifies the models of a training beside the weights it starts from: an adapter's settings, and another.
+
+    Args:
+        model: What is trained.
+        initial_model: What it was fine-tuned from, where that is known.
+    """
+    adapter = lora_settings(getattr(model, "active_peft_config", None))
+    initial = {} if initial_model is None else {"initial_model": fingerprint(initial_model)}
+    return {**initial, **{f"adapter.{name}": value for name, value in adapter.items()}}
+
+
+def _sums(value: Tensor) -> Tensor:
+    """A sum for every part of a tensor: its bits as integers, each times an odd number of its place.
+
+    Integers wrap around, so that no order of adding changes a sum; a changed or moved value does.
+    """
+    bits = value.reshape(-1).view(_INTEGERS[value.element_size()])
+    factors = _factors(value.device)
+    return torch.stack([(part * factors[: len(part)]).sum() for part in bits.split(_PART)])
+
+
+@lru_cache(1)
+def _factors(device: torch.device) -> Tensor:
+    """Odd numbers that differ in all their bits, as the two steps of SplitMix64 make them of places."""
+    places = torch.arange(_PART, device=device) * -0x61C8864680B583EB
+    return ((places ^ (places >> 31)) * -0x6B2FB644ECCEEE15) | 1

@@ -26,6 +26,7 @@ from hf_unlearn.data.views import VIEW_PRESETS
 from hf_unlearn.distributed import rank, world_size
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.contrastive import caption_length, is_dual_encoder, unwrap
+from hf_unlearn.models.effective_settings import processor_hash
 from hf_unlearn.models.origin import origin_of
 from hf_unlearn.models.processor_fit import check_fit
 from hf_unlearn.records.file_names import MANIFEST_NAME
@@ -190,13 +191,14 @@ class TrainingRows:
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        """What identifies each split: its rows, in their order; of a stream, how many it has."""
+        """What identifies each split: its rows, in their order, or how many a stream has; and what encodes them."""
         known = {name: split for name, split in self._splits.items() if name in (*SPLITS, *self._uses)}
-        return {
+        rows = {
             f"{name} rows": f"{_size(split, self._data):g}, a stream" if isinstance(split, Stream) else rows_hash(split)
             for name, split in known.items()
             if split is not None
         }
+        return {**rows, "processor": processor_hash(self._preprocessor)}
 
     def evaluation(self, rows: Any) -> Any:
         """Rows for the evaluation loss as whole batches, split by split; what is ready, or a split's name, as it is."""

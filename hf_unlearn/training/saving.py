@@ -72,12 +72,14 @@ class SavingTrainer(Trainer):
         """Save the weights as `transformers.Trainer` does, with `unlearning.json` and the model card beside them.
 
         Raises:
-            UserError: the folder is that of the model which training started from, or holds an adapter where a whole
-                model is saved, or the other way round.
+            UserError: the folder is that of the model which training started from, cannot be written to, or holds an
+                adapter where a whole model is saved, or the other way round.
         """
         folder = Path(output_dir or str(self.args.output_dir))
         if not _internal_call:
             self.refuse_sources(folder, "save_model to")
+            if self.args.should_save:
+                files.refuse_unwritable(folder, "folder")
         refuse_other_kind(folder, is_adapted(self.model))
         with nullcontext() if _internal_call else self.saved_keys():
             super().save_model(output_dir, _internal_call)

@@ -224,7 +224,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
 
     @property
     def identity(self) -> Mapping[str, object]:
-        """Everything that decides the weights: method, settings, processes, rows, and what the training starts from."""
+        """Everything that decides the weights: method, settings, processes, rows, processor and the models given."""
         streams = isinstance(self.train_dataset, StreamedBatches)  # each worker reads shards of its own
         return {
             "method": self.args.method,
@@ -235,6 +235,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
             **self.rows.identity,
             **self.held_identity,
             "model": self._started_from,
+            **checkpoints.beside_weights(self.model, self.initial_model),
         }
 
     def create_optimizer(self, *positional: object, **kwargs: object) -> torch.optim.Optimizer:

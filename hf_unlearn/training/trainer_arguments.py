@@ -16,8 +16,10 @@ from hf_unlearn.data.config import DataConfig
 from hf_unlearn.data.fingerprint import row_hashes
 from hf_unlearn.data.streaming import StreamedSplit
 from hf_unlearn.errors import UserError, listed
+from hf_unlearn.files import refuse_unwritable
 from hf_unlearn.models.adapters import is_adapted
 from hf_unlearn.models.contrastive import is_contrastive
+from hf_unlearn.models.origin import lies_in_origin
 from hf_unlearn.training.config import StartingPoint, UnlearningConfig
 from hf_unlearn.training.rows import Stream, checked_sizes
 
@@ -49,8 +51,8 @@ def refuse_unusable(
         options: Further arguments of `transformers.Trainer`.
 
     Raises:
-        UserError: The model is not loaded or embeds no pairs, the config is another method's, an argument would have
-            no effect, or a row is in two splits.
+        UserError: The model is not loaded or embeds no pairs, the config is another method's, its output_dir cannot be
+            written to, an argument would have no effect, or a row is in two splits.
     """
     for name, reason in _NO_EFFECT.items():
         if options.get(name) is not None:
@@ -73,11 +75,19 @@ def refuse_unusable(
         raise UserError(
             f"args is a {type(args).__name__}, and this method takes a {config_class.__name__}; pass one of these"
         )
+    _refuse_output(cast("nn.Module", model), cast("UnlearningConfig", args))
     for name, split in splits.items() if isinstance(splits, Mapping) else ():
         if isinstance(split, list | tuple):
             raise UserError(f"the split {name} is a list; make a Dataset of it (Dataset.from_list)")
     if isinstance(splits, Mapping):
         _refuse_shared_rows({name: split for name, split in splits.items() if isinstance(split, Dataset)})
+
+
+def _refuse_output(model: nn.Module, args: UnlearningConfig) -> None:
+    """Refuse an output folder that could not be made or written to, which would be found out after all else is done."""
+    folder = str(args.output_dir)
+    if args.should_save and not lies_in_origin(model, folder):  # which is refused by whatever would write there
+        refuse_unwritable(folder, "output_dir")
 
 
 def _refuse_shared_rows(splits: Mapping[str, Dataset]) -> None:
@@ -140,8 +150,14 @@ def refuse_unfit(
 
     Raises:
         UserError: As `checked_sizes` and the config's `check_for` do, when a setting of the data would have no effect,
-            when new weights would never learn retain, and when the learning rate would be 0 at every update.
+            when checkpoints would hold no optimiser, when new weights would never learn retain, and when the learning
+            rate would be 0 at every update.
     """
+    if args.save_only_model:
+        raise UserError(
+            "save_only_model would leave checkpoints that no training can go on from; leave it unset, and save the "
+            "finished model"
+        )
     retain = splits.get("retain")
     data.refuse_of_streams(isinstance(retain, Stream), counted=isinstance(retain, StreamedSplit))
     sizes = checked_sizes(splits, uses, args, data)

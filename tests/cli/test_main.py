@@ -148,6 +148,21 @@ def test_evaluate_measures_a_finished_checkpoint(cli, tiny_clip, shapes, tmp_pat
     assert cli("evaluate", str(retrained), "--oracle", "any")[:2] == (0, "")
 
 
+def test_evaluate_measures_only_what_it_can_write_and_shows_what_it_could_not(
+    cli, tiny_clip, shapes, tmp_path, monkeypatch
+):
+    shapes.save_to_disk(tmp_path / "data")
+    (tmp_path / "taken" / "results.json").mkdir(parents=True)
+    argv = ["evaluate", str(tiny_clip), "--base", str(tiny_clip), "--dataset", str(tmp_path / "data")]
+    argv += ["--unlearn_where", "owner=alice", "--use_cpu", "true", "--output_dir"]
+    status, out, err = cli(*argv, str(tmp_path / "taken"))
+    assert status == 2 and "Tiny-Clip0" in out and "results.json" in err
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("hf_unlearn.runs.recorded_initial.measuring", lambda *_: pytest.fail("it was measured"))
+    status, out, err = cli(*argv, str(tmp_path / "file" / "below"))
+    assert (status, out) == (2, "") and "file/below cannot be written to (Not a directory); choose another" in err
+
+
 def test_evaluate_refuses_a_checkpoint_that_lacks_weights(cli, tiny_clip, foreign_pairs, tmp_path):
     shutil.copytree(tiny_clip, tmp_path / "lacking")
     weights = load_file(tmp_path / "lacking" / "model.safetensors")

@@ -1,5 +1,6 @@
 """Cases 19 to 21 for a trainer: however it was stopped, resumed it ends with the weights of the run never stopped."""
 
+import copy
 import json
 import logging
 import random
@@ -13,6 +14,7 @@ import pytest
 import torch
 from faults.conftest import FAMILIES, weights
 from faults.killing import forked
+from peft import LoraConfig
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
@@ -171,6 +173,74 @@ def test_another_method_request_model_or_split_is_another_training(checkpoints, 
     config, processor = trainer("clip", "fine_tune").args, trainer("clip", "fine_tune").processing_class
     with pytest.raises(UserError, match="model was"):
         FineTuneTrainer(model, config, encoded["clip"], processing_class=processor).train(resume_from_checkpoint=newest)
+
+
+EVERY_OTHER_STEP = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": None}
+
+
+def test_another_adapter_is_another_training(trainer, encoded, tmp_path):
+    """The weights of all of them begin alike."""
+    plain = trainer("clip", "fine_tune")
+    given = {"train_dataset": encoded["clip"], "processing_class": plain.processing_class}
+
+    def adapted(peft_config, **options):
+        shown = trainer("clip", "fine_tune", **options)
+        return FineTuneTrainer(shown.model, shown.args, peft_config=peft_config, **given)
+
+    adapted(LoraConfig(r=2, lora_alpha=4), **EVERY_OTHER_STEP).train()
+    for other, message in (
+        (LoraConfig(r=2, lora_alpha=64), "(adapter.lora_alpha was 4 and is 64)"),
+        (LoraConfig(r=2, lora_alpha=4, lora_dropout=0.5), "(adapter.lora_dropout was 0.0 and is 0.5)"),
+        (LoraConfig(r=2, lora_alpha=4, use_rslora=True), "(adapter.use_rslora was False and is True)"),
+    ):
+        with pytest.raises(UserError, match=re.escape(message)):
+            adapted(other).train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
+    again, whole = adapted(LoraConfig(r=2, lora_alpha=4)), adapted(LoraConfig(r=2, lora_alpha=4))
+    again.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
+    whole.train()
+    assert weights(again.model) == weights(whole.model)
+
+
+@pytest.mark.parametrize(("method", "settings"), [("fine_tune", {"shrink_perturb": 0.5}), ("targeted_calibration", {})])
+def test_another_initial_model_is_another_training(method, settings, loaded, trainer, encoded, tmp_path):
+    def given(initial_model):
+        shown = trainer("clip", method, **EVERY_OTHER_STEP, **settings)
+        how = {"processing_class": shown.processing_class, "initial_model": initial_model}
+        return METHODS[method](shown.model, shown.args, encoded["clip"], **how)
+
+    one, other = (copy.deepcopy(loaded["clip"][0]) for _ in range(2))
+    torch.manual_seed(0)
+    for start in (one, other):
+        for value in start.parameters():
+            value.data += 0.01 * torch.randn_like(value)
+    given(one).train()
+    newest = str(tmp_path / "out" / "checkpoint-2")
+    with pytest.raises(UserError, match=r"\(initial_model was '\w+' and is '\w+'\)"):
+        given(other).train(resume_from_checkpoint=newest)
+    given(one).train(resume_from_checkpoint=newest)
+
+
+def test_another_processor_is_another_training(checkpoints, trainer, splits):
+    out, _ = checkpoints("clip")
+    shown = trainer("clip", "fine_tune")
+    processor = copy.deepcopy(shown.processing_class)
+    processor.image_processor.image_mean = [0.0, 0.0, 0.0]
+    other = FineTuneTrainer(shown.model, shown.args, splits, processing_class=processor)
+    with pytest.raises(UserError, match=r"\(processor was '\w+' and is '\w+'\)"):
+        other.train(resume_from_checkpoint=str(out / "checkpoint-3"))
+
+
+def test_checkpoints_without_an_optimiser_are_neither_written_nor_gone_on_from(trainer, tmp_path, caplog):
+    with pytest.raises(UserError, match=r"^save_only_model would leave checkpoints that no training can go on from; "):
+        trainer("clip", "fine_tune", save_only_model=True)
+    ours = trainer("clip", "fine_tune", **EVERY_OTHER_STEP)
+    ours.args.save_only_model = True  # where nobody looks any more
+    ours.train()
+    with pytest.raises(UserError, match=r"checkpoint-2 cannot be resumed from \(it holds no state of the optimiser\)"):
+        trainer("clip", "fine_tune").train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
+    with pytest.raises(UserError, match="no undamaged checkpoint to resume from"):
+        trainer("clip", "fine_tune").train(resume_from_checkpoint=True)
+    assert "it holds no state of the optimiser" in caplog.text
 
 
 class StopAfterTwoSteps(TrainerCallback):

@@ -108,13 +108,16 @@ def finished_views_run(tmp_path_factory, run):
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory, run, bases):
-    """A finished run, and another base model beside it."""
+    """A finished run, and beside it another base model, and its own with another processor."""
     folder = tmp_path_factory.mktemp("finished-run")
     run(folder, "clip")
     model, processor = load_encoder(str(bases["clip"]))
     model.logit_scale.data += 0.1
     for part in (model, processor):
         part.save_pretrained(folder / "other")
+    shutil.copytree(bases["clip"], folder / "brighter")
+    processor.image_processor.image_mean = [0.0, 0.0, 0.0]
+    processor.save_pretrained(folder / "brighter")
     return folder
 
 
@@ -181,13 +184,14 @@ def test_a_finished_folder_that_cannot_be_read_is_made_again(name, content, run,
         (["--unlearn_fraction", ".2"], "request was"),
         (["--unlearn_where", "owner=alice"], "request was"),
         (["--num_samples", "60"], "num_samples was None and is 60"),
-        (["--model_name_or_path", "{other}"], "base_model.sha256 was"),
+        (["--model_name_or_path", "{run}/other"], "base_model.sha256 was"),
+        (["--model_name_or_path", "{run}/brighter"], "processor was"),
     ],
 )
 def test_another_run_is_refused_with_the_difference(argv, difference, run, finished_run):
     before = folder_hash(finished_run / "out")
     with pytest.raises(UserError, match="is another one") as told:
-        run(finished_run, "clip", "--resume", *(word.format(other=finished_run / "other") for word in argv))
+        run(finished_run, "clip", "--resume", *(word.format(run=finished_run) for word in argv))
     assert difference in str(told.value) and "another --output_dir" in str(told.value)
     assert folder_hash(finished_run / "out") == before
 

@@ -85,6 +85,18 @@ def test_card_writes_checks_and_keeps(run: Path, tmp_path: Path) -> None:
     assert "card text: differs at: The best model." in checked.stdout
 
 
+@pytest.mark.parametrize("place", ["file", "file/below", "model"])
+def test_a_copy_that_can_go_nowhere_is_refused_before_any_writing(run: Path, tmp_path: Path, place: str) -> None:
+    (run / "README.md").write_text("edited by hand")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"")
+    refused = call("card", run, "--copy_to", tmp_path / place)
+    words = "holds a model" if place == "model" else "cannot be written to (Not a directory); choose another --copy_to"
+    assert isinstance(refused.exception, UserError) and f"{place} {words}" in str(refused.exception)
+    assert (run / "README.md").read_text() == "edited by hand"
+
+
 def test_card_checks_a_finished_run_with_its_weights(run: Path, tmp_path: Path) -> None:
     assert call("card", run, "--check").exit_code == 0
     both = call("card", run, "--check", "--copy_to", tmp_path / "kept")

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,8 @@ from hf_unlearn.benchmarks import sequence as sequences
 from hf_unlearn.benchmarks.benchmark import Benchmark
 from hf_unlearn.errors import UserError
 from hf_unlearn.models.loading import load_encoder
+from hf_unlearn.runs.command_line import parse_run
+from hf_unlearn.runs.run_data import prepare_task
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -70,7 +73,7 @@ def test_a_sequence_measures_every_request_after_each_run(benchmark, tmp_path, m
     for name, folder in (("model", model), ("retrain", retrain)):
         encoder, processor = load_encoder(str(folder))
         for part in (asked, both):
-            ids = set((trial / f"{part}.txt").read_text().split())
+            ids = set(json.loads((trial / f"{part}.json").read_text()))
             chosen = data.filter(lambda row, ids=ids, part=part: (row["id"] in ids) == (part == asked))
             texts = [text for said in chosen["captions"] for text in said]
             shown = [image for image, said in zip(chosen["image"], chosen["captions"], strict=True) for _ in said]
@@ -83,7 +86,7 @@ def test_a_sequence_measures_every_request_after_each_run(benchmark, tmp_path, m
 
     second = json.loads((model / "evaluation.json").read_text())
     (first, own) = second["requests"]
-    assert first["measured"] == first["count"] == len((trial / "request-1.txt").read_text().split())
+    assert first["measured"] == first["count"] == len(json.loads((trial / "request-1.json").read_text()))
     assert own["number"] == 2 and rows[1]["drift"] == pytest.approx(first["now"] - first["then"], abs=1e-3)
     # Finished runs are not run again.
     monkeypatch.setattr(sequences, "unlearn_and_compare", lambda *_: pytest.fail("a finished run was run again"))
@@ -109,6 +112,22 @@ def parted(benchmark, tmp_path):
 
     sequences.run_sequence(sequence(), tmp_path / "out")
     return sequence
+
+
+def test_every_id_is_asked_for_as_it_is(benchmark, shapes, tmp_path):
+    odd = ["#7", " c", "a\u2028b"]
+    ids = [f"{odd[place % len(odd)]}{place // len(odd)}" for place in range(len(shapes))]
+    shutil.rmtree(tmp_path / "pictures")
+    renamed = shapes.remove_columns("id").add_column("id", ids)
+    renamed.save_to_disk(tmp_path / "pictures")
+    sequence = sequences.RequestSequence(Benchmark.load(benchmark), (), 2)
+    sequences.run_sequence(sequence, tmp_path / "out")
+    trial = sequences.Trial(sequence, 0, tmp_path / "out/trial-0")
+    asked = set(trial._ids("request-1-to-2"))
+    assert sorted(asked) == sorted([*trial._ids("request-1"), *trial._ids("request-2")])
+    assert all(any(row.startswith(start) for row in asked) for start in odd)
+    run = parse_run(trial._argv("fine_tune", "request-1-to-2"))
+    assert set(prepare_task(run.arguments).splits["unlearn"]["id"]) == asked
 
 
 def test_a_folder_of_other_requests_or_data_is_refused_before_anything_is_written(parted, tmp_path):

@@ -289,7 +289,7 @@ def test_an_initial_model_of_other_pictures_is_told_of(unlearn, tiny_clip, initi
 
 
 def test_a_model_with_a_fresh_head_is_made_by_one_run_at_a_time(tiny_clip, loaded_clip, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path / "cache"))
     built = []
 
     def build(run, task):
@@ -299,8 +299,8 @@ def test_a_model_with_a_fresh_head_is_made_by_one_run_at_a_time(tiny_clip, loade
         built.append(lock.parent.name)
         return loaded_clip
 
-    def prepared(seed):
-        arguments = SimpleNamespace(vision_model=str(tiny_clip), vision_revision=None, initial_model=None)
+    def prepared(seed, vision=tiny_clip):
+        arguments = SimpleNamespace(vision_model=str(vision), vision_revision=None, initial_model=None)
         run = SimpleNamespace(arguments=arguments, pretrain=SimpleNamespace(seed=seed), model={})
         prepare_vision_model(run, None, build)
         return arguments.initial_model
@@ -308,10 +308,14 @@ def test_a_model_with_a_fresh_head_is_made_by_one_run_at_a_time(tiny_clip, loade
     folder = prepared(0)
     assert prepared(0) == folder and [folder.rpartition("/")[2]] == built
 
+    brighter = shutil.copytree(tiny_clip, tmp_path / "brighter")
+    edit(brighter, "processor_config.json", lambda content: content["image_processor"].update(image_mean=[0, 0, 0]))
+    assert prepared(0, brighter) != folder and len(built) == 2
+
     @contextmanager
     def another_makes_it(folder):
         shutil.copytree(tiny_clip, folder)
         yield
 
     monkeypatch.setattr("hf_unlearn.runs.initial.alone", another_makes_it)
-    assert prepared(1) != folder and len(built) == 1
+    assert prepared(1) != folder and len(built) == 2

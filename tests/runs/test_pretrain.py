@@ -1,8 +1,12 @@
 """The cache of trainings from scratch: whatever may change weights makes it another training."""
 
+import copy
 import dataclasses
+import json
 
 import pytest
+from peft import LoraConfig
+from transformers import CLIPProcessor
 
 from hf_unlearn.data.config import DataConfig
 from hf_unlearn.methods.retrain import RetrainConfig
@@ -20,10 +24,10 @@ def folder_of(tiny_clip, tmp_path, monkeypatch):
     model, processor = load_encoder(str(tiny_clip))
     data = DatasetRecord("pictures", sha256="a" * 64)
 
-    def folder(data_settings=None, **settings):
+    def folder(data_settings=None, processor=processor, peft_config=None, **settings):
         config = RetrainConfig(**{"output_dir": str(tmp_path / "out"), "use_cpu": True, **settings})
         given = DataConfig(**(data_settings or {}))
-        return pretrain.train_from_scratch(lambda: None, data, model, processor, config, given)
+        return pretrain.train_from_scratch(lambda: None, data, model, processor, config, given, peft_config=peft_config)
 
     return folder
 
@@ -48,6 +52,28 @@ OTHERS = [
 def test_whatever_may_change_weights_is_another_training(folder_of):
     folders = [folder_of(), *(folder_of(**settings) for settings in OTHERS)]
     assert len(set(folders)) == len(folders)
+
+
+def test_another_processor_is_another_training_and_the_same_one_from_elsewhere_is_not(folder_of, loaded_clip, tmp_path):
+    _, processor = loaded_clip
+    brighter, reordered = copy.deepcopy(processor), tmp_path / "reordered"
+    brighter.image_processor.image_mean = [0.0, 0.0, 0.0]
+    processor.save_pretrained(tmp_path / "elsewhere")
+    processor.save_pretrained(reordered)
+    words = json.loads((reordered / "tokenizer.json").read_text())
+    vocabulary = words["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    (reordered / "tokenizer.json").write_text(json.dumps(words))
+    others = [brighter, CLIPProcessor.from_pretrained(reordered)]
+    assert len({folder_of(), *(folder_of(processor=other) for other in others)}) == 3
+    same = CLIPProcessor.from_pretrained(tmp_path / "elsewhere")
+    same.tokenizer(["a cat"], padding="max_length", max_length=8, truncation=True)
+    assert folder_of(processor=same) == folder_of()
+
+
+def test_where_an_adapters_base_lies_is_nothing_of_a_training(folder_of):
+    here, there = (LoraConfig(r=2, base_model_name_or_path=place) for place in ("/here", "/there"))
+    assert folder_of(peft_config=here) == folder_of(peft_config=there) != folder_of(peft_config=LoraConfig(r=4))
 
 
 def test_all_processes_do_what_the_first_one_finds(folder_of, monkeypatch):

@@ -50,6 +50,25 @@ def test_arguments_of_any_trainer_are_no_config(give, tmp_path):
         give(args=TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none"))
 
 
+@pytest.mark.parametrize("output", ["file", "file/below", "/proc/nowhere"])
+def test_an_output_folder_that_cannot_be_written_to_is_refused_at_once(give, tmp_path, output):
+    (tmp_path / "file").write_text("")
+    config = FineTuneConfig(output_dir=str(tmp_path / output), use_cpu=True, report_to="none")
+    with pytest.raises(UserError, match=rf"{output} cannot be written to \(.*\); choose another output_dir$"):
+        give(args=config)
+    with pytest.raises(UserError, match=rf"{output} cannot be written to \(.*\); choose another folder$"):
+        give().save_model(str(tmp_path / output))
+
+
+def test_the_models_own_folder_is_not_even_tried_out(give, tiny_clip):
+    before = tiny_clip.stat().st_mtime_ns
+    own = give(args=FineTuneConfig(output_dir=str(tiny_clip), use_cpu=True, report_to="none"))
+    for write in (own.train, own.save_model):
+        with pytest.raises(UserError, match="would write into the folder that the model was loaded from"):
+            write()
+    assert tiny_clip.stat().st_mtime_ns == before
+
+
 def test_an_evaluation_needs_rows(give, splits):
     with pytest.raises(UserError, match=r"no eval_dataset, .* give it one \(splits\['validation'\]\), or measure"):
         give().evaluate()
