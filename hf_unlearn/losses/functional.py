@@ -34,6 +34,12 @@ def info_nce(terms: ContrastiveTerms, mask: Tensor | None = None) -> Tensor:
     return masked_mean(terms.log_partition - terms.positive_alignment, mask)
 
 
+def retain_info_nce(terms: ContrastiveTerms, is_unlearn: Tensor) -> Tensor:
+    """`info_nce` of the samples that are not in `is_unlearn [n]`, by their kept `shares`."""
+    mean = torch.dot(terms.log_partition - terms.positive_alignment, shares(is_unlearn)[0])
+    return mean if world_size() == 1 else mean * world_size()
+
+
 def shares(is_unlearn: Tensor) -> Tensor:
     """What a sample counts in means over all ranks: `[3, n]`, 0 where there is nothing to average.
 

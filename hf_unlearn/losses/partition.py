@@ -22,7 +22,7 @@ LARGEST_WHOLE_BYTES = 2**29
 _COPIES = 8
 
 
-def _elements_at_once(anchors: Tensor, candidates: Tensor) -> int:
+def elements_at_once(anchors: Tensor, candidates: Tensor) -> int:
     """How many similarities to hold, by the bytes of the whole matrix and those that are free."""
     if anchors.device.type == "cpu":
         return CPU_BLOCK_ELEMENTS
@@ -215,7 +215,7 @@ def partition_and_alignment(
         rows to their positives, as many as have one.
     """
     if block_elements is None:
-        block_elements = _elements_at_once(anchors, candidates)
+        block_elements = elements_at_once(anchors, candidates)
     elements, left = len(anchors) * len(candidates), len(candidates) - (masked is not None)
     fits = elements <= block_elements and elements and left and not (both and masked is not None)
     with torch.autocast(anchors.device.type, enabled=False):  # losses stay in float32 whatever the model runs in

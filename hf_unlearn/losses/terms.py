@@ -33,8 +33,8 @@ class _Unit(torch.autograd.Function):
 
 
 @lru_cache(maxsize=64)
-def constant_scale(value: float, device: torch.device) -> Tensor:
-    """A fixed inverse temperature as a scalar on `device`, copied there once and then kept: not to be changed."""
+def constant(value: float | tuple[float, ...], device: torch.device) -> Tensor:
+    """A fixed number, or several, on `device`, copied there once and then kept: not to be changed in place."""
     with torch.inference_mode(False):  # what is kept must serve training, too, whoever asked for it first
         return torch.tensor(value, dtype=torch.float32, device=device)
 

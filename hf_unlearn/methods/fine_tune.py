@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from hf_unlearn.losses import ContrastiveTerms, info_nce
+from hf_unlearn.losses import ContrastiveTerms, retain_info_nce
 from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, RETAIN, MethodDescription
 from hf_unlearn.training.config import UnlearningConfig, setting
 from hf_unlearn.training.loss import BatchLoss
@@ -42,4 +42,4 @@ class FineTuneTrainer(UnlearningTrainer):
 
     def batch_loss(self, terms: ContrastiveTerms, is_unlearn: Tensor, *beside: object) -> BatchLoss:
         """Eq. 1 on the retain samples of a batch."""
-        return info_nce(terms, ~is_unlearn), {}
+        return retain_info_nce(terms, is_unlearn), {}

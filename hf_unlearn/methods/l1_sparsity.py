@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hf_unlearn.losses import ContrastiveTerms, info_nce, l1_norm
+from hf_unlearn.losses import ContrastiveTerms, l1_norm, retain_info_nce
 from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, RETAIN, MethodDescription
 from hf_unlearn.training.batch import TrainingBatch
 from hf_unlearn.training.config import UnlearningConfig, setting
@@ -54,7 +54,7 @@ class L1SparsityTrainer(UnlearningTrainer):
 
     def batch_loss(self, terms: ContrastiveTerms, is_unlearn: Tensor, *beside: Any) -> BatchLoss:
         """Eq. 1 on the retain samples of a batch, plus the l1 norm."""
-        retain = info_nce(terms, ~is_unlearn)
+        retain = retain_info_nce(terms, is_unlearn)
         norm = l1_norm(*beside)
         loss = retain + self.args.l1_lambda * norm
         return loss, {"loss_retain": retain, "l1_norm": norm}

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hf_unlearn.losses import ContrastiveTerms, info_nce
+from hf_unlearn.losses import ContrastiveTerms, info_nce, retain_info_nce
 from hf_unlearn.records.method_description import INFO_NCE, PAPER_CITATION, RETAIN, UNLEARN, MethodDescription
 from hf_unlearn.training.config import ClimbingConfig, setting
 from hf_unlearn.training.loss import BatchLoss
@@ -49,7 +49,7 @@ class NegGradTrainer(UnlearningTrainer):
 
     def batch_loss(self, terms: ContrastiveTerms, is_unlearn: Tensor, *beside: object) -> BatchLoss:
         """Eq. 1 on retain minus Eq. 1 on unlearn."""
-        retain, unlearn = info_nce(terms, ~is_unlearn), info_nce(terms, is_unlearn)
+        retain, unlearn = retain_info_nce(terms, is_unlearn), info_nce(terms, is_unlearn)
         if self.args.preset == "reference":
             loss = (retain - self.unlearn_to_retain * unlearn) / (1 + self.rows.unlearn_to_retain)
         else:

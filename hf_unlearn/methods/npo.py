@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hf_unlearn.losses import ContrastiveTerms, info_nce, masked_mean
+from hf_unlearn.losses import ContrastiveTerms, masked_mean, retain_info_nce
 from hf_unlearn.losses.functional import negative_preference
 from hf_unlearn.records.method_description import INFO_NCE, RETAIN, MethodDescription, bibtex
 from hf_unlearn.training.config import ClimbingConfig, setting
@@ -70,7 +70,7 @@ class NPOTrainer(TeacherTrainer):
     def batch_loss(self, terms: ContrastiveTerms, is_unlearn: Tensor, *beside: Any) -> BatchLoss:
         """The bounded ascent on the unlearn samples of a batch, plus Eq. 1 on its retain samples."""
         (reference,) = beside
-        retain = info_nce(terms, ~is_unlearn)
+        retain = retain_info_nce(terms, is_unlearn)
         unlearn = masked_mean(negative_preference(terms, reference, self.args.beta), is_unlearn)
         loss = self.args.retain_weight * retain + unlearn
         return loss, {"loss_retain": retain, "preference": unlearn}

@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hf_unlearn.losses import ContrastiveTerms, info_nce, masked_mean
+from hf_unlearn.losses import ContrastiveTerms, masked_mean, retain_info_nce
 from hf_unlearn.losses.functional import teacher_divergence
-from hf_unlearn.losses.terms import constant_scale
+from hf_unlearn.losses.terms import constant
 from hf_unlearn.records.method_description import INFO_NCE, RETAIN, MethodDescription, bibtex
 from hf_unlearn.training.batch import TrainingBatch
 from hf_unlearn.training.config import ClimbingConfig, setting
@@ -78,14 +78,14 @@ class SCRUBTrainer(TeacherTrainer):
     def beside(self, model: nn.Module, batch: TrainingBatch) -> tuple[object, ...]:
         """The teacher's terms, and 1 in the steps that raise the divergence of unlearn samples, 0 after them."""
         raising = self.state.global_step < self.args.ascent_share * self.state.max_steps
-        return *super().beside(model, batch), constant_scale(float(raising), batch.is_unlearn.device)
+        return *super().beside(model, batch), constant(float(raising), batch.is_unlearn.device)
 
     def batch_loss(self, terms: ContrastiveTerms, is_unlearn: Tensor, *beside: Any) -> BatchLoss:
         """Teaching on the retain samples of a batch, plus Eq. 1, minus teaching on its unlearn samples."""
         reference, raising = beside
         divergence = teacher_divergence(terms, reference)
         obedience, disobedience = masked_mean(divergence, ~is_unlearn), masked_mean(divergence, is_unlearn)
-        retain = info_nce(terms, ~is_unlearn)
+        retain = retain_info_nce(terms, is_unlearn)
         loss = self.args.alpha * obedience + self.args.gamma * retain
         loss = loss - raising * disobedience
         parts = {"loss_retain": retain, "divergence_retain": obedience, "divergence_unlearn": disobedience}

@@ -18,9 +18,11 @@ from hf_unlearn.data.config import setting
 from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.preprocessing import ImageTextPreprocessor, ImageViewPreprocessor
 from hf_unlearn.data.streaming import StreamedBatches
-from hf_unlearn.distributed import all_reduce_sum, world_size
+from hf_unlearn.distributed import world_size
 from hf_unlearn.errors import UserError
-from hf_unlearn.losses import ContrastiveTerms, info_nce, masked_mean, negative_alignment, similarity_drift
+from hf_unlearn.losses import ContrastiveTerms, calibration_distances, retain_info_nce
+from hf_unlearn.losses.functional import shares
+from hf_unlearn.losses.terms import constant
 from hf_unlearn.methods.fine_tune import FineTuneConfig, FineTuneTrainer
 from hf_unlearn.models.adapters import is_adapted, merged
 from hf_unlearn.models.contrastive import contrastive_terms, is_dual_encoder, unwrap
@@ -49,6 +51,7 @@ from hf_unlearn.training.trainer import UnlearningTrainer
 WAY_BACK = 0.7  # share of the way to the initial model: at 0.9 too little is learned again, at 0.5 too little forgotten
 TARGET_EPOCHS = 4.0  # where `target_epochs` is unset
 OF_PAIRS = ("retain_weight", "negative_weight", "similarity_weight", "target_features")  # views have no such terms
+DISTANCES = ("unlearn_distance", "retain_shortfall", "negative_drift", "similarity_drift")  # of pairs, in the logs
 OF_INITIAL = ("target_epochs", "target_learning_rate")  # of the copy that is led back towards the initial model
 
 logger = logging.getLogger(__name__)
@@ -366,35 +369,27 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
         lifts = isinstance(self.preprocessor, ImageTextPreprocessor)  # views that are too low stay so
         self._ended = say_where_it_ended(own, meant, self.targets.spread, below=lifts)
 
-    def beside(self, model: nn.Module, batch: TrainingBatch) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """`[n]` the targets, and where the base model was, which only pairs are held to."""
+    def beside(self, model: nn.Module, batch: TrainingBatch) -> tuple[Any, ...]:
+        """`[n]` the targets; of pairs, where the base model was, and what each distance weighs, too."""
         if batch.caption is None:
-            return self.targets.positive[batch.index, 0], None
+            return (self.targets.positive[batch.index, 0],)
         targets, base = self._pair_targets(batch, batch.caption)
-        return targets - self.excess.lowered["unlearn"] * batch.is_unlearn, base
+        args, lowered = self.args, self.excess.lowered["unlearn"]
+        weights = (args.unlearn_weight, args.retain_weight, args.negative_weight, args.similarity_weight)
+        return targets - lowered * batch.is_unlearn, base, constant(weights, targets.device)
 
     def batch_loss(self, terms: ContrastiveTerms, is_unlearn: Tensor, *beside: Any) -> BatchLoss:
         """InfoNCE on the retain samples of a batch, and the squared distances of alignments to targets."""
-        targets: Tensor = beside[0]
-        base: tuple[Tensor, Tensor] | None = beside[1]
-        args, retain = self.args, info_nce(terms, ~is_unlearn)
+        targets, retain = beside[0], retain_info_nce(terms, is_unlearn)
         if not isinstance(self.preprocessor, ImageTextPreprocessor):
-            unlearn = masked_mean((terms.cosine - targets).clamp(min=0).square(), is_unlearn)
-            return retain + args.unlearn_weight * unlearn, {"loss_retain": retain, "unlearn_distance": unlearn}
-        distance = terms.cosine - targets
-        negative = negative_alignment(terms, torch.ones_like(is_unlearn)) / terms.scale
-        parts = {
-            "loss_retain": retain,
-            "unlearn_distance": masked_mean(distance.square(), is_unlearn),
-            "retain_shortfall": masked_mean(distance.clamp(max=0).square(), ~is_unlearn),
-            "negative_drift": (all_reduce_sum(negative) / world_size() - self.targets.negative).square(),
-        }
-        loss = retain + args.unlearn_weight * parts["unlearn_distance"] + args.retain_weight * parts["retain_shortfall"]
-        loss = loss + args.negative_weight * parts["negative_drift"]
-        if base is not None:
-            parts["similarity_drift"] = similarity_drift(terms, *base, ~is_unlearn)
-            loss = loss + args.similarity_weight * parts["similarity_drift"]
-        return loss, {**parts, "unlearn_excess": masked_mean(distance.detach(), is_unlearn)}
+            excess = torch.relu(terms.positive_alignment / terms.scale - targets)
+            unlearn = torch.dot(excess * shares(is_unlearn)[1], excess) * world_size()
+            return retain + self.args.unlearn_weight * unlearn, {"loss_retain": retain, "unlearn_distance": unlearn}
+        _, base, weights = beside
+        distances, excess = calibration_distances(terms, is_unlearn, targets, self.targets.negative, base)
+        loss = retain + torch.dot(distances, weights[: len(distances)])
+        parts = dict(zip(DISTANCES, distances.unbind(), strict=False))  # the last one where similarities are kept
+        return loss, {"loss_retain": retain, **parts, "unlearn_excess": excess}
 
     def _pair_targets(self, batch: TrainingBatch, drawn: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """`[n]` target of each pair, a picture with the caption that this step drew for it; where the base model was.

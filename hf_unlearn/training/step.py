@@ -13,7 +13,7 @@ from transformers import Trainer
 from transformers.trainer_utils import TrainOutput
 from transformers.training_args import OptimizerNames
 
-from hf_unlearn.losses.terms import constant_scale
+from hf_unlearn.losses.terms import constant
 from hf_unlearn.training.accelerate_state import AccelerateState
 
 P = ParamSpec("P")
@@ -114,7 +114,7 @@ class LeanTrainer(Trainer):
         with self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
         assert isinstance(loss, Tensor)  # outputs were not asked for
-        loss.backward(gradient=constant_scale(1.0, loss.device) if loss.dtype == torch.float32 else None)
+        loss.backward(gradient=constant(1.0, loss.device) if loss.dtype == torch.float32 else None)
         return self.kept(loss)
 
     @property

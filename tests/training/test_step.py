@@ -11,7 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
 # Of a step with fused AdamW: views, model, loss, both passes, guard, clipping and update.
-MOST = {"simclr": 239, "moco": 300, "clip": 332}
+MOST = {
+    "alignment_calibration": {"simclr": 147, "moco": 162, "clip": 246},
+    "fine_tune": {"simclr": 138, "moco": 157, "clip": 234},
+    "targeted_calibration": {"simclr": 156, "moco": 175, "clip": 288},
+}
 
 
 class EveryStep(TrainerCallback):
@@ -28,15 +32,15 @@ class EveryStep(TrainerCallback):
         self.steps[-1].__exit__(None, None, None)
 
 
-@pytest.mark.parametrize("family", MOST)
-@pytest.mark.parametrize("method", ["alignment_calibration", "fine_tune"])
+@pytest.mark.parametrize("family", ["simclr", "moco", "clip"])
+@pytest.mark.parametrize("method", MOST)
 def test_a_step_launches_little_and_never_waits(method, family, make_trainer, encoder, splits):
-    trainer = make_trainer(method, family, splits, optim="adamw_torch_fused", max_steps=4, logging_steps=100)
+    trainer = make_trainer(method, family, splits, optim="adamw_torch_fused", max_steps=8, logging_steps=100)
     counted = EveryStep()
     trainer.callback_handler.callbacks.insert(0, counted)
     trainer.train()
     later = counted.steps[1:]  # the first sets the optimiser's state up
-    assert (most := max(step.count for step in later)) <= MOST[family], most
+    assert (most := max(step.count for step in later)) <= MOST[method][family], most
     assert not any(step.waits for step in later)
 
 
@@ -54,7 +58,7 @@ class HeavyTypes(TorchDispatchMode):
         return output
 
 
-@pytest.mark.parametrize("family", MOST)
+@pytest.mark.parametrize("family", ["simclr", "moco", "clip"])
 def test_the_model_runs_in_the_precision_that_was_asked_for(family, make_trainer, splits):
     """Mixed precision lies around the model's forward: whatever embeds a batch has to go through it."""
     trainer = make_trainer("fine_tune", family, splits, bf16=True)
@@ -97,7 +101,7 @@ class MidTraining(TrainerCallback):
             self.after = sum(weight.grad is not None for weight in model.parameters())
 
 
-@pytest.mark.parametrize("family", MOST)
+@pytest.mark.parametrize("family", ["simclr", "moco", "clip"])
 def test_a_step_searches_neither_modules_nor_disk(family, make_trainer, splits, monkeypatch):
     """For weights to drop the gradients of, and for the package of an optimiser that is not used."""
     searches = []
