@@ -7,8 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from hf_unlearn.data.earlier_rows import REQUEST_COLUMN, PastRows
-from hf_unlearn.data.fingerprint import combine_hashes
+from hf_unlearn.data.fingerprint import combine_hashes, row_hashes
 from hf_unlearn.data.requests import checked_ids, read_entries
 from hf_unlearn.data.splits import rows_by_role
 from hf_unlearn.errors import UserError, listed
@@ -93,6 +96,17 @@ class PastRequests:
             for number, run in enumerate(self.runs, start=1)
         )
         return tuple(replace(known.get(row.number, row), created=row.created) for row in unmeasured)
+
+    def rows_of(self, number: int) -> int:
+        """How many rows the run of a request unlearned, with copies where its hashes tell of them."""
+        run = self.runs[number - 1]
+        return len(self._recorded(run).requests.get(run.request.sha256, ())) or run.request.count
+
+    def left_at(self, earlier: "Dataset") -> npt.NDArray[np.float64]:
+        """`[e]` the cosine that its own run left each row of the split `earlier` at; NaN where none is recorded."""
+        levels = self.private.levels
+        known = [levels.get(sha256, np.nan) for sha256 in row_hashes(earlier)] if levels else [np.nan] * len(earlier)
+        return np.array(known, np.float64)
 
     def risen(self, number: int) -> float:
         """By how much a request lies above what its own run left, a cosine; 0 where that was not measured."""
@@ -338,14 +352,3 @@ def past_rows(
     for note in () if past is None else past.notes:
         logger.warning("%s", note)
     return past
-
-
-def drift_notes(statuses: tuple[RequestStatus, ...]) -> tuple[str, ...]:
-    """What must be said of requests that the model has drifted back to."""
-    return tuple(
-        f"The model has drifted back to request {status.number}: the mean alignment of its rows is {status.now:.1f} "
-        f"(95% interval {status.low:.1f} to {status.high:.1f}), after its own run it was {status.then:.1f}, and "
-        f"held-out rows are at {status.non_member:.1f}. Unlearn its rows again, or retrain."
-        for status in statuses
-        if status.drifted
-    )

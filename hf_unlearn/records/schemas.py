@@ -81,14 +81,16 @@ class HistoryEntry:
 class RequestStatus:
     """Where a request of the model's history stands, as mean alignments times 100; the last one is the run's own.
 
-    `before` is what its own run started from and `then` what that run left; `low` to `high` is the interval of `now`.
+    `before` is what its own run started from. `now` is of the rows measured, `low` to `high` its interval (None of one
+    row), and `then` is what its own run left the same rows at: None where that is not known. `then_all` is what it left
+    all its `then_rows` rows at; of records of earlier versions, which lack both, that is `then`.
     """
 
     number: int  # from 1, oldest first
     method: str
     created: str | None  # None for the run's own
     count: int  # rows that were asked for
-    measured: int  # rows of them that are in the data
+    measured: int  # rows of them that are in the data, and compared
     before: float | None = None
     then: float | None = None
     now: float | None = None
@@ -98,6 +100,8 @@ class RequestStatus:
     drifted: bool = False  # back above both `then` and `non_member`, beyond the interval
     unseen: float | None = None  # held-out samples under the model that its own run started from
     estimated_gap: float | None = None  # from `now` to the held-out samples of the model before any request
+    then_all: float | None = None
+    then_rows: int | None = None
 
 
 class FileRecord:

@@ -65,6 +65,35 @@ def test_figures_that_do_not_follow_fail(changed):
     assert outcomes(changed, OWN)[1] is Outcome.FAILS
 
 
+@pytest.mark.parametrize(
+    "status",
+    [
+        replace(FIRST, measured=1, now=79.9, low=None, high=None, then_all=24.8, then_rows=40),
+        replace(FIRST, measured=3, now=79.9, low=70.0, high=86.0, then=None, then_all=24.8, then_rows=40),
+        # Earlier versions judged one row, and some rows by the mean of all.
+        replace(FIRST, count=1, measured=1, now=79.9, low=79.9, high=79.9, drifted=True),
+        replace(FIRST, measured=30, now=79.9, low=72.0, high=86.0, drifted=True),
+    ],
+)
+def test_what_its_figures_cannot_tell_is_no_drift(status):
+    told = statements(status, OWN, counts=(status.count, 30))[1]
+    assert told.outcome is Outcome.UNCHECKED and "whether it came back cannot be told: " in told.detail
+    assert "mean alignment 79.9" in told.detail
+
+
+def test_a_verdict_without_an_interval_or_a_level_of_then_does_not_follow():
+    one = replace(FIRST, measured=1, now=79.9, low=None, high=None, then_all=24.8, then_rows=40, drifted=True)
+    assert outcomes(one, OWN)[1] is Outcome.FAILS
+    untold = replace(FIRST, now=79.9, low=72.0, high=86.0, then=None, then_all=24.8, then_rows=41, drifted=True)
+    assert outcomes(untold, OWN)[1] is Outcome.FAILS
+
+
+def test_few_rows_that_came_back_fail_with_a_caveat():
+    few = replace(FIRST, measured=3, now=79.9, low=72.0, high=86.0, then_all=30.0, then_rows=40, drifted=True)
+    told = statements(few, OWN)[1]
+    assert told.outcome is Outcome.FAILS and "too narrow, as it is read off 3 rows" in told.detail
+
+
 def test_a_request_that_is_left_out_or_made_smaller_fails():
     assert outcomes(OWN)[0] is Outcome.FAILS
     assert outcomes(replace(FIRST, count=4), OWN)[0] is Outcome.FAILS
