@@ -270,6 +270,8 @@ class Measurements:
 
     Attributes:
         data: The training rows here; of other rows than the recorded ones nothing is measured.
+        request: What was found of the request that the options name; of another than the recorded one nothing is
+            measured.
         before: Metrics of the base model.
         after: Metrics of the model; as of the base, none that is of another kind than the recorded one.
         statements: What is to be said of how they were measured.
@@ -279,6 +281,7 @@ class Measurements:
     before: Mapping[str, float] = field(default_factory=dict)
     after: Mapping[str, float] = field(default_factory=dict)
     statements: tuple[Statement, ...] = ()
+    request: Statement | None = None
 
 
 def verify_data(recorded: DatasetRecord, measured: Measurements | None) -> Statement:
@@ -313,6 +316,11 @@ def verify_measurements(
         detail = f"{count} figures are the publisher's own measurement; give --base, --dataset and --unlearn_request"
         yield unchecked("metrics", f"{detail}, and they are measured here, where nothing fails")
         return
+    if measured.request is not None:
+        yield measured.request
+        if measured.request.fails:
+            yield unchecked("metrics", f"{count} figures cannot be checked with another request than the recorded one")
+            return
     if recorded_data.differs(measured.data):
         yield unchecked("metrics", f"{count} figures cannot be checked with other rows than the recorded ones")
         return

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from hf_unlearn.hub.figures_check import verify_requests
-from hf_unlearn.hub.manifest_check import OwnedSample, verify_request_file, verify_samples
+from hf_unlearn.hub.manifest_check import OwnedSample, verify_named_request, verify_request_file, verify_samples
 from hf_unlearn.hub.verification_report import Outcome
 from hf_unlearn.records.schemas import (
     BaseModel,
@@ -163,3 +163,22 @@ def test_what_one_kind_of_request_cannot_tell_is_not_denied(both_kinds):
     assert file.outcome is sample.outcome is Outcome.UNCHECKED
     file, _ = both_kinds(1, again=True)
     assert file.detail == "these are its ids of requests 1 and 3 of 3"
+
+
+def test_an_earlier_request_in_place_of_the_last_is_told_by_its_number():
+    requests = [RequestRecord("file", count, str(count) * 32) for count in (40, 30)]
+    manifest = UnlearningManifest(
+        method="fine_tune",
+        base_model=BaseModel("base"),
+        weights_sha256="a" * 64,
+        dataset=DatasetRecord("data"),
+        request=requests[1],
+        splits={"retain": 100, "unlearn": 30},
+        created="2026-01-08",
+        library_version="0.1.0",
+        history=(HistoryEntry("fine_tune", "2026-01-01", requests[0], "b" * 64),),
+    )
+    found = verify_named_request(manifest, requests[0], "week1.csv", same_rows=True)
+    assert found.fails and found.detail.endswith("; it is request 1 of 2, and the figures are of the last")
+    assert not verify_named_request(manifest, requests[1], None, same_rows=True).fails
+    assert verify_named_request(manifest, requests[0], None, same_rows=False) is None  # drawn of other rows
