@@ -53,7 +53,8 @@ class DatasetRecord:
 class RequestRecord:
     """What was asked to be removed, without saying what it was.
 
-    Without a salt, `sha256` is that of the sorted ids, one a line: it vouches for the request as a whole. With a salt
+    Without a salt, `sha256` is that of the sorted ids, one a line: it vouches for the request as a whole, and whoever
+    guesses a list, or tries all of a few rows, finds which it is (`hf_unlearn.hub.guessing`). With a salt
     it combines the salted hashes of the requested rows (`hf_unlearn.data.fingerprint`), which `row_hashes` may then
     list: whoever knows the salt can look for a sample of their own, and nobody else can guess.
     """
