@@ -120,16 +120,35 @@ class PastRequests:
         first, last = statuses[0].unseen, statuses[-1].non_member
         return 0.0 if first is None or last is None else (last - first) / 100
 
-    def notes(self, splits: "DatasetDict") -> tuple[str, ...]:
-        """What a reader must know of earlier requests whose rows are not in the data any more."""
-        there = Counter(splits["earlier"][REQUEST_COLUMN]) if self.runs else {}
-        return tuple(
-            f"Of the {run.request.count} rows of request {number}, {run.request.count - there.get(number, 0)} are not "
-            "in the data any more, not as they were, or are asked for again: whether the model has drifted back to "
-            f"them is measured on the other {there.get(number, 0)}."
-            for number, run in enumerate(self.runs, start=1)
-            if there.get(number, 0) < run.request.count
+    def notes(self, splits: "DatasetDict", past: PastRows | None) -> tuple[str, ...]:
+        """What a reader must know of earlier requests of which some rows are not measured in these splits, and why.
+
+        Args:
+            splits: Of the next run.
+            past: What `find` gave for its data.
+        """
+        if past is None:
+            return ()
+        measured, asked = (
+            Counter(splits["earlier"][REQUEST_COLUMN]),
+            {("train", row) for row in splits["unlearn"]["id"]},
         )
+        notes = []
+        for number in range(1, len(self.runs) + 1):
+            rows, there, found = self.rows_of(number), measured.get(number, 0), past.found.get(number, ())
+            again = sum((name, row) in asked or past.requested[name][row] != number for name, row in found)
+            gone = max(0, rows - len(found))
+            reasons = {
+                "not in the data any more or not as recorded": gone,
+                "asked for again": again,
+                "left out of this run": rows - there - again - gone,
+            }
+            told = " and ".join(f"{count:,} {_are(count)} {reason}" for reason, count in reasons.items() if count > 0)
+            if there < rows and told:
+                other = f"measured on the other {there:,}" if there else "not measured"
+                told = f"Of the {rows:,} rows of request {number}, {told}"
+                notes.append(f"{told}: whether the model has drifted back to them is {other}.")
+        return tuple(notes)
 
     def _recorded(self, run: HistoryEntry) -> RecordedRows:
         return self.salted if run.request.salted else self.private
@@ -210,7 +229,7 @@ class PastRequests:
                 f"{mixed_in} rows that the first run held out are in train: they stay held out, beside the rows of the "
                 "splits that the data brings.",
             )
-        return PastRows(requested, kept, notes)
+        return PastRows(requested, kept, notes, {number: of_request.rows for number, of_request in found.items()})
 
     def _refuse_unfound(self, found: Mapping[int, Found], known: Collection[bool], held_out: Found) -> None:
         """Refuse data in which rows of a request are missing and too few others are known to say: they were dropped.
@@ -282,6 +301,10 @@ class PastRequests:
             elif run.request.count == len(ids):
                 return number
         return None
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def _refuse_another_salt(named: Sequence[int], runs: Sequence[HistoryEntry]) -> None:

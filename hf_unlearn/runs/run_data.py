@@ -138,7 +138,7 @@ def prepare_task(arguments: RunArguments) -> UnlearningTask:
         skip_bad_images=arguments.skip_bad_images,
         past=past_rows,
     )
-    notes += (*_never_trained_notes(splits["unlearn"]["id"], recorded), *past.notes(splits))
+    notes += (*_never_trained_notes(splits["unlearn"]["id"], recorded), *past.notes(splits, past_rows))
     for note in notes:
         logger.warning("%s", note)
     given = sum(map(len, _used(data).values()))
