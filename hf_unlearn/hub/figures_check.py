@@ -9,7 +9,7 @@ import numpy as np
 
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.figures.drawing import is_plain_png
-from hf_unlearn.hub.request_levels import few_note, has_no_width, untold
+from hf_unlearn.hub.drift import few_note, has_no_width, untold
 from hf_unlearn.hub.verification_report import Statement, failed, held, judged, unchecked
 from hf_unlearn.parsing import PICTURE_DAMAGE
 from hf_unlearn.records.file_names import EVALUATION_NAME, published_names

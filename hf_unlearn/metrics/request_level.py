@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from hf_unlearn.metrics._checks import Array, check_scores
+from hf_unlearn.metrics._few import FEW
 
 DRAWS = 1_000
 LEVEL = 0.95
-FEW = 5  # samples, below which drawing them anew tells little of their spread
 _NO_SPREAD = 1e-6  # of cosines: one sample in different batches differs by less
 
 

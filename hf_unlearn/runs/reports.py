@@ -18,8 +18,9 @@ from hf_unlearn.data.resizing import Processor
 from hf_unlearn.figures.bars import plot_bars
 from hf_unlearn.figures.heatmaps import plot_agm_grid, plot_alignment_matrices
 from hf_unlearn.hub.card import write_card
+from hf_unlearn.hub.drift import drift_notes
 from hf_unlearn.hub.manifest import caption_length_of, public_hyper_parameters, record_run
-from hf_unlearn.hub.request_levels import Levels, drift_notes, request_statuses
+from hf_unlearn.hub.request_levels import Levels, request_statuses
 from hf_unlearn.methods import description_of
 from hf_unlearn.metrics.alignment_matrices import alignment_gap_matrix, alignment_matrix
 from hf_unlearn.metrics.gap import gap_to_retrain

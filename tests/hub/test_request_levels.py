@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hf_unlearn.hub.drift import drift_notes
 from hf_unlearn.hub.past_requests import PastRequests
 from hf_unlearn.hub.recorded_rows import RecordedRows
-from hf_unlearn.hub.request_levels import Levels, drift_notes, request_statuses
+from hf_unlearn.hub.request_levels import Levels, request_statuses
 from hf_unlearn.records.schemas import HistoryEntry, RequestRecord, RequestStatus
 
 HELD_OUT = np.array([0.1, 0.2])

@@ -10,9 +10,9 @@ from datasets import DatasetDict
 from hf_unlearn.data.fingerprint import row_hashes
 from hf_unlearn.data.splits import make_splits
 from hf_unlearn.errors import UserError
+from hf_unlearn.hub.drift import drift_notes
 from hf_unlearn.hub.past_requests import PastRequests, past_rows
 from hf_unlearn.hub.recorded_rows import PRIVATE_ROWS_NAME
-from hf_unlearn.hub.request_levels import drift_notes
 from hf_unlearn.methods import METHODS
 from hf_unlearn.models.loading import load_encoder
 from hf_unlearn.records.schemas import RequestStatus
