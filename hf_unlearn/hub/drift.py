@@ -14,10 +14,10 @@ def untold(status: RequestStatus) -> str:
     # Earlier versions compared any rows with the mean of all.
     is_of_others = status.then_rows is None and status.measured < status.count
     if status.then is None or is_of_others:
-        rows = status.then_rows or status.count
+        rows, are = status.then_rows or status.count, "is" if status.measured == 1 else "are"
         return (
-            f"of the {rows} rows that its own run left at {recorded:.1f}, {status.measured} are measured, and what it "
-            "left these at is not recorded"
+            f"of the {rows} rows that its own run left at {recorded:.1f}, {status.measured} {are} measured, and what "
+            "it left these at is not recorded"
         )
     if has_no_width(status):
         alike = f"the {status.measured} rows measured are alike, which have"
