@@ -36,6 +36,8 @@ def guarded(main: Callable[[], None]) -> None:
     logging.basicConfig(format="%(message)s")
     for handler in logging.getLogger().handlers:
         handler.setFormatter(_Printable())
+    for package in ("huggingface_hub", "datasets"):  # which bring handlers of their own, so that all was said twice
+        logging.getLogger(package).propagate = False
     if os.environ.get("RANK", "0") == "0":  # one process tells how it goes, each of them what it warns of
         logging.getLogger("hf_unlearn").setLevel(logging.INFO)
     if threading.current_thread() is threading.main_thread():

@@ -47,7 +47,7 @@ def verify(
 
     from hf_unlearn.errors import UserError
     from hf_unlearn.hub.figures_check import Measurements
-    from hf_unlearn.hub.manifest_check import OwnedSample
+    from hf_unlearn.hub.manifest_check import OwnedSample, verify_named_request
     from hf_unlearn.hub.verification import verify_repo
     from hf_unlearn.hub.verification_report import Outcome
     from hf_unlearn.text import printable
@@ -73,14 +73,20 @@ def verify(
 
         assert run is not None  # without data nothing is measured
         quiet_loading()
+        manifest = UnlearningManifest.load(folder)
+        if manifest.request.salted:
+            run.arguments.request_salt = salt
         task = prepare_task(run.arguments)
-        if UnlearningManifest.load(folder).dataset.differs(task.dataset):
-            return Measurements(task.dataset)
+        is_same = not manifest.dataset.differs(task.dataset)
+        named = verify_named_request(manifest, task.request, run.arguments.unlearn_request, is_same)
+        if not is_same or (named is not None and named.fails):
+            return Measurements(task.dataset, request=named)
         again = measuring(run, task, str(base), str(folder))
         before, after = again.experiment.before.metrics, again.experiment.evaluate(str(folder)).metrics
         if not again.is_alike:  # two kinds of figures, of which neither says that the other is wrong
             before, after = ({k: m[k] for k in m if "estimated_gap" not in k} for m in (before, after))
-        return Measurements(task.dataset, before, after, () if again.standing is None else (again.standing,))
+        told = () if again.standing is None else (again.standing,)
+        return Measurements(task.dataset, before, after, told, named)
 
     report = verify_repo(
         target,

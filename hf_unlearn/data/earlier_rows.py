@@ -18,15 +18,18 @@ class PastRows:
 
     Attributes:
         requested: By split, `train` for rows that can be unlearned: the id of each row that an earlier request named,
-            and that request's number, from 1.
+            and that request's number, from 1; of several, the last.
         held_out: Ids of the rows among those of `train` that the first run held out, by the name of their split; a
             split that is not named was not recorded, and is drawn.
         notes: What a reader must know of rows that were not found, or not as they were recorded.
+        found: By a request's number, its rows that are in the data, each as its split and its id: also those that a
+            later request named again.
     """
 
     requested: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     held_out: Mapping[str, Collection[str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    found: Mapping[int, Collection[tuple[str, str]]] = field(default_factory=dict)
 
 
 def marked(

@@ -21,6 +21,7 @@ from hf_unlearn.hub.card_tables import (
     table,
     texts,
 )
+from hf_unlearn.hub.guessing import found_by_trying, has_few_lists
 from hf_unlearn.models.weights import (
     ADAPTER_CONFIG_NAME,
     LOCAL_PREFIX,
@@ -157,10 +158,16 @@ def render_card(manifest: UnlearningManifest, evaluation: EvaluationRecord | Non
     Returns:
         Markdown with a metadata block, as the Hub reads it.
     """
+    found, count = found_by_trying(manifest), len(manifest.history) + 1
     content = _template(TEMPLATE).render(
         card_data=card_metadata(manifest, evaluation).to_yaml(),
         manifest=manifest,
         evaluation=evaluation,
+        number=count,
+        found_by_trying=found,
+        earlier_found=", ".join(str(number) for number in found if number < count),
+        may_lack=manifest.retain_sha256 is not None
+        and has_few_lists(manifest.request.count, sum(manifest.splits.values())),
         family=_family(manifest, evaluation),
         method=manifest.description,
         title=markdown_text(card_title(manifest)),

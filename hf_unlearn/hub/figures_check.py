@@ -9,6 +9,7 @@ import numpy as np
 
 from hf_unlearn.errors import UserError, listed
 from hf_unlearn.figures.drawing import is_plain_png
+from hf_unlearn.hub.drift import few_note, has_no_width, untold
 from hf_unlearn.hub.verification_report import Statement, failed, held, judged, unchecked
 from hf_unlearn.parsing import PICTURE_DAMAGE
 from hf_unlearn.records.file_names import EVALUATION_NAME, published_names
@@ -204,8 +205,8 @@ def verify_heatmaps(
 def verify_requests(evaluation: EvaluationRecord, manifest: UnlearningManifest) -> Iterator[Statement]:
     """Check that every request is accounted for, that the figures follow, and that none has come back.
 
-    A request has come back when the interval of its mean alignment lies above what its own run left and above what
-    held-out samples have: `low > max(then, non_member)`.
+    A request has come back when the interval of its mean alignment lies above what its own run left the same samples
+    at, and above what held-out samples have: `low > max(then, non_member)`. Where either is not known, nobody can tell.
     """
     subject, runs = f"{EVALUATION_NAME}: requests", (*manifest.history, manifest.as_history_entry())
     if not evaluation.requests:
@@ -237,23 +238,29 @@ def verify_requests(evaluation: EvaluationRecord, manifest: UnlearningManifest) 
 
 def _stands(status: RequestStatus) -> Statement:
     subject = f"request {status.number}"
-    figures = (status.now, status.low, status.high, status.non_member)
     if status.now is None or status.measured == 0:
         return unchecked(subject, "its samples were not in the data: whether it came back was not measured")
-    if any(value is None or not math.isfinite(value) for value in figures):
+    interval, reason = (status.low, status.high), untold(status)
+    due = [status.now, status.non_member, *(() if interval == (None, None) and has_no_width(status) else interval)]
+    if any(value is None or not math.isfinite(value) for value in due):
         return failed(subject, "its level is recorded without an interval")
-    assert status.low is not None and status.high is not None and status.non_member is not None
-    if not status.low - _LEVEL_TOLERANCE <= status.now <= status.high + _LEVEL_TOLERANCE:
+    low, high = (status.now if end is None else end for end in interval)
+    if not low - _LEVEL_TOLERANCE <= status.now <= high + _LEVEL_TOLERANCE:
         return failed(subject, f"its mean {status.now:.4g} lies outside its own interval")
-    expected = max(status.non_member, -math.inf if status.then is None else status.then)
-    if (status.low > expected) != status.drifted and status.then != status.now:
+    assert status.non_member is not None
+    expected = max(status.non_member, math.inf if status.then is None else status.then)
+    is_certain = status.low is not None and low > expected  # earlier versions judged by an interval without width, too
+    if is_certain != status.drifted and status.then != status.now:
         told = "drifted back" if status.drifted else "as it was"
         return failed(subject, f"is called {told}, which does not follow from its figures")
-    then = "" if status.then is None or status.then == status.now else f"{status.then:.1f} after its own run, "
-    level = f"mean alignment {status.now:.1f} ({status.low:.1f} to {status.high:.1f}), {then}held-out samples "
-    level += f"{status.non_member:.1f}"
+    is_own = status.then == status.now  # just unlearned: nothing to come back from
+    then = "" if status.then is None or is_own else f"{status.then:.1f} after its own run, "
+    shown = "" if has_no_width(status) else f" ({low:.1f} to {high:.1f})"
+    level = f"mean alignment {status.now:.1f}{shown}, {then}held-out samples {status.non_member:.1f}"
+    if reason and not is_own:
+        return unchecked(subject, f"{level}; whether it came back cannot be told: {reason}")
     if status.drifted:
-        return failed(subject, f"the model has drifted back to it: {level}")
+        return failed(subject, f"the model has drifted back to it: {level}.{few_note(status)}")
     return unchecked(subject, f"{level}; the publisher's own measurement, cannot be checked here")
 
 
@@ -263,6 +270,8 @@ class Measurements:
 
     Attributes:
         data: The training rows here; of other rows than the recorded ones nothing is measured.
+        request: What was found of the request that the options name; of another than the recorded one nothing is
+            measured.
         before: Metrics of the base model.
         after: Metrics of the model; as of the base, none that is of another kind than the recorded one.
         statements: What is to be said of how they were measured.
@@ -272,6 +281,7 @@ class Measurements:
     before: Mapping[str, float] = field(default_factory=dict)
     after: Mapping[str, float] = field(default_factory=dict)
     statements: tuple[Statement, ...] = ()
+    request: Statement | None = None
 
 
 def verify_data(recorded: DatasetRecord, measured: Measurements | None) -> Statement:
@@ -306,6 +316,11 @@ def verify_measurements(
         detail = f"{count} figures are the publisher's own measurement; give --base, --dataset and --unlearn_request"
         yield unchecked("metrics", f"{detail}, and they are measured here, where nothing fails")
         return
+    if measured.request is not None:
+        yield measured.request
+        if measured.request.fails:
+            yield unchecked("metrics", f"{count} figures cannot be checked with another request than the recorded one")
+            return
     if recorded_data.differs(measured.data):
         yield unchecked("metrics", f"{count} figures cannot be checked with other rows than the recorded ones")
         return

@@ -110,7 +110,7 @@ def _request(subject: str, request: RequestRecord) -> Statement:
     if request.sha256 == combine_hashes([]):
         return failed(subject, "its hash is that of no ids at all")
     if request.row_hashes is None:
-        return unchecked(subject, f"SHA-256 {request.sha256} of what only the owners hold")
+        return unchecked(subject, f"SHA-256 {request.sha256} of ids that only the owners hold; --request compares them")
     if not request.salted:
         return failed(subject, "its row hashes are published without a salt and can be guessed")
     if len(request.row_hashes) != request.count:
@@ -192,6 +192,37 @@ def verify_request_file(manifest: UnlearningManifest, path: str | Path) -> State
         told += f"; the hash of {_which(salted, len(requests))} is of salted rows, not of ids: give --salt and --image"
         return unchecked(subject, told)
     return failed(subject, told)
+
+
+def verify_named_request(
+    manifest: UnlearningManifest, named: RequestRecord, path: str | Path | None, same_rows: bool
+) -> Statement | None:
+    """Check that what is measured again is the recorded request: with another one every figure would differ.
+
+    Args:
+        manifest: The record, whose figures are those of its last request.
+        named: The request that the options name, on the data at hand.
+        path: Its file, if it has one.
+        same_rows: Whether the data is the recorded one. In other data only the ids in a file can be compared.
+
+    Returns:
+        What was found; None where the two cannot be compared.
+    """
+    recorded, is_file = manifest.request, path is not None
+    if not same_rows and (not is_file or recorded.salted):
+        return None
+    name = f"request, {Path(path).name if path is not None else 'as the options name it'}"
+    if recorded.salted != named.salted:
+        told = "the hash is of the salted rows, not of ids; give --salt" if recorded.salted else "it has no salt"
+        return unchecked(name, told)
+    if named.sha256 == recorded.sha256:
+        return held(name, "this is the recorded one")
+    requests = _requests(manifest)
+    problem = f"is not the recorded request: {named.count} samples with SHA-256 {named.sha256}, recorded "
+    problem += f"{recorded.count} with {recorded.sha256}"
+    if same := [place for place, request in enumerate(requests) if request.sha256 == named.sha256]:
+        problem += f"; it is {_which(same, len(requests))}, and the figures are of the last"
+    return failed(name, problem + ("; or the salt is another" if recorded.salted else ""))
 
 
 def verify_samples(

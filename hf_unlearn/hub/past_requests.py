@@ -7,8 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from hf_unlearn.data.earlier_rows import REQUEST_COLUMN, PastRows
-from hf_unlearn.data.fingerprint import combine_hashes
+from hf_unlearn.data.fingerprint import combine_hashes, row_hashes
 from hf_unlearn.data.requests import checked_ids, read_entries
 from hf_unlearn.data.splits import rows_by_role
 from hf_unlearn.errors import UserError, listed
@@ -94,6 +97,17 @@ class PastRequests:
         )
         return tuple(replace(known.get(row.number, row), created=row.created) for row in unmeasured)
 
+    def rows_of(self, number: int) -> int:
+        """How many rows the run of a request unlearned, with copies where its hashes tell of them."""
+        run = self.runs[number - 1]
+        return len(self._recorded(run).requests.get(run.request.sha256, ())) or run.request.count
+
+    def left_at(self, earlier: "Dataset") -> npt.NDArray[np.float64]:
+        """`[e]` the cosine that its own run left each row of the split `earlier` at; NaN where none is recorded."""
+        levels = self.private.levels
+        known = [levels.get(sha256, np.nan) for sha256 in row_hashes(earlier)] if levels else [np.nan] * len(earlier)
+        return np.array(known, np.float64)
+
     def risen(self, number: int) -> float:
         """By how much a request lies above what its own run left, a cosine; 0 where that was not measured."""
         status = self.statuses()[number - 1]
@@ -106,16 +120,35 @@ class PastRequests:
         first, last = statuses[0].unseen, statuses[-1].non_member
         return 0.0 if first is None or last is None else (last - first) / 100
 
-    def notes(self, splits: "DatasetDict") -> tuple[str, ...]:
-        """What a reader must know of earlier requests whose rows are not in the data any more."""
-        there = Counter(splits["earlier"][REQUEST_COLUMN]) if self.runs else {}
-        return tuple(
-            f"Of the {run.request.count} rows of request {number}, {run.request.count - there.get(number, 0)} are not "
-            "in the data any more, not as they were, or are asked for again: whether the model has drifted back to "
-            f"them is measured on the other {there.get(number, 0)}."
-            for number, run in enumerate(self.runs, start=1)
-            if there.get(number, 0) < run.request.count
+    def notes(self, splits: "DatasetDict", past: PastRows | None) -> tuple[str, ...]:
+        """What a reader must know of earlier requests of which some rows are not measured in these splits, and why.
+
+        Args:
+            splits: Of the next run.
+            past: What `find` gave for its data.
+        """
+        if past is None:
+            return ()
+        measured, asked = (
+            Counter(splits["earlier"][REQUEST_COLUMN]),
+            {("train", row) for row in splits["unlearn"]["id"]},
         )
+        notes = []
+        for number in range(1, len(self.runs) + 1):
+            rows, there, found = self.rows_of(number), measured.get(number, 0), past.found.get(number, ())
+            again = sum((name, row) in asked or past.requested[name][row] != number for name, row in found)
+            gone = max(0, rows - len(found))
+            reasons = {
+                "not in the data any more or not as recorded": gone,
+                "asked for again": again,
+                "left out of this run": rows - there - again - gone,
+            }
+            told = " and ".join(f"{count:,} {_are(count)} {reason}" for reason, count in reasons.items() if count > 0)
+            if there < rows and told:
+                other = f"measured on the other {there:,}" if there else "not measured"
+                told = f"Of the {rows:,} rows of request {number}, {told}"
+                notes.append(f"{told}: whether the model has drifted back to them is {other}.")
+        return tuple(notes)
 
     def _recorded(self, run: HistoryEntry) -> RecordedRows:
         return self.salted if run.request.salted else self.private
@@ -196,7 +229,7 @@ class PastRequests:
                 f"{mixed_in} rows that the first run held out are in train: they stay held out, beside the rows of the "
                 "splits that the data brings.",
             )
-        return PastRows(requested, kept, notes)
+        return PastRows(requested, kept, notes, {number: of_request.rows for number, of_request in found.items()})
 
     def _refuse_unfound(self, found: Mapping[int, Found], known: Collection[bool], held_out: Found) -> None:
         """Refuse data in which rows of a request are missing and too few others are known to say: they were dropped.
@@ -270,6 +303,10 @@ class PastRequests:
         return None
 
 
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
 def _refuse_another_salt(named: Sequence[int], runs: Sequence[HistoryEntry]) -> None:
     """Refuse to go on with another salt, by which a later run would not find the rows of these requests."""
     if salted := [str(number) for number in named if runs[number - 1].request.salted]:
@@ -338,14 +375,3 @@ def past_rows(
     for note in () if past is None else past.notes:
         logger.warning("%s", note)
     return past
-
-
-def drift_notes(statuses: tuple[RequestStatus, ...]) -> tuple[str, ...]:
-    """What must be said of requests that the model has drifted back to."""
-    return tuple(
-        f"The model has drifted back to request {status.number}: the mean alignment of its rows is {status.now:.1f} "
-        f"(95% interval {status.low:.1f} to {status.high:.1f}), after its own run it was {status.then:.1f}, and "
-        f"held-out rows are at {status.non_member:.1f}. Unlearn its rows again, or retrain."
-        for status in statuses
-        if status.drifted
-    )

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_unlearn.errors import UserError
+from hf_unlearn.errors import UserError, listed
 from hf_unlearn.figures.drawing import shows_samples
 from hf_unlearn.hub.card import hub_identifier, is_adapter, render_card
 from hf_unlearn.hub.evidence import digests, evidence
+from hf_unlearn.hub.guessing import found_by_trying
 from hf_unlearn.hub.screening import Content, read_content, screen
 from hf_unlearn.hub.signing import signature_of
 from hf_unlearn.hub.verification import verify_folder
@@ -131,6 +132,14 @@ def publish_run(
         removed=None,
         kept_back=tuple(sorted({path.name for path in folder.iterdir()} - {name.split("/")[0] for name in contents})),
     )
+    if found := found_by_trying(manifest):
+        logger.warning(
+            "The hash of request %s has no salt and is of so few possible lists that whoever knows the ids of the data "
+            "can try them all: %s tells everybody which rows were asked for. Where nobody may know, keep it private, "
+            "or unlearn again with --request_salt.",
+            listed([str(number) for number in found]),
+            repo_id,
+        )
     if dry_run:
         return replace(result, removed=_superseded_if_reachable(api, result))
     with _explained_failures(repo_id):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -39,11 +39,14 @@ class RecordedRows:
         held_out: The same of the rows that the first run held out, by split.
         parts: For the hash of a row, that of its picture alone, and of its captions where no other row had them. Rows
             without captions, and those that earlier versions recorded, have none.
+        levels: For the hash of a requested row, the cosine that the last run that unlearned it left it at: with some of
+            a request's rows measured later, these are compared alone. They are in the private file only.
     """
 
     requests: Hashes = field(default_factory=dict)
     held_out: Hashes = field(default_factory=dict)
     parts: Hashes = field(default_factory=dict)
+    levels: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: Path) -> RecordedRows:
@@ -52,8 +55,21 @@ class RecordedRows:
         return from_json(cls, read_text(path), PRIVATE_ROWS_NAME) if path.is_file() else cls()
 
     @classmethod
-    def of(cls, request: RequestRecord, splits: Mapping[str, Dataset], salt: str | None = None) -> RecordedRows:
-        """What a run leaves of its own rows; captions tell a row where no other row of retain and the rest has them."""
+    def of(
+        cls,
+        request: RequestRecord,
+        splits: Mapping[str, Dataset],
+        salt: str | None = None,
+        alignment: Iterable[float] | None = None,
+    ) -> RecordedRows:
+        """What a run leaves of its own rows; captions tell a row where no other row of retain and the rest has them.
+
+        Args:
+            request: The run's.
+            splits: Its splits.
+            salt: The text that hashes are salted with, which are published then: no level is recorded beside them.
+            alignment: `[u]` cosines of the unlearn rows under the model that the run ended with, if they were measured.
+        """
         named = {name: part_hashes(split, salt) for name, split in splits.items() if name in ("unlearn", *HELD_OUT)}
         parts = dict[str, tuple[str, ...]]()
         if "captions" in splits["unlearn"].column_names:
@@ -62,13 +78,17 @@ class RecordedRows:
                 for row, texts in zip(rows, splits[name]["captions"], strict=True):
                     is_alone = "retain" in splits and times[tuple(sorted(texts))] == 1
                     parts[row.row] = (row.picture, row.captions) if row.captions and is_alone else (row.picture,)
+        levels = dict[str, float]()
+        if alignment is not None and salt is None:
+            levels = {row.row: float(level) for row, level in zip(named["unlearn"], alignment, strict=True)}
         hashes = {name: tuple(sorted(row.row for row in rows)) for name, rows in named.items()}
-        return cls({request.sha256: hashes.pop("unlearn")}, hashes, parts)
+        return cls({request.sha256: hashes.pop("unlearn")}, hashes, parts, levels)
 
     def joined(self, later: RecordedRows) -> RecordedRows:
         """With the requests of a later run; what was held out first stays."""
         held_out = self.held_out or later.held_out
-        return RecordedRows({**self.requests, **later.requests}, held_out, {**later.parts, **self.parts})
+        requests, levels = {**self.requests, **later.requests}, {**self.levels, **later.levels}
+        return RecordedRows(requests, held_out, {**later.parts, **self.parts}, levels)
 
     def save(self, folder: Path) -> None:
         """Write the file beside freshly saved weights; not where there is nothing to tell."""

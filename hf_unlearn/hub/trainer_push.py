@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.card import write_card
+from hf_unlearn.hub.drift import drift_notes
 from hf_unlearn.hub.manifest import caption_length_of, describe_base_model, public_hyper_parameters, record_run
-from hf_unlearn.hub.past_requests import PastRequests, drift_notes
+from hf_unlearn.hub.past_requests import PastRequests
 from hf_unlearn.hub.publishing import PublishResult, publish_run
 from hf_unlearn.hub.recorded_rows import RecordedRows
 from hf_unlearn.models.weights import weights_sha256

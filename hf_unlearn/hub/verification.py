@@ -25,7 +25,7 @@ from hf_unlearn.hub.figures_check import (
 )
 from hf_unlearn.hub.manifest_check import OwnedSample, verify_manifest, verify_request_file, verify_samples
 from hf_unlearn.hub.signing import verify_signature, verify_token
-from hf_unlearn.hub.verification_report import Statement, VerificationReport, failed, unchecked
+from hf_unlearn.hub.verification_report import Outcome, Statement, VerificationReport, failed, unchecked
 from hf_unlearn.hub.weights_check import recorded_files, verify_files, verify_local, verify_repository
 from hf_unlearn.models.weights import has_weights
 from hf_unlearn.parsing import read_text
@@ -90,6 +90,10 @@ def verify_repo(
     evaluation, measured = load_evaluation(folder), None
     if isinstance(evaluation, EvaluationRecord):
         measured = measure(folder) if measure is not None and sound else None
+        if measured is not None and measured.request is not None:  # it says more of the request than its record alone
+            statements = [
+                line for line in statements if line.subject != "request" or line.outcome is not Outcome.UNCHECKED
+            ]
         statements += verify_measurements(evaluation, manifest.dataset, measured)
         if measured is None and manifest.initial_model is not None:
             unseen = "its weights are compared where figures are measured again; give --initial_model with --dataset"

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from hf_unlearn.metrics._checks import Array, check_scores
+from hf_unlearn.metrics._few import FEW
 
 DRAWS = 1_000
 LEVEL = 0.95
+_NO_SPREAD = 1e-6  # of cosines: one sample in different batches differs by less
 
 
 @dataclass(frozen=True)
@@ -16,15 +18,16 @@ class RequestLevel:
 
     Attributes:
         now: Mean alignment of the samples.
-        low: Lower end of the 95% bootstrap interval of `now`.
+        low: Lower end of the 95% bootstrap interval of `now`; None of one sample, or of fewer than five that are alike.
         high: Upper end of it.
         non_member: Mean alignment of held-out samples under the same model.
-        drifted: Whether the samples came back: `low` lies above both `non_member` and what they had been left at.
+        drifted: Whether the samples came back: `low` lies above both `non_member` and what they had been left at. False
+            where there is no interval, or where what they were left at is not known.
     """
 
     now: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     non_member: float
     drifted: bool
 
@@ -38,7 +41,8 @@ def request_level(alignment: Array, held_out: Array, then: float | None = None) 
     Args:
         alignment: `[n]` alignment of the request's samples now, a cosine.
         held_out: `[m]` the same of samples that the model never saw.
-        then: Mean alignment, times 100, right after the request's own run; None where it is not known.
+        then: Mean alignment of the same `n` samples, times 100, right after the request's own run; None where it is not
+            known.
 
     Returns:
         The level, with the percentile interval of 1,000 seeded bootstrap draws over the samples.
@@ -52,11 +56,12 @@ def request_level(alignment: Array, held_out: Array, then: float | None = None) 
         (85.0, 25.0, True)
     """
     own, unseen = check_scores(alignment, "request"), check_scores(held_out, "held out")
+    now, non_member = 100 * float(own.mean()), 100 * float(unseen.mean())
+    # Draws of one sample, or of its copies, are all alike: an interval without width would be certain of anything.
+    if len(own) < FEW and np.ptp(own) < _NO_SPREAD:
+        return RequestLevel(now, None, None, non_member, drifted=False)
     rng, tail = np.random.default_rng(0), 100 * (1 - LEVEL) / 2
     # One by one: all draws of a million samples take 15 GB.
     means = [own[rng.integers(0, len(own), len(own))].mean() for _ in range(DRAWS)]
-    low, high = np.percentile(means, [tail, 100 - tail])
-    non_member = 100 * float(unseen.mean())
-    expected = non_member if then is None else max(then, non_member)
-    low, high = 100 * float(low), 100 * float(high)
-    return RequestLevel(100 * float(own.mean()), low, high, non_member, low > expected)
+    low, high = (100 * float(end) for end in np.percentile(means, [tail, 100 - tail]))
+    return RequestLevel(now, low, high, non_member, drifted=then is not None and low > max(then, non_member))

@@ -53,7 +53,8 @@ class DatasetRecord:
 class RequestRecord:
     """What was asked to be removed, without saying what it was.
 
-    Without a salt, `sha256` is that of the sorted ids, one a line: it vouches for the request as a whole. With a salt
+    Without a salt, `sha256` is that of the sorted ids, one a line: it vouches for the request as a whole, and whoever
+    guesses a list, or tries all of a few rows, finds which it is (`hf_unlearn.hub.guessing`). With a salt
     it combines the salted hashes of the requested rows (`hf_unlearn.data.fingerprint`), which `row_hashes` may then
     list: whoever knows the salt can look for a sample of their own, and nobody else can guess.
     """
@@ -81,14 +82,16 @@ class HistoryEntry:
 class RequestStatus:
     """Where a request of the model's history stands, as mean alignments times 100; the last one is the run's own.
 
-    `before` is what its own run started from and `then` what that run left; `low` to `high` is the interval of `now`.
+    `before` is what its own run started from. `now` is of the rows measured, `low` to `high` its interval (None of one
+    row), and `then` is what its own run left the same rows at: None where that is not known. `then_all` is what it left
+    all its `then_rows` rows at; of records of earlier versions, which lack both, that is `then`.
     """
 
     number: int  # from 1, oldest first
     method: str
     created: str | None  # None for the run's own
     count: int  # rows that were asked for
-    measured: int  # rows of them that are in the data
+    measured: int  # rows of them that are in the data, and compared
     before: float | None = None
     then: float | None = None
     now: float | None = None
@@ -98,6 +101,8 @@ class RequestStatus:
     drifted: bool = False  # back above both `then` and `non_member`, beyond the interval
     unseen: float | None = None  # held-out samples under the model that its own run started from
     estimated_gap: float | None = None  # from `now` to the held-out samples of the model before any request
+    then_all: float | None = None
+    then_rows: int | None = None
 
 
 class FileRecord:

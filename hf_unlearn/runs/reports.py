@@ -18,8 +18,8 @@ from hf_unlearn.data.resizing import Processor
 from hf_unlearn.figures.bars import plot_bars
 from hf_unlearn.figures.heatmaps import plot_agm_grid, plot_alignment_matrices
 from hf_unlearn.hub.card import write_card
+from hf_unlearn.hub.drift import drift_notes
 from hf_unlearn.hub.manifest import caption_length_of, public_hyper_parameters, record_run
-from hf_unlearn.hub.past_requests import drift_notes
 from hf_unlearn.hub.request_levels import Levels, request_statuses
 from hf_unlearn.methods import description_of
 from hf_unlearn.metrics.alignment_matrices import alignment_gap_matrix, alignment_matrix
@@ -86,7 +86,7 @@ class RunReports:
         statuses = self._statuses(evaluation, config.method)
         for note in drift_notes(statuses):
             logger.warning("%s: %s", config.title, note)
-        private, salted = self.task.recorded_rows(self.arguments.request_salt)
+        private, salted = self.task.recorded_rows(self.arguments.request_salt, evaluation.alignment)
         record_run(
             folder,
             method=config.method,
@@ -183,12 +183,16 @@ class RunReports:
 
     def _statuses(self, after: Evaluation, method: str) -> tuple[RequestStatus, ...]:
         """Where every request that the model has been through stands, from the evaluations before and after."""
-        own = after.earlier
-        earlier = np.empty(0) if own is None else own
-        numbers = np.empty(0, np.int64) if own is None else np.asarray(self.task.splits[EARLIER][REQUEST_COLUMN])
-        start, end = (np.asarray(evaluation.evidence.validation) for evaluation in (self.before, after))
-        began, ended = Levels(self.before.alignment, start), Levels(after.alignment, end, earlier)
-        return request_statuses(self.task.past, numbers, began, ended, method, self.task.request.count)
+        there, nothing = after.earlier is not None, np.empty(0)
+        numbers = np.asarray(self.task.splits[EARLIER][REQUEST_COLUMN]) if there else np.empty(0, np.int64)
+        began, ended = (
+            Levels(
+                each.alignment, np.asarray(each.evidence.validation), nothing if each.earlier is None else each.earlier
+            )
+            for each in (self.before, after)
+        )
+        left = self.task.earlier_left_at if there else None
+        return request_statuses(self.task.past, numbers, began, ended, method, self.task.request.count, left)
 
     @property
     def _shown(self) -> int:

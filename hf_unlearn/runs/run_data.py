@@ -8,8 +8,10 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
+from hf_unlearn.data.earlier_rows import EARLIER
 from hf_unlearn.data.fingerprint import dataset_sha256
 from hf_unlearn.data.openmoji import load_openmoji
 from hf_unlearn.data.sources import read_source
@@ -62,10 +64,20 @@ class UnlearningTask:
         """What identifies the retain rows."""
         return dataset_sha256(self.splits["retain"]) if self.streamed is None else self.streamed.sha256
 
-    def recorded_rows(self, salt: str | None) -> tuple[RecordedRows, RecordedRows]:
-        """By what the next run knows the rows of this one and of those before it: hashes without a salt, and with."""
+    @cached_property
+    def earlier_left_at(self) -> npt.NDArray[np.float64]:
+        """`[e]` the cosine that its own run left each earlier row at; NaN where none is recorded."""
+        return self.past.left_at(self.splits[EARLIER])
+
+    def recorded_rows(self, salt: str | None, alignment: npt.NDArray[np.floating]) -> tuple[RecordedRows, RecordedRows]:
+        """By what the next run knows the rows of this one and of those before it: hashes without a salt, and with.
+
+        Args:
+            salt: The text that this run's hashes are salted with.
+            alignment: `[u]` cosines of the unlearn rows under the model that it ended with.
+        """
         whole = {name: split for name, split in self.splits.items() if name != "retain" or self.streamed is None}
-        own = RecordedRows.of(self.request, whole, salt)
+        own = RecordedRows.of(self.request, whole, salt, alignment)
         private, salted = self.past.private, self.past.salted
         return (private.joined(own), salted) if salt is None else (private, salted.joined(own))
 
@@ -126,7 +138,7 @@ def prepare_task(arguments: RunArguments) -> UnlearningTask:
         skip_bad_images=arguments.skip_bad_images,
         past=past_rows,
     )
-    notes += (*_never_trained_notes(splits["unlearn"]["id"], recorded), *past.notes(splits))
+    notes += (*_never_trained_notes(splits["unlearn"]["id"], recorded), *past.notes(splits, past_rows))
     for note in notes:
         logger.warning("%s", note)
     given = sum(map(len, _used(data).values()))

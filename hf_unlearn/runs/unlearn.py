@@ -1,10 +1,12 @@
 """What every unlearning recipe does, given how its family's small model is built."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
 from hf_unlearn.distributed import owned_together
 from hf_unlearn.files import refuse_to_write_to
+from hf_unlearn.hub.guessing import guessing_note
 from hf_unlearn.methods import METHODS
 from hf_unlearn.methods.retrain import RetrainTrainer
 from hf_unlearn.models.contrastive import is_dual_encoder
@@ -21,6 +23,8 @@ from hf_unlearn.runs.run_arguments import refuse_to_write_to_sources
 from hf_unlearn.runs.run_data import UnlearningTask, prepare_task
 from hf_unlearn.training.config import StartingPoint
 from hf_unlearn.training.trainer_arguments import refuse_unfit
+
+logger = logging.getLogger(__name__)
 
 
 def start(run: Run, build: Builder) -> Experiment:
@@ -70,6 +74,8 @@ def unlearn_and_compare(run: Run, build: Builder) -> Results:
         if not arguments.overwrite:
             state.refuse_to_replace(run.methods)
         task = prepare_task(arguments)
+        if note := guessing_note(task.request, sum(task.sizes.values())):
+            logger.warning("%s", note)
         state.require(data_key(run.arguments, task) | training_key(run))
         base = base_model(run, task, build)
         experiment = Experiment(run, task, base, state)

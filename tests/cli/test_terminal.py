@@ -21,6 +21,13 @@ def test_a_program_prints_any_name_on_any_terminal():
     assert (done.returncode, done.stdout) == (0, "Zo\\udceb \\x1b[2J \\xb1\n") and "\x1b" not in done.stderr
 
 
+@pytest.mark.parametrize("package", ["huggingface_hub", "datasets"])
+def test_what_a_package_warns_of_is_said_once(package):
+    lines = (f"from {package}.utils import logging", f"logging.get_logger('{package}.inner').warning('once')")
+    done = subprocess.run(program(*lines), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "once\n")
+
+
 def test_a_fault_that_quotes_a_name_is_told():
     lines = ("from hf_unlearn.errors import UserError", "raise UserError('no picture \\x1b[31mZo\\udceb')")
     done = subprocess.run(program(*lines), capture_output=True, text=True)

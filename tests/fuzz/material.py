@@ -222,7 +222,10 @@ def texts(folder: Path) -> None:
         "answer.json": '{"data": [{"index": 1, "embedding": [1.0, 2.0]}, {"index": 0, "embedding": [0.5, null]}]}',
         "plain.json": "[[1.0, 2.0], [3.0, 4.0]]",
         "private_rows.json": json.dumps(
-            {"requests": {"a" * 64: ["b" * 64]}, "held_out": {"test": ["c" * 64]}, "parts": {}}
+            {
+                **{"requests": {"a" * 64: ["b" * 64]}, "held_out": {"test": ["c" * 64]}, "parts": {}},
+                "levels": {"b" * 64: 0.25},
+            }
         ),
         "secret_seed.json": '{"seed": 12345}',
         "run_time.json": '{"run_time_seconds": 2.5}',

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from hf_unlearn.hub.figures_check import verify_requests
-from hf_unlearn.hub.manifest_check import OwnedSample, verify_request_file, verify_samples
+from hf_unlearn.hub.manifest_check import OwnedSample, verify_named_request, verify_request_file, verify_samples
 from hf_unlearn.hub.verification_report import Outcome
 from hf_unlearn.records.schemas import (
     BaseModel,
@@ -63,6 +63,35 @@ def test_a_request_that_came_back_fails():
 )
 def test_figures_that_do_not_follow_fail(changed):
     assert outcomes(changed, OWN)[1] is Outcome.FAILS
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        replace(FIRST, measured=1, now=79.9, low=None, high=None, then_all=24.8, then_rows=40),
+        replace(FIRST, measured=3, now=79.9, low=70.0, high=86.0, then=None, then_all=24.8, then_rows=40),
+        # Earlier versions judged one row, and some rows by the mean of all.
+        replace(FIRST, count=1, measured=1, now=79.9, low=79.9, high=79.9, drifted=True),
+        replace(FIRST, measured=30, now=79.9, low=72.0, high=86.0, drifted=True),
+    ],
+)
+def test_what_its_figures_cannot_tell_is_no_drift(status):
+    told = statements(status, OWN, counts=(status.count, 30))[1]
+    assert told.outcome is Outcome.UNCHECKED and "whether it came back cannot be told: " in told.detail
+    assert "mean alignment 79.9" in told.detail
+
+
+def test_a_verdict_without_an_interval_or_a_level_of_then_does_not_follow():
+    one = replace(FIRST, measured=1, now=79.9, low=None, high=None, then_all=24.8, then_rows=40, drifted=True)
+    assert outcomes(one, OWN)[1] is Outcome.FAILS
+    untold = replace(FIRST, now=79.9, low=72.0, high=86.0, then=None, then_all=24.8, then_rows=41, drifted=True)
+    assert outcomes(untold, OWN)[1] is Outcome.FAILS
+
+
+def test_few_rows_that_came_back_fail_with_a_caveat():
+    few = replace(FIRST, measured=3, now=79.9, low=72.0, high=86.0, then_all=30.0, then_rows=40, drifted=True)
+    told = statements(few, OWN)[1]
+    assert told.outcome is Outcome.FAILS and "too narrow, as it is read off 3 rows" in told.detail
 
 
 def test_a_request_that_is_left_out_or_made_smaller_fails():
@@ -134,3 +163,22 @@ def test_what_one_kind_of_request_cannot_tell_is_not_denied(both_kinds):
     assert file.outcome is sample.outcome is Outcome.UNCHECKED
     file, _ = both_kinds(1, again=True)
     assert file.detail == "these are its ids of requests 1 and 3 of 3"
+
+
+def test_an_earlier_request_in_place_of_the_last_is_told_by_its_number():
+    requests = [RequestRecord("file", count, str(count) * 32) for count in (40, 30)]
+    manifest = UnlearningManifest(
+        method="fine_tune",
+        base_model=BaseModel("base"),
+        weights_sha256="a" * 64,
+        dataset=DatasetRecord("data"),
+        request=requests[1],
+        splits={"retain": 100, "unlearn": 30},
+        created="2026-01-08",
+        library_version="0.1.0",
+        history=(HistoryEntry("fine_tune", "2026-01-01", requests[0], "b" * 64),),
+    )
+    found = verify_named_request(manifest, requests[0], "week1.csv", same_rows=True)
+    assert found.fails and found.detail.endswith("; it is request 1 of 2, and the figures are of the last")
+    assert not verify_named_request(manifest, requests[1], None, same_rows=True).fails
+    assert verify_named_request(manifest, requests[0], None, same_rows=False) is None  # drawn of other rows

@@ -21,7 +21,7 @@ def spread(mean, count, width=0.1):
         (0.34, 25.0, 0.34, False),  # up to the level of what was never seen
         (0.37, 36.0, 0.20, False),  # within the sampling error of its mean
         (0.45, 36.0, 0.20, True),
-        (0.60, None, 0.34, True),
+        (0.60, None, 0.34, False),  # nobody knows where it was
         (0.20, None, 0.34, False),
     ],
 )
@@ -40,7 +40,19 @@ def test_the_interval_is_that_of_the_mean():
     assert request_level(values[::-1], [0.1]).now == pytest.approx(level.now)
 
 
-@pytest.mark.parametrize("count", [1, 7, 333])
+@pytest.mark.parametrize("values", [[0.9], [0.9, 0.9 + 1e-8], [0.9] * 4])
+def test_so_few_samples_without_spread_have_no_interval_and_no_verdict(values):
+    level = request_level(values, [0.1, 0.2], then=20.0)
+    assert level.now == pytest.approx(90) and level.non_member == pytest.approx(15)
+    assert (level.low, level.high, level.drifted) == (None, None, False)
+
+
+def test_two_samples_that_differ_have_an_interval():
+    level = request_level([0.8, 0.9], [0.1, 0.2], then=20.0)
+    assert (level.low, level.high, level.drifted) == (pytest.approx(80), pytest.approx(90), True)
+
+
+@pytest.mark.parametrize("count", [2, 7, 333])
 def test_the_draws_are_those_of_one_table(count):
     values = np.random.default_rng(3).random(count)
     drawn = values[np.random.default_rng(0).integers(0, count, (1_000, count))].mean(1)
