@@ -106,6 +106,8 @@ def evaluate(
     if not PartialState().is_main_process:
         return
     typer.echo(text_table(results))
+    for sentence in experiment.told_of_earlier_requests(experiment.evaluations[Path(model).name]):
+        typer.echo(sentence)
     if output_dir is not None:
         output_dir.mkdir(parents=True, exist_ok=True)
         save_results(results, output_dir)

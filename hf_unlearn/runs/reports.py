@@ -1,6 +1,7 @@
 """What a run writes: finished models with their records and cards, heatmaps, and the comparison across methods."""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,18 @@ class RunReports:
         record.save(folder)
         plot_alignment_matrices(am_before, am_after, heatmaps, title=description_of(method).title, **self._axes())
         write_card(folder)
+
+    def told_of_earlier_requests(self, after: Evaluation) -> Iterator[str]:
+        """A sentence for each earlier request whose rows are measured, and what is to be said of drift."""
+        statuses = self._statuses(after, "")[:-1]  # the last one is what was evaluated
+        for status in statuses:
+            if status.now is not None:
+                then = "" if status.then is None else f", which its own run left at {status.then:.1f}"
+                yield (
+                    f"Request {status.number}: {status.measured} of {status.count} rows are measured, at a mean "
+                    f"alignment of {status.now:.1f}{then}; held-out rows are at {status.non_member:.1f}."
+                )
+        yield from drift_notes(statuses)
 
     def _statuses(self, after: Evaluation, method: str) -> tuple[RequestStatus, ...]:
         """Where every request that the model has been through stands, from the evaluations before and after."""
