@@ -4,7 +4,6 @@ Every one of them is a function of the cosines of all pairs of a batch. Where th
 its gradient, too, is written out: a step of a small model waits for the host, which launches each operation by itself.
 """
 
-import math
 from functools import lru_cache
 
 import torch
@@ -65,7 +64,7 @@ def _counts(is_unlearn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         retain, unlearn, _ = shares(is_unlearn)
         count = (~is_unlearn).sum()
         of_pairs = ~is_unlearn / (count * (count - 1)).clamp(min=1).sqrt()
-        bound = torch.where(is_unlearn, math.inf, 0.0)
+        bound = torch.where(is_unlearn, torch.inf, 0.0)
         return torch.stack([unlearn, retain]), of_pairs, bound
 
 
