@@ -19,6 +19,7 @@ from hf_unlearn.data.encoded import EncodedSplit
 from hf_unlearn.data.folders import HOLDOUT
 from hf_unlearn.data.preprocessing import ContrastivePreprocessor, Encoded, ImageTextPreprocessor, ImageViewPreprocessor
 from hf_unlearn.embedding import BATCH, embed_split
+from hf_unlearn.metrics._few import FEW as TOO_FEW
 from hf_unlearn.metrics.agreement import agreement
 from hf_unlearn.metrics.alignment import matched_cosine
 from hf_unlearn.metrics.attacks import MembershipAttack
@@ -41,7 +42,6 @@ SPLITS = ("retain", "unlearn", "validation", "test")
 COUNTED_ROWS = 10_000  # of a split, whose captions are looked at for how many are cut
 
 FEW = 20  # samples, below which it is much of the estimated gap which ones they are
-TOO_FEW = 5  # below which resampling them tells little of their spread, too
 Array = npt.NDArray[np.floating]
 
 
