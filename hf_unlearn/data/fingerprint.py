@@ -23,6 +23,18 @@ class PartHashes(NamedTuple):
     captions: str | None
 
 
+def check_salt(salt: str | None, option: str = "--request_salt") -> None:
+    """Refuse an empty salt, as an unset variable of a shell gives: hashes with it are those that anybody can make.
+
+    Raises:
+        UserError: naming the option.
+    """
+    if salt is not None and not salt.strip():
+        raise UserError(
+            f"{option} is empty, so anybody could make the same hashes; give a long secret, or leave it out"
+        )
+
+
 def sample_hash(image: bytes | Path, captions: Iterable[str] = (), salt: str | None = None) -> str:
     """Hash one sample, as its owner can do from the image file and the captions alone.
 

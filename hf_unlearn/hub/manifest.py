@@ -83,12 +83,13 @@ def describe_request(request: "RemovalRequest", unlearn: "Dataset", salt: str | 
         Without a salt, the hash of the ids; with one, the salted hashes of the requested rows, in no telling order.
 
     Raises:
-        UserError: A requested row cannot be hashed.
+        UserError: A requested row cannot be hashed, or the salt is empty.
     """
     if salt is None:
         return RequestRecord(request.kind, request.count, request.sha256)
-    from hf_unlearn.data.fingerprint import combine_hashes, row_hashes
+    from hf_unlearn.data.fingerprint import check_salt, combine_hashes, row_hashes
 
+    check_salt(salt, "salt")
     ids = set(request.ids)
     rows = unlearn.select([index for index, name in enumerate(unlearn["id"]) if name in ids])
     hashes = tuple(sorted(row_hashes(rows, salt)))

@@ -67,6 +67,8 @@ def verify_repo(
         UserError: There is no such model, or a revision is given of a folder, or it has no `unlearning.json` to check
             against, or samples were given without a salt, or there is no such file.
     """
+    if salt is not None and not salt.strip():
+        raise UserError("--salt is empty; give the request's, from the model's owner, or leave it out")
     if samples and salt is None:
         raise UserError("Looking for your samples in the request needs its salt: give --salt, from the model's owner.")
     for path in (*((Path(request),) if request is not None else ()), *(sample.image for sample in samples)):

@@ -107,7 +107,6 @@ class _Distances(torch.autograd.Function):
         x, y, share, counted, drift, changed = ctx.saved_tensors
         twice = 2 * grads[0]
         each = drift * twice[2] / ctx.pairs
-        grad = each.expand(len(x), len(x)) if changed is None else changed * twice[3] + each
-        grad = grad.contiguous()
+        grad = each.repeat(len(x), len(x)) if changed is None else changed * twice[3] + each
         grad.diagonal().addcmul_(twice[:2] @ share, counted).sub_(each)
         return grad @ y, grad.T @ x, *(None,) * 7

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_unlearn.data.config import setting
+from hf_unlearn.data.fingerprint import check_salt
 from hf_unlearn.errors import UserError, first_line, listed
 from hf_unlearn.files import refuse_revision, refuse_to_write_to
 from hf_unlearn.methods import METHODS, PAPER_METHODS, load_method
@@ -136,6 +137,7 @@ class RunArguments:
         names = self.class_names or []
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise UserError(f"class_names has {listed(twice)} more than once; give each class a name of its own")
+        check_salt(self.request_salt)
         if not self.dataset_name.strip():
             raise UserError("--dataset_name is empty; name a dataset, as --help says")
         if self.show_samples is None:  # a card must not show what somebody asked to have removed

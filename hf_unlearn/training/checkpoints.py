@@ -158,8 +158,8 @@ def _read_checksums(folder: Path) -> Fields:
 def fingerprint(model: nn.Module) -> str:
     """A hash of a model's weights and buffers, bit for bit and in their order; taken on their device, alike on each."""
     values = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
-    sums = {name: _sums(value.detach()).tolist() for name, value in values.items() if value.numel()}
-    return hashlib.sha256(json.dumps(sums).encode()).hexdigest()[:16]
+    found = {name: [str(value.dtype), *value.shape, _sums(value.detach())] for name, value in values.items()}
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
 
 
 def beside_weights(model: nn.Module, initial_model: nn.Module | None) -> dict[str, object]:
@@ -174,14 +174,19 @@ def beside_weights(model: nn.Module, initial_model: nn.Module | None) -> dict[st
     return {**initial, **{f"adapter.{name}": value for name, value in adapter.items()}}
 
 
-def _sums(value: Tensor) -> Tensor:
+def _sums(value: Tensor) -> list[int]:
     """A sum for every part of a tensor: its bits as integers, each times an odd number of its place.
 
     Integers wrap around, so that no order of adding changes a sum; a changed or moved value does.
     """
+    value = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
+    if not value.numel():
+        return []
     bits = value.reshape(-1).view(_INTEGERS[value.element_size()])
+    if bits.dtype == torch.int64:  # two signs that change would cancel: an odd multiple of 2^63 is 2^63
+        bits = bits ^ (bits >> 32)
     factors = _factors(value.device)
-    return torch.stack([(part * factors[: len(part)]).sum() for part in bits.split(_PART)])
+    return torch.stack([(part * factors[: len(part)]).sum() for part in bits.split(_PART)]).tolist()
 
 
 @lru_cache(1)

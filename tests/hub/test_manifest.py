@@ -15,8 +15,10 @@ from hf_unlearn.data.requests import RemovalRequest
 from hf_unlearn.errors import UserError
 from hf_unlearn.hub.manifest import describe_base_model, describe_request, public_hyper_parameters, record_run
 from hf_unlearn.hub.publishing import publish_run
+from hf_unlearn.hub.verification import verify_repo
 from hf_unlearn.models.weights import weights_sha256
 from hf_unlearn.records.schemas import BaseModel, DatasetRecord, RequestRecord, UnlearningManifest
+from hf_unlearn.runs.run_arguments import RunArguments
 
 
 @dataclass
@@ -62,6 +64,16 @@ def test_three_requests_on_one_model_form_a_chain(run: Path, requested, tmp_path
     assert [entry.method for entry in history] == ["alignment_calibration", "fine_tune"]
     assert history[1].base_sha256 == history[0].weights_sha256
     assert "| 3 | " in (model / "README.md").read_text()
+
+
+@pytest.mark.parametrize("salt", ["", "  "])
+def test_an_empty_salt_is_refused_wherever_one_is_given(salt: str, requested: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--request_salt is empty, so anybody could make the same hashes"):
+        RunArguments(request_salt=salt)
+    with pytest.raises(UserError, match="salt is empty, so anybody"):
+        describe_request(RemovalRequest("file", (CAPTIONS[1],)), requested, salt)
+    with pytest.raises(UserError, match="--salt is empty; give the request's"):
+        verify_repo(str(tmp_path), salt=salt)
 
 
 def test_a_salted_request_lists_its_rows_and_an_unsalted_one_does_not(requested: Dataset, pictures: list[Path]) -> None:

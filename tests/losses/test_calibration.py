@@ -57,11 +57,17 @@ def test_distances_and_their_gradients(unlearn, held, whole, monkeypatch):
 
 def test_a_batch_of_one_pair_has_no_other_pairs():
     drawn = batch("cross_modal", n=1)
-    terms = drawn.terms(*drawn.leaves())
+    terms = drawn.terms(*(leaf.detach() for leaf in drawn.leaves()))
+    for half in (terms.x, terms.y):
+        half.requires_grad_()
     given = torch.tensor([False]), torch.tensor([2.0]), torch.tensor(0.5)
     found, _ = calibration_distances(terms, *given, (terms.x.detach(), terms.y.detach()))
     found.sum().backward()
-    assert found.tolist() == pytest.approx([0.0, (2 - terms.cosine.item()) ** 2, 0.25, 0.0], rel=1e-5)
+    wanted = [0.0, (2 - terms.cosine.item()) ** 2, 0.25, 0.0]
+    assert found.tolist() == pytest.approx(wanted, rel=1e-5)
+    found, _ = calibration_distances(terms, *given)
+    found.sum().backward()
+    assert found.tolist() == pytest.approx(wanted[:3], rel=1e-5)
 
 
 def test_a_matrix_in_memory_is_as_exact_under_autocast():

@@ -64,6 +64,21 @@ def test_every_type_of_numbers_has_one(dtype):
     assert fingerprint(model) != before
 
 
+def holding(value):
+    model = nn.Module()
+    model.register_buffer("held", value)
+    return model
+
+
+def test_shape_and_type_are_part_of_it_and_complex_numbers_have_one():
+    like = [torch.ones(4, 4), torch.ones(2, 8), torch.ones(4, 4, dtype=torch.bool), torch.ones(4, 4, dtype=torch.int64)]
+    like += [torch.zeros(4, 4), torch.zeros(2, 2), torch.zeros(0), torch.zeros(0, 3)]
+    like += [torch.ones(4, 4, dtype=kind) for kind in (torch.complex64, torch.complex128)]
+    assert len({fingerprint(holding(value)) for value in like}) == len(like)
+    turned = torch.tensor([1 + 2j, 3 - 1j], dtype=torch.complex128)
+    assert fingerprint(holding(turned)) != fingerprint(holding(turned.conj()))
+
+
 @pytest.mark.skipif(not torch.accelerator.is_available(), reason="there is no accelerator here")
 def test_it_is_the_same_on_every_device(encoder):
     model, _ = encoder("moco")
