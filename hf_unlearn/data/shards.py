@@ -21,7 +21,7 @@ from datasets.packaged_modules.webdataset.webdataset import base_plus_ext
 from datasets.table import table_cast
 from numpy.typing import NDArray
 
-from hf_unlearn.data.columns import id_texts
+from hf_unlearn.data.columns import captions_are_lists, id_texts
 from hf_unlearn.data.requests import checked_ids
 from hf_unlearn.data.sources import load_failures, readable_rows
 from hf_unlearn.errors import LISTED, UserError, listed
@@ -169,7 +169,7 @@ def stream_shards(shards: Shards, columns: dict[str, str | None]) -> IterableDat
         columns: The shards' own column for each name of the schema; None for the column of that very name, if any.
 
     Raises:
-        UserError: A column is missing.
+        UserError: A column is missing, or that of captions holds something else.
     """
     kind = "webdataset" if _is_tar(shards[0]) else "parquet"
     files = [shard if "://" in shard else glob.escape(shard) for shard in _paths(shards)]
@@ -184,10 +184,13 @@ def stream_shards(shards: Shards, columns: dict[str, str | None]) -> IterableDat
     rows = rows.select_columns(list(wanted.values()))
     rows = rows.rename_columns({source: target for target, source in wanted.items() if source != target})
     rows = rows.cast_column("image", Image(decode=False)).cast_column("id", Value("string"))
-    if "captions" in wanted and isinstance(rows.features["captions"], Value):
-        features = rows.features | {"captions": List(Value("string"))}
-        rows = rows.map(_as_list, input_columns=["captions"], features=type(rows.features)(features))
-    return rows
+    if "captions" not in wanted:
+        return rows
+    lists = List(Value("string"))
+    if captions_are_lists(rows.features.arrow_schema.field("captions").type, wanted["captions"], "the shards"):
+        return rows if rows.features["captions"] == lists else rows.cast_column("captions", lists)
+    features = type(rows.features)(rows.features | {"captions": lists})
+    return rows.map(_as_list, input_columns=["captions"], features=features)
 
 
 def check_samples(shards: Shards, columns: Mapping[str, str | None]) -> None:
@@ -212,8 +215,8 @@ def check_samples(shards: Shards, columns: Mapping[str, str | None]) -> None:
                 )
 
 
-def _as_list(caption: str) -> dict[str, list[str]]:
-    return {"captions": [caption]}
+def _as_list(caption: str | int | None) -> dict[str, list[str | None]]:
+    return {"captions": [None if caption is None else str(caption)]}
 
 
 def _paths(shards: Shards) -> list[str]:
