@@ -147,6 +147,35 @@ def test_captions_that_are_no_text_are_refused_by_their_own_column(tmp_path, sha
         split_shards([tmp_path / "x.parquet"], [shapes["id"][0]], caption_column="score")
 
 
+@pytest.mark.parametrize("asked", [0, 1])
+def test_repeated_ids_are_refused_asked_for_or_not(tmp_path, shapes, asked):
+    """Read whole they are joined; in a stream a picture's captions would be negatives of it."""
+    rows = shapes.select(range(4)).with_format("arrow")[:]
+    again = shapes.select([1, 2, 2]).with_format("arrow")[:]
+    for number, part in enumerate((rows, again)):
+        pq.write_table(part, tmp_path / f"{number}.parquet")
+    ids = shapes["id"][:3]
+    with pytest.raises(UserError) as caught:
+        split_shards([tmp_path / "0.parquet", tmp_path / "1.parquet"], [ids[asked]])
+    assert str(caught.value).startswith(f"The shards have ids that several rows have (2): {ids[1]}, {ids[2]}; put all")
+    assert "as a list" in str(caught.value) and "leave --streaming out" in str(caught.value)
+    pq.write_table(again.slice(0, 2), tmp_path / "1.parquet")
+    assert split_shards([tmp_path / "1.parquet"], [ids[1]])[2] == 1
+
+
+def test_repeated_keys_of_tar_files_are_refused(tmp_path):
+    for number in range(2):
+        write_tar(tmp_path / f"{number}.tar", ["a", f"b{number}"])
+    with pytest.raises(UserError, match=r"several rows have \(1\): a; give each sample a name of its own"):
+        split_shards([tmp_path / "0.tar", tmp_path / "1.tar"], ["b0"], image_column="png")
+
+
+def test_ids_of_one_hash_are_not_taken_for_one(tmp_path, shapes, monkeypatch):
+    shapes.select(range(4)).to_parquet(tmp_path / "x.parquet")
+    monkeypatch.setattr(module, "hash", lambda row_id: 7, raising=False)
+    assert split_shards([tmp_path / "x.parquet"], shapes["id"][:1])[2] == 3
+
+
 def test_a_column_that_only_other_shards_have_is_named(tmp_path):
     pq.write_table(pa.table({"id": ["a", "b"], "image": [b"", b""]}), tmp_path / "0.parquet")
     pq.write_table(pa.table({"id": ["c"], "picture": [b""]}), tmp_path / "1.parquet")
