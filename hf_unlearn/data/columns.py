@@ -37,6 +37,27 @@ def id_texts(column: pa.Array | pa.ChunkedArray, source: str, name: str) -> pa.A
     return pc.cast(column, pa.string())
 
 
+def captions_are_lists(kind: pa.DataType, source: str, name: str) -> bool:
+    """Whether a column of captions has a list of them for each row, or one; integers are captions by their digits.
+
+    Args:
+        kind: The column's type.
+        source: What it is called, for the message.
+        name: How the message calls the data.
+
+    Raises:
+        UserError: It holds neither strings nor integers nor lists of them.
+    """
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    text = kind.value_type if is_list else kind
+    if not (is_text(text) or pa.types.is_integer(text)):
+        raise UserError(
+            f"The caption column {source!r} of {name} holds {kind}, neither strings nor lists of strings "
+            "(--caption_column)."
+        )
+    return is_list
+
+
 def arrow_column(dataset: Dataset, name: str) -> pa.ChunkedArray:
     """Return a column as Arrow holds it, without touching the others."""
     return dataset.select_columns(name).with_format("arrow")[:].column(name)

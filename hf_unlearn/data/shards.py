@@ -4,6 +4,8 @@ import glob
 import hashlib
 import os
 import tarfile
+from array import array
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +23,7 @@ from datasets.packaged_modules.webdataset.webdataset import base_plus_ext
 from datasets.table import table_cast
 from numpy.typing import NDArray
 
-from hf_unlearn.data.columns import id_texts
+from hf_unlearn.data.columns import captions_are_lists, id_texts
 from hf_unlearn.data.requests import checked_ids
 from hf_unlearn.data.sources import load_failures, readable_rows
 from hf_unlearn.errors import LISTED, UserError, listed
@@ -69,30 +71,60 @@ def request_rows_in_shards(
 
     Raises:
         UserError: A shard cannot be read, or has no such column of strings or integers; an entry is no id, repeated or
-            unknown, or the id of several rows. All entries are listed at once.
+            unknown; or several rows have the same id, asked for or not. All entries are listed at once.
     """
     wanted_ids, problems = checked_ids(requested)
     wanted = pa.array(dict.fromkeys(wanted_ids), pa.string())
-    found = np.zeros(len(wanted), dtype=np.int64)
-    places, total = {}, 0
+    found = np.zeros(len(wanted), dtype=bool)
+    places, total, hashes = {}, 0, array("q")
     for shard in _paths(shards):
         rows, first = [np.empty(0, np.int64)], 0
         for ids in _shard_ids(shard, id_column):
             place = np.asarray(pc.fill_null(pc.index_in(ids, value_set=wanted), -1))
             hits = np.flatnonzero(place >= 0)
-            np.add.at(found, place[hits], 1)
+            found[place[hits]] = True
             rows.append(first + hits)
             first += len(ids)
+            hashes.extend(map(hash, ids.drop_null().to_pylist()))
         total += first
         if any(map(len, rows)):
             places[shard] = np.concatenate(rows)
-    for wrong, what in ((found == 0, "ids that no row has"), (found > 1, "ids that several rows have")):
-        if wrong.any():
-            shown = wanted.filter(pa.array(wrong))
-            problems.append(f"{what} ({len(shown):,}): {listed(shown.slice(0, LISTED).to_pylist(), len(shown))}")
-    if problems:
-        raise UserError(f"{name} has {'; '.join(problems)}.")
+    if not found.all():
+        unknown = wanted.filter(pa.array(~found))
+        shown = listed(unknown.slice(0, LISTED).to_pylist(), len(unknown))
+        problems.append(f"ids that no row has ({len(unknown):,}): {shown}")
+    sentences = [f"{name} has {'; '.join(problems)}."] if problems else []
+    if repeated := _repeated_ids(shards, id_column, np.asarray(hashes)):
+        remedy = (
+            "give each sample a name of its own"
+            if _is_tar(shards[0])
+            else "put all captions of a picture into one row, as a list, and each row there once; or leave --streaming "
+            "out, as rows of one picture are joined where data is read whole; or name another column (--id_column)"
+        )
+        sentences.append(f"The shards have ids that several rows have {repeated}; {remedy}.")
+    if sentences:
+        raise UserError(" ".join(sentences))
     return RequestInShards(total, places)
+
+
+def _repeated_ids(shards: Shards, id_column: str, hashes: NDArray[np.int64]) -> str:
+    """How many ids several rows have, and the first of them; empty if none. Only then is anything read again.
+
+    Args:
+        shards: As in `request_rows_in_shards`.
+        id_column: As there.
+        hashes: Python's hash of each id, eight bytes a row where the ids themselves might not fit; sorted in place.
+    """
+    hashes.sort()
+    repeated = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+    suspects = set(repeated[:LISTED].tolist())  # of which some may be the hash of two ids
+    if not suspects:
+        return ""
+    chunks = (ids.drop_null().to_pylist() for shard in _paths(shards) for ids in _shard_ids(shard, id_column))
+    rows = Counter(row_id for chunk in chunks for row_id in chunk if hash(row_id) in suspects)
+    examples = [row_id for row_id, times in rows.items() if times > 1]
+    count = len(repeated) - len(suspects) + len(examples)
+    return f"({count:,}): {listed(examples, count)}" if examples else ""
 
 
 def split_shards(
@@ -169,7 +201,7 @@ def stream_shards(shards: Shards, columns: dict[str, str | None]) -> IterableDat
         columns: The shards' own column for each name of the schema; None for the column of that very name, if any.
 
     Raises:
-        UserError: A column is missing.
+        UserError: A column is missing, or that of captions holds something else.
     """
     kind = "webdataset" if _is_tar(shards[0]) else "parquet"
     files = [shard if "://" in shard else glob.escape(shard) for shard in _paths(shards)]
@@ -184,10 +216,13 @@ def stream_shards(shards: Shards, columns: dict[str, str | None]) -> IterableDat
     rows = rows.select_columns(list(wanted.values()))
     rows = rows.rename_columns({source: target for target, source in wanted.items() if source != target})
     rows = rows.cast_column("image", Image(decode=False)).cast_column("id", Value("string"))
-    if "captions" in wanted and isinstance(rows.features["captions"], Value):
-        features = rows.features | {"captions": List(Value("string"))}
-        rows = rows.map(_as_list, input_columns=["captions"], features=type(rows.features)(features))
-    return rows
+    if "captions" not in wanted:
+        return rows
+    lists = List(Value("string"))
+    if captions_are_lists(rows.features.arrow_schema.field("captions").type, wanted["captions"], "the shards"):
+        return rows if rows.features["captions"] == lists else rows.cast_column("captions", lists)
+    features = type(rows.features)(rows.features | {"captions": lists})
+    return rows.map(_as_list, input_columns=["captions"], features=features)
 
 
 def check_samples(shards: Shards, columns: Mapping[str, str | None]) -> None:
@@ -212,8 +247,8 @@ def check_samples(shards: Shards, columns: Mapping[str, str | None]) -> None:
                 )
 
 
-def _as_list(caption: str) -> dict[str, list[str]]:
-    return {"captions": [caption]}
+def _as_list(caption: str | int | None) -> dict[str, list[str | None]]:
+    return {"captions": [None if caption is None else str(caption)]}
 
 
 def _paths(shards: Shards) -> list[str]:

@@ -18,7 +18,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from hf_unlearn.data.caption_rows import join_captions
-from hf_unlearn.data.columns import arrow_column, blank, id_texts, is_text, replace_column
+from hf_unlearn.data.columns import arrow_column, blank, captions_are_lists, id_texts, replace_column
 from hf_unlearn.data.folders import list_folder
 from hf_unlearn.data.labels import encode_labels
 from hf_unlearn.data.picture_folders import load_pictures
@@ -190,6 +190,7 @@ def to_schema(
     name: str = "The dataset",
     prefix: str = "",
     told: str = "",
+    called: Mapping[str, str | None] | None = None,
 ) -> Dataset:
     """Bring one split into the schema `image`, `captions`, `label`, `id`, keeping every other column.
 
@@ -199,6 +200,7 @@ def to_schema(
         name: How messages call the data.
         prefix: What precedes row numbers used as ids.
         told: What was found of the data, for the message about a column that is missing.
+        called: What messages call the columns of a dataset whose own ones were renamed before.
 
     Returns:
         The dataset in the schema; labels keep their type.
@@ -226,8 +228,9 @@ def to_schema(
     dataset = _with_images(dataset, name)
     if {"captions", "id"} <= wanted.keys():
         dataset = join_captions(dataset)
-    dataset = with_ids(dataset, source=wanted.get("id", "id"), name=name, prefix=prefix)
-    return _with_caption_lists(dataset, wanted["captions"], name) if "captions" in wanted else dataset
+    names = {target: (called or {}).get(target) or source for target, source in wanted.items()}
+    dataset = with_ids(dataset, source=names.get("id", "id"), name=name, prefix=prefix)
+    return _with_caption_lists(dataset, names["captions"], name) if "captions" in names else dataset
 
 
 def _with_images(dataset: Dataset, name: str) -> Dataset:
@@ -283,14 +286,7 @@ def with_ids(dataset: Dataset, *, source: str = "id", name: str = "The dataset",
 
 def _with_caption_lists(dataset: Dataset, source: str, name: str) -> Dataset:
     column = arrow_column(dataset, "captions")
-    kind = column.type
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    text = kind.value_type if is_list else kind
-    if not (is_text(text) or pa.types.is_integer(text)):
-        raise UserError(
-            f"The caption column {source!r} of {name} holds {kind}, neither strings nor lists of strings "
-            "(--caption_column)."
-        )
+    is_list = captions_are_lists(column.type, source, name)
     lists: list[pa.Array] = []
     empty: list[np.ndarray] = []
     for first, chunk in zip(np.cumsum([0, *map(len, column.chunks)]), column.chunks, strict=False):

@@ -103,7 +103,9 @@ def stream_source(
         resident[name] = _sample(stream_shards(shards[alias], columns), max_eval_samples)
     named = dict.fromkeys(columns)  # by the schema's names already
     parts = {name: part.cast_column("image", Image()) for name, part in resident.items()}
-    splits = DatasetDict({name: to_schema(part, named, name=str(dataset_name)) for name, part in parts.items()})
+    splits = DatasetDict(
+        {name: to_schema(part, named, name=str(dataset_name), called=columns) for name, part in parts.items()}
+    )
     if any("label" in part.column_names for part in splits.values()):
         splits = encode_labels(splits, str(dataset_name))
     if skip_bad_images:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import List, Value
 from PIL import Image as PILImage
 
 from hf_unlearn.data import shards as module
@@ -116,6 +117,63 @@ def test_rows_read_by_place_are_those_that_a_filter_finds(tmp_path, shapes, monk
     stream = stream_shards(files, schema).filter(lambda name: int(name) in wanted, input_columns=["id"])
     assert unlearn.features == stream.features
     assert list(unlearn) == list(stream)
+
+
+@pytest.mark.parametrize(
+    "captions",
+    [pa.array([7, None, 9]), pa.array([[7, 8], [], [9]]), pa.array([["a"], ["b"], ["c"]], pa.large_list(pa.string()))],
+    ids=lambda captions: str(captions.type),
+)
+def test_captions_are_read_as_they_are_in_memory(tmp_path, shapes, captions):
+    rows = shapes.select(range(3)).select_columns(["image", "id"]).with_format("arrow")[:]
+    pq.write_table(rows.append_column("text", captions), tmp_path / "x.parquet")
+    ids = shapes["id"][:3]
+    expected = [[str(text) for text in texts] if isinstance(texts, list) else [texts and str(texts)]
+                for texts in captions.to_pylist()]  # fmt: skip
+    for asked in range(2):
+        retain, unlearn, _ = split_shards([tmp_path / "x.parquet"], [ids[asked]], caption_column="text")
+        assert unlearn["captions"][:] == [expected[asked]]
+        assert [row["captions"] for row in retain] == [expected[1 - asked], expected[2]]
+        assert retain.features == unlearn.features and retain.features["captions"] == List(Value("string"))
+
+
+@pytest.mark.parametrize(
+    "captions", [pa.array([1.5, 2.5]), pa.array([[True], [False]])], ids=lambda captions: str(captions.type)
+)
+def test_captions_that_are_no_text_are_refused_by_their_own_column(tmp_path, shapes, captions):
+    rows = shapes.select(range(2)).select_columns(["image", "id"]).with_format("arrow")[:]
+    pq.write_table(rows.append_column("score", captions), tmp_path / "x.parquet")
+    with pytest.raises(UserError, match=r"The caption column 'score' of the shards holds .*, neither strings nor"):
+        split_shards([tmp_path / "x.parquet"], [shapes["id"][0]], caption_column="score")
+
+
+@pytest.mark.parametrize("asked", [0, 1])
+def test_repeated_ids_are_refused_asked_for_or_not(tmp_path, shapes, asked):
+    """Read whole they are joined; in a stream a picture's captions would be negatives of it."""
+    rows = shapes.select(range(4)).with_format("arrow")[:]
+    again = shapes.select([1, 2, 2]).with_format("arrow")[:]
+    for number, part in enumerate((rows, again)):
+        pq.write_table(part, tmp_path / f"{number}.parquet")
+    ids = shapes["id"][:3]
+    with pytest.raises(UserError) as caught:
+        split_shards([tmp_path / "0.parquet", tmp_path / "1.parquet"], [ids[asked]])
+    assert str(caught.value).startswith(f"The shards have ids that several rows have (2): {ids[1]}, {ids[2]}; put all")
+    assert "as a list" in str(caught.value) and "leave --streaming out" in str(caught.value)
+    pq.write_table(again.slice(0, 2), tmp_path / "1.parquet")
+    assert split_shards([tmp_path / "1.parquet"], [ids[1]])[2] == 1
+
+
+def test_repeated_keys_of_tar_files_are_refused(tmp_path):
+    for number in range(2):
+        write_tar(tmp_path / f"{number}.tar", ["a", f"b{number}"])
+    with pytest.raises(UserError, match=r"several rows have \(1\): a; give each sample a name of its own"):
+        split_shards([tmp_path / "0.tar", tmp_path / "1.tar"], ["b0"], image_column="png")
+
+
+def test_ids_of_one_hash_are_not_taken_for_one(tmp_path, shapes, monkeypatch):
+    shapes.select(range(4)).to_parquet(tmp_path / "x.parquet")
+    monkeypatch.setattr(module, "hash", lambda row_id: 7, raising=False)
+    assert split_shards([tmp_path / "x.parquet"], shapes["id"][:1])[2] == 3
 
 
 def test_a_column_that_only_other_shards_have_is_named(tmp_path):

@@ -172,6 +172,17 @@ def test_samples_without_a_caption_are_named_wherever_they_are(folders, request_
         stream_source(tmp_path, request_file, **TAR)
 
 
+@pytest.mark.parametrize(("column", "said"), [("text", "Captions in the column"), ("key", "The id column")])
+def test_columns_are_called_as_the_data_calls_them(folders, request_file, shapes, tmp_path, column, said):
+    for name, rows in PARTS.items():
+        part = shapes.select(rows).rename_columns({"captions": "text", "id": "key"})
+        if name == "test-0":
+            part = part.map(lambda row: {column: [""] if column == "text" else " "})
+        part.to_parquet(tmp_path / f"{name}.parquet")
+    with pytest.raises(UserError, match=f"{said} '{column}' of "):
+        stream_source(tmp_path, request_file, caption_column="text", id_column="key")
+
+
 def test_bad_pictures_are_left_out_on_request_and_never_unlearn_ones(folders, request_file, shapes, tmp_path):
     bad = shapes.cast_column("image", Image(decode=False))
 
