@@ -112,8 +112,10 @@ def draw_plan(
         The plan.
 
     Raises:
-        UserError: there are fewer than two different images.
+        UserError: there are fewer than two different images, or one has no cluster.
     """
+    if clusters is not None and (missing := [name for name in image_hashes if name not in clusters]):
+        raise UserError(f"No cluster is given for {listed(missing)}; give one for every image, or none at all.")
     groups: dict[object, list[str]] = defaultdict(list)
     first: dict[str, object] = {}  # copies stay together, whatever the clusters say
     for name, value in image_hashes.items():
