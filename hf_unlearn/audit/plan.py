@@ -174,6 +174,19 @@ def read_view_seed(plan: AuditPlan, folder: Path, number: int) -> int:
     return seed
 
 
+def check_audit_number(plan_file: object, number: int) -> None:
+    """Refuse the number of an audit where there is no plan that numbers any.
+
+    Raises:
+        UserError: there is none, and the number is not 1, the default.
+    """
+    if plan_file is None and number != 1:
+        raise UserError(
+            f"--audit_number {number} would have no effect without a plan, which alone numbers its audits; give --plan "
+            "or leave the number out."
+        )
+
+
 def planned_seed(plan_file: str | Path, number: int) -> int | None:
     """The seed that a written plan committed to for its audit `number`; None where it committed to none.
 
