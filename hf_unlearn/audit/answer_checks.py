@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from hf_unlearn.audit.answer_jumps import FEWEST_OTHERS, Units, jumping, steady, units
-from hf_unlearn.audit.embeddings import Embeddings
+from hf_unlearn.audit.embeddings import Embeddings, directions
 from hf_unlearn.audit.levels import TOLERANCE
 from hf_unlearn.audit.statistics import TwoSample, known_mean
-from hf_unlearn.metrics.alignment_matrices import Matrix, unit_rows
+from hf_unlearn.metrics.alignment_matrices import Matrix
 
 SHARE = 1 / 3
 """A geometry that moved less than this share of the other's did not move with it."""
@@ -108,8 +108,8 @@ def noise(embeddings: Embeddings) -> Matrix | None:
     if embeddings.repeats is None:
         return None
     n, count = embeddings.images.shape[:2]
-    unit = unit_rows(embeddings.images[_anchors(n), 1 % count])
-    moved = (unit_rows(embeddings.repeats) - unit_rows(embeddings.images[:, 0])) @ unit.T
+    unit = directions(embeddings.images[_anchors(n), 1 % count])
+    moved = (directions(embeddings.repeats) - directions(embeddings.images[:, 0])) @ unit.T
     # Of two models' cosines both sides are unsteady, here one: twice the variance.
     return np.sqrt(2 * known_mean(moved**2, 1))
 
@@ -119,7 +119,7 @@ def _anchors(count: int) -> NDArray[np.int64]:
 
 
 def _cosines(embeddings: Embeddings, anchors: NDArray[np.int64], count: int) -> list[Matrix]:
-    views = unit_rows(embeddings.images[:, : max(count, 1)])
+    views = directions(embeddings.images[:, : max(count, 1)])
     slots = range(min(SLOTS, count))
     cosines = np.stack([views[:, s] @ views[anchors, (s + 1) % count].T for s in slots])
     captions = embeddings.mean_captions()
@@ -237,7 +237,7 @@ def _shared(
 
 
 def _closest(side: Embeddings, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Matrix:
-    unit = unit_rows(side.images[:, :SLOTS])
+    unit = directions(side.images[:, :SLOTS])
     slots = range(unit.shape[1])
     closest = np.full((len(rows), len(columns)), np.nan)  # one by one: a list of them all takes gigabytes
     for s, t in itertools.product(slots, slots):

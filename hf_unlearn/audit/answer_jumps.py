@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_unlearn.audit.embeddings import Embeddings
+from hf_unlearn.audit.embeddings import Embeddings, directions
 from hf_unlearn.audit.statistics import TwoSample, known_mean, smallest_p_value
-from hf_unlearn.metrics.alignment_matrices import Matrix, unit_rows
+from hf_unlearn.metrics.alignment_matrices import Matrix
 
 LEAST_JUMP = 1e-3
 RATIO = 1.5
@@ -161,7 +161,7 @@ def _nearest_views(before: Embeddings, after: Embeddings) -> list[Pair]:
     count = min(before.images.shape[1], after.images.shape[1])
     if count < FEWEST_VIEWS:
         return []
-    sides = [unit_rows(side.images[:, :count]) for side in (before, after)]
+    sides = [directions(side.images[:, :count]) for side in (before, after)]
     first, second = np.triu_indices(count, 1)
     apart = [1 - np.einsum("nkd,nld->nkl", unit, unit)[:, first, second] for unit in sides]
     nearest = np.where(np.isfinite(apart[0]), apart[0], np.inf).argmin(1)
@@ -171,12 +171,12 @@ def _nearest_views(before: Embeddings, after: Embeddings) -> list[Pair]:
 
 def _jumps(side: Embeddings) -> Matrix | None:
     """`[n, s]`, the smallest size also over the repeated question; None where nothing was asked again."""
-    first = unit_rows(side.images[:, :1])
+    first = directions(side.images[:, :1])
     found = None
     if side.nudged is not None:
-        found = 1 - (first * unit_rows(side.nudged.reshape(len(first), -1, side.nudged.shape[-1]))).sum(-1)
+        found = 1 - (first * directions(side.nudged.reshape(len(first), -1, side.nudged.shape[-1]))).sum(-1)
     if side.repeats is not None:
-        again = 1 - (first[:, 0] * unit_rows(side.repeats)).sum(-1)
+        again = 1 - (first[:, 0] * directions(side.repeats)).sum(-1)
         found = again[:, None] if found is None else found
         found[:, 0] = np.maximum(found[:, 0], again)  # not a number where either is
     return found
@@ -184,7 +184,7 @@ def _jumps(side: Embeddings) -> Matrix | None:
 
 def _spread(side: Embeddings) -> Matrix:
     """One minus the mean cosine between a picture's views, `[n]`; 1 where there is one view."""
-    unit = unit_rows(side.images)
+    unit = directions(side.images)
     count = unit.shape[1]
     if count < 2:
         return np.ones(len(unit))

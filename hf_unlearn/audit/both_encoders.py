@@ -135,10 +135,16 @@ def embed_both(
     anew is written into the folder first, so that the same command goes on with the same views.
 
     Raises:
-        UserError: When one cannot be opened or asked, or was recorded with another question.
+        UserError: When one cannot be opened or asked, or was recorded with another question, or decoys are given and
+            neither is asked.
     """
     started, asked = _now(), settings
     opened: dict[str, Embeddings | Encoder] = {}
+    if pictures.decoys and is_precomputed(before) and is_precomputed(after):
+        raise UserError(
+            "Decoys (--decoys) would have no effect: both sides are files of embeddings, which hold no answers about "
+            "them, and nothing is asked; leave them out."
+        )
     for side, name in (("before", before), ("after", after)):
         if is_precomputed(name):
             opened[side] = read_embeddings(name, pictures.pictures, pictures.captions)
@@ -152,7 +158,7 @@ def embed_both(
     encoders = {side: found for side, found in opened.items() if not isinstance(found, Embeddings)}
     families = view_families(settings, list(encoders.values()), bool(pictures.captions[0])) if encoders else None
     if len(encoders) < 2 and pictures.decoys:
-        pictures = replace(pictures, decoys=())  # a recording has no answers about them
+        pictures = replace(pictures, decoys=())  # a file has no answers about them
     both = BothEncoders({}, encoders, families, settings, pictures, started)
     _check_same_question(
         {

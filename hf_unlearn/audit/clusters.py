@@ -13,8 +13,9 @@ from PIL import Image, ImageOps
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from hf_unlearn.audit.embeddings import directions
 from hf_unlearn.audit.pictures import Picture
-from hf_unlearn.metrics.alignment_matrices import Matrix, unit_rows
+from hf_unlearn.metrics.alignment_matrices import Matrix
 
 COARSE, FINE = 8, 16
 """Sides of the thumbnails that are compared: the small ones find candidates, the larger ones decide."""
@@ -77,7 +78,7 @@ def answers_alike(images: Matrix) -> Edges:
     Args:
         images: `[n, d]`, one embedding a picture.
     """
-    unit = unit_rows(images)
+    unit = directions(images)
     known = np.flatnonzero(np.isfinite(unit).all(1))
     if len(known) < 3:
         return []

@@ -5,13 +5,24 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from hf_unlearn.errors import UserError
 from hf_unlearn.metrics.alignment_matrices import COLLAPSED, Matrix, unit_rows
 from hf_unlearn.parsing import Fields
 
 Array = NDArray[np.floating]
+
+
+def directions(x: ArrayLike) -> Matrix:
+    """Unit embeddings as `unit_rows` gives them, whatever their magnitude: no square overflows or vanishes.
+
+    Each is first divided by a power of two near its largest number, which rounds nothing.
+    """
+    array = np.asarray(x, dtype=np.float64)
+    largest = np.abs(array).max(-1, keepdims=True, initial=0.0)
+    exponent = np.frexp(np.where(np.isfinite(largest), largest, 1.0))[1]
+    return unit_rows(np.ldexp(array, -exponent))
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,15 +100,15 @@ class Embeddings:
         chosen = np.arange(len(views)) if rows is None else np.asarray(rows)
         captions = self.mean_captions()
         if captions is None:
-            return unit_rows(views[chosen]), None
-        return unit_rows(views[chosen]), captions[chosen]
+            return directions(views[chosen]), None
+        return directions(views[chosen]), captions[chosen]
 
     def mean_captions(self) -> Matrix | None:
         """Each picture's mean unit caption `[n, d]`, NaN where it has none; None without captions."""
         if self.texts is None or self.text_owner is None:
             return None
         sums = np.zeros((len(self.images), self.texts.shape[1]))
-        np.add.at(sums, self.text_owner, unit_rows(self.texts))
+        np.add.at(sums, self.text_owner, directions(self.texts))
         with np.errstate(invalid="ignore"):  # decoys have none
             return sums / np.bincount(self.text_owner, minlength=len(sums))[:, None]
 
@@ -166,7 +177,7 @@ class Embeddings:
         Returns:
             A sentence if the mean cosine between views of different pictures is 1 to six digits; else None.
         """
-        unit = unit_rows(self.images)
+        unit = directions(self.images)
         centre = unit[np.isfinite(unit).all((1, 2))].mean(1)
         n = len(centre)
         if n < 2:

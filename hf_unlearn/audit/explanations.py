@@ -112,7 +112,7 @@ def _why_open(measured: HypothesisTests, checked: bool) -> str:
     if not checked and measured.held_back != "some" and all(tests[name].passed for name in within):
         return (
             "with so few pictures a filter on the answers about them would not be noticed; add pictures to compare "
-            "with (--decoys), or audit the model's weights"
+            "with (controls, or --decoys where both models can be asked), or audit the model's weights"
         )
     if tests["T3.equivalence"].passed and measured.held_back == "all":
         return "on held-back transforms the same could not be shown"

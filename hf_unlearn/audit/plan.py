@@ -112,8 +112,10 @@ def draw_plan(
         The plan.
 
     Raises:
-        UserError: there are fewer than two different images.
+        UserError: there are fewer than two different images, or one has no cluster.
     """
+    if clusters is not None and (missing := [name for name in image_hashes if name not in clusters]):
+        raise UserError(f"No cluster is given for {listed(missing)}; give one for every image, or none at all.")
     groups: dict[object, list[str]] = defaultdict(list)
     first: dict[str, object] = {}  # copies stay together, whatever the clusters say
     for name, value in image_hashes.items():
@@ -170,6 +172,19 @@ def read_view_seed(plan: AuditPlan, folder: Path, number: int) -> int:
     if view_commitment(seed) != plan.view_commitments[number - 1]:
         raise UserError(f"'{path}' holds another secret than the plan committed to; restore it.")
     return seed
+
+
+def check_audit_number(plan_file: object, number: int) -> None:
+    """Refuse the number of an audit where there is no plan that numbers any.
+
+    Raises:
+        UserError: there is none, and the number is not 1, the default.
+    """
+    if plan_file is None and number != 1:
+        raise UserError(
+            f"--audit_number {number} would have no effect without a plan, which alone numbers its audits; give --plan "
+            "or leave the number out."
+        )
 
 
 def planned_seed(plan_file: str | Path, number: int) -> int | None:

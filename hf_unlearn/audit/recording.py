@@ -12,7 +12,7 @@ from hf_unlearn.audit.clusters import picture_clusters
 from hf_unlearn.audit.embedding_files import save_embeddings
 from hf_unlearn.audit.encoders import embed_pictures
 from hf_unlearn.audit.pictures import list_pictures
-from hf_unlearn.audit.plan import AuditPlan, commit_views, draw_plan, planned_seed, write_plan
+from hf_unlearn.audit.plan import AuditPlan, check_audit_number, commit_views, draw_plan, planned_seed, write_plan
 from hf_unlearn.audit.run import refuse_no_folder
 from hf_unlearn.audit.settings import LARGEST_AUDITS, AuditSettings
 from hf_unlearn.distributed import map_across_processes, owned_together
@@ -48,7 +48,7 @@ def record_embeddings(
         never_trained: Folder of pictures that never were in training. Once the old model is gone, neither can be added.
         captions: CSV file as for `run_audit`.
         plan: A `plan.json`, whose committed views are recorded.
-        audit_number: Which of the plan's audits this is for, from 1.
+        audit_number: Which of the plan's audits this is for, from 1; only with a plan.
         settings: As for `run_audit`.
 
     Returns:
@@ -57,6 +57,7 @@ def record_embeddings(
     Raises:
         UserError: When any input is bad, or the file exists.
     """
+    check_audit_number(plan, audit_number)
     target = Path(output_file)
     if target.suffix != ".safetensors":
         raise UserError(f"Embeddings are recorded as .safetensors; '{target.name}' is something else.")

@@ -106,12 +106,15 @@ def repeat_audit(
         provenance = {Arm(arm["arm"]): arm["provenance"] for arm in record["results"][0]["arms"]}
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"'{folder}' does not say how it was measured ({error}); audit anew.") from error
+    mixed_in = place("decoys") if measurement.get("decoys") else None  # older reports name those left out, too
+    others = {name: place(name) for name in ("still_trained", "never_trained", "captions", "plan")}
     again = run_audit(
         before,
         after,
         images,
         output_dir,
-        **{name: place(name) for name in ("still_trained", "never_trained", "decoys", "captions", "plan")},  # type: ignore[arg-type]
+        **others,  # type: ignore[arg-type]
+        decoys=mixed_in,
         provenance=provenance,
         settings=AuditSettings(**given),
         overwrite=overwrite,

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from hf_unlearn.audit.audited_pictures import AuditedPictures, collect_pictures
-from hf_unlearn.audit.both_encoders import embed_both
+from hf_unlearn.audit.both_encoders import BothEncoders, embed_both
 from hf_unlearn.audit.embeddings import Embeddings
 from hf_unlearn.audit.endpoint_address import is_endpoint
 from hf_unlearn.audit.finished_audit import AlignmentMatrices, Audit
 from hf_unlearn.audit.judging import judge
-from hf_unlearn.audit.plan import planned_seed
+from hf_unlearn.audit.plan import check_audit_number, planned_seed
 from hf_unlearn.audit.report import REPORT_FILE, write_report
 from hf_unlearn.audit.settings import SEED_FILE, AuditSettings, unfinished_seed
 from hf_unlearn.distributed import map_across_processes, owned_together
@@ -50,11 +50,11 @@ def run_audit(
         still_trained: Folder of the owner's pictures that stay in training.
         never_trained: Folder of pictures of the same source that never were in training.
         decoys: Folder of pictures that were never requested, asked about among the others: they make filters on answers
-            costly, and show them.
+            costly, and show them. Left out, and noted, where a side is a file of embeddings; refused where both are.
         captions: CSV file with a column `image` and any of `caption` (image-text pairs), `owner` (several owners) and
             `group` (pictures that belong together, such as a series: they count as one).
         plan: A `plan.json` that the arms must follow; it also parts `images` into its two halves.
-        audit_number: Which of the plan's audits this is, from 1.
+        audit_number: Which of the plan's audits this is, from 1; only with a plan.
         provenance: Where each arm's pictures come from, in the owner's words; folder names by default.
         settings: How both encoders are measured.
         overwrite: Whether a finished report in `output_dir` may be replaced.
@@ -66,6 +66,7 @@ def run_audit(
         UserError: When any input is bad; nothing is written then, except what endpoints have answered.
     """
     folder = Path(output_dir)
+    check_audit_number(plan, audit_number)
     map_across_processes(1, lambda _: _refuse_finished(folder, overwrite))  # by one process, while the others wait
     refuse_to_write_to(before, "--before", folder)
     refuse_to_write_to(after, "--after", folder)
@@ -86,7 +87,8 @@ def run_audit(
             results = judge(measured, given)
         arguments = {
             **{"before": before, "after": after, "images": images, "still_trained": still_trained},
-            **{"never_trained": never_trained, "decoys": decoys, "captions": captions, "plan": plan},
+            **{"never_trained": never_trained, "captions": captions, "plan": plan},
+            "decoys": decoys if measured.pictures.decoys else None,
         }
         sides = {side: embeddings.take(range(len(pictures.pictures))) for side, embeddings in measured.sides.items()}
         audit = Audit(
@@ -94,7 +96,7 @@ def run_audit(
             matrices={owner: _matrices(sides, pictures, owner) for owner in results},
             pictures={picture.name: picture for picture in pictures.pictures},
             measurement=measured.describe(),
-            notes=_notes(sides, pictures, str(before), str(after)),
+            notes=_notes(sides, pictures, str(before), str(after)) + _decoy_notes(decoys, pictures, measured),
             folder=folder,
             command=relative_command(arguments, folder),
             recordings=sides,
@@ -175,6 +177,17 @@ def _notes(
             "with their captions, so an audit with --captions sees much more."
         )
     return tuple(found)
+
+
+def _decoy_notes(decoys: str | Path | None, pictures: AuditedPictures, measured: BothEncoders) -> tuple[str, ...]:
+    """Why decoys that were given are not mixed in; empty where they are."""
+    if decoys is None or measured.pictures.decoys:
+        return ()
+    files = [side for side in measured.sides if side not in measured.encoders]
+    why = f"the embeddings {' and '.join(files)} come from a file, which holds no answers about them"
+    if not pictures.decoys:
+        why = "all of them are audited pictures; decoys are others"
+    return (f"The decoys (--decoys) were left out, as {why}. A filter on answers is harder to notice without them.",)
 
 
 def _provenance(

@@ -2,7 +2,7 @@
 
 import os
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from math import isfinite
 from pathlib import Path
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 WIDTH = 80  # columns of wrapped text
+ASKING = (  # options that say how models are asked
+    *("views", "view_count", "most_views", "view_side", "features", "backend"),
+    *("endpoint_batch_size", "endpoint_timeout"),
+)
 BESIDE_REPEAT = ("repeat", "output_dir", "overwrite", "fail_on", "device")
 
 app = typer.Typer(
@@ -48,7 +52,7 @@ Captions = Annotated[
     typer.Option("--captions", help="CSV with a column image and any of caption, owner and group (a series)."),
 ]
 Plan = Annotated[Path | None, typer.Option("--plan", help="The plan.json that 'hf-unlearn audit plan' wrote.")]
-AuditNumber = Annotated[int, typer.Option("--audit_number", help="Which of the plan's audits this is.")]
+AuditNumber = Annotated[int, typer.Option("--audit_number", help="With --plan: which of its audits this is.")]
 Views = Annotated[
     str | None,
     typer.Option("--views", help="How views are drawn: caption, cifar, imagenet or light; as in training, if known."),
@@ -94,7 +98,10 @@ def run(
     ] = 1,
     decoys: Annotated[
         Path | None,
-        typer.Option("--decoys", help="Folder of pictures never requested, mixed in: they show filters on answers."),
+        typer.Option(
+            "--decoys",
+            help="Folder of pictures never requested, mixed in where both models are asked: they show filters.",
+        ),
     ] = None,
     repeat: Annotated[
         Path | None, typer.Option("--repeat", help="A report's folder: repeat that audit and compare.")
@@ -140,13 +147,15 @@ def run(
     missing = [name for name, value in (("--before", before), ("--after", after), ("--images", images)) if not value]
     if before is None or after is None or images is None:
         raise UserError(f"An audit needs {', '.join(missing)}; see 'hf-unlearn audit --help'.")
+    from hf_unlearn.audit.embedding_files import is_precomputed
     from hf_unlearn.audit.report import report_digest
     from hf_unlearn.audit.run import run_audit
 
-    words = {}
-    for entry in provenance or []:
-        arm, _, text = entry.partition("=")
-        words[_choice(arm, {arm.value: arm for arm in Arm}, "--provenance")] = text
+    if is_precomputed(before) and is_precomputed(after) and (given := _given(context, ASKING)):
+        raise UserError(
+            f"Both sides are files of embeddings, so no model is asked, and {', '.join(given)} would have no effect; "
+            "leave that out."
+        )
     audit = run_audit(
         before,
         after,
@@ -158,7 +167,7 @@ def run(
         plan=plan,
         audit_number=audit_number,
         decoys=decoys,
-        provenance=words,
+        provenance=_provenance(provenance or ()),
         settings=_settings(context.params),
         overwrite=overwrite,
     )
@@ -203,12 +212,29 @@ def summary(result: AuditResult, owner: str = "") -> str:
 
 def _refuse_beside_repeat(context: typer.Context) -> None:
     """Refuse options that would have no effect, as the report says what was audited and how."""
-    sources = {name: context.get_parameter_source(name) for name in context.params if name not in BESIDE_REPEAT}
-    if given := [f"--{name}" for name, source in sources.items() if source is not None and source.name != "DEFAULT"]:
+    if given := _given(context, [name for name in context.params if name not in BESIDE_REPEAT]):
         raise UserError(
             f"--repeat takes what was audited, and how, from the report, and {', '.join(given)} would have no effect; "
             "leave that out, or audit anew without --repeat."
         )
+
+
+def _given(context: typer.Context, names: Iterable[str]) -> list[str]:
+    """Which of these options somebody gave."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    return [f"--{name}" for name, source in sources.items() if source is not None and source.name != "DEFAULT"]
+
+
+def _provenance(entries: Iterable[str]) -> dict[Arm, str]:
+    """The owner's words about each arm."""
+    words = {}
+    for entry in entries:
+        name, _, text = entry.partition("=")
+        arm = _choice(name, {arm.value: arm for arm in Arm}, "--provenance")
+        if not text.strip():
+            raise UserError(f"--provenance {entry} has no words; give them as {arm.value}=words, or leave it out.")
+        words[arm] = text
+    return words
 
 
 def _repeat(

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import save_file as save_torch
 
 from hf_unlearn.audit.embedding_files import is_precomputed, read_embeddings, save_embeddings
-from hf_unlearn.audit.embeddings import Embeddings
+from hf_unlearn.audit.embeddings import Embeddings, directions
 from hf_unlearn.audit.pictures import list_pictures
 from hf_unlearn.audit.settings import AuditSettings
 from hf_unlearn.errors import UserError
@@ -108,6 +108,23 @@ def test_faults_name_the_pictures(views):
         "The model gives zero or non-finite embeddings for captions of 1 of 4 pictures (a).",
     ]
     assert np.isfinite(Embeddings(broken).alignments()).tolist() == [True, False, True, False]
+
+
+@pytest.mark.parametrize("exponent", [-700, 660])
+def test_embeddings_of_any_magnitude_have_a_direction(views, exponent):
+    """Their squares are beyond what a double holds; a power of two leaves every digit."""
+    extreme = np.ldexp(views, exponent)
+    texts, owner = RNG.normal(size=(N, D)), np.arange(N)
+    assert np.array_equal(Embeddings(extreme).alignments(), Embeddings(views).alignments())
+    captioned = Embeddings(views, np.ldexp(texts, exponent), owner)
+    assert np.array_equal(captioned.alignments(), Embeddings(views, texts, owner).alignments())
+    assert np.array_equal(directions(views), unit_rows(views))
+
+
+def test_zero_and_broken_embeddings_have_no_direction():
+    rows = [[0.0, 0.0], [np.inf, 1.0], [np.nan, 1.0], [-1e300, 0.0], [5e-324, 0.0]]
+    np.testing.assert_array_equal(directions(rows)[3:], [[-1.0, 0.0], [1.0, 0.0]])
+    assert np.isnan(directions(rows)[:3]).all()
 
 
 def test_collapse_is_seen_through_broken_pictures(views):

@@ -52,6 +52,11 @@ def test_one_image_cannot_be_split() -> None:
         draw_plan({"a.png": "x", "b.png": "x"}, seed=0)
 
 
+def test_pictures_without_a_cluster_are_named() -> None:
+    with pytest.raises(UserError, match=r"No cluster is given for b\.png, c\.png; give one"):
+        draw_plan({"a.png": "1", "b.png": "2", "c.png": "3"}, 0, {"a.png": 1})
+
+
 def test_files_round_trip(tmp_path: Path) -> None:
     plan = draw_plan(hashes(8), seed=3)
     write_plan(plan, tmp_path / "plan")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 from dataclasses import replace
 
@@ -86,6 +87,16 @@ def test_what_is_no_report_is_refused(tmp_path, content):
     (tmp_path / "audit.json").write_text(content)
     with pytest.raises(UserError, match=r"no readable finished audit|an older version"):
         read_report(tmp_path)
+
+
+def test_an_older_report_names_decoys_that_were_left_out(tmp_path, arms):
+    for side in ("before", "after"):
+        np.save(tmp_path / f"{side}.npy", np.random.default_rng(0).normal(size=(12, 3, 5)))
+    run_audit(tmp_path / "before.npy", tmp_path / "after.npy", output_dir=tmp_path / "r", **arms)
+    record = json.loads((tmp_path / "r" / "audit.json").read_text())
+    record["command"]["decoys"] = os.path.relpath(folder_of(tmp_path / "d", 2, 40), tmp_path / "r")
+    (tmp_path / "r" / "audit.json").write_text(json.dumps(record))
+    assert repeat_audit(tmp_path / "r", tmp_path / "again").agrees
 
 
 def test_a_strangers_report_has_no_endpoint_asked(tmp_path, arms, checkpoints):

@@ -145,6 +145,39 @@ def test_a_recording_without_hashes_of_its_captions_is_taken_on_trust(tmp_path, 
     assert "taken on trust" in recorded_notes(audit)[0]
 
 
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_decoys_beside_a_file_of_embeddings_are_left_out_and_that_is_said(tmp_path, arms, checkpoints, side):
+    model, mine, decoys = checkpoints["simclr_a"], arms["images"], folder_of(tmp_path / "decoys", 2, 40)
+    sides = {"before": model, "after": model}
+    sides[side] = record_embeddings(model, mine, tmp_path / "a.safetensors", settings=SMALL)
+    audit = run_audit(**sides, images=mine, output_dir=tmp_path / "r", settings=SMALL, decoys=decoys)
+    (note,) = (note for note in audit.notes if "--decoys" in note)
+    assert f"left out, as the embeddings {side} come from a file, which holds no answers" in note
+    told = json.loads((tmp_path / "r" / "audit.json").read_text())
+    assert told["command"]["decoys"] is None and told["measurement"]["decoys"] == 0 and note in told["notes"]
+    sides = dict.fromkeys(sides, sides[side])
+    with pytest.raises(UserError, match=r"Decoys .* would have no effect: both sides are files"):
+        run_audit(**sides, images=mine, output_dir=tmp_path / "r2", settings=SMALL, decoys=decoys)
+
+
+def test_decoys_between_two_models_are_mixed_in_unless_they_are_audited(tmp_path, arms, checkpoints):
+    model, mine = checkpoints["simclr_a"], arms["images"]
+    decoys = folder_of(tmp_path / "decoys", 2, 40)
+    mixed = run_audit(model, model, mine, tmp_path / "r", settings=SMALL, decoys=decoys)
+    assert mixed.command["decoys"] == "../decoys" and not any("--decoys" in note for note in mixed.notes)
+    none = run_audit(model, model, mine, tmp_path / "r2", settings=SMALL, decoys=mine)
+    assert none.command["decoys"] is None and any("all of them are audited pictures" in note for note in none.notes)
+
+
+def test_the_number_of_an_audit_needs_a_plan(tmp_path, arms, checkpoints):
+    model, mine = checkpoints["simclr_a"], arms["images"]
+    with pytest.raises(UserError, match="--audit_number 5 would have no effect without a plan"):
+        run_audit(model, model, mine, tmp_path / "r", settings=SMALL, audit_number=5)
+    with pytest.raises(UserError, match="--audit_number 2 would have no effect without a plan"):
+        record_embeddings(model, mine, tmp_path / "a.safetensors", settings=SMALL, audit_number=2)
+    assert not (tmp_path / "r").exists() and not (tmp_path / "a.safetensors").exists()
+
+
 @pytest.mark.parametrize("wrong", [{"seed": -1}, {"view_side": 0}, {"view_count": 1}])
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(UserError, match="at least"):

@@ -3,6 +3,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from audit.conftest import folder_of
 from safetensors import safe_open
@@ -99,6 +100,20 @@ def test_captions_and_provenance_reach_the_report(tmp_path, arms, captions, chec
         ),
         (["--before", "a", "--after", "b", "--images", "c", "--features", "all"], "choose among projection, backbone"),
         (["--before", "a", "--after", "b", "--images", "c", "--provenance", "mine=x"], "choose among requested"),
+        (
+            ["--before", "a", "--after", "b", "--images", "c", "--provenance", "requested"],
+            "requested has no words; give them as requested=words",
+        ),
+        (["--before", "a", "--after", "b", "--images", "c", "--provenance", "requested= "], "requested=  has no words"),
+        (["--before", "a", "--after", "b", "--images", "c", "--audit-number", "5"], "no effect without a plan"),
+        (["record", "--model", "a", "--images", "c", "--output_file", "o", "--audit_number", "5"], "without a plan"),
+        (
+            [
+                *("--before", "a.npy", "--after", "b.parquet", "--images", "c", "--view-count", "10"),
+                *("--views", "light", "--features", "backbone", "--backend", "pil", "--endpoint_timeout", "9"),
+            ],
+            "and --views, --view_count, --features, --backend, --endpoint_timeout would have no effect",
+        ),
         (["--before", "a", "--after", "b", "--images", "c", "--seed", "-1"], "at least 0, not -1"),
         (["--before", "a", "--after", "b", "--images", "c", "--endpoint_timeout", "-1"], "seconds above 0, not -1"),
         (["--before", "a", "--after", "b", "--images", "no-such-folder"], "'no-such-folder' does not exist"),
@@ -109,6 +124,26 @@ def test_bad_words_are_named(tmp_path, monkeypatch, words, says):
     done = call(*words)
     assert isinstance(done.exception, UserError) and says in str(done.exception)
     assert not list(tmp_path.iterdir())
+
+
+def test_two_files_of_embeddings_take_what_has_an_effect(tmp_path, arms):
+    mine, decoys = arms["images"], folder_of(tmp_path / "decoys", 2, 40)
+    for side in ("before", "after"):
+        np.save(tmp_path / f"{side}.npy", np.random.default_rng(0).normal(size=(4, 3, 5)))
+    files = ["--before", tmp_path / "before.npy", "--after", tmp_path / "after.npy", "--images", mine]
+    done = call(*files, "--seed", "3", "--device", "cpu", "--audit_number", "1", "--output_dir", tmp_path / "r")
+    assert done.exit_code == 0, done.output
+    assert "both sides are files" in str(call(*files, "--decoys", decoys, "--output_dir", tmp_path / "r2").exception)
+
+
+def test_decoys_that_a_recording_cannot_answer_about_are_told_of(tmp_path, arms, checkpoints):
+    model, mine, recorded = checkpoints["simclr_a"], arms["images"], tmp_path / "a.safetensors"
+    assert call("record", "--model", model, "--images", mine, "--output_file", recorded, *SMALL).exit_code == 0
+    decoys = folder_of(tmp_path / "decoys", 2, 40)
+    words = ["--before", recorded, "--after", model, "--images", mine, "--decoys", decoys, "--device", "cpu"]
+    done = call(*words, "--output_dir", tmp_path / "r")
+    assert done.exit_code == 0, done.output
+    assert "Note: The decoys (--decoys) were left out" in done.stdout
 
 
 def test_plan_then_audit(tmp_path, checkpoints):
