@@ -129,13 +129,14 @@ def read_yaml(path: str | Path, remedy: str = "mend it") -> Any:
     return parse_yaml(read_text(path, remedy), Path(path).name, remedy)
 
 
-def parse_yaml(text: str, source: str, remedy: str = "mend it") -> object:
+def parse_yaml(text: str, source: str, remedy: str = "mend it", unique: bool = False) -> object:
     """Parse YAML of plain values; a few aliases are followed, merge keys (`<<`) are not.
 
     Args:
         text: Any text at all.
         source: What the text is, for messages: a file name.
         remedy: What to do about it, for messages.
+        unique: Whether a key that stands twice in one mapping is refused; else the last one counts.
 
     Raises:
         UserError: It is no such YAML, or stands for more than 100,000 values or 100 levels.
@@ -143,11 +144,12 @@ def parse_yaml(text: str, source: str, remedy: str = "mend it") -> object:
     if len(text) > MOST_YAML:
         raise UserError(f"{source} has more than {MOST_YAML // 2**20} million characters of YAML; shorten it.")
     try:
-        data = yaml.load(text, Loader=_PlainLoader)
+        data = yaml.load(text, Loader=_UniqueLoader if unique else _PlainLoader)
     except _YAML_FAULTS as error:
         mark = getattr(error, "problem_mark", None)
         place = f" (line {mark.line + 1})" if mark is not None else ""
-        raise UserError(f"{source} is not valid YAML{place}: {first_line(error)}; {remedy}.") from error
+        what = getattr(error, "problem", None) or first_line(error)  # a scanner's first line is where it was
+        raise UserError(f"{source} is not valid YAML{place}: {what}; {remedy}.") from error
     return _bounded(data, source, MOST_VALUES)
 
 
@@ -192,6 +194,17 @@ class _PlainLoader(yaml.SafeLoader):
                 None, None, f"a number of more than {MOST_DIGITS} digits", node.start_mark
             )
         return super().construct_scalar(node)
+
+
+class _UniqueLoader(_PlainLoader):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As plain values; of a key that stands twice, YAML's own loaders drop the first one's value."""
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
+            seen.add((key.tag, str(key.value)))
+        return super().construct_mapping(node, deep)
 
 
 def _bounded(data: object, source: str, most: int | None = None) -> object:

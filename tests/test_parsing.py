@@ -44,6 +44,19 @@ def test_yaml_that_stands_for_more_is_refused(text: str, words: str) -> None:
         parse_yaml(text, "it")
 
 
+def test_a_key_that_stands_twice_is_refused_where_the_last_one_would_count() -> None:
+    twice = "data:\n  name: a\n  name: b\n"
+    assert parse_yaml(twice, "card.md") == {"data": {"name": "b"}}
+    with pytest.raises(UserError, match=r"c.yaml is not valid YAML \(line 3\): 'name' stands twice; mend it"):
+        parse_yaml(twice, "c.yaml", unique=True)
+    assert parse_yaml("1: a\n'1': b\nc: {1: d}\n", "c.yaml", unique=True) == {1: "a", "1": "b", "c": {1: "d"}}
+
+
+def test_a_tab_is_named() -> None:
+    with pytest.raises(UserError, match=r"\(line 2\): found character '\\t' that cannot start any token; mend it"):
+        parse_yaml("a:\n\tb: 1\n", "c.yaml")
+
+
 def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "it.json")
     for read in (read_text, read_json, read_tensors):

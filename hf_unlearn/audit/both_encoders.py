@@ -222,10 +222,13 @@ def _check_same_question(asked: Mapping[str, Mapping[str, object]]) -> None:
     """Refuse to compare a recording with what is measured, or was recorded, otherwise."""
     before, after = asked["before"], asked["after"]
     if other := [name for name in _QUESTION if name in before and name in after and before[name] != after[name]]:
-        recorded = {side: json.dumps({name: question[name] for name in other}) for side, question in asked.items()}
+        told = [name for name in other if name != "seed"]  # which is a secret until the report
+        recorded = {side: json.dumps({name: question[name] for name in told}) for side, question in asked.items()}
+        values = f": before {recorded['before']}, after {recorded['after']}" if told else ""
+        seed = " (audit record --seed, with the number that the first recording holds)" if "seed" in other else ""
         raise UserError(
-            f"A model was recorded with another question than the other is asked: before {recorded['before']}, after "
-            f"{recorded['after']}; use the same {', '.join(_QUESTION[name] for name in other)} for both."
+            f"A model was recorded with another question than the other is asked{values}; use the same "
+            f"{', '.join(_QUESTION[name] for name in other)} for both{seed}."
         )
 
 

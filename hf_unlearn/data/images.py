@@ -253,7 +253,8 @@ def drop_bad_images(splits: DatasetDict, faults: Mapping[str, Sequence[object]],
     everything = list(chain.from_iterable(described.values()))
     blocking = described.get("unlearn", []) if skip_bad else everything
     if blocking:
-        remedy = "an image to be unlearned is never skipped" if skip_bad else "mend them or pass --skip_bad_images"
+        never = "an image to be unlearned is never skipped: fetch it anew, or take its id out of the request"
+        remedy = never if skip_bad else "mend them or pass --skip_bad_images"
         raise UserError(f"Images that cannot be used ({len(blocking)}; {remedy}): {listed(blocking)}.")
     if everything:
         logger.warning("Rows left out for images that cannot be used (%d): %s.", len(everything), listed(everything))

@@ -213,9 +213,10 @@ def stream_shards(shards: Shards, columns: dict[str, str | None]) -> IterableDat
     missing = [source for source in wanted.values() if source not in rows.column_names]
     if missing:
         raise UserError(f"The shards have no column {missing[0]!r}; their columns: {', '.join(rows.column_names)}.")
-    rows = rows.select_columns(list(wanted.values()))
+    # Before any column is renamed, which passes through the rows: pictures would be decoded there, and encoded anew.
+    rows = rows.select_columns(list(wanted.values())).cast_column(wanted["image"], Image(decode=False))
     rows = rows.rename_columns({source: target for target, source in wanted.items() if source != target})
-    rows = rows.cast_column("image", Image(decode=False)).cast_column("id", Value("string"))
+    rows = rows.cast_column("id", Value("string"))
     if "captions" not in wanted:
         return rows
     lists = List(Value("string"))

@@ -87,6 +87,11 @@ def stream_source(
             f"--streaming needs splits train, validation and test, the last two of rows that the model never saw; "
             f"{dataset_name} lacks {listed(missing)}: name its shards train-*, validation-* and test-*."
         )
+    if id_column is not None and shards["train"][0].endswith(".tar"):
+        raise UserError(
+            "--id_column has no effect on tar files: a sample's id is its key, which is the path of its files without "
+            "their extension; leave it out"
+        )
     columns = {"image": image_column, "captions": caption_column, "label": label_column, "id": id_column or "id"}
     requested = read_entries(unlearn_request)
     retain, unlearn, rows = split_shards(

@@ -251,7 +251,7 @@ def underscored(tokens: Iterable[str]) -> list[str]:
 
 def read_yaml(path: Path) -> tuple[list[Option], dict[str, list[Option]], dict[str, object]]:
     """A YAML config as general options, one list of options per method, and the model section."""
-    content = parse_yaml(read_text(path, "mend it"), f"--config {path}")
+    content = parse_yaml(read_text(path, "mend it"), f"--config {path}", unique=True)
     if not isinstance(content, dict):
         raise UserError(f"--config {path} must hold a mapping of fields, not {type(content).__name__}")
     model = content.pop(MODEL, None) or {}

@@ -227,7 +227,9 @@ class Experiment(RunReports):
         if self.peft_config is not None and is_adapted(model):
             raise UserError(
                 f"{self.base} is itself an adapter, and a second one would hang on weights that are nowhere; merge it "
-                "(merge_and_unload, save_pretrained) and name that folder, or leave --use_peft unset"
+                "(merge_and_unload, save_pretrained) and name that folder, with the files of the requests that the "
+                "adapter has been through as --earlier_requests, since no record of them lies there; or leave "
+                "--use_peft unset"
             )
         return merged(model), processor
 

@@ -120,7 +120,11 @@ def test_a_recording_is_bound_to_its_captions(tmp_path, arms, captions, checkpoi
     [
         ({"features": "backbone"}, "use the same features for both"),
         ({"backend": "pil"}, "use the same image processors' backend for both"),
-        ({"seed": 4, "view_count": 2}, "use the same seed, view count for both"),
+        (
+            {"seed": 4, "view_count": 2},
+            r'before {"count": \d+}, after {"count": 2}; use the same seed, view count for both',
+        ),
+        ({"seed": 987}, r"than the other is asked; use the same seed for both \(audit record --seed, with the number"),
     ],
 )
 def test_a_recording_is_bound_to_what_was_chosen(tmp_path, arms, checkpoints, change, words):

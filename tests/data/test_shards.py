@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import List, Value
+from datasets import Dataset, Image, List, Value
 from PIL import Image as PILImage
 
 from hf_unlearn.data import shards as module
@@ -58,6 +58,32 @@ def test_rows_are_found_as_in_one_table(request, shapes, monkeypatch, kind, chun
     rows = np.concatenate([starts[shard] + places for shard, places in plan.places.items()])
     assert rows.tolist() == request_rows(ids, wanted).tolist()
     assert (plan.rows, plan.count) == (30, 5) and len(plan.places) == 2
+
+
+@pytest.mark.parametrize("kind", ["parquet", "tar"])
+def test_pictures_of_a_stream_are_the_bytes_that_lie_there(tmp_path, kind):
+    """Under columns of other names than the schema's: a picture that is decoded and encoded again is another one."""
+    pictures = {}
+    for number, mode in enumerate(("RGB", "L", "CMYK")):
+        noise = np.random.default_rng(number).integers(0, 256, (24, 24, {"RGB": 3, "L": 1, "CMYK": 4}[mode]), np.uint8)
+        PILImage.fromarray(noise.squeeze(), mode).save(file := io.BytesIO(), "JPEG", quality=30 + number)
+        pictures[f"p{number}"] = file.getvalue()
+    if kind == "parquet":
+        held = Dataset.from_dict({"jpg": [{"bytes": picture, "path": None} for picture in pictures.values()]})
+        held = held.cast_column("jpg", Image()).add_column("id", list(pictures)).add_column("txt", ["a"] * 3)
+        held.to_parquet(shard := tmp_path / "0.parquet")
+    else:
+        with tarfile.open(shard := tmp_path / "0.tar", "w") as tar:
+            for name, picture in pictures.items():
+                for extension, content in (("jpg", picture), ("txt", b"a")):
+                    member = tarfile.TarInfo(f"{name}.{extension}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+    columns = {"image": "jpg", "captions": "txt", "label": None, "id": "id"}
+    assert {row["id"]: row["image"]["bytes"] for row in stream_shards([str(shard)], columns)} == pictures
+    retain, unlearn, _ = split_shards([str(shard)], ["p1"], image_column="jpg", caption_column="txt")
+    found = {row["id"]: row["image"]["bytes"] for row in [*retain, *unlearn.cast_column("image", Image(decode=False))]}
+    assert found == pictures
 
 
 def test_everything_wrong_is_listed_at_once(tmp_path):

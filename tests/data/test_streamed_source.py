@@ -112,6 +112,12 @@ def test_unknown_ids_and_columns_are_listed(folders, tmp_path):
         stream_source(folders["parquet"], tmp_path / "ids.txt", caption_column="text")
 
 
+def test_a_column_of_ids_is_refused_for_tar_files_whose_keys_are_ids(folders, request_file):
+    stream_source(folders["parquet"], request_file, id_column="id")
+    with pytest.raises(UserError, match="--id_column has no effect on tar files: a sample's id is its key"):
+        stream_source(folders["tar"], request_file, id_column="id", **TAR)
+
+
 def test_the_hash_tells_shards_columns_and_request(folders, request_file, shapes, tmp_path):
     def digest(folder=folders["parquet"], **columns: str) -> str:
         return stream_source(folder, request_file, **columns)[0].sha256

@@ -131,7 +131,7 @@ REFUSED = {
     "10 a truncated image": ("--dataset_name {}/truncated", r"--skip_bad_images\): \S+: it cannot be read"),
     "10 a truncated image to unlearn": (
         "--dataset_name {}/truncated --unlearn_request {}/seventh.txt --skip_bad_images",
-        r"an image to be unlearned is never skipped\): \S+: it cannot be read",
+        r"is never skipped: fetch it anew, or take its id out of the request\): \S+: it cannot be read",
     ),
     "11 a bomb": ("--dataset_name {}/bomb", r"more than the 89,478,485 pixels"),
     "13 an empty caption": (
@@ -226,7 +226,10 @@ COMMANDS = {
         "evaluate {}/clip-nan --base {base} {good}",
         r"clip-nan: an embedding is not finite; .*name another",
     ),
-    "a file for a folder": ("evaluate {base} --base {base} --dataset {}/good --output_dir {}/first.txt", r"is a file"),
+    "a file for a folder": (
+        "evaluate {base} --base {base} --dataset {}/good --output_dir {}/first.txt",
+        r"first.txt cannot be written to \(Not a directory\); choose another --output_dir",
+    ),
     "an option nobody has": ("evaluate {base} --base {base} --dataset {}/good --colour red", r"option --colour"),
     "a table inside the base": (
         "evaluate {}/clip-copy --base {base} {good} --output_dir {base}/x",
