@@ -228,7 +228,7 @@ COMMANDS = {
     ),
     "a file for a folder": (
         "evaluate {base} --base {base} --dataset {}/good --output_dir {}/first.txt",
-        r"first.txt cannot be written to \(Not a directory\); choose another --output_dir",
+        r"first.txt cannot be written to \(Not a directory\)",
     ),
     "an option nobody has": ("evaluate {base} --base {base} --dataset {}/good --colour red", r"option --colour"),
     "a table inside the base": (
