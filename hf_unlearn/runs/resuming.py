@@ -118,6 +118,8 @@ class RunState:
                 clear_interrupted(folder)
             if not self.resume:
                 self._remove_earlier_run()
+            for method in METHODS.keys() & self._finished:  # one was killed before it let go of them
+                self._remove_checkpoints(method)
             self._write()
         state.wait_for_everyone()
 
@@ -154,6 +156,9 @@ class RunState:
         """Write down that a method's folder is complete, and let go of its checkpoints."""
         self._finished[method] = weights_sha256(self.folder / method)
         self._write()
+        self._remove_checkpoints(method)
+
+    def _remove_checkpoints(self, method: str) -> None:
         shutil.rmtree(self.checkpoints(method), ignore_errors=True)
         if not any((self.folder / CHECKPOINTS).glob("*")):
             shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)

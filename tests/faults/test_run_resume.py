@@ -301,9 +301,10 @@ def test_a_training_stopped_by_its_budget_says_so_on_its_card(run, tmp_path):
     run(tmp_path, "clip", *limits, "--learning_rate", "2e-5", methods=("gradient_ascent",))
     folder = tmp_path / "out" / "gradient_ascent"
     card, manifest = (folder / "README.md").read_text(), json.loads((folder / "unlearning.json").read_text())
-    note, held_out, near_copies = manifest["notes"]
-    assert "beyond its budget" in note and "Images that nearly equal an unlearn image" in near_copies
-    assert "Bring splits validation and test that the model never saw" in held_out
+    note, *others = manifest["notes"]
+    assert "beyond its budget" in note
+    for words in ("Images that nearly equal an unlearn image", "Bring splits validation and test that the model never"):
+        assert any(words in other for other in others), words
     assert all(each in card for each in manifest["notes"])
     assert manifest["hyper_parameters"]["retain_loss_budget"] == 0.02
 

@@ -1,7 +1,10 @@
 """The hash of a run's settings: it tells what is unlearned from what, not where that is written down."""
 
+import torch
+from safetensors.torch import save_file
+
 from hf_unlearn.runs.command_line import parse_run
-from hf_unlearn.runs.resuming import settings_hash, training_key
+from hf_unlearn.runs.resuming import RunState, settings_hash, training_key
 
 
 def key(*argv: object) -> str:
@@ -41,3 +44,16 @@ def test_workers_decide_which_rows_of_a_stream_meet_and_nothing_of_resident_ones
 
     assert training(*stream, "--dataloader_num_workers", 1) != training(*stream, "--dataloader_num_workers", 2)
     assert training("--dataloader_num_workers", 1) == training("--dataloader_num_workers", 2)
+
+
+def test_a_run_killed_before_it_let_go_of_checkpoints_does_so_when_it_is_resumed(tmp_path):
+    state = RunState(tmp_path)
+    state.begin()
+    (tmp_path / "fine_tune").mkdir()
+    save_file({"weight": torch.zeros(2)}, tmp_path / "fine_tune" / "model.safetensors")
+    state.finish("fine_tune")
+    for method in ("fine_tune", "npo"):
+        (state.checkpoints(method) / "checkpoint-1").mkdir(parents=True)
+    RunState(tmp_path, resume=True).begin()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["npo"]
+    assert (tmp_path / "fine_tune" / "model.safetensors").is_file()
