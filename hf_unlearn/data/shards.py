@@ -97,7 +97,7 @@ def request_rows_in_shards(
     if repeated := _repeated_ids(shards, id_column, np.asarray(hashes)):
         remedy = (
             "give each sample a name of its own"
-            if _is_tar(shards[0])
+            if is_tar(shards[0])
             else "put all captions of a picture into one row, as a list, and each row there once; or leave --streaming "
             "out, as rows of one picture are joined where data is read whole; or name another column (--id_column)"
         )
@@ -166,7 +166,7 @@ def split_shards(
     ids = frozenset(map(str, requested))
     retain = stream_shards(shards, columns).filter(_InRequest(ids, wanted=False), input_columns=["id"])
     asked = stream_shards(list(plan.places), columns)
-    if _is_tar(shards[0]):
+    if is_tar(shards[0]):
         asked = asked.filter(_InRequest(ids), input_columns=["id"])
         unlearn = Dataset.from_list(list(readable_rows(asked, "The shards")), features=asked.features)
     else:
@@ -203,7 +203,7 @@ def stream_shards(shards: Shards, columns: dict[str, str | None]) -> IterableDat
     Raises:
         UserError: A column is missing, or that of captions holds something else.
     """
-    kind = "webdataset" if _is_tar(shards[0]) else "parquet"
+    kind = "webdataset" if is_tar(shards[0]) else "parquet"
     files = [shard if "://" in shard else glob.escape(shard) for shard in _paths(shards)]
     with load_failures(os.fspath(shards[0])):
         rows = load_dataset(kind, data_files=files, split="train", streaming=True)
@@ -237,7 +237,7 @@ def check_samples(shards: Shards, columns: Mapping[str, str | None]) -> None:
         UserError: Samples lack a picture, caption or class; the first 20 are named.
     """
     wanted = {source for name, source in columns.items() if source is not None and name != "id"}
-    for shard in filter(_is_tar, _paths(shards)):
+    for shard in filter(is_tar, _paths(shards)):
         with _readable(shard):
             parts = {key: set(kinds) for key, kinds in _tar_samples(shard)}
         for source in wanted & set().union(*parts.values()):  # one that no sample has is a wrong name, and told as such
@@ -256,14 +256,15 @@ def _paths(shards: Shards) -> list[str]:
     return [os.fspath(shard) for shard in shards]
 
 
-def _is_tar(shard: str | os.PathLike[str]) -> bool:
+def is_tar(shard: str | os.PathLike[str]) -> bool:
+    """Whether a shard is a tar file, in which the key of a sample is its id, and no parquet file."""
     return Path(shard).suffix == ".tar"
 
 
 def _shard_ids(shard: str, column: str) -> Iterator[pa.Array]:
     """The ids of a shard in order, some at a time; nothing else of it is read."""
     with _readable(shard):
-        yield from _tar_ids(shard) if _is_tar(shard) else _parquet_ids(shard, column)
+        yield from _tar_ids(shard) if is_tar(shard) else _parquet_ids(shard, column)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from hf_unlearn.data.folders import list_folder
 from hf_unlearn.data.images import check_images
 from hf_unlearn.data.labels import encode_labels
 from hf_unlearn.data.requests import RemovalRequest, read_entries
-from hf_unlearn.data.shards import check_samples, shards_digest, split_shards, stream_shards
+from hf_unlearn.data.shards import check_samples, is_tar, shards_digest, split_shards, stream_shards
 from hf_unlearn.data.sources import load_failures, readable_rows, to_schema
 from hf_unlearn.data.splits import HELD_OUT, measured_in
 from hf_unlearn.data.streaming import SHUFFLE_BUFFER
@@ -87,7 +87,7 @@ def stream_source(
             f"--streaming needs splits train, validation and test, the last two of rows that the model never saw; "
             f"{dataset_name} lacks {listed(missing)}: name its shards train-*, validation-* and test-*."
         )
-    if id_column is not None and shards["train"][0].endswith(".tar"):
+    if id_column is not None and is_tar(shards["train"][0]):
         raise UserError(
             "--id_column has no effect on tar files: a sample's id is its key, which is the path of its files without "
             "their extension; leave it out"

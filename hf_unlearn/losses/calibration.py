@@ -54,7 +54,7 @@ def calibration_distances(
 
 @lru_cache(maxsize=8)
 def _counts(is_unlearn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What a batch's samples count, kept for a mask that comes again: neither may be changed in place.
+    """What a batch's samples count, kept for a mask that comes again: none may be changed in place.
 
     Returns:
         `[2, n]` in the means over unlearn and over retain; `[n]` whose product is what a pair counts in the mean over

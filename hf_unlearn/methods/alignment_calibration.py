@@ -132,7 +132,6 @@ class AlignmentCalibrationTrainer(UnlearningTrainer):
 
     config_class = AlignmentCalibrationConfig
     args: AlignmentCalibrationConfig
-    _ended: tuple[str, ...] = ()
 
     def __init__(
         self, model: PreTrainedModel, args: AlignmentCalibrationConfig, train_dataset: Any, *rest: Any, **kwargs: Any
@@ -151,14 +150,15 @@ class AlignmentCalibrationTrainer(UnlearningTrainer):
 
     @property
     def notes(self) -> list[str]:
-        """As the base class's; how certain the floor is, and whether it was met."""
-        return [*super().notes, *self._doubts, *self._ended]
+        """As the base class's; and how certain the floor is."""
+        return [*super().notes, *self._doubts]
 
-    def end(self) -> None:
+    def end(self) -> tuple[str, ...]:
         """Tell of unlearn samples that are far from the floor."""
-        if self.floor is not None:
-            own = own_alignments(self.whole_model(), self.preprocessor, self.rows.unlearn(self.train_dataset))
-            self._ended = say_where_it_ended(own, self.floor.to(own.device), self._spread)
+        if self.floor is None:
+            return ()
+        own = own_alignments(self.whole_model(), self.preprocessor, self.rows.unlearn(self.train_dataset))
+        return say_where_it_ended(own, self.floor.to(own.device), self._spread)
 
     def beside(self, model: nn.Module, batch: TrainingBatch) -> tuple[Tensor, ...]:
         """The mean cosine at which the push of the preset `level` ends."""

@@ -232,7 +232,6 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
     at_rest = 0.1  # with 12 epochs, what is further off half-way would lead 1 to 3 points past the targets
     args: TargetedCalibrationConfig
     _seconds_of_targets = 0.0
-    _ended: tuple[str, ...] = ()
 
     def __init__(
         self, model: PreTrainedModel, args: TargetedCalibrationConfig, train_dataset: Any, *rest: Any, **kwargs: Any
@@ -345,9 +344,9 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
 
     @property
     def notes(self) -> list[str]:
-        """As the base class's; of the copy; how certain the targets are, and whether they were met."""
+        """As the base class's; what is to be said of the copy; and how certain the targets are."""
         predicted = vars(self).get("targets")  # not by a training that never began
-        return [*super().notes, *self._of_copy, *(predicted.notes if predicted is not None else ()), *self._ended]
+        return [*super().notes, *self._of_copy, *(predicted.notes if predicted is not None else ())]
 
     def begin(self) -> None:
         """Predict the targets."""
@@ -361,13 +360,13 @@ class TargetedCalibrationTrainer(UnlearningTrainer):
         output.metrics["train_runtime"] += self._seconds_of_targets
         return output
 
-    def end(self) -> None:
+    def end(self) -> tuple[str, ...]:
         """Tell of unlearn samples that are far from their targets."""
         unlearn = self.rows.unlearn(self.train_dataset)
         own = own_alignments(self.whole_model(), self.preprocessor, unlearn)
         meant = self.targets.positive[-len(unlearn) :, : own.shape[1]].to(own.device)
         lifts = isinstance(self.preprocessor, ImageTextPreprocessor)  # views that are too low stay so
-        self._ended = say_where_it_ended(own, meant, self.targets.spread, below=lifts)
+        return say_where_it_ended(own, meant, self.targets.spread, below=lifts)
 
     def beside(self, model: nn.Module, batch: TrainingBatch) -> tuple[Any, ...]:
         """`[n]` the targets; of pairs, where the base model was, and what each distance weighs, too."""

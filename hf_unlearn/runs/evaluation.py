@@ -360,16 +360,15 @@ def caption_notes(splits: Mapping[str, EncodedSplit], preprocessor: ImageTextPre
 
 def few_notes(splits: Mapping[str, EncodedSplit]) -> tuple[str, ...]:
     """What is to be said where the estimated gap is read off so few samples that others would give another one."""
-    few = [
-        f"{name} {len(splits[name])}"
-        for name in ("unlearn", "validation")
-        if name in splits and len(splits[name]) < FEW
-    ]
+    sizes = {name: len(splits[name]) for name in ("unlearn", "validation") if name in splits}
+    few = [f"{name} {size}" for name, size in sizes.items() if size < FEW]
+    if not few:
+        return ()
     told = f"The estimated gap is read off few samples ({', '.join(few)}): which ones they are moves it by points, and "
     told += "Retrain's own is not near 0, either."
-    if any(len(splits[name]) < TOO_FEW for name in ("unlearn", "validation") if name in splits):
+    if min(sizes.values()) < TOO_FEW:
         told += " Its interval is too narrow; of one sample alone it knows no spread at all."
-    return (told,) if few else ()
+    return (told,)
 
 
 def view_notes(splits: Mapping[str, EncodedSplit | Dataset], labels: ClassLabels | None) -> tuple[str, ...]:

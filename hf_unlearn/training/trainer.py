@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -200,6 +201,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
             self.add_callback(callback)
         self.saliency = self._saliency_mask() if args.saliency_share is not None else None
         self._shrinking: str | None = None  # what was done to the weights, once it was
+        self._ended: tuple[str, ...] = ()
 
     def _saliency_mask(self) -> SaliencyMask:
         if self.is_fsdp_enabled:
@@ -235,8 +237,12 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
             **self.rows.identity,
             **self.held_identity,
             "model": self._started_from,
-            **checkpoints.beside_weights(self.model, self.initial_model),
+            **self._beside_weights,
         }
+
+    @cached_property
+    def _beside_weights(self) -> dict[str, object]:  # once: every checkpoint has it, and the initial model is hashed
+        return checkpoints.beside_weights(self.model, self.initial_model)
 
     def create_optimizer(self, *positional: object, **kwargs: object) -> torch.optim.Optimizer:
         """As the Trainer does; what FSDP shards next is made ready for it before."""
@@ -301,8 +307,9 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
     def begin(self) -> None:
         """What a method makes of the model as it is before training changes any weight: nothing by default."""
 
-    def end(self) -> None:
-        """What a method makes of the model as training left it: nothing by default."""
+    def end(self) -> tuple[str, ...]:
+        """What a reader of the card must know of the model as training left it: nothing by default."""
+        return ()
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *positional: Any, **kwargs: Any) -> TrainOutput:
         """Train, as `transformers.Trainer.train` does, until the end or until the guard stops a divergence.
@@ -347,7 +354,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
                 f"{self.args.title} diverged before anything was learned ({self.guard.stopped}); lower its learning "
                 "rate or its weights, or check more often with guard_steps"
             )
-        self.end()
+        self._ended = self.end()
         return output
 
     def shrink_and_perturb(self) -> None:
@@ -378,7 +385,7 @@ class UnlearningTrainer(LossTrainer, HoldingTrainer, SavingTrainer):
     @property
     def notes(self) -> list[str]:
         """What a reader of the model's card must know of the training."""
-        own = (self._frozen, self._shrinking, self.stopping_note(), self.repetition_note)
+        own = (self._frozen, self._shrinking, self.stopping_note(), self.repetition_note, *self._ended)
         return [*self.holding_notes, *filter(None, own)]
 
     def stopping_note(self) -> str | None:
